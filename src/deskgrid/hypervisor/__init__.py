@@ -1,0 +1,1 @@
+"""Run a virtual machine: one small contract, a fake, and drivers."""

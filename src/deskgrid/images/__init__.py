@@ -1,0 +1,1 @@
+"""Images: from a recipe to a bootable disk, and from a store to an opened disk."""

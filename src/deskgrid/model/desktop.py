@@ -1,0 +1,76 @@
+"""A desktop as the coordinator sees it: what it last reported, and when."""
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from deskgrid.model.image import ImageRef
+from deskgrid.model.lease import Size
+from deskgrid.model.names import Name
+from deskgrid.model.reason import Reason
+
+
+class VmState(StrEnum):
+    """The states of a VM's life; the table that moves between them is `core/vm.py`."""
+
+    FETCHING = "fetching"
+    STARTING = "starting"
+    BOOTING = "booting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    LEAVING = "leaving"
+    KILLING = "killing"
+    ENDED = "ended"
+
+
+class Fault(StrEnum):
+    """Whose fault it is that a VM ended, for backing off from the right thing."""
+
+    NONE = "none"
+    DESKTOP = "desktop"
+    IMAGE = "image"
+
+
+class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One VM as its agent reports it. `reason` says why it is in this state; for an ended VM, why it ended."""
+
+    vm_id: Name
+    image: ImageRef
+    size: Size
+    state: VmState
+    since: datetime
+    reason: Reason
+    accelerator: str = ""
+    fault: Fault = Fault.NONE
+
+
+class Room(msgspec.Struct, frozen=True):
+    """What a desktop can give to further VMs now, after its reserves and the VMs that it has."""
+
+    cpus: int
+    memory_bytes: int
+    disk_bytes: int
+    vms: int
+
+
+class Availability(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The policy's answer: may VMs run here now? Refusals come in the policy's order; the first decided."""
+
+    available: bool
+    refusals: tuple[Reason, ...] = ()
+    idle_seconds: float | None = None
+    logged_in: bool | None = None
+
+
+class Desktop(msgspec.Struct, frozen=True):
+    """One desktop in a snapshot of the fleet."""
+
+    name: Name
+    reported_at: datetime
+    availability: Availability
+    room: Room
+    images: tuple[ImageRef, ...] = ()
+    vms: tuple[VmReport, ...] = ()
+    cpus: int = 0
+    memory_bytes: int = 0

@@ -1,0 +1,32 @@
+"""Instance data: what one VM must know to become a member of the pool. Holds a secret: never logged, never on a disk."""
+
+import msgspec
+
+from deskgrid.model.names import Name
+
+
+class InstanceData(msgspec.Struct, frozen=True):
+    """Given to a guest over its second serial port, and to nobody else.
+
+    vm_id: the id that goes with the VM from demand to its end.
+    vm_name: the image's name, as jobs ask for it.
+    desktop: the desktop's name, advertised in the slot.
+    collector: "host:port" of the pool's collector as seen from the guest.
+    token: an IDTOKEN that can advertise a startd and read, for a limited time. SECRET.
+    trust_domain: HTCondor's TRUST_DOMAIN of the pool.
+    cpus, memory_mb: what the startd offers (memory in MiB).
+    unused_seconds: a machine without a claim for so long leaves by itself.
+    """
+
+    vm_id: Name
+    vm_name: Name
+    desktop: Name
+    collector: str
+    token: str
+    trust_domain: str
+    cpus: int
+    memory_mb: int
+    unused_seconds: int = 600
+
+    def __repr__(self) -> str:
+        return f"InstanceData(vm_id={self.vm_id!r}, vm_name={self.vm_name!r}, token=<secret>)"

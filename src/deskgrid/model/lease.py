@@ -1,0 +1,33 @@
+"""A lease: the coordinator's permission to one agent to run one VM of one image until a time."""
+
+from datetime import datetime
+
+import msgspec
+
+from deskgrid.model.image import ImageRef
+from deskgrid.model.names import Name
+from deskgrid.model.reason import Reason
+
+
+class Size(msgspec.Struct, frozen=True, order=True):
+    """How large a VM is: virtual CPUs and memory in bytes."""
+
+    cpus: int
+    memory_bytes: int
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Permission to run one VM.
+
+    vm_id: unique for ever; goes with the VM from demand to its end (`deskgrid story VM_ID`).
+    desktop: the desktop's name. until: end of the permission (aware UTC); renewed by later answers.
+    granted_at: when the plan gave it. reason: why this desktop and this image.
+    """
+
+    vm_id: Name
+    desktop: Name
+    image: ImageRef
+    size: Size
+    granted_at: datetime
+    until: datetime
+    reason: Reason

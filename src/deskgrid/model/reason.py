@@ -1,0 +1,20 @@
+"""No answer without a reason: what every decision returns beside its yes or no."""
+
+from datetime import datetime
+
+import msgspec
+
+
+class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why something was decided.
+
+    name: stable, machine-readable, kebab-case; scripts and tests may rely on it.
+    sentence: one sentence for the person concerned.
+    reading: the value that caused it, as text ("idle 12 s of 300 s").
+    until: when it is expected to end, if that can be known (aware UTC).
+    """
+
+    name: str
+    sentence: str
+    reading: str = ""
+    until: datetime | None = None

@@ -1,0 +1,1 @@
+"""HTCondor: what we ask of it and tell it. It decides, deskgrid carries out."""

@@ -1,0 +1,66 @@
+"""The contract that every pool driver keeps; `tests/contracts/test_pool.py` holds the fake and real HTCondor to it.
+
+All calls are synchronous, may take seconds, and are made outside the service's event loop. Each is bounded in time.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from deskgrid.model.pool import Job, OfflineAd, PoolSnapshot
+
+
+class PoolError(Exception):
+    """HTCondor could not be asked or did not do it. The message says what was tried and what to do."""
+
+
+class Unreachable(PoolError):
+    """No answer in time, or the connection failed: HTCondor may be down. Nothing is known."""
+
+
+class Refused(PoolError):
+    """HTCondor answered with no: a token, a permission or a configuration is wrong."""
+
+
+class Partial(PoolError):
+    """An answer came, but not the whole of it: must not be taken for an empty one."""
+
+
+class Pool(Protocol):
+    """One HTCondor pool.
+
+    A driver MUST
+    - tell a failed or partial answer apart from an empty one: `snapshot` gives None for a part that could not be
+      read, with a sentence in `faults`; a collector that has just restarted (it does not know our own offline ads,
+      although `advertise` succeeded before) counts as partial;
+    - return within its time limit, whatever the daemons do;
+    - quote every text that came from outside before it meets a ClassAd expression;
+    - be idempotent: advertising an ad twice, withdrawing an ad that is not there, forgetting an unknown VM is no error;
+    - keep `OfflineMatches` alive over a refresh: demand seen once may not vanish because we refreshed the ad.
+    """
+
+    def advertise(self, ads: Sequence[OfflineAd]) -> None:
+        """Make the collector's offline ads exactly `ads`: refresh these, invalidate ours that are not among them.
+
+        Raises: PoolError when it is not known to have been done.
+        """
+
+    def snapshot(self) -> PoolSnapshot:
+        """Read matches, idle jobs that name an image, and our machines. Never raises PoolError: see PoolSnapshot."""
+
+    def mint_token(self, vm_id: str, lifetime_seconds: int) -> str:
+        """Return an IDTOKEN for one VM that can advertise a startd and its master, and read; nothing else.
+
+        Raises: PoolError.
+        """
+
+    def forget_vm(self, vm_id: str) -> None:
+        """Take the Machine, StartDaemon and DaemonMaster ads of this VM out of the collector at once.
+
+        Raises: PoolError.
+        """
+
+    def job(self, job_id: str) -> Job | None:
+        """Describe job "cluster.proc" (asked of all schedds of this pool), or None when no schedd knows it.
+
+        Raises: PoolError.
+        """

@@ -1,0 +1,97 @@
+"""Report and answer: the level-triggered conversation of a desktop with its coordinator.
+
+A report says all that the desktop is and runs; the answer says all that it should run. Each message is complete in
+itself, so a lost, repeated or late one does no harm: the next one heals it.
+"""
+
+from datetime import datetime
+
+import msgspec
+
+from deskgrid.model.desktop import Availability, Room, VmReport
+from deskgrid.model.image import ImageRef
+from deskgrid.model.instance import InstanceData
+from deskgrid.model.lease import Lease
+from deskgrid.model.names import Name
+
+PROTOCOL = 1
+
+
+class Transition(msgspec.Struct, frozen=True):
+    """One line of a VM's story as its agent saw it."""
+
+    vm_id: Name
+    at: datetime
+    state: str
+    event: str
+    sentence: str
+
+
+class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+    """All that a desktop is and runs.
+
+    incarnation: one per start of the agent. sequence: grows with every report of an incarnation.
+    sent_at: the agent's clock. wait_seconds: how long the coordinator may hold the answer open.
+    ended: VMs that ended and whose end the coordinator has not acknowledged yet.
+    story: transitions not acknowledged yet, oldest first.
+    """
+
+    incarnation: Name
+    sequence: int
+    sent_at: datetime
+    availability: Availability
+    room: Room
+    cpus: int
+    memory_bytes: int
+    protocol: int = PROTOCOL
+    agent_version: str = ""
+    system: str = ""
+    wait_seconds: float = 0.0
+    images: tuple[ImageRef, ...] = ()
+    vms: tuple[VmReport, ...] = ()
+    ended: tuple[VmReport, ...] = ()
+    story: tuple[Transition, ...] = ()
+
+
+class Order(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A VM that the desktop should run. instance is there only while the VM has not been reported yet."""
+
+    lease: Lease
+    instance: InstanceData | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """All that a desktop should run; VMs that are not named here should end.
+
+    to: the sequence of the report that is answered. now: the coordinator's clock.
+    next_report_seconds: report again after so long at the latest.
+    acknowledged: ended VMs whose end is recorded. story_count: how many of the report's transitions are recorded.
+    """
+
+    to: int
+    now: datetime
+    orders: tuple[Order, ...]
+    next_report_seconds: float
+    acknowledged: tuple[Name, ...] = ()
+    story_count: int = 0
+
+
+class Enrol(msgspec.Struct, frozen=True):
+    """A desktop asks to become a member. token: a secret made by the operator, limited in time and count."""
+
+    token: str
+    desktop: Name
+
+
+class Enrolled(msgspec.Struct, frozen=True):
+    """The desktop's own credential, said once; the coordinator keeps only its hash."""
+
+    desktop: Name
+    credential: str
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Every refusal of the service. code: stable; sentence: for a person, with what to do."""
+
+    code: str
+    sentence: str
