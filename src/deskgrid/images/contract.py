@@ -1,4 +1,7 @@
-"""The contract of a desktop's image store. Signing, chunks and encryption will fill this interface; callers will not change."""
+"""The contract of a desktop's image store.
+
+Signing, chunks and encryption will fill this interface; callers will not change.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

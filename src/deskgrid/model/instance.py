@@ -1,4 +1,7 @@
-"""Instance data: what one VM must know to become a member of the pool. Holds a secret: never logged, never on a disk."""
+"""Instance data: what one VM must know to become a member of the pool.
+
+Holds a secret: never logged, never on a disk.
+"""
 
 import msgspec
 

@@ -34,5 +34,7 @@ def name(what: str, text: str) -> str:
         BadName: with what was got and what is expected.
     """
     if not _NAME.match(text):
-        raise BadName(f"{what}: got {text!r}, expected 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit")
+        raise BadName(
+            f"{what}: got {text!r}, expected at most 64 letters, digits, '.', '_', '-', the first a letter or digit"
+        )
     return text

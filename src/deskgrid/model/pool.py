@@ -1,4 +1,4 @@
-"""What deskgrid says to HTCondor and hears from it, as values. Memory and disk of ads are in MiB and KiB, as in ClassAds."""
+"""What deskgrid says to HTCondor and hears from it, as values."""
 
 from datetime import datetime
 
@@ -64,7 +64,10 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One job as its schedd describes it. status is HTCondor's JobStatus number (1 idle, 2 running, 4 completed, 5 held)."""
+    """One job as its schedd describes it.
+
+    status is HTCondor's JobStatus number (1 idle, 2 running, 4 completed, 5 held).
+    """
 
     id: str
     owner: str
