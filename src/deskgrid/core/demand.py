@@ -1,0 +1,101 @@
+"""From what the negotiator matched to how many VMs are wanted, and which machines may be advertised at all.
+
+Rules, told first:
+- HTCondor decides: a job counts only if the negotiator matched it with an offline ad of ours.
+- A match is a memory of the past: it counts while it is fresh, and for no more jobs than are idle now.
+- Jobs share a VM if they fit: a VM of 4 cores is one VM for four jobs of one core.
+- What could not be read is unknown, not empty: without matches there is no answer at all (None).
+- An ad says "the fleet could start this now". When no desktop could, it is withdrawn.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from math import ceil
+
+from deskgrid.core.health import Health
+from deskgrid.model.desktop import Desktop
+from deskgrid.model.image import ImageFacts
+from deskgrid.model.lease import Size
+from deskgrid.model.plan import PlanSettings, Snapshot, Want
+from deskgrid.model.pool import JobGroup, Match, OfflineAd, PoolSnapshot
+
+_MIB = 1 << 20
+
+
+def wants(pool: PoolSnapshot, settings: PlanSettings) -> tuple[Want, ...] | None:
+    """Turn matches into VMs.
+
+    Returns: one Want per image and size with demand, ordered; None when the matches could not be read.
+    """
+    if pool.matches is None:
+        return None
+    idle = None if pool.idle is None else {(g.schedd, g.autocluster): g for g in pool.idle}
+    share: dict[tuple[str, Size], float] = {}
+    jobs: dict[tuple[str, Size], int] = {}
+    for match in pool.matches:
+        if pool.at - match.matched_at > timedelta(seconds=settings.match_seconds):
+            continue
+        group = None if idle is None else idle.get((match.schedd, match.autocluster))
+        if idle is not None and group is None:
+            continue  # these jobs no longer wait
+        count = match.count if group is None else min(match.count, group.idle)
+        key = (match.image, match.size)
+        jobs[key] = jobs.get(key, 0) + count
+        share[key] = share.get(key, 0.0) + count / jobs_per_vm(match.size, group)
+    return tuple(
+        Want(image, size, ceil(share[image, size] - 1e-9), jobs[image, size])
+        for image, size in sorted(share)
+        if jobs[image, size]
+    )
+
+
+def jobs_per_vm(size: Size, group: JobGroup | None) -> int:
+    """How many jobs of a group run in one VM at once; at least 1, since the negotiator matched one. 1 if unknown."""
+    if group is None:
+        return 1
+    by_cpus = size.cpus // max(1, group.cpus)
+    by_memory = size.memory_bytes // _MIB // max(1, group.memory_mb)
+    return max(1, min(by_cpus, by_memory))
+
+
+def offers(snapshot: Snapshot, settings: PlanSettings, health: Health, now: datetime) -> tuple[OfflineAd, ...]:
+    """The offline ads that are true now: per image and size, whether any desktop could start one.
+
+    An image that is backing off is not offered, unless it is due for its one probe.
+    """
+    return tuple(
+        OfflineAd(image.ref.name, size, image.disk_bytes)
+        for image in snapshot.images
+        if health.image(image.ref.name, now).allowed
+        for size in settings.sizes
+        if size.memory_bytes >= image.memory_bytes
+        and any(could_start(desktop, image, size, settings, health, now) for desktop in snapshot.desktops)
+    )
+
+
+def could_start(
+    desktop: Desktop, image: ImageFacts, size: Size, settings: PlanSettings, health: Health, now: datetime
+) -> bool:
+    """Whether this desktop could start such a VM now, as far as its last report tells."""
+    return (
+        now - desktop.reported_at <= timedelta(seconds=settings.stale_seconds)
+        and desktop.availability.available
+        and health.desktop(desktop.name, now).allowed
+        and fits(desktop, size)
+    )
+
+
+def fits(desktop: Desktop, size: Size) -> bool:
+    """Whether the desktop has the room for one more VM of this size."""
+    room = desktop.room
+    return room.vms > 0 and room.cpus >= size.cpus and room.memory_bytes >= size.memory_bytes and room.disk_bytes > 0
+
+
+def covered(ads: Iterable[OfflineAd], vm_name: str, cpus: int, memory_mb: int) -> bool:
+    """Whether some ad of this image is large enough for a job that asks for so much."""
+    return any(ad.image == vm_name and ad.size.cpus >= cpus and ad.size.memory_bytes // _MIB >= memory_mb for ad in ads)
+
+
+def fresh(matches: Iterable[Match], now: datetime, settings: PlanSettings) -> tuple[Match, ...]:
+    """The matches that still count."""
+    return tuple(m for m in matches if now - m.matched_at <= timedelta(seconds=settings.match_seconds))

@@ -1,0 +1,86 @@
+"""Backing off from what fails: from an image that does not come up anywhere, from a desktop where nothing comes up.
+
+Rules, told first:
+- Only a failed start counts. A VM that ended because the owner came back or no job was there is nobody's fault.
+- After n failures in a row: wait `backoff_seconds` doubled n-1 times, at most `backoff_max_seconds`.
+- After the wait: a probe with exactly one VM. It joins: all is forgiven. It fails: wait twice as long.
+- "The image is broken" needs witnesses: one desktop's failures with an image that has joined elsewhere are held
+  against that desktop, not against the image.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from deskgrid.model.desktop import Fault
+from deskgrid.model.plan import Outcome, PlanSettings
+from deskgrid.model.reason import Reason
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How an image or a desktop stands. failures: in a row. retry_at: end of the wait. allowed: may be tried now."""
+
+    failures: int
+    allowed: bool
+    retry_at: datetime | None = None
+    reason: Reason | None = None
+
+    @property
+    def probing(self) -> bool:
+        """Whether exactly one VM may try."""
+        return self.failures > 0
+
+
+class Health:
+    """The standing of images and desktops, folded from outcomes (oldest first or not: they are sorted)."""
+
+    def __init__(self, outcomes: Iterable[Outcome], settings: PlanSettings) -> None:
+        self._settings = settings
+        ordered = sorted(outcomes, key=lambda o: o.at)
+        proven = {o.image: o.desktop for o in ordered if o.ok}
+        self._images = _streaks((o.image, o) for o in ordered if _against_image(o, proven))
+        self._desktops = _streaks((o.desktop, o) for o in ordered if _against_desktop(o, proven))
+
+    def image(self, name: str, now: datetime) -> Standing:
+        """How an image stands."""
+        return self._standing("image", name, self._images.get(name, ()), now)
+
+    def desktop(self, name: str, now: datetime) -> Standing:
+        """How a desktop stands."""
+        return self._standing("desktop", name, self._desktops.get(name, ()), now)
+
+    def _standing(self, what: str, name: str, streak: Sequence[Outcome], now: datetime) -> Standing:
+        if not streak:
+            return Standing(0, True)
+        settings = self._settings
+        wait = min(settings.backoff_max_seconds, settings.backoff_seconds * 2.0 ** min(len(streak) - 1, 30))
+        retry_at = streak[-1].at + timedelta(seconds=wait)
+        reason = Reason(
+            f"{what}-backoff",
+            f"The last {len(streak)} start{'s' if len(streak) > 1 else ''} of {what} {name} failed; "
+            f"it is tried again, with one virtual machine, at {retry_at:%H:%M:%S} UTC.",
+            f"{len(streak)} failures in a row, wait {wait:.0f} s",
+            retry_at,
+        )
+        return Standing(len(streak), now >= retry_at, retry_at, reason)
+
+
+def _against_image(outcome: Outcome, proven: dict[str, str]) -> bool:
+    if outcome.ok:
+        return True
+    return outcome.fault is Fault.IMAGE and outcome.image not in proven
+
+
+def _against_desktop(outcome: Outcome, proven: dict[str, str]) -> bool:
+    if outcome.ok or outcome.fault is Fault.DESKTOP:
+        return True
+    return outcome.fault is Fault.IMAGE and outcome.image in proven
+
+
+def _streaks(outcomes: Iterable[tuple[str, Outcome]]) -> dict[str, tuple[Outcome, ...]]:
+    """Per name, the failures since the last success."""
+    streaks: dict[str, tuple[Outcome, ...]] = {}
+    for name, outcome in outcomes:
+        streaks[name] = () if outcome.ok else (*streaks.get(name, ()), outcome)
+    return streaks

@@ -1,0 +1,188 @@
+"""Which desktop starts which image: one pure function, from one snapshot and one `now`.
+
+Rules, told first:
+- HTCondor decides: VMs are started for demand and for nothing else; what is on its way counts against the demand.
+- Unknown demand is not zero demand: when HTCondor could not be read, nothing is granted and nothing taken away.
+  The planner never takes a lease away; VMs without work leave by themselves.
+- Prefer desktops that hold the image, then those likely to stay idle: nobody logged in, long idle. (Idle gaps have
+  a falling hazard: the longer idle, the longer it lasts.)
+- Limit the ramp. Back off from images and desktops that fail; probe with exactly one VM.
+- Every desktop gets a reason, every shortage too.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import msgspec
+
+from deskgrid.core.demand import fits
+from deskgrid.core.health import Health
+from deskgrid.model.desktop import Desktop
+from deskgrid.model.image import ImageFacts
+from deskgrid.model.lease import Size
+from deskgrid.model.plan import Grant, Plan, PlanSettings, Shortage, Snapshot, Want
+from deskgrid.model.reason import Reason
+
+
+def plan(snapshot: Snapshot, settings: PlanSettings, now: datetime) -> Plan:
+    """Decide which VMs to start.
+
+    Args:
+        snapshot: what is known. settings: how boldly to act. now: one instant for all (aware UTC).
+
+    Returns:
+        The grants, the demand that stays unmet with its reason, and a reason per desktop.
+    """
+    return _Planner(snapshot, settings, now).run()
+
+
+class _Planner:
+    """The bookkeeping of one call of `plan`; lives no longer than that."""
+
+    def __init__(self, snapshot: Snapshot, settings: PlanSettings, now: datetime) -> None:
+        self.snapshot, self.settings, self.now = snapshot, settings, now
+        self.health = Health(snapshot.outcomes, settings)
+        self.images = {image.ref.name: image for image in snapshot.images}
+        self.reasons = {d.name: r for d in snapshot.desktops if (r := self._unfit(d)) is not None}
+        self.free = {d.name: _without_unseen(d, snapshot) for d in snapshot.desktops if d.name not in self.reasons}
+        self.starting = [
+            live.lease
+            for live in snapshot.leases
+            if not live.joined and now - live.lease.granted_at < timedelta(seconds=settings.join_seconds)
+        ]
+        self.ramp = max(0, min(settings.ramp, settings.max_starting - len(self.starting)))
+        self.grants: list[Grant] = []
+        self.shortages: list[Shortage] = []
+
+    def run(self) -> Plan:
+        for want in self.snapshot.wants or ():
+            self._serve(want)
+        for desktop in self.free:
+            self.reasons.setdefault(desktop, self._idle_reason())
+        return Plan(self.now, tuple(self.grants), tuple(self.shortages), self.reasons)
+
+    def _serve(self, want: Want) -> None:
+        coming = sum(1 for lease in self.starting if (lease.image.name, lease.size) == (want.image, want.size))
+        missing = want.vms - coming
+        if missing <= 0:
+            return
+        image = self.images.get(want.image)
+        if image is None:
+            self._short(want, missing, Reason("image-unknown", f"No image named {want.image} is on offer."))
+            return
+        standing = self.health.image(want.image, self.now)
+        if standing.reason is not None and (not standing.allowed or self._on_the_way(want.image)):
+            self._short(want, missing, standing.reason)
+            return
+        goal = 1 if standing.probing else missing
+        given = 0
+        for desktop in self._candidates(image, want.size):
+            if given == goal or len(self.grants) >= self.ramp:
+                break
+            self._grant(desktop, image, want)
+            given += 1
+        if given < missing:
+            self._short(want, missing - given, standing.reason or self._why_short(want))
+
+    def _grant(self, desktop: Desktop, image: ImageFacts, want: Want) -> None:
+        idle = "unknown" if desktop.availability.idle_seconds is None else f"{desktop.availability.idle_seconds:.0f} s"
+        held = image.ref in desktop.images
+        reason = Reason(
+            "demand",
+            f"{want.jobs} waiting job{'s' if want.jobs != 1 else ''} named {want.image}, and {desktop.name} is idle"
+            f"{' and holds the image' if held else ''}.",
+            f"{want.vms} wanted; idle {idle}; {desktop.room.memory_bytes >> 20} MiB and {desktop.room.cpus} CPUs free",
+        )
+        self.grants.append(Grant(desktop.name, image.ref, want.size, reason))
+        self.reasons[desktop.name] = reason
+        self.free[desktop.name] = _less(desktop, want.size)
+
+    def _candidates(self, image: ImageFacts, size: Size) -> Iterable[Desktop]:
+        fitting = [d for d in self.free.values() if fits(d, size) and not self._probed(d.name)]
+        return sorted(fitting, key=lambda d: _preference(d, image))
+
+    def _probed(self, desktop: str) -> bool:
+        """A desktop that has failed gets one VM at a time."""
+        return self.health.desktop(desktop, self.now).probing and any(
+            d == desktop for d in (*(g.desktop for g in self.grants), *(lease.desktop for lease in self.starting))
+        )
+
+    def _on_the_way(self, image: str) -> bool:
+        return any(lease.image.name == image for lease in self.starting)
+
+    def _unfit(self, desktop: Desktop) -> Reason | None:
+        silent = (self.now - desktop.reported_at).total_seconds()
+        if silent > self.settings.stale_seconds:
+            return Reason(
+                "desktop-silent",
+                f"{desktop.name} has not reported for {silent:.0f} s, so it is not counted on.",
+                f"last report {desktop.reported_at:%H:%M:%S} UTC, limit {self.settings.stale_seconds:.0f} s",
+            )
+        if not desktop.availability.available:
+            return next(iter(desktop.availability.refusals), Reason("unavailable", f"{desktop.name} offers nothing."))
+        standing = self.health.desktop(desktop.name, self.now)
+        return None if standing.allowed else standing.reason
+
+    def _idle_reason(self) -> Reason:
+        if self.snapshot.wants is None:
+            return Reason("demand-unknown", "HTCondor could not be asked, so nothing new is started until it answers.")
+        if not self.snapshot.wants:
+            return Reason("no-demand", "No job waits for an image that this desktop could start.")
+        if len(self.grants) >= self.ramp:
+            return Reason("ramp", "Enough virtual machines are starting; this desktop's turn comes in a later cycle.")
+        return Reason("not-needed", "Other desktops serve the jobs that wait, or this one has no room for them.")
+
+    def _why_short(self, want: Want) -> Reason:
+        if len(self.grants) >= self.ramp:
+            return Reason(
+                "ramp",
+                "Enough virtual machines are starting; the rest follows in later cycles.",
+                f"{len(self.grants)} granted in this cycle, {len(self.starting)} on their way, "
+                f"limits {self.settings.ramp} and {self.settings.max_starting}",
+            )
+        if not self.snapshot.desktops:
+            return Reason("no-desktop", "No desktop has reported to the coordinator yet.")
+        count = Counter(reason.name for reason in self.reasons.values())
+        count.pop("demand", None)
+        no_room = len(self.free) - len({g.desktop for g in self.grants})
+        told = [f"{n} {name}" for name, n in count.most_common()] + ([f"{no_room} without room"] if no_room else [])
+        return Reason(
+            "no-desktop-free",
+            f"No desktop can start another virtual machine of {want.image} now.",
+            f"{len(self.snapshot.desktops)} desktops: {', '.join(told) or 'all in use by the grid'}",
+        )
+
+    def _short(self, want: Want, vms: int, reason: Reason) -> None:
+        self.shortages.append(Shortage(want.image, want.size, vms, reason))
+
+
+def _preference(desktop: Desktop, image: ImageFacts) -> tuple[bool, bool, float, str]:
+    """Sort key, best first: holds the image, nobody logged in, longest idle, name."""
+    availability = desktop.availability
+    return (
+        image.ref not in desktop.images,
+        availability.logged_in is not False,
+        -(availability.idle_seconds or 0.0),
+        desktop.name,
+    )
+
+
+def _less(desktop: Desktop, size: Size) -> Desktop:
+    room = desktop.room
+    rest = msgspec.structs.replace(
+        room,
+        cpus=room.cpus - size.cpus,
+        memory_bytes=room.memory_bytes - size.memory_bytes,
+        vms=room.vms - 1,
+    )
+    return msgspec.structs.replace(desktop, room=rest)
+
+
+def _without_unseen(desktop: Desktop, snapshot: Snapshot) -> Desktop:
+    """Take away the room of leases that the desktop's last report does not show yet."""
+    seen = {vm.vm_id for vm in desktop.vms}
+    for live in snapshot.leases:
+        if live.lease.desktop == desktop.name and live.lease.vm_id not in seen:
+            desktop = _less(desktop, live.lease.size)
+    return desktop

@@ -1,0 +1,98 @@
+"""What the planner sees and what it answers."""
+
+from datetime import datetime
+
+import msgspec
+
+from deskgrid.model.desktop import Desktop, Fault
+from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.lease import Lease, Size
+from deskgrid.model.names import Name
+from deskgrid.model.reason import Reason
+
+
+class PlanSettings(msgspec.Struct, frozen=True):
+    """How boldly the planner acts.
+
+    lease_seconds: how long a lease holds without being renewed. stale_seconds: a desktop silent for so long is not
+    counted on. match_seconds: a match of the negotiator older than this is no demand. ramp: new leases in one cycle.
+    max_starting: leases that may be on their way to the pool at once. join_seconds: a VM that has not joined after so
+    long is no longer counted as on its way. backoff_seconds, backoff_max_seconds: first and longest wait after failures.
+    sizes: the VM sizes that are offered.
+    """
+
+    lease_seconds: float = 300.0
+    stale_seconds: float = 120.0
+    match_seconds: float = 180.0
+    ramp: int = 20
+    max_starting: int = 100
+    join_seconds: float = 900.0
+    backoff_seconds: float = 60.0
+    backoff_max_seconds: float = 3600.0
+    sizes: tuple[Size, ...] = (Size(1, 1 << 30),)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How one VM's start went: ok when it joined the pool, else whose fault it was (NONE: nobody's, such as an owner)."""
+
+    image: Name
+    desktop: Name
+    at: datetime
+    ok: bool
+    fault: Fault = Fault.NONE
+
+
+class LiveLease(msgspec.Struct, frozen=True):
+    """A lease that holds, and how far its VM has come: joined the pool or not."""
+
+    lease: Lease
+    joined: bool
+
+
+class Want(msgspec.Struct, frozen=True):
+    """Demand for VMs of one image and size: `vms` for `jobs` waiting jobs, before what is already on its way."""
+
+    image: Name
+    size: Size
+    vms: int
+    jobs: int
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """All that one plan is made from: desktops, live leases, images on offer, demand, recent outcomes.
+
+    wants is None when HTCondor could not be read: then nothing is granted, and nothing is taken away.
+    """
+
+    desktops: tuple[Desktop, ...]
+    leases: tuple[LiveLease, ...]
+    images: tuple[ImageFacts, ...]
+    wants: tuple[Want, ...] | None
+    outcomes: tuple[Outcome, ...] = ()
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """Start a VM: where, of what, how large, and why there."""
+
+    desktop: Name
+    image: ImageRef
+    size: Size
+    reason: Reason
+
+
+class Shortage(msgspec.Struct, frozen=True):
+    """Demand that is not met in this cycle, and why."""
+
+    image: Name
+    size: Size
+    vms: int
+    reason: Reason
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What one cycle decided. desktops: per desktop name, why it got what it got or got nothing."""
+
+    at: datetime
+    grants: tuple[Grant, ...]
+    shortages: tuple[Shortage, ...]
+    desktops: dict[str, Reason]
