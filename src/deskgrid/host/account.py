@@ -1,0 +1,26 @@
+"""Which unprivileged account runs HTCondor, the coordinator, agents and QEMU.
+
+Root never runs them: a caller who is root uses uid 61999, which needs no line in the host's passwd; anybody else
+uses the own account.
+"""
+
+import os
+
+import msgspec
+
+SERVICE_ID = 61999
+SERVICE_NAME = "deskgrid"
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A numeric user and group."""
+
+    uid: int
+    gid: int
+
+
+def service_account() -> Account:
+    """Return the account that runs what needs no privilege: 61999 when the caller is root, else the caller."""
+    if os.geteuid() == 0:
+        return Account(SERVICE_ID, SERVICE_ID)
+    return Account(os.getuid(), os.getgid())

@@ -1,0 +1,142 @@
+"""Make a Debian root tree with mmdebstrap, as a tar file.
+
+mmdebstrap finds its mirror itself; `DESKGRID_MIRROR` overrides it. Without root it works where user namespaces and
+subordinate ids do, else through `sudo -n`.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from deskgrid.host.process import kill_group, run
+
+Progress = Callable[[float, str], None]
+"""Called with the part that is done (0 to 1) and a sentence; from the thread that builds."""
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+_STEPS = (
+    ("running apt-get update", 0.05, "fetching the package lists"),
+    ("downloading packages with apt", 0.15, "downloading the essential packages"),
+    ("extracting archives", 0.25, "unpacking the essential packages"),
+    ("installing essential packages", 0.30, "installing the essential packages"),
+    ("installing remaining packages", 0.50, "downloading and installing the other packages"),
+    ("cleaning package lists", 0.85, "cleaning up"),
+    ("creating tarball", 0.88, "writing the tree"),
+    ("success in", 0.95, "the tree is written"),
+)
+
+
+class BuildFailed(Exception):
+    """A root tree could not be built. The message says why and what to do."""
+
+
+def quiet(_fraction: float, _sentence: str) -> None:
+    """Progress that nobody looks at."""
+
+
+def bootstrap(
+    suite: str,
+    packages: Sequence[str],
+    output: Path,
+    progress: Progress = quiet,
+    options: Sequence[str] = (),
+    timeout_seconds: float = 1800,
+) -> None:
+    """Write the tar of a `minbase` Debian tree with `packages` to `output`.
+
+    Args:
+        options: further options of mmdebstrap (hooks, dpkg options).
+
+    Raises:
+        BuildFailed: with mmdebstrap's last lines and what to do.
+    """
+    _check()
+    argv = [*_privilege(), *_argv(suite, packages, options)]
+    lines: list[str] = []
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            ["timeout", "--kill-after=10", str(int(timeout_seconds)), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+            errors="replace",
+        )
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                lines.append(line.rstrip())
+                _tell(line, progress)
+            code = process.wait()
+        except BaseException:
+            _interrupt(process)
+            raise
+    if code != 0:
+        raise BuildFailed(_explain(suite, code, lines))
+
+
+def _argv(suite: str, packages: Sequence[str], options: Sequence[str]) -> list[str]:
+    mode = "root" if os.geteuid() == 0 or not _user_namespaces() else "unshare"
+    mirror = os.environ.get("DESKGRID_MIRROR", "")
+    return [
+        "mmdebstrap",
+        f"--mode={mode}",
+        "--variant=minbase",
+        "--format=tar",
+        f"--include={','.join(packages)}",
+        '--aptopt=Acquire::Retries "3"',
+        *options,
+        suite,
+        "-",
+        *([mirror] if mirror else []),
+    ]
+
+
+def _privilege() -> list[str]:
+    if os.geteuid() == 0 or _user_namespaces():
+        return []
+    keep = "--preserve-env=http_proxy,https_proxy,no_proxy,SOURCE_DATE_EPOCH,TMPDIR"
+    return ["sudo", "-n", keep, "--"]
+
+
+def _user_namespaces() -> bool:
+    """Whether this user can map a range of subordinate ids and mount, which mmdebstrap's unshare mode needs."""
+    trial = ["unshare", "--user", "--map-root-user", "--map-auto", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return run(trial, timeout_seconds=10).ok
+
+
+def _check() -> None:
+    if shutil.which("mmdebstrap") is None:
+        raise BuildFailed("mmdebstrap is not installed; run: sudo apt-get install mmdebstrap")
+    if not KEYRING.exists():
+        raise BuildFailed(
+            f"the keys of Debian's archive are missing ({KEYRING}); run: sudo apt-get install debian-archive-keyring"
+        )
+
+
+def _tell(line: str, progress: Progress) -> None:
+    for mark, fraction, sentence in _STEPS:
+        if mark in line:
+            progress(fraction, sentence)
+
+
+def _explain(suite: str, code: int, lines: Sequence[str]) -> str:
+    faults = [line for line in lines if line.startswith(("E:", "Err:", "sudo:"))] or list(lines[-3:])
+    why = "it took too long" if code in (124, 137) else "; ".join(faults[-4:]) or f"exit code {code}"
+    return (
+        f"mmdebstrap could not build the {suite} tree: {why}. "
+        "Check the network; without root it needs user namespaces with subordinate ids (package uidmap) or sudo."
+    )
+
+
+def _interrupt(process: "subprocess.Popen[str]") -> None:
+    """Let mmdebstrap clean up after itself (it removes its folder on SIGTERM), then insist."""
+    kill_group(process.pid, 15)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=20)
+    kill_group(process.pid, 9)
