@@ -21,7 +21,7 @@ from deskgrid.core.health import Health
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Size
-from deskgrid.model.plan import Grant, Plan, PlanSettings, Shortage, Snapshot, Want
+from deskgrid.model.plan import Grant, LiveLease, Plan, PlanSettings, Shortage, Snapshot, Want
 from deskgrid.model.reason import Reason
 
 
@@ -46,11 +46,7 @@ class _Planner:
         self.images = {image.ref.name: image for image in snapshot.images}
         self.reasons = {d.name: r for d in snapshot.desktops if (r := self._unfit(d)) is not None}
         self.free = {d.name: _without_unseen(d, snapshot) for d in snapshot.desktops if d.name not in self.reasons}
-        self.starting = [
-            live.lease
-            for live in snapshot.leases
-            if not live.joined and now - live.lease.granted_at < timedelta(seconds=settings.join_seconds)
-        ]
+        self.starting = [live.lease for live in snapshot.leases if _on_its_way(live, settings, now)]
         self.ramp = max(0, min(settings.ramp, settings.max_starting - len(self.starting)))
         self.grants: list[Grant] = []
         self.shortages: list[Shortage] = []
@@ -166,6 +162,13 @@ def _preference(desktop: Desktop, image: ImageFacts) -> tuple[bool, bool, float,
         -(availability.idle_seconds or 0.0),
         desktop.name,
     )
+
+
+def _on_its_way(live: LiveLease, settings: PlanSettings, now: datetime) -> bool:
+    """Whether jobs may still be waiting for this VM: not joined yet, or joined and not claimed yet."""
+    if live.joined_at is None:
+        return now - live.lease.granted_at < timedelta(seconds=settings.join_seconds)
+    return not live.claimed and now - live.joined_at < timedelta(seconds=settings.settle_seconds)
 
 
 def _less(desktop: Desktop, size: Size) -> Desktop:

@@ -248,8 +248,7 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.GONE: _END,
         K.DUE: _KILL,
     },
-    S.ENDED: {kind: Row(S.ENDED) for kind in K}
-    | {K.STARTED: Row(S.ENDED, (C.KILL,)), K.ALIVE: Row(S.ENDED, (C.KILL,))},
+    S.ENDED: {kind: Row(S.ENDED, (C.KILL,) if kind in (K.STARTED, K.ALIVE) else ()) for kind in K},
 }
 
 _ENDING = (S.LEAVING, S.KILLING, S.ENDED)

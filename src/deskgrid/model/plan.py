@@ -17,7 +17,8 @@ class PlanSettings(msgspec.Struct, frozen=True):
     lease_seconds: how long a lease holds without being renewed. stale_seconds: a desktop silent for so long is not
     counted on. match_seconds: a match of the negotiator older than this is no demand. ramp: new leases in one cycle.
     max_starting: leases that may be on their way to the pool at once. join_seconds: a VM that has not joined after so
-    long is no longer counted as on its way. backoff_seconds, backoff_max_seconds: first and longest wait after failures.
+    long is no longer counted as on its way. settle_seconds: a VM that has joined counts as on its way for so long, or
+    until it is claimed. backoff_seconds, backoff_max_seconds: first and longest wait after failures.
     sizes: the VM sizes that are offered.
     """
 
@@ -27,13 +28,17 @@ class PlanSettings(msgspec.Struct, frozen=True):
     ramp: int = 20
     max_starting: int = 100
     join_seconds: float = 900.0
+    settle_seconds: float = 60.0
     backoff_seconds: float = 60.0
     backoff_max_seconds: float = 3600.0
     sizes: tuple[Size, ...] = (Size(1, 1 << 30),)
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How one VM's start went: ok when it joined the pool, else whose fault it was (NONE: nobody's, such as an owner)."""
+    """How one VM's start went.
+
+    ok: it joined the pool. fault: else, whose fault it was (NONE: nobody's, such as an owner who came back).
+    """
 
     image: Name
     desktop: Name
@@ -43,10 +48,11 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class LiveLease(msgspec.Struct, frozen=True):
-    """A lease that holds, and how far its VM has come: joined the pool or not."""
+    """A lease that holds, and how far its VM has come. claimed: a job has had it at least once."""
 
     lease: Lease
-    joined: bool
+    joined_at: datetime | None = None
+    claimed: bool = False
 
 
 class Want(msgspec.Struct, frozen=True):
