@@ -1,0 +1,82 @@
+"""What a guest and its keeper say to each other over the guest's second serial port (ttyS1).
+
+JSON lines, ASCII, at most 64 KiB each. The rules:
+- guest: says `hello` every second until it has got `join`; then starts HTCondor's daemons and says `joined`; says `left`
+  when its jobs have been vacated, asked or by itself.
+- keeper: answers each `hello` with `join`; says `leave` when the owner wants the desktop back, perhaps more than once.
+- Each side ignores messages of unknown type and lines that it does not understand; unknown fields are ignored.
+
+A guest is not trusted: `decode_from_guest` never raises, and every text that it gives is cut to printable ASCII.
+"""
+
+import json
+from typing import Literal
+
+import msgspec
+
+from deskgrid.model.instance import InstanceData
+
+LINE_BYTES = 64 * 1024
+SENTENCE_CHARS = 300
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """The guest's user space is up and waits for its instance data."""
+
+
+class Joined(msgspec.Struct, frozen=True, tag="joined"):
+    """HTCondor's daemons have been started."""
+
+
+class Left(msgspec.Struct, frozen=True, tag="left"):
+    """Nothing runs in the guest any more. cause: asked by us, unused for a while, or its daemons failed."""
+
+    cause: Literal["asked", "unused", "failed"]
+    sentence: str = ""
+
+
+class Join(msgspec.Struct, frozen=True, tag="join"):
+    """The guest's instance data. Holds a SECRET."""
+
+    instance: InstanceData
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """Vacate your jobs fast, then say `left`."""
+
+
+FromGuest = Hello | Joined | Left
+ToGuest = Join | Leave
+
+_FROM_GUEST = msgspec.json.Decoder(FromGuest)
+_TO_GUEST = msgspec.json.Decoder(ToGuest)
+
+
+def encode(message: FromGuest | ToGuest) -> bytes:
+    """One line of ASCII, with its newline."""
+    return json.dumps(msgspec.to_builtins(message), ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode_from_guest(line: bytes) -> FromGuest | None:
+    """What a guest said; None for anything that is not a known message, whatever it holds."""
+    try:
+        message = _FROM_GUEST.decode(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    if isinstance(message, Left):
+        return Left(cause=message.cause, sentence=printable(message.sentence, SENTENCE_CHARS))
+    return message
+
+
+def decode_to_guest(line: bytes) -> ToGuest | None:
+    """What the keeper said; None for anything that is not a known message."""
+    try:
+        return _TO_GUEST.decode(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def printable(text: str, limit: int) -> str:
+    """The text with everything but printable ASCII replaced by a blank, runs of blanks folded, cut to `limit`."""
+    shown = "".join(char if " " <= char <= "~" else " " for char in text[: 4 * limit])
+    return " ".join(shown.split())[:limit]
