@@ -1,8 +1,8 @@
 """What a guest and its keeper say to each other over the guest's second serial port (ttyS1).
 
 JSON lines, ASCII, at most 64 KiB each. The rules:
-- guest: says `hello` every second until it has got `join`; then starts HTCondor's daemons and says `joined`; says `left`
-  when its jobs have been vacated, asked or by itself.
+- guest: says `hello` every second until it has got `join`; then starts HTCondor's daemons and says `joined`; says
+  `left` when its jobs have been vacated, asked or by itself.
 - keeper: answers each `hello` with `join`; says `leave` when the owner wants the desktop back, perhaps more than once.
 - Each side ignores messages of unknown type and lines that it does not understand; unknown fields are ignored.
 
@@ -60,7 +60,7 @@ def encode(message: FromGuest | ToGuest) -> bytes:
 def decode_from_guest(line: bytes) -> FromGuest | None:
     """What a guest said; None for anything that is not a known message, whatever it holds."""
     try:
-        message = _FROM_GUEST.decode(line)
+        message: FromGuest = _FROM_GUEST.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     if isinstance(message, Left):
@@ -71,9 +71,10 @@ def decode_from_guest(line: bytes) -> FromGuest | None:
 def decode_to_guest(line: bytes) -> ToGuest | None:
     """What the keeper said; None for anything that is not a known message."""
     try:
-        return _TO_GUEST.decode(line)
+        message: ToGuest = _TO_GUEST.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+    return message
 
 
 def printable(text: str, limit: int) -> str:
