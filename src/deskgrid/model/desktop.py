@@ -45,6 +45,16 @@ class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
     fault: Fault = Fault.NONE
 
 
+class Transition(msgspec.Struct, frozen=True):
+    """One line of a VM's story as its agent saw it."""
+
+    vm_id: Name
+    at: datetime
+    state: str
+    event: str
+    sentence: str
+
+
 class Room(msgspec.Struct, frozen=True):
     """What a desktop can give to further VMs now, after its reserves and the VMs that it has."""
 

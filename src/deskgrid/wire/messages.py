@@ -9,22 +9,13 @@ from datetime import datetime
 import msgspec
 
 from deskgrid.model.desktop import Availability, Room, VmReport
+from deskgrid.model.desktop import Transition as Transition
 from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.lease import Lease
 from deskgrid.model.names import Name
 
 PROTOCOL = 1
-
-
-class Transition(msgspec.Struct, frozen=True):
-    """One line of a VM's story as its agent saw it."""
-
-    vm_id: Name
-    at: datetime
-    state: str
-    event: str
-    sentence: str
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
