@@ -1,0 +1,286 @@
+"""A whole HTCondor pool (central manager and schedd) in a folder, for the demo, tests and a first look.
+
+    tree = trees.provide()
+    with EmbeddedPool.start(tree, run_folder, HeadSettings(cycle_seconds=3), binds=[work_folder]) as pool:
+        pool.collector                    # "127.0.0.1:PORT", for tools on this machine
+        pool.guest_collector              # "10.0.2.2:PORT", for InstanceData.collector
+        pool.command(["condor_submit", "job.sub"], cwd=work_folder)      # as the submitting user
+        pool.condor()                     # how CondorPool (pool/tools.py) reaches it
+
+Everything runs as the tree's unprivileged account, listens on the loopback interface only, and lives below the run
+folder (which must be on a local disk; what was there of an earlier pool is used again: the queue survives). A pool
+is observed by its pid file, so another process finds it with `EmbeddedPool.find`.
+"""
+
+import hashlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import psutil
+
+from deskgrid.host.account import Account
+from deskgrid.host.entry import Way, enter, run_in, way
+from deskgrid.host.files import own_folder, write_atomic
+from deskgrid.host.process import Finished, kill_group
+from deskgrid.host.trees import Tree
+from deskgrid.pool.config import dropins
+from deskgrid.pool.head import Folders, HeadSettings, head_dropin, main_config
+
+_FOLDERS = ("etc", "etc/config.d", "etc/tokens.d", "log", "spool", "execute", "lock", "jobs")
+_SOCKET_PATH_BYTES = 70
+"""A Unix socket's path has at most 108 bytes; HTCondor appends a name of its own."""
+
+
+class EmbeddedError(Exception):
+    """The embedded pool did not start. The message says why and where to read more."""
+
+
+class State(msgspec.Struct, frozen=True):
+    """What another process must know to use a running pool; in `pool.json` of the run folder."""
+
+    port: int
+    guest_host: str
+    trust_domain: str
+    key: str
+    binds: tuple[str, ...]
+
+
+class EmbeddedPool:
+    """A running embedded pool."""
+
+    def __init__(self, tree: Tree, folders: Folders, state: State, process: "subprocess.Popen[bytes] | None") -> None:
+        self.tree = tree
+        self.folders = folders
+        self.state = state
+        self._process = process
+
+    @classmethod
+    def start(
+        cls,
+        tree: Tree,
+        run: Path,
+        settings: HeadSettings | None = None,
+        binds: Sequence[Path] = (),
+        timeout_seconds: float = 60,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> "EmbeddedPool":
+        """Start the pool and return when collector, schedd and negotiator answer.
+
+        Args:
+            run: its folder, made if missing; becomes the property of the tree's account.
+            binds: further folders that jobs use as their initial working directory.
+            waiting: called now and then, for a spinner.
+
+        Raises:
+            EmbeddedError: with the reason; nothing is left running.
+        """
+        settings = settings or HeadSettings()
+        folders = folders_of(run)
+        if cls.find(tree, run) is not None:
+            raise EmbeddedError(f"embedded pool {run}: it runs already; stop it or choose another folder")
+        port = settings.port or free_port()
+        state = State(port, settings.guest_host, settings.pool.trust_domain, settings.pool.key, tuple(map(str, binds)))
+        _prepare(tree.account, folders, settings, state)
+        pool = cls(tree, folders, state, None)
+        pool._process = pool._spawn()
+        try:
+            pool._await(timeout_seconds, waiting)
+        except BaseException:
+            pool.stop()
+            raise
+        return pool
+
+    @classmethod
+    def find(cls, tree: Tree, run: Path) -> "EmbeddedPool | None":
+        """Return the pool that runs in this folder, or None."""
+        folders = folders_of(run)
+        try:
+            state = msgspec.json.decode((folders.run / "pool.json").read_bytes(), type=State)
+        except (OSError, msgspec.DecodeError):
+            return None
+        pool = cls(tree, folders, state, None)
+        return pool if pool.master_pid() is not None else None
+
+    @property
+    def collector(self) -> str:
+        """The collector's "host:port" on this machine."""
+        return f"127.0.0.1:{self.state.port}"
+
+    @property
+    def guest_collector(self) -> str:
+        """The collector's "host:port" as a guest behind QEMU's user network sees it."""
+        return f"{self.state.guest_host}:{self.state.port}"
+
+    @property
+    def jobs(self) -> Path:
+        """A folder for submit files and job output that the pool's daemons can see."""
+        return self.folders.run / "jobs"
+
+    def argv(self, argv: Sequence[str], cwd: Path | None = None, timeout_seconds: float | None = None) -> list[str]:
+        """Return the argv that runs one of HTCondor's programs in the tree, for subprocess."""
+        return enter(self.tree, argv, self._binds(), self._env(), cwd, timeout_seconds)
+
+    def command(
+        self, argv: Sequence[str], cwd: Path | None = None, timeout_seconds: float = 30, stdin: bytes = b""
+    ) -> Finished:
+        """Run condor_submit, condor_q, condor_rm, condor_history … as the submitting user and wait for it."""
+        return run_in(self.tree, argv, timeout_seconds, self._binds(), self._env(), cwd, stdin)
+
+    def master_pid(self) -> int | None:
+        """Return the master's process id if it runs."""
+        try:
+            pid = int(self.folders.pid.read_text())
+            process = psutil.Process(pid)
+            ours = str(self.folders.pid) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+        except (OSError, ValueError, psutil.Error):
+            return None
+        return pid if ours else None
+
+    def daemon_pids(self) -> dict[str, int]:
+        """Return the process ids of the running daemons by program name ("condor_schedd")."""
+        master = self.master_pid()
+        if master is None:
+            return {}
+        found = {"condor_master": master}
+        with suppress(psutil.Error):
+            for child in psutil.Process(master).children():
+                with suppress(psutil.Error):
+                    found[child.name()] = child.pid
+        return found
+
+    def stop(self, timeout_seconds: float = 20) -> None:
+        """End the pool: politely, then fast, then by force. Idempotent; also for a pool that was found."""
+        processes = self._processes()
+        for number, seconds in ((signal.SIGTERM, timeout_seconds / 2), (signal.SIGQUIT, timeout_seconds / 2)):
+            if self._signal_master(number):
+                self._await_end(seconds)
+        if self._process is not None:
+            kill_group(self._process.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=5)
+        for process in processes:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(processes, timeout=5)
+        self.folders.pid.unlink(missing_ok=True)
+
+    def __enter__(self) -> "EmbeddedPool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _binds(self) -> tuple[Path, ...]:
+        return (self.folders.run, *map(Path, self.state.binds))
+
+    def _env(self) -> dict[str, str]:
+        return {"CONDOR_CONFIG": str(self.folders.config), "HOME": str(self.folders.run)}
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        argv = self.argv(["condor_master", "-f", "-pidfile", str(self.folders.pid)])
+        with (self.folders.run / "log/start.log").open("wb") as log:
+            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+    def _await(self, timeout_seconds: float, waiting: Callable[[], None]) -> None:
+        """Wait until the collector knows schedd and negotiator."""
+        assert self._process is not None
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            waiting()
+            if self._process.poll() is not None:
+                raise EmbeddedError(f"embedded pool: condor_master ended at once: {self._said()}")
+            if self._answers():
+                return
+            if time.monotonic() > deadline:
+                raise EmbeddedError(
+                    f"embedded pool: no answer from collector, schedd and negotiator in {timeout_seconds:.0f} s: "
+                    f"{self._said()}; see {self.folders.run}/log"
+                )
+            time.sleep(0.3)
+
+    def _answers(self) -> bool:
+        asked = self.command(["condor_status", "-any", "-af", "MyType", "MyAddress"], timeout_seconds=10)
+        types = {line.split()[0] for line in asked.stdout.splitlines() if line.strip()}
+        return asked.ok and {"Scheduler", "Negotiator"} <= types
+
+    def _said(self) -> str:
+        for name in ("start.log", "MasterLog"):
+            with suppress(OSError):
+                lines = (self.folders.run / "log" / name).read_text(errors="replace").strip().splitlines()
+                if lines:
+                    return lines[-1]
+        return "it said nothing"
+
+    def _processes(self) -> list[psutil.Process]:
+        master = self.master_pid()
+        if master is None:
+            return []
+        with suppress(psutil.Error):
+            process = psutil.Process(master)
+            return [process, *process.children(recursive=True)]
+        return []
+
+    def _signal_master(self, number: int) -> bool:
+        pid = self.master_pid()
+        if pid is None:
+            return False
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+        return True
+
+    def _await_end(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self.master_pid() is not None and time.monotonic() < deadline:
+            if self._process is not None:
+                self._process.poll()
+            time.sleep(0.05)
+
+
+def folders_of(run: Path) -> Folders:
+    """Return where the parts of the pool in `run` are; sockets go to the tree's /tmp when the path is too long."""
+    run = run.absolute()
+    sockets = run / "sock"
+    if len(str(sockets)) > _SOCKET_PATH_BYTES:
+        sockets = Path("/tmp") / f"deskgrid-{hashlib.sha256(str(run).encode()).hexdigest()[:16]}"  # noqa: S108
+    return Folders(run, sockets)
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _prepare(account: Account, folders: Folders, settings: HeadSettings, state: State) -> None:
+    """Make folders, configuration and, once, the signing key."""
+    own_folder(folders.run, account)
+    for name in _FOLDERS:
+        own_folder(folders.run / name, account)
+    own_folder(folders.keys, account, 0o700)
+    if folders.sockets.is_relative_to(folders.run):
+        own_folder(folders.sockets, account)
+    key = folders.keys / settings.pool.key
+    if not key.exists():
+        write_atomic(key, secrets.token_hex(64).encode(), 0o600, account)
+    write_atomic(folders.config, main_config(folders).encode(), owner=account)
+    for file in (head_dropin(settings, folders, state.port), *dropins(settings.pool)):
+        write_atomic(folders.dropins / file.path, file.text.encode(), owner=account)
+    write_atomic(folders.run / "pool.json", msgspec.json.encode(state), owner=account)
+    folders.pid.unlink(missing_ok=True)
+
+
+def entered_by_sudo(tree: Tree) -> bool:
+    """Whether programs in this tree can't be signalled by their starter."""
+    return way(tree) is Way.SUDO
