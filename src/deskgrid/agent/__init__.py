@@ -1,0 +1,1 @@
+"""The process on each desktop: senses the owner, talks to the coordinator, keeps virtual machines. No privileges."""

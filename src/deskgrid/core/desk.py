@@ -40,13 +40,17 @@ class Sensed(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True):
-    """The coordinator answered a report. their_now: its clock. to: the sequence of the report it answers."""
+    """The coordinator answered a report.
+
+    their_now: its clock. to: the sequence of the report it answers. story_until: so many lines of story, counted from
+    the agent's start, are recorded there.
+    """
 
     to: int
     their_now: datetime
     leases: tuple[Lease, ...]
     acknowledged: tuple[str, ...] = ()
-    story_count: int = 0
+    story_until: int = 0
 
 
 class Happened(msgspec.Struct, frozen=True):
@@ -82,6 +86,7 @@ class Desk(msgspec.Struct, frozen=True):
     """All that an agent knows.
 
     vms: by id, in the order in which they were begun; none is ENDED. ended, story: not acknowledged yet.
+    story_from: how many lines of story went before.
     spent: ids that ended, until when a late answer may still name them. told: sequence of the newest answer.
     go_on: why VMs may not run on now, or None.
     """
@@ -94,6 +99,7 @@ class Desk(msgspec.Struct, frozen=True):
     vms: Mapping[str, Vm] = msgspec.field(default_factory=dict)
     ended: tuple[VmReport, ...] = ()
     story: tuple[Transition, ...] = ()
+    story_from: int = 0
     spent: Mapping[str, datetime] = msgspec.field(default_factory=dict)
     told: int = -1
     finishing: Reason | None = None
@@ -180,17 +186,20 @@ class _Work:
 
     def _keep(self, before: Vm | None, after: Vm, event: Event) -> None:
         desk = self.desk
-        story = desk.story
+        story, story_from = desk.story, desk.story_from
         if before is None or before.state is not after.state:
             line = Transition(after.id, self.now, after.state, event.kind, event.reason.sentence)
-            story = (*story, line)[-STORY_LINES:]
+            lost = max(0, len(story) + 1 - STORY_LINES)
+            story, story_from = (*story, line)[lost:], story_from + lost
         vms = {**desk.vms, after.id: after}
         ended, spent = desk.ended, desk.spent
         if after.state is VmState.ENDED:
             del vms[after.id]
             ended = (*ended, _report(after))
             spent = {**spent, after.id: after.lease.until}
-        self.desk = msgspec.structs.replace(desk, vms=vms, story=story, ended=ended, spent=spent)
+        self.desk = msgspec.structs.replace(
+            desk, vms=vms, story=story, story_from=story_from, ended=ended, spent=spent
+        )
 
     def obey_owner(self) -> None:
         reason = self.desk.go_on
@@ -204,12 +213,14 @@ class _Work:
     def obey_coordinator(self, told: Told) -> None:
         if told.to <= self.desk.told:
             return  # late or repeated: a newer answer has been obeyed
+        known = min(max(0, told.story_until - self.desk.story_from), len(self.desk.story))
         ours = {lease.vm_id: _on_our_clock(lease, told.their_now, self.now) for lease in told.leases}
         self.desk = msgspec.structs.replace(
             self.desk,
             told=told.to,
             ended=tuple(vm for vm in self.desk.ended if vm.vm_id not in told.acknowledged),
-            story=self.desk.story[told.story_count :],
+            story=self.desk.story[known:],
+            story_from=self.desk.story_from + known,
             spent={vm_id: until for vm_id, until in self.desk.spent.items() if until > self.now or vm_id in ours},
         )
         for vm_id in self.ids():

@@ -1,0 +1,96 @@
+"""How a desktop becomes a member: the coordinator's CA is fetched and checked against its fingerprint, then the
+enrolment token is exchanged for a credential of this desktop's own.
+
+An enrolment text is `<token>@<fingerprint>`, made by `deskgrid coordinator token`; it is read from a file or standard
+input, never from argv or the environment.
+"""
+
+import hashlib
+import hmac
+import re
+from pathlib import Path
+
+import msgspec
+import urllib3
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from deskgrid.host.files import write_atomic
+from deskgrid.model.names import name
+from deskgrid.wire.messages import Enrol, Enrolled, Problem
+
+_TEXT = re.compile(r"(?P<token>[A-Za-z0-9._-]{8,200})@(?P<fingerprint>[0-9a-f]{64})\Z")
+_SECONDS = 20.0
+
+
+class EnrolError(Exception):
+    """The desktop was not enrolled. The message says why and what to do; nothing was written."""
+
+
+def credential_file(state: Path) -> Path:
+    """Where the credential lies, mode 0600."""
+    return state / "credential"
+
+
+def ca_file(state: Path) -> Path:
+    """Where the coordinator's CA certificate lies."""
+    return state / "coordinator-ca.pem"
+
+
+def enrol(url: str, desktop: str, text: str, state: Path) -> None:
+    """Enrol this desktop.
+
+    Args:
+        url: "https://host:port". desktop: the name it shall have. text: `<token>@<fingerprint>`. SECRET.
+        state: the agent's folder.
+
+    Raises:
+        EnrolError: the text is none, the certificate is not the one expected, or the coordinator refused.
+    """
+    name("desktop name", desktop)
+    match = _TEXT.match(text.strip())
+    if match is None:
+        raise EnrolError("enrolment text: got something else, expected <token>@<fingerprint>; ask the operator for one")
+    pem = _fetch_ca(url, match["fingerprint"])
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomic(ca_file(state), pem, 0o644)
+    import ssl
+
+    pinned = urllib3.PoolManager(ssl_context=ssl.create_default_context(cadata=pem.decode()), retries=False)
+    body = msgspec.json.encode(Enrol(match["token"], desktop))
+    try:
+        answer = pinned.request("POST", f"{url}/v1/enrol", body=body, timeout=_SECONDS)
+    except urllib3.exceptions.HTTPError as error:
+        raise EnrolError(f"coordinator {url}: {error}; check the address and that it runs") from None
+    if answer.status != 200:
+        raise EnrolError(f"coordinator {url} refused: {_sentence(answer.data, answer.status)}")
+    enrolled = msgspec.json.decode(answer.data, type=Enrolled)
+    write_atomic(credential_file(state), enrolled.credential.encode(), 0o600)
+
+
+def _fetch_ca(url: str, fingerprint: str) -> bytes:
+    """The CA certificate over an unverified connection: it is trusted for its fingerprint alone."""
+    blind = urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False, retries=False)
+    try:
+        with_warning_off = {"timeout": _SECONDS}
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        answer = blind.request("GET", f"{url}/v1/ca", **with_warning_off)
+        certificate = x509.load_pem_x509_certificate(answer.data)
+    except urllib3.exceptions.HTTPError as error:
+        raise EnrolError(f"coordinator {url}: {error}; check the address and that it runs") from None
+    except ValueError:
+        raise EnrolError(f"coordinator {url}: its answer is no certificate; check the address") from None
+    got = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+    if not hmac.compare_digest(got, fingerprint):
+        raise EnrolError(
+            f"coordinator {url}: its CA has the fingerprint {got[:16]}…, expected {fingerprint[:16]}…; "
+            "somebody may be in between, or the text is for another coordinator"
+        )
+    return answer.data
+
+
+def _sentence(body: bytes, status: int) -> str:
+    try:
+        return msgspec.json.decode(body, type=Problem).sentence
+    except msgspec.DecodeError:
+        return f"HTTP status {status}"

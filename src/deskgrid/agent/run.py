@@ -1,0 +1,156 @@
+"""Runs an agent on this desktop: makes the drivers, turns the loop, ends when told to.
+
+Rules, told first:
+- Never as root. One agent per state folder (a lock that ends with the process).
+- SIGTERM and SIGINT ask every VM to leave and end the agent when they are gone; a second signal ends it at once, and
+  the VMs' keepers end them within 5 s.
+"""
+
+import logging
+import os
+import queue
+import secrets
+import signal
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deskgrid.agent.clock import calendar, steady_clock
+from deskgrid.agent.enrol import ca_file, credential_file
+from deskgrid.agent.leases import LeaseFile
+from deskgrid.agent.link import HttpsLink
+from deskgrid.agent.loop import Around, Item, Loop, Sense, Stop, Tick
+from deskgrid.agent.machine import read_machine
+from deskgrid.agent.settings import AgentSettings
+from deskgrid.agent.status import status_of, write_status
+from deskgrid.core.desk import Desk
+from deskgrid.host.files import Locked, locked
+from deskgrid.hypervisor.contract import Hypervisor
+from deskgrid.images.store import FolderStore
+from deskgrid.model.reason import Reason
+from deskgrid.presence.contract import Presence
+
+log = logging.getLogger("deskgrid.agent")
+LAST_WORD_SECONDS = 3.0
+
+
+class AgentError(Exception):
+    """The agent cannot run here. The message says why and what to do."""
+
+
+def run(settings: AgentSettings) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises: AgentError: as root, not enrolled, or a second agent on the same state folder.
+    """
+    if os.geteuid() == 0:
+        raise AgentError("user: got root, expected an account without privileges; the agent never runs as root")
+    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        credential = credential_file(settings.state).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise AgentError(
+            f"{credential_file(settings.state)}: missing, so this desktop is not enrolled; run `deskgrid agent enrol`"
+        ) from None
+    try:
+        with locked(settings.state / "agent.lock", wait=False):
+            _Running(settings, credential).until_stopped()
+    except Locked:
+        raise AgentError(f"{settings.state}: another agent runs with this state folder; there can be only one") from None
+
+
+class _Running:
+    """An agent with its real drivers, between start and stop."""
+
+    def __init__(self, settings: AgentSettings, credential: str) -> None:
+        self.settings = settings
+        self.inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self.presence = _presence(settings)
+        self.hypervisor, faults = _hypervisor(settings, self.inbox.put)
+        self.signals = 0
+        around = Around(
+            now=steady_clock(),
+            wall=lambda: datetime.now(UTC),
+            local=calendar(settings.zone),
+            read_presence=self.presence.read,
+            read_machine=lambda: read_machine(settings.state),
+            hypervisor=self.hypervisor,
+            store=FolderStore(settings.images),
+            link=HttpsLink(
+                settings.coordinator, ca_file(settings.state), settings.desktop, credential, self.inbox.put
+            ),
+            aside=self._aside,
+            leases=LeaseFile(settings.state / "leases.json"),
+            faults=faults,
+            changed=self._changed,
+        )
+        self.loop = Loop(
+            around,
+            settings.policy,
+            settings.desktop,
+            f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
+            hold_seconds=settings.hold_seconds,
+            sense_seconds=settings.sense_seconds,
+            sense_seconds_at_rest=settings.sense_seconds_at_rest,
+        )
+
+    def until_stopped(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
+        self.presence.watch(lambda: self.inbox.put(Sense()))
+        log.info("agent of %s runs, pid %d, hypervisor %s", self.settings.desktop, os.getpid(), self.hypervisor.name)
+        try:
+            while not (self.signals > 1 or (self.loop.desk.finishing and not self.loop.desk.vms)):
+                self.loop.turn(self._next(self.loop.next_turn()))
+            self._last_word()
+        finally:
+            self.presence.close()
+            self.hypervisor.close()
+
+    def _next(self, at: datetime) -> Item:
+        wait = (at - self.loop.around.now()).total_seconds()
+        try:
+            return self.inbox.get(timeout=max(0.0, wait))
+        except queue.Empty:
+            return Tick()
+
+    def _last_word(self) -> None:
+        """Let the last report, which says that the VMs have ended, arrive."""
+        end = self.loop.around.now().timestamp() + LAST_WORD_SECONDS
+        while self.loop.desk.ended and self.loop.around.now().timestamp() < end and self.signals < 2:
+            try:
+                self.loop.turn(self.inbox.get(timeout=0.2))
+            except queue.Empty:
+                continue
+
+    def _signalled(self, number: int, frame: object) -> None:
+        self.signals += 1
+        self.inbox.put(Stop(Reason("agent-stops", "The agent of this desktop was told to stop.")))
+
+    def _aside(self, work: Callable[[], Item]) -> None:
+        threading.Thread(target=lambda: self.inbox.put(work()), daemon=True).start()
+
+    def _changed(self, desk: Desk) -> None:
+        now = datetime.now(UTC)
+        write_status(self.settings.state / "status.json", status_of(self.settings.desktop, os.getpid(), now, desk))
+
+
+def _presence(settings: AgentSettings) -> Presence:
+    kind, _, path = settings.presence.partition(":")
+    if kind == "file":
+        from deskgrid.presence.fake import FakePresence
+
+        return FakePresence(Path(path))
+    from deskgrid.presence.linux import LinuxPresence
+
+    return LinuxPresence()
+
+
+def _hypervisor(
+    settings: AgentSettings, emit: Callable[[Item], None]
+) -> tuple[Hypervisor, Callable[[], tuple[Reason, ...]]]:
+    from deskgrid.hypervisor.qemu import QemuHypervisor
+
+    driver = QemuHypervisor(settings.state, emit)
+    return driver, tuple

@@ -1,0 +1,40 @@
+"""agent.toml: what an agent must be told. Everything else has a default."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from deskgrid.model.names import Name
+from deskgrid.model.policy import Policy, Seconds
+
+
+class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One desktop's agent.
+
+    coordinator: "https://host:port". desktop: this computer's name in the grid. state: folder of its own, mode 0700.
+    images: folder of images. presence: "linux", or "file:/path" for a desktop without an owner (demo, tests).
+    hypervisor: "qemu" or "fake". zone: IANA name of the owner's time zone; empty: the computer's own.
+    hold_seconds: how long a report may be held open. sense_seconds: how often presence is read with VMs here,
+    sense_seconds_at_rest: without.
+    """
+
+    coordinator: Annotated[str, msgspec.Meta(pattern=r"^https://[A-Za-z0-9.\[\]:-]+$")]
+    desktop: Name
+    state: Path
+    images: Path
+    presence: Annotated[str, msgspec.Meta(pattern=r"^(linux|file:/.+)$")] = "linux"
+    hypervisor: Literal["qemu", "fake"] = "qemu"
+    zone: str = ""
+    hold_seconds: Seconds = 25.0
+    sense_seconds: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
+    sense_seconds_at_rest: Annotated[float, msgspec.Meta(gt=0, le=60)] = 5.0
+    policy: Policy = Policy()
+
+    def __post_init__(self) -> None:
+        if self.zone:
+            try:
+                ZoneInfo(self.zone)
+            except (KeyError, ValueError, OSError):
+                raise ValueError(f'zone: got {self.zone!r}, expected an IANA name such as "Europe/Berlin"') from None
