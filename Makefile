@@ -1,0 +1,60 @@
+# deskgrid: one command each. `make demo` and `make test` need nothing but git, make and Python 3.11 on Debian 12 or 13
+# or Ubuntu 24.04; what else they need they install, asking for sudo only when the caller is not root.
+
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+ROOT := $(filter 0,$(shell id -u))
+# Root's agents run as an account that may not look into root's home: so root's environment lies in /var/cache, with a copy.
+VENV ?= $(if $(ROOT),/var/cache/deskgrid/env-$(shell pwd | cksum | cut -d ' ' -f 1),.venv)
+BIN := $(VENV)/bin
+INSTALL := $(if $(ROOT),--force-reinstall .,-e .)
+SOURCES := pyproject.toml $(shell find src -name '*.py' -o -name '*.sh' -o -name '*.html')
+
+.PHONY: demo test check bench setup docs clean lock
+.DEFAULT_GOAL := check
+
+demo: setup ## the main job on real parts: HTCondor, QEMU, a Linux guest, HTTPS
+	$(BIN)/deskgrid demo
+
+test: setup ## everything: lint, types, fast tests, real parts, the demo
+	$(MAKE) --no-print-directory lint
+	$(BIN)/coverage run -m pytest -m "not real" tests
+	$(BIN)/coverage report
+	$(BIN)/pytest -m real tests
+
+check: $(VENV)/.installed lint ## lint, types, fast tests: a minute
+	$(BIN)/coverage run -m pytest -m "not real" tests
+	$(BIN)/coverage report
+
+.PHONY: lint
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: setup ## figures to build/bench.json, and as a table
+	$(BIN)/python -m bench
+
+setup: $(VENV)/.system $(VENV)/.installed ## system packages and Python environment
+
+$(VENV)/.system: tools/system-packages
+	tools/system-packages
+	mkdir -p $(VENV) && touch $@
+
+$(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation $(INSTALL)
+	touch $@
+
+$(VENV)/.dependencies: requirements.txt
+	$(PYTHON) -m venv $(VENV) || { tools/system-packages python3-venv && $(PYTHON) -m venv $(VENV); }
+	$(BIN)/pip install --quiet --require-hashes -r requirements.txt
+	touch $@
+
+docs: $(VENV)/.installed ## renew what the manual draws from the code
+	$(BIN)/python tools/renew-docs
+
+lock: ## renew requirements.txt (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --python-version 3.11 -q -o requirements.txt
+
+clean: ## what was built here; caches stay
+	rm -rf build $(VENV)
