@@ -1,0 +1,180 @@
+"""The owner of a Linux desktop: sessions, terminals, and keyboard and mouse.
+
+Rules, told first:
+- Sources, each a module: `sessions` (logind's files, utmp), `terminals` (access times), `input_devices`
+  (/dev/input/event*, for members of group input) and, only where some of those may not be read, `interrupts` (weak).
+  `weigh` says what they mean together. docs/presence.md says what each can't see.
+- One thread, asleep in epoll. Input devices, sessions, new terminals and new devices wake it. Access times and
+  interrupt counters can't wake anybody: where there are some that only they tell of, it looks at them every 100 ms,
+  else once a second at everything, as a net under the rest.
+- No privileges: what this account may not read is a fault in the reading.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from deskgrid.model.presence import Reading
+from deskgrid.presence.inotify import ENTRIES, IN_ATTRIB, IN_MODIFY, Inotify, open_inotify
+from deskgrid.presence.input_devices import InputDevices
+from deskgrid.presence.interrupts import Interrupts
+from deskgrid.presence.listener import Listener
+from deskgrid.presence.sessions import Logins, read_logins
+from deskgrid.presence.terminals import Terminals
+from deskgrid.presence.weigh import Hands, weigh
+
+FAST_SECONDS = 0.1
+SLOW_SECONDS = 1.0
+_BARELY_SECONDS = 0.01
+_FIND_SECONDS = 30.0
+
+
+class Roots(msgspec.Struct, frozen=True):
+    """Where the kernel and logind are looked for; tests give others."""
+
+    dev: Path = Path("/dev")
+    run: Path = Path("/run")
+    proc: Path = Path("/proc")
+    sysfs: Path = Path("/sys")
+
+
+class LinuxPresence:
+    """Presence on Linux.
+
+    Args:
+        roots: where to look.
+        grid_uids: accounts whose terminals are the grid's own; None: the account that we run as, unless it is root.
+    """
+
+    def __init__(self, roots: Roots | None = None, grid_uids: frozenset[int] | None = None) -> None:
+        self._roots = roots or Roots()
+        if grid_uids is None:
+            grid_uids = frozenset({os.geteuid()} - {0})
+        self._lock = threading.Lock()
+        self._listener: Listener | None = None
+        self._inotify: Inotify | None = None
+        self._devices = InputDevices(self._roots.dev / "input")
+        self._interrupts = Interrupts(self._roots.proc, self._roots.sysfs)
+        self._terminals = Terminals(self._roots.dev, grid_uids)
+        self._logins = Logins((), known=False)
+        self._signs = self._told = 0
+        self._looked_at = 0.0
+        self._found: tuple[object, float] = (None, 0.0)
+        self._closed = False
+        self._look_at_all()
+        self._signs = 0
+
+    def read(self) -> Reading:
+        """What is known now."""
+        try:
+            with self._lock:
+                if not self._closed:
+                    self._look_at_all()
+                reading = weigh(self._logins, self._terminals.quiet(), self._hands(), self._terminals.faults)
+                listener = self._listener if self._signs != self._told else None
+            if listener is not None:  # we took the sign away from it
+                listener.wake()
+        except Exception as error:  # the contract: never raise; unknown is busy
+            return Reading(None, None, faults=(f"presence: got {type(error).__name__}: {error}, expected to be read",))
+        return reading
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` at each sign of the owner and when sessions begin or end."""
+        if self._listener is not None:
+            self._listener.close()
+        with self._lock:
+            self._inotify = self._inotify or open_inotify()
+            self._look_at_all()
+            self._told = self._signs
+            descriptors = [self._devices.fileno()]
+            if self._inotify is not None:
+                descriptors.append(self._inotify.fileno())
+            self._listener = Listener(descriptors, self._notice, self._tick_seconds, changed)
+
+    def close(self) -> None:
+        """Stop watching and close all devices; may be called twice."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        with self._lock:
+            if self._inotify is not None:
+                self._inotify.close()
+                self._inotify = None
+            self._devices.close()
+            self._closed = True
+
+    def _notice(self) -> bool:
+        """For the listener: look at what may have changed, and say whether there is a sign that wasn't told yet."""
+        with self._lock:
+            if self._closed:
+                return False
+            now = time.monotonic()
+            stirred = self._inotify is not None and bool(self._inotify.drain())
+            if stirred or now - self._looked_at >= SLOW_SECONDS - _BARELY_SECONDS:
+                self._look_at_all()
+            else:
+                self._look_fast()
+            sign = self._signs != self._told
+            self._told = self._signs
+            return sign
+
+    def _tick_seconds(self) -> float:
+        unseen = not self._devices.complete
+        only_by_looking = self._terminals.pseudo or (unseen and (self._terminals.consoles or self._interrupts.active))
+        return FAST_SECONDS if only_by_looking else SLOW_SECONDS
+
+    def _look_fast(self, consoles: bool = False) -> None:
+        """Empty what wakes us, and look at what can't."""
+        unseen = not self._devices.complete
+        signs = [self._devices.drain(), self._terminals.scan(consoles=consoles or unseen)]
+        if unseen:
+            signs.append(self._interrupts.scan())
+        self._signs += any(signs)
+
+    def _look_at_all(self) -> None:
+        self._looked_at = time.monotonic()
+        self._listen()
+        came_or_went = self._devices.scan()
+        if not self._devices.complete:
+            self._find_interrupts()
+        before, self._logins = self._logins, read_logins(self._roots.run, self._roots.dev)
+        self._signs += came_or_went or self._logins.sessions != before.sessions
+        self._look_fast(consoles=True)
+
+    def _find_interrupts(self) -> None:
+        """Find out which interrupts to count, when devices came or went, and now and then."""
+        mark = (self._devices.count, frozenset(self._devices.refused))
+        if mark != self._found[0] or self._looked_at - self._found[1] >= _FIND_SECONDS:
+            self._interrupts.find()
+            self._found = (mark, self._looked_at)
+
+    def _listen(self) -> None:
+        """Ask to be woken by what isn't watched yet: it may have appeared since."""
+        if self._inotify is None:
+            return
+        dev, run = self._roots.dev, self._roots.run
+        self._inotify.add(dev, ENTRIES)
+        self._inotify.add(dev / "pts", ENTRIES)
+        self._inotify.add(dev / "input", ENTRIES | IN_ATTRIB)
+        self._inotify.add(run / "systemd/sessions", ENTRIES)
+        self._inotify.add(run / "utmp", IN_MODIFY)
+
+    def _hands(self) -> tuple[Hands, ...]:
+        devices, found = self._devices, []
+        if devices.count:
+            found.append(Hands(f"{devices.count} input devices", devices.idle_seconds(), devices.complete))
+        if devices.refused:
+            why = next(iter(devices.refused.values()))
+            fault = (
+                f"input devices {self._roots.dev}/input: got {why} for {len(devices.refused)} of "
+                f"{len(devices.refused) + devices.count}, expected to read them; add this account to group input"
+            )
+            found.append(Hands("input devices", None, complete=False, faults=(fault,)))
+        if not devices.complete and self._interrupts.active:
+            name = "interrupts of keyboard and USB controllers (a weak source)"
+            found.append(Hands(name, self._interrupts.idle_seconds(), self._interrupts.covered))
+        return tuple(found)
