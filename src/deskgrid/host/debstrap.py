@@ -45,17 +45,22 @@ def bootstrap(
     progress: Progress = quiet,
     options: Sequence[str] = (),
     timeout_seconds: float = 1800,
+    mirror: str = "",
+    source_date_epoch: int | None = None,
 ) -> None:
     """Write the tar of a `minbase` Debian tree with `packages` to `output`.
 
     Args:
         options: further options of mmdebstrap (hooks, dpkg options).
+        mirror: address of the archive; `DESKGRID_MIRROR` comes first, mmdebstrap's own choice last.
+        source_date_epoch: seconds since 1970 that no time stamp in the tree may exceed, for the same bytes each time.
 
     Raises:
         BuildFailed: with mmdebstrap's last lines and what to do.
     """
     _check()
-    argv = [*_privilege(), *_argv(suite, packages, options)]
+    argv = [*_privilege(), *_argv(suite, packages, options, mirror)]
+    epoch = {} if source_date_epoch is None else {"SOURCE_DATE_EPOCH": str(source_date_epoch)}
     lines: list[str] = []
     with output.open("wb") as sink:
         process = subprocess.Popen(
@@ -63,6 +68,7 @@ def bootstrap(
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.PIPE,
+            env=os.environ | epoch,
             start_new_session=True,
             text=True,
             errors="replace",
@@ -80,9 +86,9 @@ def bootstrap(
         raise BuildFailed(_explain(suite, code, lines))
 
 
-def _argv(suite: str, packages: Sequence[str], options: Sequence[str]) -> list[str]:
+def _argv(suite: str, packages: Sequence[str], options: Sequence[str], mirror: str) -> list[str]:
     mode = "root" if os.geteuid() == 0 or not _user_namespaces() else "unshare"
-    mirror = os.environ.get("DESKGRID_MIRROR", "")
+    mirror = os.environ.get("DESKGRID_MIRROR", "") or mirror
     return [
         "mmdebstrap",
         f"--mode={mode}",
