@@ -1,12 +1,12 @@
 """A desktop as the coordinator sees it: what it last reported, and when."""
 
-from datetime import datetime
 from enum import StrEnum
 
 import msgspec
 
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size
+from deskgrid.model.moment import Moment
 from deskgrid.model.names import Name
 from deskgrid.model.reason import Reason
 
@@ -39,7 +39,7 @@ class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
     image: ImageRef
     size: Size
     state: VmState
-    since: datetime
+    since: Moment
     reason: Reason
     accelerator: str = ""
     fault: Fault = Fault.NONE
@@ -49,7 +49,7 @@ class Transition(msgspec.Struct, frozen=True):
     """One line of a VM's story as its agent saw it."""
 
     vm_id: Name
-    at: datetime
+    at: Moment
     state: str
     event: str
     sentence: str
@@ -77,7 +77,7 @@ class Desktop(msgspec.Struct, frozen=True):
     """One desktop in a snapshot of the fleet."""
 
     name: Name
-    reported_at: datetime
+    reported_at: Moment
     availability: Availability
     room: Room
     images: tuple[ImageRef, ...] = ()

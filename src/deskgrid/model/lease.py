@@ -1,10 +1,9 @@
 """A lease: the coordinator's permission to one agent to run one VM of one image until a time."""
 
-from datetime import datetime
-
 import msgspec
 
 from deskgrid.model.image import ImageRef
+from deskgrid.model.moment import Moment
 from deskgrid.model.names import Name
 from deskgrid.model.reason import Reason
 
@@ -28,6 +27,6 @@ class Lease(msgspec.Struct, frozen=True):
     desktop: Name
     image: ImageRef
     size: Size
-    granted_at: datetime
-    until: datetime
+    granted_at: Moment
+    until: Moment
     reason: Reason

@@ -7,6 +7,8 @@ import msgspec
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=7 * 86400)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
+WallClock = Annotated[time, msgspec.Meta(tz=False)]
+"""A time of day on the owner's clock: without a zone, since the zone is the desktop's."""
 GIB = 1 << 30
 
 
@@ -25,8 +27,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_vms, max_cpus: for all VMs together (0 CPUs: all but one).
     """
 
-    closed_from: time = time(7, 0)
-    closed_until: time = time(17, 0)
+    closed_from: WallClock = time(7, 0)
+    closed_until: WallClock = time(17, 0)
     idle_seconds: Seconds = 600.0
     idle_seconds_nobody: Seconds = 60.0
     resume_seconds: Seconds = 15.0

@@ -1,8 +1,8 @@
 """No answer without a reason: what every decision returns beside its yes or no."""
 
-from datetime import datetime
-
 import msgspec
+
+from deskgrid.model.moment import Moment
 
 
 class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -17,4 +17,4 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     sentence: str
     reading: str = ""
-    until: datetime | None = None
+    until: Moment | None = None

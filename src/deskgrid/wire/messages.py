@@ -4,8 +4,6 @@ A report says all that the desktop is and runs; the answer says all that it shou
 itself, so a lost, repeated or late one does no harm: the next one heals it.
 """
 
-from datetime import datetime
-
 import msgspec
 
 from deskgrid.model.desktop import Availability, Room, VmReport
@@ -13,6 +11,7 @@ from deskgrid.model.desktop import Transition as Transition
 from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.lease import Lease
+from deskgrid.model.moment import Moment
 from deskgrid.model.names import Name
 
 PROTOCOL = 1
@@ -29,7 +28,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 
     incarnation: Name
     sequence: int
-    sent_at: datetime
+    sent_at: Moment
     availability: Availability
     room: Room
     cpus: int
@@ -60,7 +59,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     to: int
-    now: datetime
+    now: Moment
     orders: tuple[Order, ...]
     next_report_seconds: float
     acknowledged: tuple[Name, ...] = ()
