@@ -72,9 +72,8 @@ def _fetch_ca(url: str, fingerprint: str) -> bytes:
     """The CA certificate over an unverified connection: it is trusted for its fingerprint alone."""
     blind = urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False, retries=False)
     try:
-        with_warning_off = {"timeout": _SECONDS}
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        answer = blind.request("GET", f"{url}/v1/ca", **with_warning_off)
+        answer = blind.request("GET", f"{url}/v1/ca", timeout=_SECONDS)
         certificate = x509.load_pem_x509_certificate(answer.data)
     except urllib3.exceptions.HTTPError as error:
         raise EnrolError(f"coordinator {url}: {error}; check the address and that it runs") from None

@@ -29,7 +29,7 @@ class LeaseFile:
     def keep(self, leases: dict[str, Lease]) -> None:
         """Make the file say `leases`, if it says something else by much. Raises: OSError when the disk is full."""
         same = leases.keys() == self._written.keys()
-        if same and all(leases[i].until - self._written[i].until < _REWRITE_AFTER for i in leases):
+        if same and all(abs(leases[i].until - self._written[i].until) < _REWRITE_AFTER for i in leases):
             return
         write_atomic(self._path, msgspec.json.encode(list(leases.values())), 0o600)
         self._written = dict(leases)

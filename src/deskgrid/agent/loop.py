@@ -19,9 +19,21 @@ import msgspec
 
 from deskgrid import __version__
 from deskgrid.agent.leases import LeaseFile
-from deskgrid.core.desk import Act, Desk, Finishing, Happened, Input, Sensed, Ticked, Told, advance, begin, next_due
+from deskgrid.core.desk import (
+    Act,
+    Desk,
+    Finishing,
+    Happened,
+    Input,
+    Sensed,
+    Ticked,
+    Told,
+    advance,
+    begin,
+    next_due,
+    unsaid,
+)
 from deskgrid.core.desk import reports as vm_reports
-from deskgrid.core.desk import unsaid
 from deskgrid.core.vm import Command, Event, Kind, Vm, adopt
 from deskgrid.hypervisor import contract as hv
 from deskgrid.images.contract import ImageError, ImageStore
@@ -132,7 +144,8 @@ class Loop:
         self._sensed_at = self._next_report = now
         self.reached_at: datetime | None = None
         self.link_fault = ""
-        self.desk = begin(policy, self._look(), self._found(now))
+        self.desk = begin(policy, self._look(), self._found(policy, now))
+        self._advance(self.desk.sensed)  # VMs that were found obey the owner at once
         self._report()
 
     # -- what drives it -------------------------------------------------------------------------------------------
@@ -189,7 +202,7 @@ class Loop:
         self._sensed_at = around.now()
         return Sensed(around.read_presence(), around.read_machine(), around.local(), around.faults())
 
-    def _found(self, now: datetime) -> list[Vm]:
+    def _found(self, policy: Policy, now: datetime) -> list[Vm]:
         """The VMs of an earlier life of this agent: those with a lease go on, the others are ended."""
         leases = self.around.leases.read()
         vms = []
@@ -205,6 +218,7 @@ class Loop:
                     paused=seen.paused,
                     alive=seen.alive,
                     accelerator=seen.accelerator,
+                    grace_seconds=policy.grace_seconds,
                     since=seen.started_at,
                     now=now,
                 )
@@ -228,6 +242,7 @@ class Loop:
         return Told(answer.to, answer.now, tuple(leases), answer.acknowledged, story_from + answer.story_count)
 
     def _unheard(self, down: LinkDown, now: datetime) -> None:
+        self._said.pop(down.to, None)
         if down.to != self._sequence:
             return  # a newer report is on its way
         if down.sentence != self.link_fault:
@@ -246,17 +261,17 @@ class Loop:
             log.info("%s %s: %s", line.vm_id, line.state, line.sentence)
         for act in acts:
             self._perform(act)
+        self._instances = {vm_id: data for vm_id, data in self._instances.items() if vm_id in self.desk.vms}
         for gone in before.vms.keys() - self.desk.vms.keys():
-            self._instances.pop(gone, None)
             if (image := self._open.pop(gone, None)) is not None:
                 self.around.store.close(image)
 
     def _perform(self, act: Act) -> None:
         hypervisor = self.around.hypervisor
         match act.command:
-            case Command.FETCH:
-                self.around.aside(lambda: self._fetch(act.lease))
-            case Command.START:
+            case Command.FETCH if act.lease is not None:
+                self.around.aside(partial(self._fetch, act.lease))
+            case Command.START if act.lease is not None:
                 self._start(act.lease)
             case Command.PAUSE:
                 hypervisor.pause(act.vm_id)
@@ -276,6 +291,8 @@ class Loop:
             self.around.store.fetch(lease.image)
         except ImageError as error:
             return Fetched(lease.vm_id, str(error))
+        except OSError as error:
+            return Fetched(lease.vm_id, f"image {lease.image.name}: {error.strerror or error}")
         return Fetched(lease.vm_id)
 
     def _start(self, lease: Lease) -> None:
@@ -287,9 +304,7 @@ class Loop:
         self._open[lease.vm_id] = lease.image
         disk = hv.Disk(lease.image, opened.disk, opened.kernel, opened.initrd, opened.cmdline)
         instance = self._instances[lease.vm_id]
-        self.around.hypervisor.start(
-            hv.VmSpec(lease.vm_id, disk, lease.size, instance, self.desk.policy.vm_disk_bytes)
-        )
+        self.around.hypervisor.start(hv.VmSpec(lease.vm_id, disk, lease.size, instance, self.desk.policy.vm_disk_bytes))
 
     # -- what is said and kept ------------------------------------------------------------------------------------
 

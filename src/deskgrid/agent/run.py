@@ -57,7 +57,9 @@ def run(settings: AgentSettings) -> None:
         with locked(settings.state / "agent.lock", wait=False):
             _Running(settings, credential).until_stopped()
     except Locked:
-        raise AgentError(f"{settings.state}: another agent runs with this state folder; there can be only one") from None
+        raise AgentError(
+            f"{settings.state}: another agent runs with this state folder; there can be only one"
+        ) from None
 
 
 class _Running:
@@ -77,9 +79,7 @@ class _Running:
             read_machine=lambda: read_machine(settings.state),
             hypervisor=self.hypervisor,
             store=FolderStore(settings.images),
-            link=HttpsLink(
-                settings.coordinator, ca_file(settings.state), settings.desktop, credential, self.inbox.put
-            ),
+            link=HttpsLink(settings.coordinator, ca_file(settings.state), settings.desktop, credential, self.inbox.put),
             aside=self._aside,
             leases=LeaseFile(settings.state / "leases.json"),
             faults=faults,

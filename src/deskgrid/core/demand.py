@@ -2,7 +2,8 @@
 
 Rules, told first:
 - HTCondor decides: a job counts only if the negotiator matched it with an offline ad of ours.
-- A match is a memory of the past: it counts while it is fresh, and for no more jobs than are idle now.
+- A match is a memory of the past: it counts while it is fresh, and for no more jobs than are idle now. The same jobs
+  may have been matched with several sizes in turn: the newest match counts first.
 - Jobs share a VM if they fit: a VM of 4 cores is one VM for four jobs of one core.
 - What could not be read is unknown, not empty: without matches there is no answer at all (None).
 - An ad says "the fleet could start this now". When no desktop could, it is withdrawn.
@@ -30,15 +31,17 @@ def wants(pool: PoolSnapshot, settings: PlanSettings) -> tuple[Want, ...] | None
     if pool.matches is None:
         return None
     idle = None if pool.idle is None else {(g.schedd, g.autocluster): g for g in pool.idle}
+    waiting = {} if idle is None else {key: group.idle for key, group in idle.items()}
     share: dict[tuple[str, Size], float] = {}
     jobs: dict[tuple[str, Size], int] = {}
-    for match in pool.matches:
+    for match in sorted(pool.matches, key=lambda m: (pool.at - m.matched_at, m.image, m.size)):
         if pool.at - match.matched_at > timedelta(seconds=settings.match_seconds):
-            continue
-        group = None if idle is None else idle.get((match.schedd, match.autocluster))
-        if idle is not None and group is None:
-            continue  # these jobs no longer wait
-        count = match.count if group is None else min(match.count, group.idle)
+            break
+        jobs_of = (match.schedd, match.autocluster)
+        group = None if idle is None else idle.get(jobs_of)
+        count = match.count if idle is None else min(match.count, waiting.get(jobs_of, 0))
+        if group is not None:
+            waiting[jobs_of] -= count
         key = (match.image, match.size)
         jobs[key] = jobs.get(key, 0) + count
         share[key] = share.get(key, 0.0) + count / jobs_per_vm(match.size, group)

@@ -5,7 +5,9 @@ Rules, told first:
 - The coordinator's answer says all that should run; what it no longer names is withdrawn, what it names anew is begun
   only if the policy allows it now and there is room. A refused order ends at once, with the reason, and is not retried.
 - A lease that is over is withdrawn, whether the coordinator can be reached or not.
-- Memory short: VMs end at once, newest first, one at a time.
+- Memory short: VMs end at once, newest first, one at a time. Only a fresh reading says that it is (still) short: one
+  from before the last VM ended says nothing about the memory that is back.
+- What has ended stays ended: a driver that says that such a VM runs is told to kill it.
 - Lease times are moved to this desktop's clock when they arrive, so that a clock that is wrong does no harm.
 """
 
@@ -15,7 +17,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from deskgrid.core import policy as decide
-from deskgrid.core.vm import Command, Event, Kind, Vm, order, step
+from deskgrid.core.vm import TABLE, Command, Event, Kind, Vm, order, step
 from deskgrid.model.desktop import Availability, Room, Transition, VmReport, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Lease
@@ -74,11 +76,11 @@ Input = Sensed | Told | Happened | Ticked | Finishing
 
 
 class Act(msgspec.Struct, frozen=True):
-    """A command for the drivers of one VM. lease: what it concerns; accelerator: for DISTRUST."""
+    """A command for the drivers of one VM. lease: of a VM that is known; accelerator: for DISTRUST."""
 
     vm_id: str
     command: Command
-    lease: Lease
+    lease: Lease | None = None
     accelerator: str = ""
 
 
@@ -87,7 +89,8 @@ class Desk(msgspec.Struct, frozen=True):
 
     vms: by id, in the order in which they were begun; none is ENDED. ended, story: not acknowledged yet.
     story_from: how many lines of story went before.
-    spent: ids that ended, until when a late answer may still name them. told: sequence of the newest answer.
+    spent: ids that ended, and when their leases end: a late answer may still name them. told: sequence of the newest
+    answer.
     go_on: why VMs may not run on now, or None.
     """
 
@@ -125,6 +128,7 @@ def advance(desk: Desk, given: Input, now: datetime) -> tuple[Desk, tuple[Act, .
         case Sensed():
             work.desk = _judged(msgspec.structs.replace(desk, sensed=given))
             work.obey_owner()
+            work.obey_memory()
         case Told():
             work.obey_coordinator(given)
         case Happened():
@@ -136,7 +140,6 @@ def advance(desk: Desk, given: Input, now: datetime) -> tuple[Desk, tuple[Act, .
         case Ticked():
             pass
     work.obey_time()
-    work.obey_memory()
     return _judged(work.desk), tuple(work.acts)
 
 
@@ -179,6 +182,7 @@ class _Work:
     def happen(self, vm_id: str, event: Event) -> None:
         vm = self.desk.vms.get(vm_id)
         if vm is None:
+            self.acts += [Act(vm_id, command) for command in TABLE[VmState.ENDED][event.kind].commands]
             return
         after, commands = step(vm, event, self.now)
         self.acts += [Act(vm_id, command, after.lease, after.accelerator) for command in commands]
@@ -197,9 +201,7 @@ class _Work:
             del vms[after.id]
             ended = (*ended, _report(after))
             spent = {**spent, after.id: after.lease.until}
-        self.desk = msgspec.structs.replace(
-            desk, vms=vms, story=story, story_from=story_from, ended=ended, spent=spent
-        )
+        self.desk = msgspec.structs.replace(desk, vms=vms, story=story, story_from=story_from, ended=ended, spent=spent)
 
     def obey_owner(self) -> None:
         reason = self.desk.go_on
@@ -215,13 +217,15 @@ class _Work:
             return  # late or repeated: a newer answer has been obeyed
         known = min(max(0, told.story_until - self.desk.story_from), len(self.desk.story))
         ours = {lease.vm_id: _on_our_clock(lease, told.their_now, self.now) for lease in told.leases}
+        ended = tuple(vm for vm in self.desk.ended if vm.vm_id not in told.acknowledged)
+        unsettled = {*ours, *(vm.vm_id for vm in ended)}
         self.desk = msgspec.structs.replace(
             self.desk,
             told=told.to,
-            ended=tuple(vm for vm in self.desk.ended if vm.vm_id not in told.acknowledged),
+            ended=ended,
             story=self.desk.story[known:],
             story_from=self.desk.story_from + known,
-            spent={vm_id: until for vm_id, until in self.desk.spent.items() if until > self.now or vm_id in ours},
+            spent={vm_id: until for vm_id, until in self.desk.spent.items() if until > self.now or vm_id in unsettled},
         )
         for vm_id in self.ids():
             if vm_id in ours:
@@ -271,10 +275,11 @@ class _Work:
 
     def obey_memory(self) -> None:
         reason = decide.memory_is_short(self.desk.policy, self.desk.sensed.machine)
-        if reason is None or any(vm.state in _ENDING for vm in self.desk.vms.values()):
+        if reason is None:
             return
-        if self.desk.vms:
-            self.happen(self.ids()[-1], Event(Kind.REFUSED_NOW, reason))
+        ending = [vm.id for vm in self.desk.vms.values() if vm.state in _ENDING]
+        for vm_id in ending or self.ids()[-1:]:
+            self.happen(vm_id, Event(Kind.REFUSED_NOW, reason))
 
 
 def _judged(desk: Desk) -> Desk:

@@ -4,8 +4,10 @@ Rules, told first:
 - Only a failed start counts. A VM that ended because the owner came back or no job was there is nobody's fault.
 - After n failures in a row: wait `backoff_seconds` doubled n-1 times, at most `backoff_max_seconds`.
 - After the wait: a probe with exactly one VM. It joins: all is forgiven. It fails: wait twice as long.
-- "The image is broken" needs witnesses: one desktop's failures with an image that has joined elsewhere are held
-  against that desktop, not against the image.
+- "The image is broken" needs witnesses: when an image has joined, failures on one desktop alone are held against that
+  desktop, not against the image. Since its last join failed on two: against the image, until it joins again.
+- A probe of an image goes to a desktop that has not seen it fail, if there is one: else one bad desktop that
+  is always the best candidate would condemn the image for ever.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,14 +19,20 @@ from deskgrid.model.desktop import Fault
 from deskgrid.model.plan import Outcome, PlanSettings
 from deskgrid.model.reason import Reason
 
+_WITNESSES = 2
+
 
 class Standing(msgspec.Struct, frozen=True):
-    """How an image or a desktop stands. failures: in a row. retry_at: end of the wait. allowed: may be tried now."""
+    """How an image or a desktop stands.
+
+    failures: in a row. allowed: may be tried now. retry_at: end of the wait. witnesses: desktops that saw them.
+    """
 
     failures: int
     allowed: bool
     retry_at: datetime | None = None
     reason: Reason | None = None
+    witnesses: frozenset[str] = frozenset()
 
     @property
     def probing(self) -> bool:
@@ -38,9 +46,17 @@ class Health:
     def __init__(self, outcomes: Iterable[Outcome], settings: PlanSettings) -> None:
         self._settings = settings
         ordered = sorted(outcomes, key=lambda o: o.at)
-        proven = {o.image: o.desktop for o in ordered if o.ok}
-        self._images = _streaks((o.image, o) for o in ordered if _against_image(o, proven))
-        self._desktops = _streaks((o.desktop, o) for o in ordered if _against_desktop(o, proven))
+        joined = {o.image for o in ordered if o.ok}
+        failing = _streaks((o.image, o) for o in ordered if o.ok or o.fault is Fault.IMAGE)
+        self._images = {
+            image: streak
+            for image, streak in failing.items()
+            if image not in joined or len({o.desktop for o in streak}) >= _WITNESSES
+        }
+        theirs = {id(o) for streak in self._images.values() for o in streak}
+        self._desktops = _streaks(
+            (o.desktop, o) for o in ordered if o.ok or (o.fault is not Fault.NONE and id(o) not in theirs)
+        )
 
     def image(self, name: str, now: datetime) -> Standing:
         """How an image stands."""
@@ -63,19 +79,7 @@ class Health:
             f"{len(streak)} failures in a row, wait {wait:.0f} s",
             retry_at,
         )
-        return Standing(len(streak), now >= retry_at, retry_at, reason)
-
-
-def _against_image(outcome: Outcome, proven: dict[str, str]) -> bool:
-    if outcome.ok:
-        return True
-    return outcome.fault is Fault.IMAGE and outcome.image not in proven
-
-
-def _against_desktop(outcome: Outcome, proven: dict[str, str]) -> bool:
-    if outcome.ok or outcome.fault is Fault.DESKTOP:
-        return True
-    return outcome.fault is Fault.IMAGE and outcome.image in proven
+        return Standing(len(streak), now >= retry_at, retry_at, reason, frozenset(o.desktop for o in streak))
 
 
 def _streaks(outcomes: Iterable[tuple[str, Outcome]]) -> dict[str, tuple[Outcome, ...]]:

@@ -73,7 +73,7 @@ class _Planner:
             return
         goal = 1 if standing.probing else missing
         given = 0
-        for desktop in self._candidates(image, want.size):
+        for desktop in self._candidates(image, want.size, standing.witnesses):
             if given == goal or len(self.grants) >= self.ramp:
                 break
             self._grant(desktop, image, want)
@@ -94,9 +94,9 @@ class _Planner:
         self.reasons[desktop.name] = reason
         self.free[desktop.name] = _less(desktop, want.size)
 
-    def _candidates(self, image: ImageFacts, size: Size) -> Iterable[Desktop]:
+    def _candidates(self, image: ImageFacts, size: Size, witnesses: frozenset[str]) -> Iterable[Desktop]:
         fitting = [d for d in self.free.values() if fits(d, size) and not self._probed(d.name)]
-        return sorted(fitting, key=lambda d: _preference(d, image))
+        return sorted(fitting, key=lambda d: (d.name in witnesses, _preference(d, image)))
 
     def _probed(self, desktop: str) -> bool:
         """A desktop that has failed gets one VM at a time."""
@@ -105,7 +105,7 @@ class _Planner:
         )
 
     def _on_the_way(self, image: str) -> bool:
-        return any(lease.image.name == image for lease in self.starting)
+        return image in {lease.image.name for lease in self.starting} | {g.image.name for g in self.grants}
 
     def _unfit(self, desktop: Desktop) -> Reason | None:
         silent = (self.now - desktop.reported_at).total_seconds()

@@ -97,7 +97,7 @@ def _owner(policy: Policy, reading: Reading, local: datetime, needed: float) -> 
                 f"Somebody used this computer {reading.idle_seconds:.0f} s ago; "
                 f"virtual machines wait for {needed:.0f} s without use.",
                 f"idle {reading.idle_seconds:.1f} s of {needed:.0f} s" + (f" ({seen})" if seen else ""),
-                _utc(local + timedelta(seconds=needed - reading.idle_seconds)),
+                local.astimezone(UTC) + timedelta(seconds=needed - reading.idle_seconds),
             )
         )
     if reading.logged_in is not False and (until := _closed_until(policy, local)) is not None:
@@ -107,7 +107,7 @@ def _owner(policy: Policy, reading: Reading, local: datetime, needed: float) -> 
                 f"Somebody is logged in, and between {policy.closed_from:%H:%M} and {policy.closed_until:%H:%M} "
                 "nothing runs then.",
                 f"local time {local:%H:%M}, logged in: {'unknown' if reading.logged_in is None else 'yes'}",
-                _utc(until),
+                until.astimezone(UTC),
             )
         )
     return refusals
@@ -135,7 +135,10 @@ def _resources(policy: Policy, machine: Machine) -> list[Reason]:
 
 
 def _closed_until(policy: Policy, local: datetime) -> datetime | None:
-    """The end of the closed hours if `local` lies in them. Wall-clock arithmetic: daylight saving moves with it."""
+    """The end of the closed hours if `local` lies in them. Wall-clock arithmetic: daylight saving moves with it.
+
+    In the hour that comes twice, the end is that of the same pass.
+    """
     start, end, clock = policy.closed_from, policy.closed_until, local.time()
     if start == end:
         return None
@@ -143,11 +146,7 @@ def _closed_until(policy: Policy, local: datetime) -> datetime | None:
     if not inside:
         return None
     day = local.date() if clock < end else local.date() + timedelta(days=1)
-    return datetime.combine(day, end, tzinfo=local.tzinfo)
-
-
-def _utc(when: datetime) -> datetime:
-    return when.astimezone(UTC)
+    return datetime.combine(day, end.replace(fold=local.fold), tzinfo=local.tzinfo)
 
 
 def _mib(count: int) -> str:

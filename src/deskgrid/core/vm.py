@@ -9,7 +9,9 @@ Rules, told first:
   again within the policy's grace, it goes on. If not, or if memory is short, it leaves: for at most LEAVE_SECONDS it
   runs confined while the guest ends its jobs fast, then it is killed and its memory is back.
 - Before the guest is up there is no work to lose: it is killed at once.
-- A VM in a state with a deadline gets DUE when the deadline has passed; a deadline never waits for an answer.
+- A VM in a state with a deadline gets DUE when the deadline has passed; a deadline never waits for an answer. Only
+  RUNNING has the lease's end for its deadline; in the other states the desk withdraws it when its lease is over.
+- An accelerator that emulates is never distrusted: there is nothing left to fall back to.
 """
 
 from collections.abc import Callable, Mapping
@@ -127,7 +129,7 @@ def _lease_end(vm: Vm, event: Event, now: datetime) -> datetime | None:
 
 
 def _grace(vm: Vm, event: Event, now: datetime) -> datetime | None:
-    return min(now + timedelta(seconds=event.grace_seconds), vm.lease.until)
+    return now + timedelta(seconds=event.grace_seconds)
 
 
 def _sign_of_life(vm: Vm, event: Event, now: datetime) -> datetime | None:
@@ -259,20 +261,31 @@ def order(lease: Lease, now: datetime) -> tuple[Vm, tuple[Command, ...]]:
 
     Returns: the VM in FETCHING, and the command to fetch its image.
     """
-    vm = Vm(lease, S.FETCHING, now, lease.reason, min(now + timedelta(seconds=FETCH_SECONDS), lease.until))
-    return vm, (C.FETCH,)
+    return Vm(lease, S.FETCHING, now, lease.reason, now + timedelta(seconds=FETCH_SECONDS)), (C.FETCH,)
 
 
-def adopt(lease: Lease, *, paused: bool, alive: bool, accelerator: str, since: datetime, now: datetime) -> Vm:
+def adopt(
+    lease: Lease,
+    *,
+    paused: bool,
+    alive: bool,
+    accelerator: str,
+    grace_seconds: float,
+    since: datetime,
+    now: datetime,
+) -> Vm:
     """A VM that an earlier life of this agent started, as it was observed from its process.
 
-    It comes back PAUSED, RUNNING or BOOTING, with a deadline, so that nothing adopted runs for ever.
+    It comes back PAUSED (for no longer than the policy's grace), BOOTING or RUNNING, with a deadline, so that nothing
+    adopted stays for ever.
     """
     reason = Reason("adopted", "It was running when the agent came back, under a lease that still holds.")
-    state = S.PAUSED if paused else S.RUNNING if alive else S.BOOTING
-    deadline = lease.until
-    if state is S.BOOTING:
-        deadline = min(deadline, now + timedelta(seconds=_alive_seconds(accelerator)))
+    if paused:
+        state, deadline = S.PAUSED, now + timedelta(seconds=grace_seconds)
+    elif alive:
+        state, deadline = S.RUNNING, lease.until
+    else:
+        state, deadline = S.BOOTING, now + timedelta(seconds=_alive_seconds(accelerator))
     return Vm(lease, state, since, reason, deadline, alive, accelerator)
 
 
@@ -303,7 +316,7 @@ def step(vm: Vm, event: Event, now: datetime) -> tuple[Vm, tuple[Command, ...]]:
             accelerator=event.accelerator or vm.accelerator,
             fault=vm.fault if keep_cause else _fault(vm, event),
         ),
-        row.commands,
+        tuple(c for c in row.commands if c is not C.DISTRUST or vm.accelerator not in (*SOFTWARE, "")),
     )
 
 
@@ -311,10 +324,10 @@ def _fault(vm: Vm, event: Event) -> Fault:
     """Whose fault: a guest that died or stayed silent without order is its image's, unless the driver knows better."""
     if event.fault is not Fault.NONE:
         return event.fault
-    if event.kind is K.GONE and vm.state not in _ENDING:
+    if event.kind in (K.GONE, K.DUE) and vm.state in (S.FETCHING, S.STARTING):
+        return Fault.DESKTOP  # no guest has run yet
+    if event.kind is K.GONE:
         return Fault.IMAGE
-    if event.kind is K.DUE and vm.state in (S.FETCHING, S.STARTING):
-        return Fault.DESKTOP
     if event.kind is K.DUE and vm.state is S.BOOTING:
         return Fault.DESKTOP if vm.accelerator not in SOFTWARE else Fault.IMAGE
     return vm.fault
