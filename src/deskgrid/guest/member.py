@@ -1,0 +1,466 @@
+#!/usr/bin/python3
+"""Makes a virtual machine a member of an HTCondor pool, and lets it leave at once.
+
+Runs inside the guest: one file, standard library only, Python 3.11 or later. `init` starts it and powers off when it ends.
+
+Rules, told first:
+- It says `hello` on its serial port every second until `join` brings its instance data; then it starts HTCondor's
+  startd and says `joined`. A repeated `join` is answered with `joined` again.
+- On `leave` it ends HTCondor fast (SIGQUIT): jobs are killed, the schedd is told, the ads are taken out of the
+  collector. When nothing of it runs any more, it says `left`, each second until it ends or the machine is ended.
+- Nothing that came over the port is trusted: what does not look as expected is refused before it meets a file.
+- The token lies in memory only (a tmpfs), readable by root; it is never logged.
+- After a pause the machine's clock is behind; the hardware clock is not. The clock is set forward by that.
+
+Protocol: deskgrid/wire/guest.py. JSON lines, at most 64 KiB each.
+"""
+
+import json
+import os
+import re
+import select
+import signal
+import sys
+import time
+
+LINE_BYTES = 64 * 1024
+HELLO_SECONDS = 1.0
+QUIT_SECONDS = 5.0
+"""After so long a fast shutdown that has not ended is ended by force."""
+CLOCK_SECONDS = 5.0
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+TEXTS = {
+    "vm_id": _NAME,
+    "vm_name": _NAME,
+    "desktop": _NAME,
+    "collector": r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}:[0-9]{1,5}",
+    "token": r"[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]+",
+    "trust_domain": r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}",
+}
+NUMBERS = {"cpus": (1, 4096), "memory_mb": (64, 1 << 26), "unused_seconds": (1, 1 << 31)}
+UNUSED_SECONDS = 600
+
+CONFIGURATION = """\
+# Written for one life of this machine; nothing else is read.
+RELEASE_DIR = /usr
+BIN = /usr/bin
+SBIN = /usr/sbin
+LIB = /usr/lib/condor
+LIBEXEC = /usr/libexec/condor
+SHARE = /usr/share/condor
+ETC = /etc/condor
+LOCAL_DIR = {run}
+RUN = {run}
+LOG = {run}/log
+LOCK = {run}/lock
+SPOOL = {run}/spool
+EXECUTE = {execute}
+DAEMON_LIST = STARTD
+
+# Where the pool is. The guest is behind NAT: it is called through the collector (CCB). No DNS anywhere.
+COLLECTOR_HOST = {collector}
+CCB_ADDRESS = $(COLLECTOR_HOST)
+USE_SHARED_PORT = False
+ENABLE_IPV6 = False
+NO_DNS = True
+DEFAULT_DOMAIN_NAME = deskgrid.internal
+NETWORK_HOSTNAME = {vm_id}.deskgrid.internal
+WANT_UDP_COMMAND_SOCKET = False
+
+# Who may do what: tokens only, always encrypted; the schedd comes with the claim's own session.
+TRUST_DOMAIN = {trust_domain}
+SEC_DEFAULT_AUTHENTICATION = REQUIRED
+SEC_DEFAULT_AUTHENTICATION_METHODS = IDTOKENS
+SEC_CLIENT_AUTHENTICATION_METHODS = IDTOKENS
+SEC_DEFAULT_ENCRYPTION = REQUIRED
+SEC_DEFAULT_INTEGRITY = REQUIRED
+SEC_ENABLE_MATCH_PASSWORD_AUTHENTICATION = True
+SEC_TOKEN_DIRECTORY = {run}/tokens.d
+SEC_TOKEN_SYSTEM_DIRECTORY = {run}/tokens.d
+SEC_PASSWORD_DIRECTORY = {run}/none
+ALLOW_READ = *
+
+# What it says of itself.
+STARTD_NAME = {vm_id}
+vm_name = "{vm_name}"
+deskgrid_vm_id = "{vm_id}"
+deskgrid_desktop = "{desktop}"
+ClassAdLifetime = 180
+STARTD_ATTRS = vm_name, deskgrid_vm_id, deskgrid_desktop, ClassAdLifetime
+UPDATE_INTERVAL = 60
+
+# One slot that jobs take their part of.
+NUM_CPUS = {cpus}
+MEMORY = {memory_mb}
+NUM_SLOTS = 1
+NUM_SLOTS_TYPE_1 = 1
+SLOT_TYPE_1 = 100%
+SLOT_TYPE_1_PARTITIONABLE = True
+
+# Jobs that name this image, and jobs that name none.
+START = isUndefined(TARGET.vm_name) || TARGET.vm_name =?= MY.vm_name
+RANK = ifThenElse(TARGET.vm_name =?= MY.vm_name, 1, 0)
+
+# Whoever must leave leaves at once; the owner of the desktop waits.
+PREEMPT = False
+WANT_SUSPEND = False
+WANT_VACATE = False
+MAXJOBRETIREMENTTIME = 0
+MachineMaxVacateTime = 1
+KILLING_TIMEOUT = 1
+SHUTDOWN_FAST_TIMEOUT = 4
+
+# Jobs run as an account of their slot, or nobody; never as a user of the pool.
+UID_DOMAIN = {vm_id}.deskgrid.internal
+FILESYSTEM_DOMAIN = {vm_id}.deskgrid.internal
+STARTER_ALLOW_RUNAS_OWNER = False
+{slot_users}
+USE_PROCD = False
+BASE_CGROUP =
+JOB_RENICE_INCREMENT = 0
+
+# Nothing that costs a start: no benchmarks, no search for what this image does not have, no extra daemons.
+RunBenchmarks = False
+BENCHMARKS_JOBLIST =
+STARTD_CRON_JOBLIST =
+STARTD_DETECT_GPUS =
+DOCKER =
+SINGULARITY =
+DOCKER_PERFORM_TEST = False
+USE_SINGULARITY_TEST_SANDBOX = False
+FILETRANSFER_PLUGINS = $(LIBEXEC)/curl_plugin
+ENABLE_SSH_TO_JOB = False
+ENABLE_KERNEL_TUNING = False
+DISCARD_SESSION_KEYRING_ON_STARTUP = False
+STARTD_SHOULD_WRITE_CLAIM_ID_FILE = False
+STARTD_HISTORY =
+CONSOLE_DEVICES =
+HAS_USER_NAMESPACES = False
+"""
+
+
+class Fault(Exception):
+    """The machine can't be a member; the message says why, for people."""
+
+
+def checked(instance: object) -> dict[str, str | int]:
+    """Return the instance data if every field is as expected.
+
+    Raises:
+        Fault: naming the first field that is not; the token's value is never in the message.
+    """
+    if not isinstance(instance, dict):
+        raise Fault(f"instance data: got {type(instance).__name__}, expected an object")
+    known: dict[str, str | int] = {}
+    for key, pattern in TEXTS.items():
+        text = instance.get(key)
+        if not isinstance(text, str) or not re.fullmatch(pattern, text):
+            shown = "something else" if key == "token" else repr(text)[:100]
+            raise Fault(f"instance data, {key}: got {shown}, expected text like {pattern}")
+        known[key] = text
+    for key, (least, most) in NUMBERS.items():
+        number = instance.get(key, UNUSED_SECONDS if key == "unused_seconds" else None)
+        if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+            raise Fault(f"instance data, {key}: got {number!r:.100}, expected a whole number from {least} to {most}")
+        known[key] = number
+    return known
+
+
+def configuration(instance: dict[str, str | int], run: str, execute: str, users: list[str]) -> str:
+    """Return HTCondor's whole configuration for this machine, without the token. users: one account for each slot."""
+    slot_users = "\n".join(f"SLOT1_{number}_USER = {user}" for number, user in enumerate(users, start=1))
+    if users:
+        slot_users += f"\nDEDICATED_EXECUTE_ACCOUNT_REGEXP = {'|'.join(users)}"
+    known = {key: value for key, value in instance.items() if key != "token"}
+    return CONFIGURATION.format(run=run, execute=execute, slot_users=slot_users, **known)
+
+
+class Port:
+    """The serial port, or any terminal: JSON lines both ways, never blocking, never failing for what the peer does."""
+
+    def __init__(self, path: str) -> None:
+        import termios
+
+        self.handle = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._rest = b""
+        raw = [0, 0, termios.CS8 | termios.CREAD | termios.CLOCAL, 0, termios.B115200, termios.B115200, [b"\0"] * 32]
+        raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
+        termios.tcsetattr(self.handle, termios.TCSANOW, raw)
+
+    def say(self, **message: str) -> None:
+        """Send one message; dropped when nobody takes it for half a second."""
+        line = json.dumps(message, ensure_ascii=True).encode() + b"\n"
+        until = time.monotonic() + 0.5
+        while line and time.monotonic() < until:
+            try:
+                line = line[os.write(self.handle, line) :]
+            except BlockingIOError:
+                select.select([], [self.handle], [], 0.1)
+            except OSError:
+                return
+
+    def heard(self) -> list[dict[str, object]]:
+        """Return the messages that have come; what is no message is left out."""
+        try:
+            data = os.read(self.handle, LINE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:  # the other side has hung up: it may come back
+            time.sleep(0.2)
+            return []
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_BYTES:
+            self._rest = b""
+        return [message for message in map(_message, lines) if message is not None]
+
+
+def _message(line: bytes) -> dict[str, object] | None:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+class Clock:
+    """Sets the system's clock forward by what the hardware clock gained on it, as after a pause of the machine."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._ahead_seconds = self._ahead()
+        self._next = 0.0
+
+    def tend(self) -> None:
+        """Look every few seconds."""
+        if self._ahead_seconds is None or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + CLOCK_SECONDS
+        ahead = self._ahead()
+        gained = 0.0 if ahead is None else ahead - self._ahead_seconds
+        if gained > 2.0:
+            time.clock_settime(time.CLOCK_REALTIME, time.time() + gained)
+
+    def _ahead(self) -> float | None:
+        """Return by how many seconds the hardware clock is ahead; None when there is none."""
+        import calendar
+        import fcntl
+        import struct
+
+        try:
+            handle = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            raw = fcntl.ioctl(handle, 0x80247009, bytes(36))  # RTC_RD_TIME, struct rtc_time
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
+        second, minute, hour, day, month, year = struct.unpack_from("6i", raw)
+        return calendar.timegm((year + 1900, month + 1, day, hour, minute, second)) - time.time()
+
+
+class Daemon:
+    """HTCondor's startd, and the jobs below it."""
+
+    def __init__(self, argv: list[str], run: str) -> None:
+        self._log = f"{run}/log/StartLog"
+        environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+        environment |= {"CONDOR_CONFIG": f"{run}/condor_config", "HOME": "/root"}
+        try:
+            self.pid = os.posix_spawn(argv[0], argv, environment, setsid=True)
+        except OSError as error:
+            raise Fault(f"{argv[0]} could not be started: {error.strerror}") from None
+        self.ended = os.pidfd_open(self.pid)
+        self._kill_at = 0.0
+
+    def quit(self) -> None:
+        """End it fast; jobs are killed and everybody concerned is told."""
+        if not self._kill_at:
+            self._kill_at = time.monotonic() + QUIT_SECONDS
+            os.kill(self.pid, signal.SIGQUIT)
+
+    def tend(self) -> None:
+        """End it by force when its time to quit is over."""
+        if self._kill_at and time.monotonic() > self._kill_at:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def busy(self) -> bool:
+        """Whether a job runs: the startd has a starter."""
+        try:
+            with open(f"/proc/{self.pid}/task/{self.pid}/children") as file:  # noqa: PTH123 -- pathlib is slow to load
+                return file.read().strip() != ""
+        except OSError:
+            return False
+
+    def result(self) -> str | None:
+        """Return how it ended, for people; None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0:
+            return None
+        code = os.waitstatus_to_exitcode(status)
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return f"HTCondor's startd {how}: {self._last_words()}"
+
+    def _last_words(self) -> str:
+        try:
+            with open(self._log, "rb") as file:  # noqa: PTH123
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+                lines = file.read().decode(errors="replace").strip().splitlines()
+        except OSError:
+            return "it wrote no log"
+        telling = [line for line in lines if "ERROR" in line] or lines or ["its log is empty"]
+        return telling[-1][:250]
+
+
+def prepare(instance: dict[str, str | int], run: str, execute: str, users: list[str]) -> None:
+    """Write configuration and token below `run` (a tmpfs) and make the folders. Raises: Fault."""
+    owner = _account("condor")
+    try:
+        os.makedirs(run, 0o755, exist_ok=True)
+        for name in ("log", "lock", "spool"):
+            _folder(f"{run}/{name}", 0o755, owner)
+        _folder(execute, 0o755, owner)
+        _folder(f"{run}/tokens.d", 0o700, None)
+        _write(f"{run}/tokens.d/pool", f"{instance['token']}\n", 0o600)
+        _write(f"{run}/condor_config", configuration(instance, run, execute, users), 0o644)
+    except OSError as error:
+        raise Fault(f"HTCondor's configuration could not be written: {error}") from None
+
+
+def _folder(path: str, mode: int, owner: tuple[int, int] | None) -> None:
+    os.makedirs(path, mode, exist_ok=True)
+    os.chmod(path, mode)  # noqa: PTH101
+    if owner is not None and os.geteuid() == 0:
+        os.chown(path, *owner)
+
+
+def _write(path: str, text: str, mode: int) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(handle, mode)
+        os.write(handle, text.encode())
+    finally:
+        os.close(handle)
+
+
+def _account(name: str) -> tuple[int, int] | None:
+    import pwd
+
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return found.pw_uid, found.pw_gid
+
+
+def slot_users(count: int) -> list[str]:
+    """Return the accounts slot1, slot2, … that this image has, at most `count`."""
+    users = (f"slot{number}" for number in range(1, count + 1))
+    return [user for user in users if _account(user) is not None]
+
+
+def await_join(port: Port) -> dict[str, str | int] | None:
+    """Say hello until the instance data come. Returns None when asked to leave before. Raises: Fault."""
+    next_hello = 0.0
+    while True:
+        now = time.monotonic()
+        if now >= next_hello:
+            port.say(type="hello")
+            next_hello = now + HELLO_SECONDS
+        select.select([port.handle], [], [], max(0.0, next_hello - now))
+        for message in port.heard():
+            if message.get("type") == "leave":
+                return None
+            if message.get("type") == "join":
+                return checked(message.get("instance"))
+
+
+def live(port: Port, daemon: Daemon, clock: Clock, unused_seconds: float) -> tuple[str, str]:
+    """Be a member until HTCondor has ended. Returns cause and sentence for `left`."""
+    cause, sentence = "failed", ""
+    last_used = time.monotonic()
+    while True:
+        select.select([port.handle, daemon.ended], [], [], 1.0)
+        for message in port.heard():
+            if message.get("type") == "join":
+                port.say(type="joined")
+            elif message.get("type") == "leave" and cause != "asked":
+                cause, sentence = "asked", "asked to leave; the jobs have been given back"
+                daemon.quit()
+        result = daemon.result()
+        if result is not None:
+            return cause, sentence or result
+        daemon.tend()
+        clock.tend()
+        now = time.monotonic()
+        if daemon.busy():
+            last_used = now
+        elif cause == "failed" and now - last_used > unused_seconds:
+            cause, sentence = "unused", f"no job for {now - last_used:.0f} s"
+            daemon.quit()
+
+
+def farewell(port: Port, cause: str, sentence: str, seconds: float) -> None:
+    """Say that nothing runs here any more, each second for so long."""
+    until = time.monotonic() + seconds
+    while True:
+        port.say(type="left", cause=cause, sentence=sentence[:300])
+        if time.monotonic() >= until:
+            return
+        time.sleep(min(1.0, seconds))
+
+
+def modules() -> list[str]:
+    """Return the source files of all modules that a life as a member loads, for compiling them beforehand."""
+    import calendar  # noqa: F401
+    import fcntl  # noqa: F401
+    import pwd  # noqa: F401
+    import struct  # noqa: F401
+    import termios  # noqa: F401
+
+    files = (getattr(module, "__file__", None) for name, module in sys.modules.items() if name != "__main__")
+    return sorted({file for file in files if file and file.endswith(".py")})
+
+
+DEFAULTS = {
+    "show": "",
+    "port": "/dev/ttyS1",
+    "run": "/run/condor",
+    "execute": "/var/lib/condor/execute",
+    "startd": "/usr/sbin/condor_startd",
+    "rtc": "/dev/rtc0",
+    "farewell_seconds": "20",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Live one life as a member. argv: `key=value` for what differs from DEFAULTS."""
+    settings = DEFAULTS | dict(word.split("=", 1) for word in argv)
+    if settings["show"] == "modules":
+        print("\n".join(modules()))
+        return 0
+    os.umask(0o022)
+    port = Port(settings["port"])
+    clock = Clock(settings["rtc"])
+    try:
+        instance = await_join(port)
+        if instance is None:
+            cause, sentence = "asked", "asked to leave before there was anything to do"
+        else:
+            prepare(instance, settings["run"], settings["execute"], slot_users(int(instance["cpus"])))
+            daemon = Daemon([settings["startd"], "-f"], settings["run"])
+            port.say(type="joined")
+            cause, sentence = live(port, daemon, clock, float(instance["unused_seconds"]))
+    except Fault as fault:
+        cause, sentence = "failed", str(fault)
+    print(f"deskgrid: left ({cause}): {sentence}", flush=True)
+    farewell(port, cause, sentence, float(settings["farewell_seconds"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,292 @@
+"""Build an image from a recipe.
+
+    image = build(Path("recipes/demo.toml"), progress=bar)       # image.ref, image.folder
+
+Rules, told first
+- Whole or not there: everything is made in a work folder beside its place, synced, and renamed.
+- A lock for each name: the builder that comes second waits and finds the first one's image.
+- What was built from the same recipe, files and guest programs is taken from the cache, unless `rebuild`.
+- An interrupted build leaves at most its work folder, which the next one removes.
+- Two builds with the same package versions give the same bytes.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from deskgrid import guest
+from deskgrid.host import trees
+from deskgrid.host.debstrap import BuildFailed, Progress, bootstrap, quiet
+from deskgrid.host.entry import NoWay
+from deskgrid.host.files import Locked, locked, own_folder
+from deskgrid.host.paths import cache_folder
+from deskgrid.images import disk, kernel, manifest
+from deskgrid.images.contract import ImageError
+from deskgrid.images.manifest import Manifest, Package
+from deskgrid.images.recipe import Loaded, load
+from deskgrid.images.roottar import RootTar
+from deskgrid.model.image import ImageRef
+
+NEEDED_BYTES = 3 << 29
+"""Free space that a build needs at least: the tree twice, and the disk's content."""
+
+CMDLINE = "console=ttyS0 quiet loglevel=3 panic=1 no_timer_check random.trust_cpu=on"
+_HOOK = Path(__file__).with_name("hook")
+_BUILD = f"{guest.FOLDER}/build"
+_DPKG = (
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/etc/kernel/postinst.d/initramfs-tools",
+)
+
+
+class Built(msgspec.Struct, frozen=True):
+    """An image that is there. fresh: it was built now, not found in the cache."""
+
+    ref: ImageRef
+    folder: Path
+    manifest: Manifest
+    fresh: bool
+
+
+def images_folder(cache: Path | None = None) -> Path:
+    """Return the folder in which built images are."""
+    return (cache or cache_folder()) / "images"
+
+
+def build(recipe: Path, cache: Path | None = None, progress: Progress = quiet, rebuild: bool = False) -> Built:
+    """Build the image of a recipe, or find it in the cache.
+
+    Args:
+        recipe: the recipe's TOML file.
+        cache: folder to build in and to keep images in; the user's own cache if None.
+        progress: called with the part that is done (0 to 1) and a sentence.
+        rebuild: build also when it is in the cache.
+
+    Raises:
+        ImageError: in one sentence what is wrong and what to do (BadRecipe: all faults of the recipe).
+    """
+    loaded = load(recipe)
+    images = images_folder(cache)
+    try:
+        images.mkdir(parents=True, exist_ok=True)
+        with _alone(images / f".{loaded.recipe.name}.lock", progress):
+            found = None if rebuild else find(loaded, images)
+            built = found or _build(loaded, images, cache, progress)
+    except (BuildFailed, NoWay) as error:
+        raise ImageError(f"image {loaded.recipe.name}: {error}") from error
+    except OSError as error:
+        raise ImageError(
+            f"image {loaded.recipe.name}: {error.strerror or error} ({error.filename or images}); "
+            "check space and rights there"
+        ) from error
+    progress(1.0, f"image {built.ref.name} is ready")
+    return built
+
+
+def find(loaded: Loaded, images: Path) -> Built | None:
+    """Return the image that was built from just this, if it is there."""
+    wanted = inputs(loaded)
+    for folder in sorted((images / loaded.recipe.name).glob("*"), key=lambda path: path.stat().st_mtime, reverse=True):
+        ref = ImageRef(loaded.recipe.name, folder.name)
+        try:
+            held = manifest.read(folder, ref)
+        except ImageError:
+            continue
+        if held.inputs == wanted and all((folder / name).is_file() for name in held.files()):
+            return Built(ref, folder, held, fresh=False)
+    return None
+
+
+def inputs(loaded: Loaded) -> str:
+    """Return a SHA-256 over all that we put into the image ourselves (not the packages' versions)."""
+    parts = [loaded.recipe, *loaded.files, *loaded.scripts, guest.PACKAGES, CMDLINE, manifest.FORMAT]
+    parts += [guest.PREPARE.read_bytes(), guest.INITRD_INIT.read_bytes(), _HOOK.read_bytes()]
+    parts += [(path, mode, source.read_bytes()) for path, (source, mode) in sorted(guest.FILES.items())]
+    return hashlib.sha256(msgspec.msgpack.encode(parts, order="deterministic")).hexdigest()
+
+
+@contextmanager
+def _alone(lock: Path, progress: Progress) -> Iterator[None]:
+    try:
+        with locked(lock, wait=False):
+            yield
+            return
+    except Locked:
+        progress(0.0, "waiting for another build of this image")
+    with locked(lock):
+        yield
+
+
+def _build(loaded: Loaded, images: Path, cache: Path | None, progress: Progress) -> Built:
+    """Build in a work folder and rename. The caller holds the lock."""
+    name = loaded.recipe.name
+    work = images / f".{name}.work"
+    if work.exists():
+        shutil.rmtree(work)
+    free = shutil.disk_usage(images).free
+    if free < NEEDED_BYTES:
+        raise ImageError(
+            f"image {name}: {images} has {free >> 20} MiB free, expected at least {NEEDED_BYTES >> 20} MiB; "
+            "free some space or set another cache"
+        )
+    tools = trees.provide(trees.TOOL_TREE, _part(progress, 0.0, 0.3), cache=cache)
+    try:
+        own_folder(work, tools.account)
+        _bootstrap(loaded, work / "tree.tar", _part(progress, 0.3, 0.8))
+        content = _make(loaded, tools, work, _part(progress, 0.8, 0.98))
+        return _publish(content, name, work, images)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _bootstrap(loaded: Loaded, tar: Path, progress: Progress) -> None:
+    """Make the root tree with all packages, files and what the scripts did."""
+    recipe = loaded.recipe
+    with tempfile.TemporaryDirectory(prefix="deskgrid-hook-") as folder:
+        hook = write_hook(loaded, Path(folder))
+        options = [f"--dpkgopt={option}" for option in _DPKG]
+        options += [f"--components={','.join(recipe.components)}", f"--customize-hook={hook}"]
+        packages = tuple(dict.fromkeys((*guest.PACKAGES, *recipe.packages)))
+        bootstrap(
+            recipe.suite,
+            packages,
+            tar,
+            progress,
+            options,
+            mirror=recipe.mirror or "",
+            source_date_epoch=recipe.source_date,
+        )
+
+
+def write_hook(loaded: Loaded, folder: Path) -> Path:
+    """Write what mmdebstrap calls in the finished tree: a program and a tar with the files that it puts there.
+
+    The folder is made readable to all: in a user namespace mmdebstrap is somebody else.
+    """
+    contents = [(path, mode, source.read_bytes()) for path, (source, mode) in guest.FILES.items()]
+    contents.append((f"{_BUILD}/prepare", 0o755, guest.PREPARE.read_bytes()))
+    for file, data in zip(loaded.recipe.files, loaded.files, strict=True):
+        contents.append((file.to, int(file.mode, 8), data))
+    for number, data in enumerate(loaded.scripts):
+        contents.append((f"{_BUILD}/{_script_name(loaded, number)}", 0o755, data))
+    with tarfile.open(folder / "files.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for path, mode, data in contents:
+            member = tarfile.TarInfo(path.lstrip("/"))
+            member.mode, member.size, member.mtime = mode, len(data), loaded.recipe.source_date
+            tar.addfile(member, io.BytesIO(data))
+    hook = folder / "hook"
+    hook.write_bytes(_HOOK.read_bytes())
+    hook.chmod(0o755)
+    (folder / "files.tar").chmod(0o644)
+    folder.chmod(0o755)
+    return hook
+
+
+def _script_name(loaded: Loaded, number: int) -> str:
+    shown = "".join(char if char.isalnum() else "-" for char in Path(loaded.recipe.scripts[number]).name)
+    return f"script-{number:03}-{shown}"
+
+
+def _make(loaded: Loaded, tools: trees.Tree, work: Path, progress: Progress) -> Manifest:
+    """Turn the tree's tar into the image's files in `work`."""
+    recipe = loaded.recipe
+    given = inputs(loaded)
+    who = disk.identity(f"{recipe.name} {given}", recipe.source_date)
+    cmdline = f"{CMDLINE} deskgrid.root={who.uuid}"
+    wanted = {file.to.lstrip("/") for file in recipe.files}
+    progress(0.0, "making kernel and initial RAM disk")
+    with RootTar(work / "tree.tar") as tree:
+        packed = kernel.vmlinuz(tree)
+        initrd = kernel.initrd(tree, guest.INITRD_INIT.read_bytes())
+        (work / manifest.KERNEL).write_bytes(kernel.unpacked(packed))
+        (work / manifest.INITRD).write_bytes(initrd)
+        packages = _packages(tree.read("var/lib/dpkg/status").decode(errors="replace"))
+        progress(0.15, "sorting the tree")
+        boot = {"boot/vmlinuz": packed, "boot/initrd": initrd}
+        tree.write_normal(work / "root.tar", recipe.source_date, boot, wanted)
+    (work / "tree.tar").unlink()
+    progress(0.35, "making the disk")
+    disk.build(tools, work / "root.tar", work / manifest.DISK, recipe.disk_bytes, who, cmdline)
+    (work / "root.tar").unlink()
+    progress(0.6, "taking the sums")
+    return Manifest(
+        name=recipe.name,
+        memory_bytes=recipe.memory_bytes,
+        disk_bytes=recipe.disk_bytes,
+        cmdline=cmdline,
+        disk=manifest.measure(work / manifest.DISK),
+        kernel=manifest.measure(work / manifest.KERNEL),
+        initrd=manifest.measure(work / manifest.INITRD),
+        packages=packages,
+        recipe=recipe,
+        inputs=given,
+    )
+
+
+def _packages(status: str) -> tuple[Package, ...]:
+    """Read dpkg's status file."""
+    found = []
+    for block in status.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and line[0] != " ")
+        if fields.get("Status", "").endswith(" installed"):
+            found.append(Package(fields["Package"], fields.get("Version", "")))
+    return tuple(sorted(found))
+
+
+def _publish(content: Manifest, name: str, work: Path, images: Path) -> Built:
+    """Give the finished files their place."""
+    encoded = manifest.encode(content)
+    ref = ImageRef(name, manifest.digest(encoded))
+    (work / manifest.FILE).write_bytes(encoded)
+    for file in (*content.files(), manifest.FILE):
+        path = work / file
+        if os.geteuid() == 0:
+            os.chown(path, 0, 0)
+        path.chmod(0o644)
+        _sync(path)
+    place = images / name / ref.digest
+    place.parent.mkdir(exist_ok=True)
+    if os.geteuid() == 0:
+        os.chown(work, 0, 0)
+    if _whole(place, content):
+        return Built(ref, place, content, fresh=True)
+    if place.exists():
+        shutil.rmtree(place)
+    work.rename(place)
+    _sync(place)
+    _sync(place.parent)
+    return Built(ref, place, content, fresh=True)
+
+
+def _whole(place: Path, content: Manifest) -> bool:
+    """Whether the same image is there already, undamaged: a machine may be reading it."""
+    try:
+        same = (place / manifest.FILE).read_bytes() == manifest.encode(content)
+        return same and all(manifest.measure(place / name) == facts for name, facts in content.files().items())
+    except OSError:
+        return False
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _part(progress: Progress, start: float, end: float) -> Progress:
+    """Return progress for a step that goes from `start` to `end` of the whole."""
+    return lambda fraction, sentence: progress(start + (end - start) * fraction, sentence)

@@ -1,0 +1,117 @@
+"""What an image says of itself: `image.json`, whose SHA-256 is the image's digest.
+
+    <images>/<name>/<digest>/image.json    this, in one canonical form
+                             disk.raw      the whole disk, bootable by BIOS (sparse)
+                             kernel initrd the same kernel unpacked, and its RAM disk, for direct boot
+
+Rules, told first
+- The manifest names size and SHA-256 of every other file, so the digest covers them all.
+- Nothing in it tells when or where it was built: the same content has the same digest.
+"""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from deskgrid.images.contract import ImageError
+from deskgrid.images.recipe import Recipe
+from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.names import Digest, Name
+
+FORMAT = 1
+FILE = "image.json"
+DISK, KERNEL, INITRD = "disk.raw", "kernel", "initrd"
+_MANIFEST_BYTES = 16 << 20
+
+
+class FileFacts(msgspec.Struct, frozen=True):
+    """Length and SHA-256 of one file."""
+
+    size_bytes: int
+    sha256: Digest
+
+
+class Package(msgspec.Struct, frozen=True, order=True):
+    """A Debian package in the image."""
+
+    name: str
+    version: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """All that is known of an image.
+
+    inputs: SHA-256 of what it was made from (recipe, its files, the guest's programs), to know it again.
+    """
+
+    name: Name
+    memory_bytes: int
+    disk_bytes: int
+    cmdline: str
+    disk: FileFacts
+    kernel: FileFacts
+    initrd: FileFacts
+    packages: tuple[Package, ...]
+    recipe: Recipe
+    inputs: Digest
+    format: int = FORMAT
+
+    def files(self) -> dict[str, FileFacts]:
+        """Return the facts of every file by its name."""
+        return {DISK: self.disk, KERNEL: self.kernel, INITRD: self.initrd}
+
+
+_DECODER = msgspec.json.Decoder(Manifest)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the canonical form."""
+    return msgspec.json.encode(manifest, order="deterministic")
+
+
+def digest(content: bytes) -> str:
+    """Return the digest of an image whose manifest has this content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def facts(manifest: Manifest, content_digest: str) -> ImageFacts:
+    """Return what coordinator and planner need."""
+    return ImageFacts(ImageRef(manifest.name, content_digest), manifest.memory_bytes, manifest.disk_bytes)
+
+
+def read(folder: Path, ref: ImageRef) -> Manifest:
+    """Read the manifest of the image in `folder` and check that it belongs to `ref`.
+
+    Raises:
+        ImageError: when it is missing, damaged, of another image or of an unknown format.
+    """
+    where = folder / FILE
+    try:
+        with where.open("rb") as file:
+            content = file.read(_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"image {ref.name}: {where} can't be read: {error.strerror}; build or copy it again") from None
+    found = digest(content)
+    if found != ref.digest:
+        raise ImageError(
+            f"image {ref.name}: {where}: got digest {found[:12]}…, expected {ref.digest[:12]}…; "
+            f"it was changed: delete {folder} and build or copy it again"
+        )
+    try:
+        manifest = _DECODER.decode(content)
+    except msgspec.MsgspecError as error:
+        raise ImageError(f"image {ref.name}: {where}: {error}; build it again with this version") from None
+    if manifest.format != FORMAT or manifest.name != ref.name:
+        raise ImageError(
+            f"image {ref.name}: {where}: got format {manifest.format} of {manifest.name!r}, expected {FORMAT} of "
+            f"{ref.name!r}; build it again with this version"
+        )
+    return manifest
+
+
+def measure(path: Path) -> FileFacts:
+    """Return length and SHA-256 of a file. Raises: OSError."""
+    with path.open("rb") as file:
+        total = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileFacts(file.tell(), total)
