@@ -1,0 +1,47 @@
+"""How a VM ended, in a sentence for people: pure, but for asking how much room a disk has."""
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from deskgrid.hypervisor.qemu_args import MIB, Machine
+
+_ROOM_BYTES = 16 * MIB
+_REASONS = {
+    "guest-shutdown": "the guest powered itself off",
+    "guest-reset": "the guest restarted itself",
+    "guest-panic": "the guest's kernel gave up",
+    "host-signal": "QEMU was told to end by a signal",
+}
+
+
+def exit_words(code: int, shutdown_reason: str, left: bool, error_words: str) -> str:
+    """Args: code: QEMU's exit code, or minus a signal's number. shutdown_reason: as QMP's SHUTDOWN said it."""
+    if code < 0:
+        return f"QEMU was killed by signal {-code} ({signal.Signals(-code).name})"
+    if code > 0:
+        return f"QEMU ended with code {code}: {error_words or 'it said nothing'}"
+    if left and shutdown_reason == "guest-shutdown":
+        return "the guest left and powered itself off"
+    return _REASONS.get(shutdown_reason, "QEMU ended by itself")
+
+
+def disk_words(error: Mapping[str, object], folder: Path, machine: Machine) -> str:
+    """Args: error: the data of QMP's BLOCK_IO_ERROR. folder: where the overlay is."""
+    if error.get("operation") == "read":
+        return f"disk {machine.disk}: could not be read ({error.get('reason')}); fetch the image again"
+    try:
+        state = os.statvfs(folder)
+        room = state.f_bavail * state.f_frsize
+    except OSError:
+        room = 0
+    if error.get("nospace") and room > _ROOM_BYTES:
+        return (
+            f"overlay of {machine.vm_id}: the guest wrote more than the {machine.overlay_bytes // MIB} MiB "
+            "that it may; give such jobs more disk"
+        )
+    return (
+        f"disk of {folder}: got {error.get('reason')} with {room // MIB} MiB free, expected room for the overlay; "
+        "make room on this disk or move the state directory"
+    )

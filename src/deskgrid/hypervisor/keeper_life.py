@@ -1,0 +1,279 @@
+"""The life of one VM in its keeper: one loop, one writer of its state.
+
+The rules:
+- Orders are obeyed in the order in which they come; none waits for the one before.
+- What happens is told once, in order: Started, Alive, Joined, GuestLeft; then `Over`.
+- The driver's silence is measured by this process's own clock; what is already in the socket counts as heard.
+- The first cause of the end is the one that is told.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+
+import msgspec
+
+from deskgrid.hypervisor import keeper_words as words
+from deskgrid.hypervisor.channel import Console, Lines
+from deskgrid.hypervisor.endings import disk_words, exit_words
+from deskgrid.hypervisor.keeper_link import Link
+from deskgrid.hypervisor.keeper_place import Place
+from deskgrid.hypervisor.keeper_ports import Port
+from deskgrid.hypervisor.machine import Qemu, QemuFailed, launch
+from deskgrid.hypervisor.qemu_args import Machine
+from deskgrid.wire import guest
+
+CHANNEL_BYTES_PER_SECOND = 64 * 1024
+CONSOLE_BYTES_PER_SECOND = 512 * 1024
+PANIC_SECONDS = 0.5
+"""How long a guest that has given up may still explain itself on its console."""
+JOIN_SECONDS = 0.9
+"""A guest that says hello more often than this gets no answer in between."""
+
+
+def live(task: words.Task, machine: Machine, place: Place, driver: socket.socket, already: bytes) -> None:
+    """Run the VM to its end, then end this process. already: what the driver has said after the task."""
+
+    async def whole_life() -> None:
+        life = Life(task, machine, place)
+        life.link.attach(driver, already)
+        await life.run()
+
+    asyncio.run(whole_life())
+    os._exit(0)
+
+
+class End(msgspec.Struct, frozen=True):
+    """Why the VM ends. with_console: its console's last words help to understand it."""
+
+    sentence: str
+    clean: bool = False
+    with_console: bool = False
+
+
+class Life:
+    """What the keeper knows of its VM, and what it does about it."""
+
+    def __init__(self, task: words.Task, machine: Machine, place: Place) -> None:
+        self._task = task
+        self._machine = machine
+        self._place = place
+        self._loop = asyncio.get_running_loop()
+        self._end_at = self._loop.time() + words.END_SECONDS
+        self._asked_in_silence = False
+        self._started_at = datetime.now(UTC)
+        self._end: End | None = None
+        self._ending = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._qemu: Qemu | None = None
+        self._channel: Port | None = None
+        self._lines = Lines()
+        self._console = Console()
+        self._shutdown_reason = ""
+        self._joined_at = 0.0
+        self._paused = self._confined = False
+        self._started = self._alive = self._joined = self._left = False
+        self.link = Link(place.listener, self._status, self._obey)
+
+    # -- orders -----------------------------------------------------------------------------------------------
+
+    def _obey(self, order: words.Order) -> None:
+        match order:
+            case words.Tend():
+                self._end_at = self._loop.time() + words.END_SECONDS
+                self._asked_in_silence = False
+            case words.Silence(seconds):
+                self._end_at = self._loop.time() + min(max(seconds, 0.0), words.SILENCE_SECONDS_MAX)
+            case words.Pause():
+                self._paused = True
+                self._do(self._pause())
+            case words.Resume():
+                self._paused = self._confined = False
+                self._do(self._go_on())
+            case words.Vacate():
+                self._paused, self._confined = False, True
+                self._do(self._vacate())
+            case words.Kill():
+                self._finish(End("it was ended as ordered", clean=True))
+
+    def _do(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pause(self) -> None:
+        if self._qemu is None:
+            return
+        begun = time.monotonic()
+        how = await self._qemu.pause()
+        if how == "signal" and self._paused:
+            self._qemu.freeze()
+        self.link.tell(words.Paused(True, how, (time.monotonic() - begun) * 1000))
+
+    async def _go_on(self) -> None:
+        """Let the CPUs run, if nothing has said otherwise meanwhile."""
+        if self._qemu is None or self._paused or self._end is not None:
+            return
+        begun = time.monotonic()
+        if self._confined:
+            self._qemu.confine()
+        elif self._started:
+            self._qemu.release()
+        await self._qemu.go_on()
+        if not self._started:
+            self._started = True
+            self.link.happened("started", accelerator=self._qemu.accelerator)
+        self.link.tell(words.Paused(False, "cont", (time.monotonic() - begun) * 1000))
+
+    async def _vacate(self) -> None:
+        if not self._alive:
+            self._guest_left("asked", "it had not come up yet, so there was nothing to vacate")
+            return
+        await self._go_on()
+        if self._channel is not None:
+            self._channel.write(guest.encode(guest.Leave()))
+
+    # -- the guest ----------------------------------------------------------------------------------------------
+
+    def _on_channel(self, data: bytes) -> None:
+        for line in self._lines.feed(data):
+            message = guest.decode_from_guest(line)
+            match message:
+                case guest.Hello():
+                    self._on_hello()
+                case guest.Joined() if not self._joined:
+                    self._on_hello(answer=False)
+                    self._joined = True
+                    self.link.happened("joined")
+                case guest.Left(cause, sentence):
+                    self._on_hello(answer=False)
+                    self._guest_left(cause, sentence or "it gave no reason")
+
+    def _on_hello(self, answer: bool = True) -> None:
+        if not self._alive:
+            self._alive = True
+            self.link.happened("alive")
+        now = self._loop.time()
+        if answer and self._channel is not None and not self._channel.behind and now - self._joined_at > JOIN_SECONDS:
+            self._joined_at = now
+            self._channel.write(guest.encode(guest.Join(self._task.spec.instance)))
+
+    def _guest_left(self, cause: str, sentence: str) -> None:
+        if not self._left:
+            self._left = True
+            self.link.happened("guestleft", cause=cause, sentence=sentence)
+
+    def _on_console(self, data: bytes) -> None:
+        before = self._console.panicked
+        self._console.feed(data)
+        if self._console.panicked and not before:
+            end = End("the guest's kernel gave up", with_console=True)
+            self._loop.call_later(PANIC_SECONDS, self._finish, end)
+
+    # -- its end ------------------------------------------------------------------------------------------------
+
+    def _finish(self, end: End) -> None:
+        if self._end is None:
+            self._end = end
+            self._ending.set()
+
+    def _watch_silence(self) -> None:
+        if self._loop.time() >= self._end_at - 1.0:
+            self.link.read()
+        now = self._loop.time()
+        if now >= self._end_at:
+            self._finish(End("its agent was silent for too long, so its keeper ended it"))
+            return
+        ask_at = self._end_at - (words.END_SECONDS - words.LEAVE_SECONDS)
+        if now >= ask_at and not self._asked_in_silence:
+            self._asked_in_silence = True
+            if self._joined and not self._paused and not self._left:
+                self._confined = True
+                self._do(self._vacate())
+        self._loop.call_at(self._end_at if now >= ask_at else ask_at, self._watch_silence)
+
+    async def _listen_to_qemu(self, qemu: Qemu) -> None:
+        async for event in qemu.events:
+            data = msgspec.convert(event["data"], dict[str, object])
+            if event["event"] == "SHUTDOWN":
+                self._shutdown_reason = str(data.get("reason", ""))
+            elif data.get("action") == "stop":
+                self._finish(End(disk_words(data, self._place.folder, self._machine)))
+
+    async def run(self) -> None:
+        """Start QEMU, wait for the VM's end, leave nothing."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.add_signal_handler(number, self._finish, End("its keeper was told to end"))
+        self._watch_silence()
+        over = await self._run_qemu()
+        os.close(self._place.overlay)
+        if not self.link.attached:
+            self.link.over(over)
+            await asyncio.wait({self._loop.create_task(self.link.told.wait())}, timeout=self._left_seconds())
+            shutil.rmtree(self._place.folder, ignore_errors=True)
+            return
+        shutil.rmtree(self._place.folder, ignore_errors=True)
+        self.link.over(over)
+
+    def _left_seconds(self) -> float:
+        return max(0.0, self._end_at - self._loop.time())
+
+    async def _run_qemu(self) -> words.Over:
+        ending = self._loop.create_task(self._ending.wait())
+        starting = self._loop.create_task(self._launch())
+        await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+        try:
+            qemu = await starting
+        except asyncio.CancelledError:
+            return self._over("QEMU was still starting")
+        except QemuFailed as failure:
+            return words.Over(failed=True, fault=failure.fault, clean=False, sentence=str(failure))
+        self._qemu = qemu
+        self._channel = Port(qemu.ports.channel, CHANNEL_BYTES_PER_SECOND, self._on_channel)
+        console = Port(qemu.ports.console, CONSOLE_BYTES_PER_SECOND, self._on_console)
+        self._do(self._listen_to_qemu(qemu))
+        self.link.tell(self._status())
+        self._do(self._go_on())
+        exited = self._loop.create_task(qemu.exit())
+        await asyncio.wait({exited, ending}, return_when=asyncio.FIRST_COMPLETED)
+        qemu.kill()
+        code = await exited
+        self._channel.drain()
+        console.drain()
+        await asyncio.sleep(0)
+        return self._over(exit_words(code, self._shutdown_reason, self._left, qemu.error_words()))
+
+    async def _launch(self) -> Qemu:
+        task, place = self._task, self._place
+        return await launch(
+            task.qemu, self._machine, task.accelerators, place.overlay, place.passphrase, task.idle_class
+        )
+
+    def _over(self, what_qemu_did: str) -> words.Over:
+        # Without a cause of ours QEMU ended by itself; after the guest has left that is as it should be.
+        end = self._end or End(what_qemu_did, clean=self._left, with_console=not self._left)
+        sentence = end.sentence
+        if end.with_console and (said := self._console.last_words(self._task.spec.instance.token)):
+            sentence += f"; its console's last words: {said}"
+        return words.Over(failed=False, fault="", clean=end.clean, sentence=sentence)
+
+    def _status(self) -> words.Status:
+        spec = self._task.spec
+        return words.Status(
+            vm_id=spec.vm_id,
+            image=spec.disk.ref,
+            size=spec.size,
+            desktop=spec.instance.desktop,
+            started_at=self._started_at,
+            accelerator=self._qemu.accelerator if self._qemu is not None else "",
+            paused=self._paused,
+            alive=self._alive,
+            qemu_pid=self._qemu.pid if self._qemu is not None else 0,
+        )

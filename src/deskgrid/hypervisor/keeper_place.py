@@ -1,0 +1,131 @@
+"""Where a VM lives: its folder, locked and listening, and its overlay; made before anything else is loaded.
+
+The rules:
+- The folder is only for its owner, and locked for the keeper's life: a folder that can be locked has no keeper.
+- The overlay is written by a child, while this process loads what it needs, and so that the library for it never takes
+  this process's memory.
+"""
+
+import fcntl
+import os
+import secrets
+import socket
+from pathlib import Path
+
+import msgspec
+
+from deskgrid.hypervisor import overlay
+from deskgrid.hypervisor.keeper_words import SOCKET_NAME, SOCKET_PATH_BYTES, Task
+from deskgrid.hypervisor.qemu_args import Machine
+
+
+class CannotKeep(Exception):
+    """The VM can't be started. fault: "desktop" or "image"."""
+
+    def __init__(self, sentence: str, fault: str = "desktop") -> None:
+        super().__init__(sentence)
+        self.fault = fault
+
+
+class Place(msgspec.Struct):
+    """The VM's folder, locked, with its socket; the overlay is open and has no name."""
+
+    folder: Path
+    lock: int
+    listener: socket.socket
+    overlay: int = -1
+    passphrase: bytes = b""
+
+
+def take(task: Task) -> Place:
+    """Make the VM's folder, lock it for life, listen in it. Raises: CannotKeep."""
+    address = os.fsencode(task.folder / SOCKET_NAME)
+    if len(address) > SOCKET_PATH_BYTES:
+        raise CannotKeep(
+            f"socket {task.folder / SOCKET_NAME}: got a path of {len(address)} bytes, expected at most "
+            f"{SOCKET_PATH_BYTES}; choose a shorter state directory"
+        )
+    try:
+        task.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(task.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (task.folder / SOCKET_NAME).unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(address)
+        listener.listen(4)
+    except OSError as error:
+        raise CannotKeep(f"folder {task.folder}: got {error.strerror}, expected to write there; see to it") from error
+    return Place(task.folder, lock, listener)
+
+
+def machine_of(task: Task) -> Machine:
+    """What shall run, once its files can be read. Raises: CannotKeep."""
+    spec = task.spec
+    disk = spec.disk
+    for path in (disk.disk, disk.kernel, disk.initrd):
+        if path is None:
+            continue
+        try:
+            os.close(os.open(path, os.O_RDONLY))
+        except OSError as error:
+            fault = "image" if isinstance(error, FileNotFoundError) else "desktop"
+            raise CannotKeep(
+                f"image file {path}: got {error.strerror}, expected to read it; fetch the image again", fault
+            ) from error
+    return Machine(
+        vm_id=spec.vm_id,
+        size=spec.size,
+        disk=disk.disk,
+        overlay_bytes=spec.overlay_bytes // 512 * 512,
+        kernel=disk.kernel,
+        initrd=disk.initrd,
+        cmdline=disk.cmdline,
+        base_direct=_goes_direct(disk.disk),
+        overlay_direct=_goes_direct(task.folder),
+    )
+
+
+def _goes_direct(path: Path) -> bool:
+    """By trial: can files here be read around the host's cache?"""
+    flags = os.O_RDWR | os.O_TMPFILE if path.is_dir() else os.O_RDONLY
+    try:
+        os.close(os.open(path, flags | os.O_DIRECT | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return False
+    return True
+
+
+def begin_overlay(place: Place, machine: Machine) -> tuple[int, int]:
+    """Have a child write the overlay. Returns: what `finish_overlay` needs. Raises: CannotKeep."""
+    try:
+        size = machine.disk.stat().st_size
+        place.passphrase = secrets.token_hex(32).encode()
+        place.overlay = overlay.create(place.folder)
+    except (OSError, overlay.OverlayError) as error:
+        raise CannotKeep(str(error)) from error
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        words = b"overlay: its maker ended by itself"
+        try:
+            overlay.fill(place.overlay, place.folder, size, machine.overlay_bytes, place.passphrase)
+            words = b""
+        except overlay.OverlayError as error:
+            words = str(error).encode()
+        finally:
+            os.write(writer, words)
+            os._exit(0)
+    os.close(writer)
+    return child, reader
+
+
+def finish_overlay(child: tuple[int, int]) -> None:
+    """Wait for the child. Raises: CannotKeep, with its words."""
+    pid, reader = child
+    words = b""
+    while more := os.read(reader, 4096):
+        words += more
+    os.close(reader)
+    _, status = os.waitpid(pid, 0)
+    if words or status:
+        raise CannotKeep(words.decode() or f"overlay: its maker ended with status {status}")

@@ -1,0 +1,113 @@
+"""Start QEMU so that it dies with its keeper and stays out of the owner's way; Linux.
+
+The rules, all set between fork and exec, so that every thread of QEMU has them from its first instruction:
+- It is killed by the kernel when its keeper ends, however that ends (PR_SET_PDEATHSIG).
+- It gets the CPU and the disk only when nobody else wants them: SCHED_IDLE, nice 19, idle I/O class, and the lowest
+  weight of an autogroup of its own (a nice value counts only inside its autogroup: sched(7)).
+- When memory runs out, it goes first (oom_score_adj).
+
+Sources: prctl(2), sched(7), ioprio_set(2), proc(5).
+"""
+
+import contextlib
+import ctypes
+import os
+import platform
+import resource
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_IOPRIO_IDLE = 3 << 13
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def harden() -> None:
+    """Of this process nothing is ever dumped, and nobody of the same account may look into its memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    os.umask(0o077)
+
+
+def spawn(args: Sequence[str], handles: Sequence[int], errors: int, idle_class: bool) -> subprocess.Popen[bytes]:
+    """Start a program that dies with the calling process; call from the main thread.
+
+    Args:
+        handles: open files that it inherits under the same numbers. errors: where its stderr goes.
+        idle_class: run it only when nobody else wants the CPU.
+    """
+    parent = os.getpid()
+    return subprocess.Popen(
+        args,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        pass_fds=handles,
+        cwd="/",
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        start_new_session=True,
+        preexec_fn=lambda: _before_exec(parent, idle_class),
+    )
+
+
+def _before_exec(parent: int, idle_class: bool) -> None:
+    # Dumpable again, until exec: else /proc/self belongs to root and the files below can't be written.
+    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+    _say("/proc/self/oom_score_adj", b"1000")
+    if idle_class:
+        _say("/proc/self/autogroup", b"19")
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
+        _to_idle_class(0)
+        if (number := _IOPRIO_SET.get(platform.machine())) is not None:
+            _libc.syscall(number, 1, 0, _IOPRIO_IDLE)
+
+
+def _say(path: str, text: bytes) -> None:
+    """Best effort: not every kernel has every file."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_WRONLY)
+        try:
+            os.write(handle, text)
+        finally:
+            os.close(handle)
+
+
+def _to_idle_class(thread: int) -> None:
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+
+
+def confine(pid: int) -> None:
+    """Put all threads of a process on one core, in the idle class."""
+    core = {max(os.sched_getaffinity(pid))}
+    _each_thread(pid, core)
+
+
+def release(pid: int) -> None:
+    """Let all threads of a process use every core that we may use."""
+    _each_thread(pid, os.sched_getaffinity(0))
+
+
+def _each_thread(pid: int, cores: set[int]) -> None:
+    done: set[int] = set()
+    while left := _threads(pid) - done:
+        # A thread that one of these starts meanwhile is seen in the next round, or has inherited its cores.
+        for thread in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, cores)
+                if len(cores) == 1:
+                    _to_idle_class(thread)
+        done |= left
+
+
+def _threads(pid: int) -> set[int]:
+    try:
+        return {int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()}
+    except FileNotFoundError:
+        return set()
