@@ -38,6 +38,8 @@ class Interrupts:
         self._moved_at = time.monotonic()
         self.covered = False
         """Every keyboard and mouse is on a controller that we count."""
+        self.keyboards: bool | None = None
+        """Whether the kernel knows a keyboard or mouse at all; None: unknown."""
 
     def find(self) -> None:
         """Find out what to count; call again when devices came or went."""
@@ -45,13 +47,14 @@ class Interrupts:
             table = parse_interrupts((self._proc / "interrupts").read_text(errors="replace"))
             devices = (self._proc / "bus/input/devices").read_text(errors="replace")
         except OSError:
-            self._numbers, self.covered = (), False
+            self._numbers, self.covered, self.keyboards = (), False, None
             return
         wanted = {
             bus: {number for number, label in table.items() if pattern.search(label)}
             for bus, pattern in _CONTROLLERS.items()
         }
         buses = buses_of_people(devices)
+        self.keyboards = bool(buses)
         self.covered = bool(buses) and all(wanted.get(bus) for bus in buses)
         self._numbers = tuple(sorted(set().union(*(wanted.get(bus, set()) for bus in buses))))
 

@@ -5,8 +5,8 @@ Rules, told first:
   (/dev/input/event*, for members of group input) and, only where some of those may not be read, `interrupts` (weak).
   `weigh` says what they mean together. docs/presence.md says what each can't see.
 - One thread, asleep in epoll. Input devices, sessions, new terminals and new devices wake it. Access times and
-  interrupt counters can't wake anybody: where there are some that only they tell of, it looks at them every 100 ms,
-  else once a second at everything, as a net under the rest.
+  interrupt counters can't wake anybody: while only they would tell of somebody (at a remote terminal, or at a
+  keyboard that we may not read) it looks at them every 150 ms, else once a second, as a net under the rest.
 - No privileges: what this account may not read is a fault in the reading.
 """
 
@@ -27,8 +27,9 @@ from deskgrid.presence.sessions import Logins, read_logins
 from deskgrid.presence.terminals import Terminals
 from deskgrid.presence.weigh import Hands, weigh
 
-FAST_SECONDS = 0.1
+FAST_SECONDS = 0.15
 SLOW_SECONDS = 1.0
+ALL_SECONDS = 5.0
 _BARELY_SECONDS = 0.01
 _FIND_SECONDS = 30.0
 
@@ -62,7 +63,7 @@ class LinuxPresence:
         self._terminals = Terminals(self._roots.dev, grid_uids)
         self._logins = Logins((), known=False)
         self._signs = self._told = 0
-        self._looked_at = 0.0
+        self._looked_at = self._consoles_at = 0.0
         self._found: tuple[object, float] = (None, 0.0)
         self._closed = False
         self._look_at_all()
@@ -113,26 +114,37 @@ class LinuxPresence:
             if self._closed:
                 return False
             now = time.monotonic()
+            every_seconds = SLOW_SECONDS if self._inotify is None else ALL_SECONDS
             stirred = self._inotify is not None and bool(self._inotify.drain())
-            if stirred or now - self._looked_at >= SLOW_SECONDS - _BARELY_SECONDS:
+            if stirred or now - self._looked_at >= every_seconds - _BARELY_SECONDS:
                 self._look_at_all()
             else:
-                self._look_fast()
+                self._look(consoles=now - self._consoles_at >= SLOW_SECONDS - _BARELY_SECONDS)
             sign = self._signs != self._told
             self._told = self._signs
             return sign
 
     def _tick_seconds(self) -> float:
-        unseen = not self._devices.complete
-        only_by_looking = self._terminals.pseudo or (unseen and (self._terminals.consoles or self._interrupts.active))
-        return FAST_SECONDS if only_by_looking else SLOW_SECONDS
+        """How long may pass until the next look."""
+        if self._unseen():
+            blind = self._terminals.pseudo or self._terminals.consoles or self._interrupts.active
+        else:
+            sessions = self._logins.sessions
+            blind = self._terminals.pseudo and (not sessions or any(one.remote for one in sessions))
+        return FAST_SECONDS if blind else SLOW_SECONDS
 
-    def _look_fast(self, consoles: bool = False) -> None:
+    def _unseen(self) -> bool:
+        """Whether there may be a keyboard or mouse that can't wake us."""
+        return not self._devices.complete and (bool(self._devices.refused) or self._interrupts.keyboards is not False)
+
+    def _look(self, consoles: bool = False) -> None:
         """Empty what wakes us, and look at what can't."""
-        unseen = not self._devices.complete
+        unseen = self._unseen()
         signs = [self._devices.drain(), self._terminals.scan(consoles=consoles or unseen)]
         if unseen:
             signs.append(self._interrupts.scan())
+        if consoles:
+            self._consoles_at = time.monotonic()
         self._signs += any(signs)
 
     def _look_at_all(self) -> None:
@@ -143,7 +155,8 @@ class LinuxPresence:
             self._find_interrupts()
         before, self._logins = self._logins, read_logins(self._roots.run, self._roots.dev)
         self._signs += came_or_went or self._logins.sessions != before.sessions
-        self._look_fast(consoles=True)
+        self._terminals.relist()
+        self._look(consoles=True)
 
     def _find_interrupts(self) -> None:
         """Find out which interrupts to count, when devices came or went, and now and then."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 REST_SECONDS = 0.1
-_BREATH_SECONDS = 0.02
+_BREATH_SECONDS = 0.01
 _FAULT_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 

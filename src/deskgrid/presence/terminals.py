@@ -48,11 +48,22 @@ class Terminals:
 
     def __init__(self, dev: Path, grid_uids: frozenset[int]) -> None:
         self._dev, self._grid_uids = dev, grid_uids
+        self._consoles: dict[str, Path] = {}
+        self._pseudo: dict[str, Path] = {}
         self._seen: dict[str, _Seen] = {}
-        self._consoles: tuple[str, ...] = ()
         self._dev_mark: int | None = None
         self._first = True
         self.faults: tuple[str, ...] = ()
+
+    def relist(self) -> None:
+        """Find out which terminals there are."""
+        try:
+            self._pseudo = {f"pts/{path.name}": path for path in (self._dev / "pts").iterdir() if path.name.isdecimal()}
+        except OSError:
+            self._pseudo = {}  # sessions that name one stay unknown
+        self._list_consoles()
+        for name in self._seen.keys() - self._consoles.keys() - self._pseudo.keys():
+            del self._seen[name]
 
     def scan(self, consoles: bool = True) -> bool:
         """Look at the access times. Returns whether there was a sign of somebody since the last scan.
@@ -60,19 +71,17 @@ class Terminals:
         Args:
             consoles: look at tty1… too, not only at pseudo terminals; each costs some microseconds.
         """
-        now, wall_ns = time.monotonic(), time.time_ns()
-        sign, alive = False, set() if consoles else {name for name in self._seen if name in self._consoles}
-        for name in (*(self._list_consoles() if consoles else ()), *self._list_pseudo()):
+        now, wall_ns, sign = time.monotonic(), time.time_ns(), False
+        for name, path in (self._consoles | self._pseudo if consoles else self._pseudo).items():
             try:
-                status = (self._dev / name).stat()
-            except OSError:
-                continue  # closed since we listed it
-            if status.st_uid in self._grid_uids:
-                continue
-            alive.add(name)
-            sign = self._note(name, status, now, wall_ns) or sign
-        for name in self._seen.keys() - alive:
-            del self._seen[name]
+                status = path.stat()
+                people = status.st_uid not in self._grid_uids
+            except OSError:  # closed since we listed it
+                people = False
+            if not people:
+                self._seen.pop(name, None)
+            elif self._note(name, status, now, wall_ns):
+                sign = True
         self._first = False
         return sign
 
@@ -106,23 +115,18 @@ class Terminals:
         seen.atime_ns, seen.sign_at = status.st_atime_ns, now
         return True
 
-    def _list_consoles(self) -> tuple[str, ...]:
+    def _list_consoles(self) -> None:
         """tty1…, those in use where that is known: /dev/vcsN exists for each console that the kernel made."""
         try:
             mark = self._dev.stat().st_mtime_ns
             if mark != self._dev_mark:
-                names = [path.name for path in self._dev.iterdir()]
-                used = {f"tty{name[3:]}" for name in names if name.startswith("vcs") and name[3:].isdecimal()}
-                self._consoles = tuple(name for name in names if _CONSOLE.match(name) and (not used or name in used))
+                paths = {path.name: path for path in self._dev.iterdir()}
+                used = {f"tty{name[3:]}" for name in paths if name.startswith("vcs") and name[3:].isdecimal()}
+                self._consoles = {
+                    name: path for name, path in paths.items() if _CONSOLE.match(name) and (not used or name in used)
+                }
                 self._dev_mark = mark
             self.faults = ()
         except OSError as error:
-            self._consoles, self._dev_mark = (), None
+            self._consoles, self._dev_mark = {}, None
             self.faults = (f"terminals {self._dev}: got {error.strerror}, expected a folder of devices",)
-        return self._consoles
-
-    def _list_pseudo(self) -> list[str]:
-        try:
-            return [f"pts/{path.name}" for path in (self._dev / "pts").iterdir() if path.name.isdecimal()]
-        except OSError:
-            return []  # no pseudo terminals here; sessions that name one stay unknown
