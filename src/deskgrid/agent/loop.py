@@ -192,9 +192,12 @@ class Loop:
                 return [Happened(item.vm_id, _fetch_event(item))]
             case Tick():
                 pass
+            case hv.Joined():
+                return [Noted(item.vm_id, "joined", "Its guest has started HTCondor's daemons.")]
+            case hv.Paused():
+                return [Noted(item.vm_id, "stopped", f"Its processors stand still after {item.milliseconds:.1f} ms.")]
             case _:
-                event = vm_event(item)
-                return [Happened(item.vm_id, event)] if event else []
+                return [Happened(item.vm_id, vm_event(item))]
         return []
 
     def _look(self) -> Sensed:
@@ -348,8 +351,8 @@ def _fetch_event(item: Fetched) -> Event:
     return Event(Kind.FETCHED, Reason("fetched", "Its image is here."))
 
 
-def vm_event(item: hv.Event) -> Event | None:
-    """What a driver's event means in the table of `core/vm.py`; None for what the table need not know."""
+def vm_event(item: hv.Started | hv.StartFailed | hv.Alive | hv.GuestLeft | hv.Gone) -> Event:
+    """What a driver's event means in the table of `core/vm.py`."""
     match item:
         case hv.Started():
             reason = Reason("started", f"Its processors run, on {item.accelerator}.")
@@ -363,5 +366,3 @@ def vm_event(item: hv.Event) -> Event | None:
             return Event(Kind.LEFT, Reason(f"guest-{item.cause}", item.sentence), fault=fault)
         case hv.Gone():
             return Event(Kind.GONE, Reason("gone" if item.clean else "died", item.sentence))
-        case _:
-            return None

@@ -62,6 +62,14 @@ class Happened(msgspec.Struct, frozen=True):
     event: Event
 
 
+class Noted(msgspec.Struct, frozen=True):
+    """Something that decides nothing, but belongs into a VM's story."""
+
+    vm_id: str
+    event: str
+    sentence: str
+
+
 class Ticked(msgspec.Struct, frozen=True):
     """Time passed."""
 
@@ -72,7 +80,7 @@ class Finishing(msgspec.Struct, frozen=True):
     reason: Reason
 
 
-Input = Sensed | Told | Happened | Ticked | Finishing
+Input = Sensed | Told | Happened | Noted | Ticked | Finishing
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -133,6 +141,8 @@ def advance(desk: Desk, given: Input, now: datetime) -> tuple[Desk, tuple[Act, .
             work.obey_coordinator(given)
         case Happened():
             work.happen(given.vm_id, given.event)
+        case Noted():
+            work.note(given)
         case Finishing():
             work.desk = msgspec.structs.replace(desk, finishing=given.reason)
             for vm_id in work.ids():
@@ -188,20 +198,27 @@ class _Work:
         self.acts += [Act(vm_id, command, after.lease, after.accelerator) for command in commands]
         self._keep(vm, after, event)
 
-    def _keep(self, before: Vm | None, after: Vm, event: Event) -> None:
+    def note(self, noted: Noted) -> None:
+        if (vm := self.desk.vms.get(noted.vm_id)) is not None:
+            self._tell(Transition(vm.id, self.now, vm.state, noted.event, noted.sentence))
+
+    def _tell(self, line: Transition) -> None:
         desk = self.desk
-        story, story_from = desk.story, desk.story_from
+        lost = max(0, len(desk.story) + 1 - STORY_LINES)
+        story = (*desk.story, line)[lost:]
+        self.desk = msgspec.structs.replace(desk, story=story, story_from=desk.story_from + lost)
+
+    def _keep(self, before: Vm | None, after: Vm, event: Event) -> None:
         if before is None or before.state is not after.state:
-            line = Transition(after.id, self.now, after.state, event.kind, event.reason.sentence)
-            lost = max(0, len(story) + 1 - STORY_LINES)
-            story, story_from = (*story, line)[lost:], story_from + lost
+            self._tell(Transition(after.id, self.now, after.state, event.kind, event.reason.sentence))
+        desk = self.desk
         vms = {**desk.vms, after.id: after}
         ended, spent = desk.ended, desk.spent
         if after.state is VmState.ENDED:
             del vms[after.id]
             ended = (*ended, _report(after))
             spent = {**spent, after.id: after.lease.until}
-        self.desk = msgspec.structs.replace(desk, vms=vms, story=story, story_from=story_from, ended=ended, spent=spent)
+        self.desk = msgspec.structs.replace(desk, vms=vms, ended=ended, spent=spent)
 
     def obey_owner(self) -> None:
         reason = self.desk.go_on

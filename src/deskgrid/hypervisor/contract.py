@@ -67,6 +67,13 @@ class Joined(msgspec.Struct, frozen=True):
     vm_id: str
 
 
+class Paused(msgspec.Struct, frozen=True):
+    """After `pause`: none of its CPUs runs now. milliseconds: how long that took in the driver."""
+
+    vm_id: str
+    milliseconds: float
+
+
 class GuestLeft(msgspec.Struct, frozen=True):
     """The guest has vacated its jobs and can be ended. cause: "asked", "unused" or "failed"; sentence: for people."""
 
@@ -86,7 +93,7 @@ class Gone(msgspec.Struct, frozen=True):
     sentence: str
 
 
-Event = Started | StartFailed | Alive | Joined | GuestLeft | Gone
+Event = Started | StartFailed | Alive | Joined | Paused | GuestLeft | Gone
 Emit = Callable[[Event], None]
 
 
@@ -124,7 +131,7 @@ class Hypervisor(Protocol):
         """Start a VM. Events: Started, then Alive, Joined; or StartFailed."""
 
     def pause(self, vm_id: str) -> None:
-        """Stop its CPUs; memory is kept."""
+        """Stop its CPUs; memory is kept. Event: Paused."""
 
     def resume(self, vm_id: str) -> None:
         """Let its CPUs go on."""

@@ -1,0 +1,101 @@
+"""`deskgrid`: puts the commands together and turns what went wrong into one sentence and an exit code."""
+
+import logging
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from deskgrid import __version__
+from deskgrid.agent.enrol import EnrolError
+from deskgrid.agent.run import AgentError
+from deskgrid.cli import agent, coordinator, demo, doctor, image, operator, pool
+from deskgrid.cli.output import Exit, Failed, errors
+from deskgrid.coordinator.client import ClientError
+from deskgrid.host.debstrap import BuildFailed
+from deskgrid.host.entry import NoWay
+from deskgrid.host.toml import BadSettings
+from deskgrid.images.contract import ImageError
+from deskgrid.model.names import BadName
+from deskgrid.pool.config import ForeignFile
+from deskgrid.pool.contract import PoolError
+from deskgrid.pool.embedded import EmbeddedError
+
+app = typer.Typer(
+    name="deskgrid",
+    help="Idle desktops become an HTCondor pool of virtual machines, without their owners noticing.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(pool.app, name="pool")
+app.add_typer(coordinator.app, name="coordinator")
+app.add_typer(agent.app, name="agent")
+app.add_typer(image.app, name="image")
+app.add_typer(operator.desktop_app, name="desktop")
+app.add_typer(operator.vm_app, name="vm")
+app.add_typer(operator.why_app, name="why")
+app.command("story")(operator.story)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+
+CODES: dict[type[Exception], Exit] = {
+    BadName: Exit.WRONG,
+    BadSettings: Exit.WRONG,
+    ForeignFile: Exit.REFUSED,
+    EnrolError: Exit.REFUSED,
+    AgentError: Exit.REFUSED,
+    ImageError: Exit.NO,
+    BuildFailed: Exit.NO,
+    NoWay: Exit.NO,
+    EmbeddedError: Exit.NO,
+    PoolError: Exit.UNREACHABLE,
+}
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")] = False,
+) -> None:
+    """What stands before a command."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run a command and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run a command; return its exit code."""
+    try:
+        code = app(argv, standalone_mode=False, prog_name="deskgrid")
+        return int(code or 0)
+    except click.exceptions.Abort:
+        return Exit.INTERRUPTED
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return Exit.WRONG
+    except Failed as failed:
+        return _say(str(failed), failed.code)
+    except ClientError as error:
+        return _say(str(error), Exit(error.exit_code))
+    except tuple(CODES) as error:
+        return _say(str(error), next(code for kind, code in CODES.items() if isinstance(error, kind)))
+
+
+def _say(text: str, code: Exit) -> int:
+    errors.print(f"deskgrid: {text}", markup=False, soft_wrap=True)
+    return code

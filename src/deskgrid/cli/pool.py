@@ -1,0 +1,127 @@
+"""`deskgrid pool`: HTCondor's side, on an existing pool or embedded."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deskgrid.cli.output import Exit, Failed, progress, show_json, tell
+from deskgrid.host import trees
+from deskgrid.host.paths import cache_folder
+from deskgrid.pool.config import PoolSettings, dropins, install
+from deskgrid.pool.embedded import EmbeddedPool
+from deskgrid.pool.head import HeadSettings
+
+app = typer.Typer(help="HTCondor's side: configure an existing pool, or run an embedded one.", no_args_is_help=True)
+
+Folder = Annotated[Path | None, typer.Option("--run", help="The embedded pool's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@app.command()
+def configure(
+    output: Annotated[Path, typer.Option("--output", help="HTCondor's configuration folder.")] = Path(
+        "/etc/condor/config.d"
+    ),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written, write nothing.")] = False,
+    trust_domain: Annotated[str, typer.Option(help="HTCondor's TRUST_DOMAIN of this pool.")] = "deskgrid",
+    key: Annotated[str, typer.Option(help="Name of the signing key for the tokens of VMs.")] = "deskgrid",
+    lease_seconds: Annotated[int, typer.Option(help="How long a job waits for a VM that vanished.")] = 180,
+    as_json: Json = False,
+) -> None:
+    """Write configuration drop-ins for the central manager and submit servers of an existing pool."""
+    try:
+        files = dropins(PoolSettings(trust_domain, key, lease_seconds))
+    except ValueError as error:
+        raise Failed(Exit.WRONG, str(error)) from None
+    if as_json:
+        show_json([{"path": str(output / file.path), "why": file.why, "text": file.text} for file in files])
+    if dry_run:
+        if not as_json:
+            for file in files:
+                tell(f"# ---- {output / file.path}", style="bold")
+                tell(file.text)
+        return
+    try:
+        changed = install(files, output)
+    except OSError as error:
+        raise Failed(Exit.REFUSED, f"{error.filename}: {error.strerror}; run as root or choose --output") from None
+    if not as_json:
+        for path in changed:
+            tell(f"written {path}")
+        tell("Run condor_reconfig on the central manager and the submit servers." if changed else "Nothing to change.")
+
+
+@app.command()
+def start(
+    run: Folder = None,
+    port: Annotated[int, typer.Option(help="Port of everything; 0: a free one.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Start an embedded pool: central manager and submit server, on this machine only, without root."""
+    pool = EmbeddedPool.start(provide_tree(), _folder(run), HeadSettings(port=port))
+    _describe(pool, as_json)
+
+
+@app.command()
+def stop(run: Folder = None) -> None:
+    """Stop the embedded pool."""
+    pool = _find(run)
+    pool.stop()
+    tell("stopped")
+
+
+@app.command()
+def status(run: Folder = None, as_json: Json = False) -> None:
+    """Say where the embedded pool is and which of its daemons run."""
+    _describe(_find(run), as_json)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def tool(
+    argv: Annotated[list[str], typer.Argument(help="Such as: condor_q -all")],
+    run: Folder = None,
+) -> None:
+    """Run one of HTCondor's programs against the embedded pool, such as `deskgrid pool tool condor_q`."""
+    pool = _find(run)
+    finished = pool.command(argv, cwd=pool.jobs, timeout_seconds=60)
+    tell((finished.stdout + finished.stderr).rstrip(), soft_wrap=True)
+    raise typer.Exit(finished.code if finished.code >= 0 else Exit.NO)
+
+
+def provide_tree() -> trees.Tree:
+    """The root tree that holds HTCondor, built with a progress bar if it is not in the cache."""
+    found = trees.find()
+    if found is not None:
+        return found
+    with progress() as bar:
+        task = bar.add_task("Debian root tree with HTCondor", total=1.0)
+        return trees.provide(progress=lambda part, text: bar.update(task, completed=part, description=text))
+
+
+def _folder(run: Path | None) -> Path:
+    return run or cache_folder() / "pool"
+
+
+def _find(run: Path | None) -> EmbeddedPool:
+    tree = trees.find()
+    pool = EmbeddedPool.find(tree, _folder(run)) if tree else None
+    if pool is None:
+        raise Failed(Exit.ABSENT, f"no embedded pool runs in {_folder(run)}; start one with `deskgrid pool start`")
+    return pool
+
+
+def _describe(pool: EmbeddedPool, as_json: bool) -> None:
+    daemons = pool.daemon_pids()
+    facts = {
+        "collector": pool.collector,
+        "guest_collector": pool.guest_collector,
+        "run": str(pool.folders.run),
+        "daemons": daemons,
+    }
+    if as_json:
+        show_json(facts)
+        return
+    tell(f"collector {pool.collector} (guests see {pool.guest_collector}), folder {pool.folders.run}")
+    tell("running: " + ", ".join(f"{name} ({pid})" for name, pid in sorted(daemons.items())))
+    tell("try: deskgrid pool tool condor_status -any")
