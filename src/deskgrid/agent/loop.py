@@ -25,6 +25,7 @@ from deskgrid.core.desk import (
     Finishing,
     Happened,
     Input,
+    Noted,
     Sensed,
     Ticked,
     Told,
