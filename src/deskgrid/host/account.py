@@ -24,3 +24,11 @@ def service_account() -> Account:
     if os.geteuid() == 0:
         return Account(SERVICE_ID, SERVICE_ID)
     return Account(os.getuid(), os.getgid())
+
+
+def become(account: Account | None) -> list[str]:
+    """Return what goes before an argv so that it runs as `account` and gains nothing; [] when the caller is not root."""
+    if account is None or os.geteuid() != 0:
+        return []
+    identity = [f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups"]
+    return ["setpriv", *identity, "--no-new-privs", "--bounding-set=-all", "--"]

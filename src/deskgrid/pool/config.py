@@ -5,6 +5,7 @@ files serve an existing pool (`deskgrid pool configure`) and the embedded one (`
 """
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from deskgrid.host.files import write_atomic
 MARK = "# Written by deskgrid"
 VM_USER = "deskgrid-vm"
 """The user part of the identity in the token of every VM."""
+
+COORDINATOR_USER = "deskgrid-coordinator"
+"""The user part of the coordinator's identity."""
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
@@ -67,7 +71,7 @@ def dropins(settings: PoolSettings) -> tuple[DropIn, ...]:
         ValueError: naming every setting that is wrong.
     """
     _check(settings)
-    return (_jobs(settings), _negotiation(), _tokens(settings), _lifetimes(settings))
+    return (_jobs(settings), _negotiation(), _security(settings), _lifetimes(settings))
 
 
 def install(files: Sequence[DropIn], directory: Path) -> tuple[Path, ...]:
@@ -114,7 +118,7 @@ def _check(settings: PoolSettings) -> None:
 
 
 def _comment(why: str) -> str:
-    return "\n".join(f"# {line}" for line in why.splitlines())
+    return "\n".join(f"# {line}" for line in textwrap.wrap(why, 110))
 
 
 def _jobs(settings: PoolSettings) -> DropIn:
@@ -136,9 +140,10 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 f"   EVALSET JobLeaseDuration ifThenElse(isInteger(JobLeaseDuration) && JobLeaseDuration < {lease}, "
                 f"JobLeaseDuration, {lease})\n"
                 "@end",
-                "The job's own Requirements stay and are joined by the image's name, compared as values: no text of the\n"
-                "job is pasted into an expression. The lease bounds how long a job is lost when its VM dies without a\n"
-                "word; a shorter one that the job asks for stays.",
+                "The job's own Requirements stay and are joined by the image's name, compared as values. They are "
+                "referred to, not pasted in: HTCondor would expand macros in a pasted text, and so give away this "
+                "configuration to whoever writes a job. The lease bounds how long a job is lost when its VM dies "
+                "without a word; a shorter one that the job asks for stays.",
             ),
         ),
     )
@@ -151,15 +156,15 @@ def _negotiation() -> DropIn:
         settings=(
             Setting(
                 "NEGOTIATOR_PRE_JOB_RANK = ($(NEGOTIATOR_PRE_JOB_RANK)) - (1.0e15 * (Offline =?= True))",
-                "deskgrid advertises what the fleet could start as offline ads. Without this line a job could be matched\n"
-                "with such an ad although a slot that runs is free, and would be counted as demand twice.",
+                "deskgrid advertises what the fleet could start as offline ads. Without this line a job could be "
+                "matched with such an ad although a slot that runs is free, and would be counted as demand twice.",
             ),
         ),
     )
 
 
-def _tokens(settings: PoolSettings) -> DropIn:
-    identity = f"{VM_USER}@{settings.trust_domain}"
+def _security(settings: PoolSettings) -> DropIn:
+    vm, coordinator = f"{VM_USER}@{settings.trust_domain}", f"{COORDINATOR_USER}@{settings.trust_domain}"
     return DropIn(
         path="60-deskgrid-security.conf",
         why="All daemons: VMs authenticate with tokens of a signing key of their own, and all traffic is encrypted.",
@@ -169,15 +174,17 @@ def _tokens(settings: PoolSettings) -> DropIn:
                 "SEC_DEFAULT_AUTHENTICATION = REQUIRED\n"
                 "SEC_DEFAULT_ENCRYPTION = REQUIRED\n"
                 "SEC_DEFAULT_INTEGRITY = REQUIRED",
-                "No daemon listens to somebody it does not know, and nothing can be read or changed on the way.",
+                "No daemon listens to somebody it does not know, and nothing can be read or changed on the way. The "
+                "list of methods is left as it is; IDTOKENS is in HTCondor's default.",
             ),
             Setting(
-                f"ALLOW_ADVERTISE_STARTD = $(ALLOW_ADVERTISE_STARTD) {identity}\n"
-                f"ALLOW_ADVERTISE_MASTER = $(ALLOW_ADVERTISE_MASTER) {identity}\n"
-                f"ALLOW_READ = $(ALLOW_READ) {identity}",
-                "What the identity in a VM's token may do; the token itself is limited to the same three. It is signed\n"
-                f"with the key {settings.key!r} in SEC_PASSWORD_DIRECTORY: removing that file revokes the tokens of all\n"
-                "VMs and of nothing else.",
+                f"ALLOW_ADVERTISE_STARTD = $(ALLOW_ADVERTISE_STARTD) {vm} {coordinator}\n"
+                f"ALLOW_ADVERTISE_MASTER = $(ALLOW_ADVERTISE_MASTER) {vm} {coordinator}\n"
+                f"ALLOW_READ = $(ALLOW_READ) {vm} {coordinator}",
+                "What the identity in a VM's token may do; the token itself is limited to the same three. It is "
+                f"signed with the key {settings.key!r} in SEC_PASSWORD_DIRECTORY: removing that file revokes the "
+                "tokens of all VMs and of nothing else. The coordinator advertises offline ads and takes the ads of "
+                "VMs that are gone out of the collector.",
             ),
         ),
     )
@@ -190,8 +197,8 @@ def _lifetimes(settings: PoolSettings) -> DropIn:
         settings=(
             Setting(
                 f"HOUSEKEEPER_INTERVAL = {settings.housekeeping_seconds}",
-                "How often the collector looks for ads whose lifetime is over; the default is 300 seconds. VMs and offline\n"
-                "ads carry a short lifetime of their own.",
+                "How often the collector looks for ads whose lifetime is over; the default is 300 seconds. VMs and "
+                "offline ads carry a short lifetime of their own.",
             ),
         ),
     )

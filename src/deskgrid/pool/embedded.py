@@ -5,7 +5,7 @@
         pool.collector                    # "127.0.0.1:PORT", for tools on this machine
         pool.guest_collector              # "10.0.2.2:PORT", for InstanceData.collector
         pool.command(["condor_submit", "job.sub"], cwd=work_folder)      # as the submitting user
-        pool.condor()                     # how CondorPool (pool/tools.py) reaches it
+        CondorPool(pool.reach())          # the driver (pool/tools.py); the Reach goes into the coordinator's settings
 
 Everything runs as the tree's unprivileged account, listens on the loopback interface only, and lives below the run
 folder (which must be on a local disk; what was there of an earlier pool is used again: the queue survives). A pool
@@ -28,12 +28,13 @@ import msgspec
 import psutil
 
 from deskgrid.host.account import Account
-from deskgrid.host.entry import Way, enter, run_in, way
+from deskgrid.host.entry import enter, run_in
 from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.host.process import Finished, kill_group
 from deskgrid.host.trees import Tree
-from deskgrid.pool.config import dropins
+from deskgrid.pool.config import COORDINATOR_USER, dropins
 from deskgrid.pool.head import Folders, HeadSettings, head_dropin, main_config
+from deskgrid.pool.reach import Reach
 
 _FOLDERS = ("etc", "etc/config.d", "etc/tokens.d", "log", "spool", "execute", "lock", "jobs")
 _SOCKET_PATH_BYTES = 70
@@ -91,6 +92,7 @@ class EmbeddedPool:
         state = State(port, settings.guest_host, settings.pool.trust_domain, settings.pool.key, tuple(map(str, binds)))
         _prepare(tree.account, folders, settings, state)
         pool = cls(tree, folders, state, None)
+        pool._make_token()
         pool._process = pool._spawn()
         try:
             pool._await(timeout_seconds, waiting)
@@ -124,6 +126,19 @@ class EmbeddedPool:
     def jobs(self) -> Path:
         """A folder for submit files and job output that the pool's daemons can see."""
         return self.folders.run / "jobs"
+
+    def reach(self, timeout_seconds: float = 20.0) -> Reach:
+        """How the coordinator, under the same account but in any process, reaches this pool."""
+        return Reach(
+            tree=str(self.tree.root),
+            config=str(self.folders.config),
+            account=self.tree.account,
+            tokens=str(self.folders.tokens),
+            keys=str(self.folders.keys),
+            key=self.state.key,
+            trust_domain=self.state.trust_domain,
+            timeout_seconds=timeout_seconds,
+        )
 
     def argv(self, argv: Sequence[str], cwd: Path | None = None, timeout_seconds: float | None = None) -> list[str]:
         """Return the argv that runs one of HTCondor's programs in the tree, for subprocess."""
@@ -186,6 +201,18 @@ class EmbeddedPool:
 
     def _env(self) -> dict[str, str]:
         return {"CONDOR_CONFIG": str(self.folders.config), "HOME": str(self.folders.run)}
+
+    def _make_token(self) -> None:
+        """Give the coordinator its token, once; HTCondor writes it readable by the account only."""
+        if any(self.folders.tokens.iterdir()):
+            return
+        argv = ["condor_token_create", "-key", self.state.key, "-token", "coordinator"]
+        argv += ["-identity", f"{COORDINATOR_USER}@{self.state.trust_domain}"]
+        argv += [word for scope in ("READ", "ADVERTISE_STARTD", "ADVERTISE_MASTER") for word in ("-authz", scope)]
+        folder = {"_CONDOR_SEC_TOKEN_DIRECTORY": str(self.folders.tokens)}
+        made = run_in(self.tree, argv, 20, self._binds(), {**self._env(), **folder})
+        if not made.ok:
+            raise EmbeddedError(f"embedded pool: no token could be made: {made.stderr.strip()[-300:]}")
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         argv = self.argv(["condor_master", "-f", "-pidfile", str(self.folders.pid)])
@@ -269,6 +296,7 @@ def _prepare(account: Account, folders: Folders, settings: HeadSettings, state: 
     for name in _FOLDERS:
         own_folder(folders.run / name, account)
     own_folder(folders.keys, account, 0o700)
+    own_folder(folders.tokens, account, 0o700)
     if folders.sockets.is_relative_to(folders.run):
         own_folder(folders.sockets, account)
     key = folders.keys / settings.pool.key
@@ -279,8 +307,3 @@ def _prepare(account: Account, folders: Folders, settings: HeadSettings, state: 
         write_atomic(folders.dropins / file.path, file.text.encode(), owner=account)
     write_atomic(folders.run / "pool.json", msgspec.json.encode(state), owner=account)
     folders.pid.unlink(missing_ok=True)
-
-
-def entered_by_sudo(tree: Tree) -> bool:
-    """Whether programs in this tree can't be signalled by their starter."""
-    return way(tree) is Way.SUDO

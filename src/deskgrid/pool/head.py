@@ -48,6 +48,11 @@ class Folders(msgspec.Struct, frozen=True):
         return self.run / "etc/passwords.d"
 
     @property
+    def tokens(self) -> Path:
+        """The folder with the coordinator's token."""
+        return self.run / "etc/coordinator.d"
+
+    @property
     def pid(self) -> Path:
         """The file in which the master writes its process id."""
         return self.run / "master.pid"
@@ -96,6 +101,7 @@ def head_dropin(settings: HeadSettings, folders: Folders, port: int) -> DropIn:
 def _daemons() -> Setting:
     return Setting(
         "DAEMON_LIST = MASTER COLLECTOR SHARED_PORT NEGOTIATOR SCHEDD\n"
+        "COLLECTOR_NAME = deskgrid\n"
         "USE_PROCD = False\n"
         "MASTER_BACKOFF_CONSTANT = 1\n"
         "MASTER_BACKOFF_CEILING = 10\n"
@@ -104,7 +110,7 @@ def _daemons() -> Setting:
         "MAIL = /bin/true\n"
         "UID_DOMAIN = $(TRUST_DOMAIN)\n"
         "FILESYSTEM_DOMAIN = $(TRUST_DOMAIN)-head",
-        "What runs. No job runs on the head, so no process tracker is needed. A daemon that dies is started again\n"
+        "What runs. No job runs on the head, so no process tracker is needed. A daemon that dies is started again "
         "at once. Guests share no file system with the head: files are transferred.",
     )
 
@@ -123,7 +129,7 @@ def _network(settings: HeadSettings, folders: Folders, port: int) -> Setting:
         "PRIVATE_NETWORK_NAME = deskgrid-head\n"
         "PRIVATE_NETWORK_INTERFACE = 127.0.0.1\n"
         "UPDATE_COLLECTOR_WITH_TCP = True",
-        "One port on the loopback interface for everything. What the daemons tell guests about themselves is the\n"
+        "One port on the loopback interface for everything. What the daemons tell guests about themselves is the "
         "host's address in QEMU's user network; those on the head use the loopback.",
     )
 
@@ -142,7 +148,7 @@ def _security(settings: HeadSettings, folders: Folders) -> Setting:
         f"SEC_TOKEN_DIRECTORY = {folders.run}/etc/tokens.d\n"
         f"SEC_TOKEN_SYSTEM_DIRECTORY = {folders.run}/etc/tokens.d\n"
         + "\n".join(f"ALLOW_{level} = {'*' if level == 'CLIENT' else own}" for level in allow.split()),
-        "Those on the head are known by the file system, everybody else by a token of our key. Only the pool's own\n"
+        "Those on the head are known by the file system, everybody else by a token of our key. Only the pool's own "
         "account submits and administers.",
     )
 

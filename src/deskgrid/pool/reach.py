@@ -1,0 +1,89 @@
+"""How HTCondor's own command line tools are run against one pool, each bounded in time.
+
+The tools are those of the machine (an existing pool) or those of a root tree (the embedded one), which run without
+entering the tree. The caller authenticates with an IDTOKEN of its own from a folder; secrets are never in argv or in
+the environment.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from deskgrid.host.account import Account, become
+from deskgrid.host.entry import NoWay, direct
+from deskgrid.host.process import Finished, run
+from deskgrid.pool.contract import Partial, PoolError, Refused, Unreachable
+
+_DENIED = ("DENIED", "not authorized", "Permission denied", "AUTHENTICATE:", "Failed to read file", "Not authorized")
+_SENTENCE_CHARACTERS = 300
+_SBIN = frozenset({"condor_advertise"})
+
+
+class Reach(msgspec.Struct, frozen=True):
+    """Where the pool is and who asks.
+
+    tree: folder of a root tree whose tools are used; "": those of this machine.
+    config: the file for CONDOR_CONFIG; "": the machine's own.
+    account: who the tools run as when the caller is root; None: the caller.
+    tokens: folder with the caller's IDTOKEN; keys: folder with the signing key; "": as configured.
+    timeout_seconds: for one call of the contract, however many tools it runs.
+    """
+
+    tree: str = ""
+    config: str = ""
+    account: Account | None = None
+    tokens: str = ""
+    keys: str = ""
+    key: str = "deskgrid"
+    trust_domain: str = "deskgrid"
+    timeout_seconds: float = 20.0
+
+
+def run_tool(reach: Reach, argv: Sequence[str], timeout_seconds: float, stdin: str = "") -> str:
+    """Run a tool and return what it printed.
+
+    Raises:
+        Unreachable: no answer in time, or no connection. Refused: HTCondor said no. PoolError: the tool is missing.
+    """
+    if timeout_seconds <= 0:
+        raise Unreachable(f"{argv[0]}: no time was left to ask; is the pool slow or down?")
+    finished = run([*become(reach.account), *_argv(reach, argv)], timeout_seconds, stdin.encode(), _environment(reach))
+    if finished.ok:
+        return finished.stdout
+    raise _fault(argv[0], finished, timeout_seconds)
+
+
+def _argv(reach: Reach, argv: Sequence[str]) -> list[str]:
+    if not reach.tree:
+        return list(argv)
+    folder = "usr/sbin" if argv[0] in _SBIN else "usr/bin"
+    try:
+        return direct(Path(reach.tree), f"{folder}/{argv[0]}", argv[1:])
+    except NoWay as error:
+        raise PoolError(str(error)) from None
+
+
+def _environment(reach: Reach) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    chosen = {
+        "CONDOR_CONFIG": reach.config,
+        "_CONDOR_SEC_TOKEN_DIRECTORY": reach.tokens,
+        "_CONDOR_SEC_PASSWORD_DIRECTORY": reach.keys,
+        "_CONDOR_SEC_CLIENT_AUTHENTICATION_METHODS": "IDTOKENS" if reach.tokens else "",
+    }
+    return {**kept, "LANG": "C.UTF-8", **{name: value for name, value in chosen.items() if value}}
+
+
+def _fault(tool: str, finished: Finished, timeout_seconds: float) -> PoolError:
+    said = " ".join((finished.stderr or finished.stdout).split())[-_SENTENCE_CHARACTERS:]
+    if finished.timed_out:
+        return Unreachable(f"{tool}: no answer in {timeout_seconds:.0f} s; is the pool up?")
+    if finished.code == 127:
+        return PoolError(f"{tool}: {said}; install HTCondor's tools or name the root tree that has them")
+    if any(mark in said for mark in _DENIED):
+        return Refused(f"{tool}: HTCondor refused: {said}; check token, key and ALLOW settings")
+    if finished.code < 0:
+        return Partial(f"{tool}: it was killed by signal {-finished.code} before its answer was whole")
+    return Unreachable(f"{tool}: failed with code {finished.code}: {said or 'without a word'}; is the pool up?")

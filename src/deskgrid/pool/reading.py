@@ -1,0 +1,150 @@
+"""What HTCondor's tools print, as the values of model/pool.py. Pure; one place for every attribute that we read."""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import msgspec
+
+from deskgrid.model.pool import Job, JobGroup, Machine
+from deskgrid.pool.ads import Ad, expression_of, integer_of, text_of, unparsed
+from deskgrid.pool.offline import MARK
+
+COLLECTOR_ATTRIBUTES = (
+    "MyType,Name,Machine,MyAddress,vm_name,deskgrid_vm_id,deskgrid_desktop,State,JobId,DaemonStartTime,"
+    "MachineLastMatchTime,MachineMatchCount,OfflineMatches,AuthenticatedIdentity,StatsLastUpdateTime,StatsLifetime,"
+    + MARK
+)
+COLLECTOR_QUESTION = (
+    'MyType == "Scheduler" || MyType == "Collector" || '
+    f'(MyType == "Machine" && ({MARK} =?= true || isString(deskgrid_vm_id)))'
+)
+"""One question for all that a snapshot needs of the collector: one answer is of one moment."""
+
+IDLE_QUESTION = "JobStatus == 1 && isString(vm_name)"
+IDLE_COLUMNS = ("int(AutoClusterId)", "int(RequestCpus)", "int(RequestMemory)", "unparse(vm_name)")
+"""Columns that a job can't forge: numbers, and text with its control characters escaped, at the end of the line."""
+
+JOB_ATTRIBUTES = (
+    "ClusterId,ProcId,Owner,User,JobStatus,vm_name,RequestCpus,RequestMemory,Requirements,"
+    "DeskgridSubmittedRequirements,AutoClusterId,HoldReason,RemoteHost,LastMatchTime,NumShadowStarts"
+)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the collector said, sorted.
+
+    collector_started: when it started, in seconds of its own clock, give or take one; None: its ad is not there yet.
+    schedds: names by address. offline: our offline ads. slots: those of our VMs.
+    """
+
+    collector_started: int | None
+    schedds: dict[str, str]
+    offline: tuple[Ad, ...]
+    slots: tuple[Ad, ...]
+
+
+def sort_answer(ads: Iterable[Ad], vm_identity: str) -> Answer:
+    """Sort the collector's answer to COLLECTOR_QUESTION.
+
+    Args:
+        vm_identity: what came with the identity of a VM is no offline ad of ours, whatever it says.
+    """
+    started: int | None = None
+    schedds: dict[str, str] = {}
+    offline, slots = [], []
+    for ad in ads:
+        kind, name = text_of(ad, "MyType"), text_of(ad, "Name")
+        if kind == "Collector":
+            started = _collector_start(ad) or started
+        elif kind == "Scheduler" and name is not None:
+            schedds[text_of(ad, "MyAddress") or name] = name
+        elif ad.get(MARK) is True:
+            if ad.get("AuthenticatedIdentity") != vm_identity:
+                offline.append(ad)
+        elif kind == "Machine":
+            slots.append(ad)
+    return Answer(started, schedds, tuple(offline), tuple(slots))
+
+
+def _collector_start(ad: Ad) -> int | None:
+    """The collector's ad has no DaemonStartTime; its statistics begin with its start."""
+    updated, lifetime = integer_of(ad, "StatsLastUpdateTime"), integer_of(ad, "StatsLifetime")
+    return None if updated is None or lifetime is None else updated - lifetime
+
+
+def machines(slots: Iterable[Ad]) -> tuple[Machine, ...]:
+    """Fold slots into the VMs that they belong to."""
+    by_vm: dict[str, list[Ad]] = {}
+    for slot in slots:
+        vm_id = text_of(slot, "deskgrid_vm_id")
+        if vm_id:
+            by_vm.setdefault(vm_id, []).append(slot)
+    return tuple(_machine(vm_id, group) for vm_id, group in sorted(by_vm.items()))
+
+
+def _machine(vm_id: str, slots: list[Ad]) -> Machine:
+    first = slots[0]
+    starts = [start for slot in slots if (start := integer_of(slot, "DaemonStartTime")) is not None]
+    jobs = {job for slot in slots if (job := text_of(slot, "JobId")) is not None}
+    return Machine(
+        vm_id=vm_id,
+        machine=text_of(first, "Machine") or "",
+        image=text_of(first, "vm_name") or "",
+        desktop=text_of(first, "deskgrid_desktop") or "",
+        claimed=any(slot.get("State") == "Claimed" for slot in slots),
+        jobs=tuple(sorted(jobs)),
+        joined_at=datetime.fromtimestamp(min(starts), UTC) if starts else None,
+    )
+
+
+def idle_groups(schedd: str, text: str) -> tuple[JobGroup, ...]:
+    """Count the rows of IDLE_COLUMNS. Raises: ValueError for a row that is cut off."""
+    rows: Counter[tuple[int, int, int, str]] = Counter()
+    for line in text.splitlines():
+        parts = line.split(" ", 3)
+        if len(parts) != 4:
+            raise ValueError(f"idle jobs of schedd {schedd}: got the row {line[:80]!r}, expected four columns")
+        rows[(_number(parts[0], -1), _number(parts[1], 1), _number(parts[2], 0), unparsed(parts[3]))] += 1
+    return tuple(
+        JobGroup(schedd, cluster, vm_name, cpus, memory, idle)
+        for (cluster, cpus, memory, vm_name), idle in sorted(rows.items())
+    )
+
+
+def _number(text: str, otherwise: int) -> int:
+    return int(text) if text.lstrip("-").isdigit() else otherwise
+
+
+def job_of(ad: Ad, schedd: str, numbers: str) -> Job:
+    """Read one job.
+
+    Args:
+        numbers: a line with the evaluated RequestCpus and RequestMemory (they may be expressions in the ad).
+    """
+    cpus, memory = [*numbers.split(), "", ""][:2]
+    matched = integer_of(ad, "LastMatchTime")
+    image = expression_of(ad, "vm_name")
+    return Job(
+        id=f"{integer_of(ad, 'ClusterId')}.{integer_of(ad, 'ProcId')}",
+        owner=text_of(ad, "Owner") or text_of(ad, "User") or "",
+        status=integer_of(ad, "JobStatus") or 0,
+        vm_name=image if image != "undefined" else None,
+        cpus=_number(cpus, 1),
+        memory_mb=_number(memory, 0),
+        requirements=_requirements(ad),
+        autocluster=integer_of(ad, "AutoClusterId"),
+        schedd=schedd,
+        hold_reason=text_of(ad, "HoldReason"),
+        remote_host=text_of(ad, "RemoteHost"),
+        last_match_at=None if matched is None else datetime.fromtimestamp(matched, UTC),
+        starts=integer_of(ad, "NumShadowStarts") or 0,
+    )
+
+
+def _requirements(ad: Ad) -> str:
+    """The job's Requirements, with what it was submitted with in place of the reference to it."""
+    text = expression_of(ad, "Requirements") or ""
+    submitted = expression_of(ad, "DeskgridSubmittedRequirements")
+    reference = "MY.DeskgridSubmittedRequirements"
+    return text if submitted is None else text.replace(f"({reference})", f"({submitted})").replace(reference, submitted)

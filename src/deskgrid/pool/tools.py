@@ -1,0 +1,249 @@
+"""A pool by HTCondor's own command line tools: the driver for an existing pool and for the embedded one.
+
+What makes an answer whole:
+- One question to the collector gives offline ads, slots, schedds and the collector's start: one moment, one answer.
+- After `advertise` we know which ads the collector must have. If it lacks one, or started anew, it has forgotten:
+  matches are unknown, and so are machines until every startd has had the time to report again.
+- A schedd that we knew and that is not there any more makes idle jobs unknown, until it has been gone for long.
+Ads are sent only when they are new, changed or old, and carry over what the negotiator wrote into them.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from deskgrid.model.names import BadName, name
+from deskgrid.model.pool import Job, JobGroup, Match, OfflineAd, PoolSnapshot
+from deskgrid.pool.ads import BadText, quote, read_ads
+from deskgrid.pool.config import VM_USER
+from deskgrid.pool.contract import Partial, PoolError, Refused
+from deskgrid.pool.offline import MARK, ad_name, counted_once, lost, matches, offline_ad, remembered
+from deskgrid.pool.reach import Reach, run_tool
+from deskgrid.pool.reading import (
+    COLLECTOR_ATTRIBUTES,
+    COLLECTOR_QUESTION,
+    IDLE_COLUMNS,
+    IDLE_QUESTION,
+    JOB_ATTRIBUTES,
+    Answer,
+    idle_groups,
+    job_of,
+    machines,
+    sort_answer,
+)
+
+AD_LIFETIME_SECONDS = 900
+_REFRESH_SECONDS = AD_LIFETIME_SECONDS / 3
+_SCHEDD_MEMORY_SECONDS = 900.0
+_CLOCK_SLACK_SECONDS = 3
+_JOB_ID = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\Z")
+_TOKEN_SCOPES = ("ADVERTISE_STARTD", "ADVERTISE_MASTER", "READ")
+
+
+class CondorPool:
+    """The contract (pool/contract.py) by condor_status, condor_q, condor_advertise and condor_token_create.
+
+    Args:
+        reach: where the pool is and who asks.
+        settle_seconds: within this time after a start of the collector every startd has reported again.
+    """
+
+    def __init__(
+        self, reach: Reach, settle_seconds: float = 120.0, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._reach = reach
+        self._settle = timedelta(seconds=settle_seconds)
+        self._now = now
+        self._lock = threading.Lock()
+        self._sent: dict[OfflineAd, float] = {}
+        self._seen: list[Match] = []
+        self._collector_started: int | None = None
+        self._settled_at: datetime | None = None
+        self._schedds: dict[str, float] = {}
+
+    def advertise(self, ads: Sequence[OfflineAd]) -> None:
+        """See Pool.advertise."""
+        left = _Time(self._reach.timeout_seconds)
+        try:
+            wanted = {ad_name(ad): ad for ad in ads}
+        except BadName as error:
+            raise Refused(str(error)) from None
+        with self._lock:
+            present = {str(ad.get("Name")): ad for ad in self._ask_collector(left).offline}
+            due = [ad for key, ad in wanted.items() if key not in present or self._is_due(ad)]
+            gone = [key for key in present if key not in wanted]
+            if due:
+                texts = [offline_ad(ad, AD_LIFETIME_SECONDS, present.get(ad_name(ad))) for ad in due]
+                self._advertise_file("UPDATE_STARTD_AD", texts, left)
+            if gone:
+                self._invalidate("INVALIDATE_STARTD_ADS", "Machine", f"{MARK} =?= true && {_named(gone)}", left)
+            if due or gone:
+                self._confirm(wanted, left)
+            moment = time.monotonic()
+            self._sent = {ad: moment if ad in due else self._sent[ad] for ad in wanted.values()}
+
+    def snapshot(self) -> PoolSnapshot:
+        """See Pool.snapshot."""
+        left = _Time(self._reach.timeout_seconds)
+        at = self._now()
+        try:
+            answer = self._ask_collector(left)
+        except PoolError as error:
+            return PoolSnapshot(at, None, None, None, (f"collector: {error}",))
+        with self._lock:
+            faults = list(self._forgotten(answer))
+            matched = None if faults else self._matches(answer, at)
+            settling = self._settling(answer, at)
+        idle, schedd_faults = self._idle(answer, left)
+        found = None if faults or settling else machines(answer.slots)
+        return PoolSnapshot(at, matched, idle, found, (*faults, *settling, *schedd_faults))
+
+    def mint_token(self, vm_id: str, lifetime_seconds: int) -> str:
+        """See Pool.mint_token. The identity is the same for all VMs; the token's own id is in the daemons' logs."""
+        _name("VM id", vm_id)
+        identity = f"{VM_USER}@{self._reach.trust_domain}"
+        argv = ["condor_token_create", "-identity", identity, "-key", self._reach.key]
+        argv += [word for scope in _TOKEN_SCOPES for word in ("-authz", scope)]
+        argv += ["-lifetime", str(int(lifetime_seconds))]
+        token = run_tool(self._reach, argv, self._reach.timeout_seconds).strip()
+        if token.count(".") != 2 or any(character.isspace() for character in token):
+            raise Refused("condor_token_create: it printed no token; is the signing key there and readable?")
+        return token
+
+    def forget_vm(self, vm_id: str) -> None:
+        """See Pool.forget_vm."""
+        left = _Time(self._reach.timeout_seconds)
+        question = f"deskgrid_vm_id =?= {quote(_name('VM id', vm_id))}"
+        for command, kind in (
+            ("INVALIDATE_STARTD_ADS", "Machine"),
+            ("INVALIDATE_STARTD_ADS", "StartDaemon"),
+            ("INVALIDATE_MASTER_ADS", "DaemonMaster"),
+        ):
+            self._invalidate(command, kind, question, left)
+
+    def job(self, job_id: str) -> Job | None:
+        """See Pool.job; looks into the queues first, then into the histories."""
+        if not _JOB_ID.match(job_id):
+            raise Refused(f"job id: got {job_id[:40]!r}, expected cluster.proc such as 12.0")
+        left = _Time(self._reach.timeout_seconds)
+        schedds = sorted(self._ask_collector(left).schedds.values())
+        if not schedds:
+            raise Partial("schedds: the collector knows none; has it just been restarted?")
+        for tool in ("condor_q", "condor_history"):
+            for schedd in schedds:
+                found = self._job_by(tool, schedd, job_id, left)
+                if found is not None:
+                    return found
+        return None
+
+    def _job_by(self, tool: str, schedd: str, job_id: str, left: "_Time") -> Job | None:
+        base = [tool, "-name", schedd, job_id] + (["-limit", "1"] if tool == "condor_history" else [])
+        ads = _read(run_tool(self._reach, [*base, "-json", "-attributes", JOB_ATTRIBUTES], left.seconds()))
+        if not ads:
+            return None
+        numbers = run_tool(self._reach, [*base, "-af", "int(RequestCpus)", "int(RequestMemory)"], left.seconds())
+        return job_of(ads[0], schedd, numbers)
+
+    def _is_due(self, ad: OfflineAd) -> bool:
+        sent = self._sent.get(ad)
+        return sent is None or time.monotonic() - sent > _REFRESH_SECONDS
+
+    def _ask_collector(self, left: "_Time") -> Answer:
+        argv = ["condor_status", "-any", "-constraint", COLLECTOR_QUESTION, "-json", "-attributes"]
+        text = run_tool(self._reach, [*argv, COLLECTOR_ATTRIBUTES], left.seconds())
+        answer = sort_answer(_read(text), f"{VM_USER}@{self._reach.trust_domain}")
+        if answer.collector_started is None:
+            raise Partial("condor_status: the collector's own ad is missing; it has just started")
+        return answer
+
+    def _confirm(self, wanted: dict[str, OfflineAd], left: "_Time") -> None:
+        """Updates are not acknowledged: look whether they have arrived."""
+        names: set[str] = set()
+        for pause in (0.0, 0.1, 0.3, 1.0):
+            time.sleep(min(pause, max(0.0, left.seconds())))
+            names = {str(ad.get("Name")) for ad in self._ask_collector(left).offline}
+            if names == set(wanted):
+                return
+        raise Partial(f"offline ads: the collector has {len(names)}, expected {len(wanted)}; it may be restarting")
+
+    def _advertise_file(self, command: str, texts: Sequence[str], left: "_Time") -> None:
+        run_tool(self._reach, ["condor_advertise", "-multiple", command, "-"], left.seconds(), "\n".join(texts))
+
+    def _invalidate(self, command: str, kind: str, question: str, left: "_Time") -> None:
+        text = f'MyType = "Query"\nTargetType = {quote(kind)}\nRequirements = {question}\n'
+        run_tool(self._reach, ["condor_advertise", command, "-"], left.seconds(), text)
+
+    def _forgotten(self, answer: Answer) -> tuple[str, ...]:
+        """Whether the collector lacks ads that we gave it. The caller holds the lock."""
+        missing = lost(answer.offline, [ad_name(ad) for ad in self._sent])
+        if not missing:
+            return ()
+        return (f"collector: it has forgotten {len(missing)} of our {len(self._sent)} offline ads; it was restarted",)
+
+    def _matches(self, answer: Answer, at: datetime) -> tuple[Match, ...]:
+        """What the negotiator matched, joined with what it said shortly before. The caller holds the lock."""
+        self._seen = remembered(matches(answer.offline, answer.schedds), at, self._seen, answer.offline)
+        return counted_once(self._seen)
+
+    def _settling(self, answer: Answer, at: datetime) -> tuple[str, ...]:
+        """Whether startds may not have reported again since the collector started. The caller holds the lock."""
+        before, self._collector_started = self._collector_started, answer.collector_started
+        started = answer.collector_started
+        if before is not None and started is not None and started - before > _CLOCK_SLACK_SECONDS:
+            self._settled_at = at + self._settle
+        if self._settled_at is None or at >= self._settled_at:
+            return ()
+        return (f"collector: it was restarted; machines are unknown until {self._settled_at:%H:%M:%S} UTC",)
+
+    def _idle(self, answer: Answer, left: "_Time") -> tuple[tuple[JobGroup, ...] | None, tuple[str, ...]]:
+        names = set(answer.schedds.values())
+        with self._lock:
+            moment = time.monotonic()
+            self._schedds.update(dict.fromkeys(names, moment))
+            for old in [key for key, seen in self._schedds.items() if moment - seen > _SCHEDD_MEMORY_SECONDS]:
+                del self._schedds[old]
+            missing = sorted(set(self._schedds) - names)
+        groups: list[JobGroup] = []
+        faults = [f"schedd {schedd}: the collector does not know it any more" for schedd in missing]
+        for schedd in sorted(names):
+            argv = ["condor_q", "-name", schedd, "-allusers", "-constraint", IDLE_QUESTION, "-af", *IDLE_COLUMNS]
+            try:
+                groups += idle_groups(schedd, run_tool(self._reach, argv, left.seconds()))
+            except (PoolError, ValueError) as error:
+                faults.append(f"schedd {schedd}: {error}")
+        if not names and not missing:
+            faults.append("schedds: the collector knows none")
+        return (None if faults else tuple(groups)), tuple(faults)
+
+
+class _Time:
+    """What is left of the time of one call."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._end = time.monotonic() + limit_seconds
+
+    def seconds(self) -> float:
+        return self._end - time.monotonic()
+
+
+def _name(what: str, text: str) -> str:
+    try:
+        return name(what, text)
+    except BadName as error:
+        raise Refused(str(error)) from None
+
+
+def _named(keys: Sequence[str]) -> str:
+    try:
+        return "(" + " || ".join(f"Name =?= {quote(key)}" for key in keys) + ")"
+    except BadText as error:
+        raise Refused(str(error)) from None
+
+
+def _read(text: str) -> list[dict[str, object]]:
+    try:
+        return read_ads(text)
+    except ValueError as error:
+        raise Partial(str(error)) from None
