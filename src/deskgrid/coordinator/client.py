@@ -1,0 +1,158 @@
+"""The operator's way to the coordinator, for the command line: HTTPS with the coordinator's own CA and nothing else."""
+
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+import urllib3
+
+from deskgrid.coordinator.kept import LeaseRecord, Line
+from deskgrid.coordinator.views import (
+    Because,
+    DesktopView,
+    Done,
+    Events,
+    MadeToken,
+    MakeToken,
+    Status,
+    VmView,
+)
+from deskgrid.core.why import Why
+from deskgrid.model.image import ImageFacts
+from deskgrid.wire.messages import Problem
+
+T = TypeVar("T")
+
+
+class NoAnswer(Exception):
+    """The coordinator could not be reached. The message says where it was looked for and what to do."""
+
+
+class Refused(Exception):
+    """The coordinator said no. problem: why; status: of HTTP."""
+
+    def __init__(self, status: int, problem: Problem) -> None:
+        super().__init__(problem.sentence)
+        self.status, self.problem = status, problem
+
+
+class OperatorClient:
+    """Asks the coordinator as its operator.
+
+    url: such as https://localhost:9443. state: the coordinator's state folder, with ca.pem and operator.token.
+    """
+
+    def __init__(self, url: str, state: Path, timeout_seconds: float = 15.0) -> None:
+        self._url = url.rstrip("/")
+        try:
+            token = (state / "operator.token").read_text(encoding="ascii").strip()
+            certificate = (state / "ca.pem").read_text(encoding="ascii")
+        except OSError as error:
+            raise NoAnswer(
+                f"state folder {state}: {error.strerror} ({Path(error.filename or state).name}); has the coordinator "
+                "been started there, and may you read it?"
+            ) from None
+        self._timeout = timeout_seconds
+        self._http = urllib3.PoolManager(
+            cert_reqs="CERT_REQUIRED",
+            ca_cert_data=certificate,
+            headers={"Authorization": f"Bearer {token}"},
+            retries=False,
+        )
+
+    def status(self) -> Status:
+        """The whole."""
+        return self._get("/v1/status", Status)
+
+    def desktops(self) -> list[DesktopView]:
+        """All desktops."""
+        return self._get("/v1/desktops", list[DesktopView])
+
+    def desktop(self, name: str) -> DesktopView:
+        """One desktop."""
+        return self._get(f"/v1/desktop/{quote(name, safe='')}", DesktopView)
+
+    def vms(self) -> list[VmView]:
+        """The VMs that live."""
+        return self._get("/v1/vms", list[VmView])
+
+    def leases(self, desktop: str | None = None, limit: int = 100) -> list[LeaseRecord]:
+        """Leases, living and ended, newest first."""
+        query = {"limit": str(limit)} | ({"desktop": desktop} if desktop is not None else {})
+        return self._get(f"/v1/leases?{urlencode(query)}", list[LeaseRecord])
+
+    def images(self) -> list[ImageFacts]:
+        """The images on offer."""
+        return self._get("/v1/images", list[ImageFacts])
+
+    def story(self, vm_id: str) -> list[Line]:
+        """A VM's life."""
+        return self._get(f"/v1/story/{quote(vm_id, safe='')}", list[Line])
+
+    def why_job(self, job_id: str) -> Why:
+        """Why does a job wait, or where is it?"""
+        return self._get(f"/v1/why/job/{quote(job_id, safe='')}", Why)
+
+    def why_desktop(self, name: str) -> Why:
+        """Why does a desktop run what it runs, or nothing?"""
+        return self._get(f"/v1/why/desktop/{quote(name, safe='')}", Why)
+
+    def events(self, since: int | None = None, wait_seconds: float = 0.0) -> Events:
+        """New lines of all stories after number `since` (None: only what comes now)."""
+        query = {"wait": str(wait_seconds)} | ({"since": str(since)} if since is not None else {})
+        return self._get(f"/v1/events?{urlencode(query)}", Events, wait_seconds)
+
+    def make_token(self, lifetime_seconds: float = 86400.0, uses: int = 1) -> MadeToken:
+        """A new enrolment token, with the fingerprint that goes with it."""
+        return self._post("/v1/tokens", MakeToken(lifetime_seconds, uses), MadeToken)
+
+    def offer_image(self, facts: ImageFacts) -> Done:
+        """Offer an image to jobs."""
+        return self._post("/v1/images", facts, Done)
+
+    def withdraw_image(self, name: str) -> Done:
+        """Offer an image no longer."""
+        return self._post(f"/v1/image/{quote(name, safe='')}/withdraw", Because(), Done)
+
+    def revoke(self, desktop: str, reason: str = "") -> Done:
+        """Take a desktop's membership away."""
+        return self._post(f"/v1/desktop/{quote(desktop, safe='')}/revoke", Because(reason), Done)
+
+    def end_vm(self, vm_id: str, reason: str = "") -> Done:
+        """End a VM."""
+        return self._post(f"/v1/vm/{quote(vm_id, safe='')}/end", Because(reason), Done)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.clear()
+
+    def _get(self, path: str, kind: type[T], longer_seconds: float = 0.0) -> T:
+        return self._ask("GET", path, kind, None, longer_seconds)
+
+    def _post(self, path: str, body: object, kind: type[T]) -> T:
+        return self._ask("POST", path, kind, msgspec.json.encode(body), 0.0)
+
+    def _ask(self, method: str, path: str, kind: type[T], body: bytes | None, longer_seconds: float) -> T:
+        try:
+            answer = self._http.request(method, self._url + path, body=body, timeout=self._timeout + longer_seconds)
+        except urllib3.exceptions.HTTPError as error:
+            raise NoAnswer(
+                f"coordinator {self._url}: no answer ({_cause(error)}); is it running? "
+                "(deskgrid coordinator run, deskgrid doctor)"
+            ) from None
+        if answer.status == 200:
+            return msgspec.json.decode(answer.data, type=kind)
+        raise Refused(answer.status, _problem(answer.data))
+
+
+def _problem(body: bytes) -> Problem:
+    try:
+        return msgspec.json.decode(body, type=Problem)
+    except msgspec.DecodeError:
+        return Problem("no-problem", "The coordinator refused without a reason; are its version and yours the same?")
+
+
+def _cause(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return str(reason).rsplit(": ", 1)[-1]

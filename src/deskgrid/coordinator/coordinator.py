@@ -1,0 +1,100 @@
+"""The coordinator's parts, brought up from the state folder and taken down again."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from deskgrid.coordinator import records
+from deskgrid.coordinator.database import Database
+from deskgrid.coordinator.fleet import Fleet
+from deskgrid.coordinator.forgetting import DELAYS_SECONDS, Forgetting
+from deskgrid.coordinator.holding import Holding
+from deskgrid.coordinator.kept import LeaseRecord, Member
+from deskgrid.coordinator.ledger import Ledger
+from deskgrid.coordinator.outcomes import KEPT_DAYS, Outcomes
+from deskgrid.coordinator.recorder import Recorder
+from deskgrid.coordinator.settings import CoordinatorSettings
+from deskgrid.core.why import View
+from deskgrid.model.image import ImageFacts
+from deskgrid.model.plan import Outcome
+from deskgrid.pool.contract import Pool
+
+T = TypeVar("T")
+Clock = Callable[[], datetime]
+log = logging.getLogger(__name__)
+
+GONE_SECONDS = 1800.0
+"""Ads of a VM have expired so long after its end."""
+
+
+class Coordinator:
+    """All that the service knows and does, without HTTP.
+
+    members: every desktop that was ever enrolled. images: on offer. view: what the last cycle saw and decided.
+    """
+
+    def __init__(self, settings: CoordinatorSettings, pool: Pool, clock: Clock, loaded: "Loaded") -> None:
+        self.settings, self.pool, self.clock = settings, pool, clock
+        self.started_at = clock()
+        self.fleet = Fleet()
+        self.holding = Holding(settings.max_held)
+        self.members = {member.name: member for member in loaded.members}
+        self.images = {facts.ref.name: facts for facts in loaded.images}
+        self.ledger = Ledger(settings.plan.lease_seconds, settings.guest.token_seconds, Outcomes(loaded.outcomes))
+        self.ledger.restore(loaded.living, loaded.gone, self.started_at)
+        self.recorder = Recorder(loaded.database, self.ledger, loaded.last_line)
+        self.view = View(at=self.started_at, settings=settings.plan)
+        self._threads = ThreadPoolExecutor(4, "pool")
+        self.forgetting = Forgetting(self._forget, self._forgotten, loaded.forget_delays)
+
+    async def ask_pool(self, ask: Callable[[], T]) -> T:
+        """Run a call of the pool's in a thread of its own: HTCondor may take seconds."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+
+    def forget_ended(self) -> None:
+        """Begin to take away the ads of VMs that have ended."""
+        ended, self.ledger.ended = self.ledger.ended, []
+        self.forgetting.begin(ended)
+
+    def changed(self, desktop: str) -> None:
+        """The orders of a desktop changed: its report is answered now."""
+        self.holding.release(desktop)
+
+    async def close(self) -> None:
+        """Answer who waits, record what waits, let go of everything."""
+        self.holding.close()
+        self.recorder.wake()
+        await self.forgetting.close()
+        try:
+            await self.recorder.close()
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _forget(self, vm_id: str) -> None:
+        await self.ask_pool(lambda: self.pool.forget_vm(vm_id))
+
+    def _forgotten(self, vm_id: str) -> None:
+        self.ledger.forgotten(vm_id, self.clock())
+        self.recorder.soon()
+
+
+class Loaded:
+    """What the database held at the start."""
+
+    def __init__(self, database: Database, now: datetime, forget_delays: tuple[float, ...] = DELAYS_SECONDS) -> None:
+        self.database, self.forget_delays = database, forget_delays
+        with database.begin() as connection:
+            self._read(connection, now)
+
+    def _read(self, connection: sa.Connection, now: datetime) -> None:
+        self.members: list[Member] = records.members(connection)
+        self.images: list[ImageFacts] = records.images(connection)
+        self.living: list[LeaseRecord] = records.live_leases(connection)
+        self.gone = records.ended_leases(connection, now - timedelta(seconds=GONE_SECONDS), 10_000)
+        self.outcomes: list[Outcome] = records.outcomes(connection, now - timedelta(days=KEPT_DAYS), 20_000)
+        self.last_line = records.last_line(connection)

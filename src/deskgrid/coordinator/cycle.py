@@ -1,0 +1,182 @@
+"""One cycle: what HTCondor says, what desktops said, one plan, leases.
+
+Rules, told first:
+- HTCondor is asked in threads, with an end to the waiting; what it did not say is unknown, and nothing shrinks on that.
+- One snapshot, one `now`; the plan is a pure function of them and is made outside the event loop too.
+- A grant becomes a lease in this order: an id, a pool token, the record, then the desktop is told.
+- A coordinator that was itself away (stopped, asleep) does not hold it against the desktops.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from deskgrid.coordinator.coordinator import GONE_SECONDS, Coordinator
+from deskgrid.coordinator.credentials import new_id
+from deskgrid.core.demand import offers, wants
+from deskgrid.core.health import Health
+from deskgrid.core.plan import plan
+from deskgrid.core.why import View, with_waiting
+from deskgrid.model.lease import Lease
+from deskgrid.model.plan import Grant, Plan, PlanSettings, Snapshot
+from deskgrid.model.pool import OfflineAd, PoolSnapshot
+from deskgrid.pool.contract import PoolError
+
+log = logging.getLogger(__name__)
+
+
+class Cycle:
+    """Runs cycles of one coordinator, one after the other."""
+
+    def __init__(self, office: Coordinator) -> None:
+        self._office = office
+        self._asking: asyncio.Task[PoolSnapshot] | None = None
+        self._last_at = office.started_at
+        self._advertised: tuple[OfflineAd, ...] | None = None
+        self._advertised_at = office.started_at
+        self._faults: tuple[str, ...] = ()
+
+    async def run(self) -> Plan:
+        """Run one cycle. Raises: SQLAlchemyError when the database refuses; the next cycle tries again."""
+        office = self._office
+        heard = await self._ask()
+        now = office.clock()
+        self._keep_leases(heard, now)
+        snapshot = Snapshot(
+            office.fleet.desktops(),
+            office.ledger.for_plan(),
+            tuple(office.images.values()),
+            wants(heard, office.settings.plan),
+            office.ledger.outcomes.all(now),
+        )
+        made, ads = await asyncio.to_thread(_decide, snapshot, office.settings.plan, now)
+        faults = [*heard.faults, *await self._give(made.grants, now)]
+        faults += await self._advertise(ads, now, known=heard.matches is not None)
+        office.view = with_waiting(
+            office.view,
+            View(
+                at=now,
+                settings=office.settings.plan,
+                pool=heard,
+                snapshot=snapshot,
+                plan=made,
+                ads=self._advertised or (),
+                negotiation_seconds=office.settings.negotiation_seconds,
+                faults=tuple(faults),
+            ),
+        )
+        self._tell_faults(tuple(faults))
+        return made
+
+    def _keep_leases(self, heard: PoolSnapshot, now: datetime) -> None:
+        """Bring the ledger up to date with the collector and with time."""
+        office = self._office
+        settings = office.settings.plan
+        if (now - self._last_at).total_seconds() > settings.stale_seconds:
+            office.ledger.prolong(now)
+        self._last_at = now
+        join_seconds = None
+        if heard.machines is not None:
+            office.forgetting.begin(office.ledger.see(heard.machines, now))
+            join_seconds = settings.join_seconds
+        for desktop in office.ledger.expire(now, join_seconds):
+            office.changed(desktop)
+        office.ledger.drop_gone(now - timedelta(seconds=GONE_SECONDS))
+        office.forget_ended()
+
+    async def _ask(self) -> PoolSnapshot:
+        """What HTCondor says now; nothing when it takes too long (it is then asked no second time meanwhile)."""
+        office = self._office
+        if self._asking is None:
+            self._asking = asyncio.create_task(office.ask_pool(office.pool.snapshot))
+        done, _ = await asyncio.wait({self._asking}, timeout=office.settings.pool_seconds)
+        if not done:
+            told = f"HTCondor has not answered for {office.settings.pool_seconds:.0f} s"
+            return PoolSnapshot(office.clock(), None, None, None, (told,))
+        task, self._asking = self._asking, None
+        try:
+            return task.result()
+        except PoolError as error:
+            return PoolSnapshot(office.clock(), None, None, None, (str(error),))
+
+    async def _give(self, grants: Iterable[Grant], now: datetime) -> list[str]:
+        """Turn grants into leases, make tokens that a restart has lost, and tell the desktops."""
+        office = self._office
+        until = now + timedelta(seconds=office.settings.plan.lease_seconds)
+        new = [Lease(f"vm-{new_id()}", g.desktop, g.image, g.size, now, until, g.reason) for g in grants]
+        lost = [
+            live
+            for live in office.ledger.all()
+            if live.token is None and live.record.shown_at is None and live.withdrawn is None
+        ]
+        made = await asyncio.gather(
+            *(self._mint(i) for i in [*(le.vm_id for le in new), *(li.lease.vm_id for li in lost)])
+        )
+        faults = [m for m in made if isinstance(m, PoolError)]
+        for lease, token in zip(new, made, strict=False):
+            if isinstance(token, str) and self._still_there(lease.desktop):
+                office.ledger.grant(lease, token)
+        for live, token in zip(lost, made[len(new) :], strict=True):
+            if isinstance(token, str) and live.record.shown_at is None and live.record.ended_at is None:
+                live.token = token
+        await office.recorder.flush()
+        for desktop in {*(lease.desktop for lease in new), *(live.lease.desktop for live in lost)}:
+            office.changed(desktop)
+        return list(dict.fromkeys(str(fault) for fault in faults))
+
+    def _still_there(self, desktop: str) -> bool:
+        member = self._office.members.get(desktop)
+        return member is not None and member.revoked_at is None
+
+    async def _mint(self, vm_id: str) -> str | PoolError:
+        office = self._office
+        try:
+            return await office.ask_pool(lambda: office.pool.mint_token(vm_id, office.settings.guest.token_seconds))
+        except PoolError as error:
+            return error
+
+    async def _advertise(self, ads: tuple[OfflineAd, ...], now: datetime, known: bool) -> list[str]:
+        """Say to HTCondor what could be started: when that changed, is to be refreshed, or may have been forgotten."""
+        office = self._office
+        age = (now - self._advertised_at).total_seconds()
+        if known and ads == self._advertised and age < office.settings.advertise_seconds:
+            return []
+        try:
+            await office.ask_pool(lambda: office.pool.advertise(ads))
+        except PoolError as error:
+            self._advertised = None
+            return [str(error)]
+        self._advertised, self._advertised_at = ads, now
+        return []
+
+    def _tell_faults(self, faults: tuple[str, ...]) -> None:
+        """Log what is wrong once, and once that it is right again."""
+        if faults == self._faults:
+            return
+        for fault in faults:
+            if fault not in self._faults:
+                log.warning("cycle: %s", fault)
+        if self._faults and not faults:
+            log.info("cycle: HTCondor answers again")
+        self._faults = faults
+
+
+def _decide(snapshot: Snapshot, settings: PlanSettings, now: datetime) -> tuple[Plan, tuple[OfflineAd, ...]]:
+    health = Health(snapshot.outcomes, settings)
+    return plan(snapshot, settings, now), offers(snapshot, settings, health, now)
+
+
+async def run_cycles(office: Coordinator, stopping: asyncio.Event) -> None:
+    """Run cycles until told to stop. A fault of one cycle is logged and does not end them."""
+    cycle = Cycle(office)
+    while not stopping.is_set():
+        try:
+            await cycle.run()
+        except Exception:
+            log.exception("cycle: failed; the next one tries again")
+        try:
+            async with asyncio.timeout(office.settings.cycle_seconds):
+                await stopping.wait()
+        except TimeoutError:
+            continue

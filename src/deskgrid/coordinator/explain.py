@@ -1,0 +1,122 @@
+"""From what the coordinator knows to what the operator is shown."""
+
+import msgspec
+
+from deskgrid import __version__
+from deskgrid.coordinator.coordinator import Coordinator
+from deskgrid.coordinator.kept import Member
+from deskgrid.coordinator.views import DesktopView, Status, VmView
+from deskgrid.core import why
+from deskgrid.core.demand import wants
+from deskgrid.core.why import View, Why
+from deskgrid.model.pool import Job
+from deskgrid.model.reason import Reason
+from deskgrid.pool.contract import PoolError
+
+
+def status(office: Coordinator, fingerprint: str) -> Status:
+    """The service as a whole."""
+    view, now = office.view, office.clock()
+    limit = office.settings.plan.stale_seconds
+    reporting = [known for known in office.fleet if (now - known.received_at).total_seconds() <= limit]
+    lives = office.ledger.all()
+    return Status(
+        version=__version__,
+        started_at=office.started_at,
+        cycle_at=view.at,
+        desktops=sum(member.revoked_at is None for member in office.members.values()),
+        reporting=len(reporting),
+        available=sum(known.report.availability.available for known in reporting),
+        held_reports=len(office.holding),
+        vms=len(lives),
+        joined=sum(live.record.joined_at is not None for live in lives),
+        images=tuple(facts for _, facts in sorted(office.images.items())),
+        ads=view.ads,
+        wants=wants(view.pool, view.settings) if view.pool is not None else None,
+        shortages=view.plan.shortages if view.plan is not None else (),
+        pool_faults=view.faults,
+        last_line=office.recorder.last_line,
+        ca_fingerprint=fingerprint,
+    )
+
+
+def desktop(office: Coordinator, member: Member, whole: bool = False) -> DesktopView:
+    """One desktop; with `whole`, its unknown fields too."""
+    known = office.fleet.get(member.name)
+    answer = why_desktop(office, member.name)
+    shown = DesktopView(member.name, member.enrolled_at, member.revoked_at, reason=answer.reason, leases=answer.vms)
+    if known is None:
+        return shown
+    report = known.report
+    silence = (office.clock() - known.received_at).total_seconds()
+    return msgspec.structs.replace(
+        shown,
+        reported_at=known.received_at,
+        silent=silence > office.settings.plan.stale_seconds,
+        availability=report.availability,
+        room=report.room,
+        cpus=report.cpus,
+        memory_bytes=report.memory_bytes,
+        images=report.images,
+        vms=report.vms,
+        system=report.system,
+        agent_version=report.agent_version,
+        skew_seconds=round(known.skew_seconds, 1),
+        warnings=known.warnings(),
+        unknown=known.unknown_fields() if whole else {},
+    )
+
+
+def vms(office: Coordinator) -> list[VmView]:
+    """The VMs that live, oldest first."""
+    return [
+        VmView(
+            vm_id=live.lease.vm_id,
+            desktop=live.lease.desktop,
+            image=live.lease.image,
+            size=live.lease.size,
+            state=live.report.state if live.report is not None else "ordered",
+            granted_at=live.lease.granted_at,
+            until=live.lease.until,
+            reason=live.report.reason if live.report is not None else live.lease.reason,
+            joined_at=live.record.joined_at,
+            claimed=live.record.claimed,
+            withdrawn=live.withdrawn,
+            accelerator=live.record.accelerator,
+            jobs=live.jobs,
+        )
+        for live in office.ledger.all()
+    ]
+
+
+def why_job(office: Coordinator, job: Job) -> Why:
+    """Why does this job wait, or where is it?"""
+    return why.why_job(job, _view(office))
+
+
+def pool_silent(job_id: str, error: PoolError) -> Why:
+    """HTCondor could not be asked about the job."""
+    return Why(f"job {job_id}", Reason("pool-unknown", "HTCondor could not be asked about this job.", str(error)))
+
+
+def why_desktop(office: Coordinator, name: str) -> Why:
+    """Why does this desktop run what it runs, or nothing?"""
+    member, known = office.members.get(name), office.fleet.get(name)
+    membership = why.Membership(
+        enrolled=member is not None,
+        revoked=member.revoked_reason if member is not None and member.revoked_at is not None else None,
+        warnings=known.warnings() if known is not None else (),
+    )
+    mine = [live for live in office.ledger.for_plan() if live.lease.desktop == name]
+    view = msgspec.structs.replace(office.view, at=office.clock())
+    return why.why_desktop(name, membership, known.desktop() if known is not None else None, mine, view)
+
+
+def _view(office: Coordinator) -> View:
+    """The last cycle's values, with the leases of now."""
+    view = office.view
+    if view.snapshot is None:
+        return view
+    return msgspec.structs.replace(
+        view, snapshot=msgspec.structs.replace(view.snapshot, leases=office.ledger.for_plan())
+    )

@@ -1,0 +1,137 @@
+"""What desktops last reported: soft state, rebuilt from their next reports after a restart.
+
+Rules, told first:
+- The newest report of a desktop counts: by its sequence within one start of its agent (its incarnation).
+- An older or repeated report changes nothing; it is answered with what is ordered now.
+- A new incarnation supersedes the one before; a report of a superseded one is refused, since two agents that share
+  one desktop would end each other's VMs.
+- Times are the coordinator's; a desktop's own clock is only measured, so that it may be an hour wrong.
+- Unknown fields of a report are kept, for those who look.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from deskgrid.model.desktop import Desktop
+from deskgrid.model.reason import Reason
+from deskgrid.wire.messages import Report
+
+SKEW_SECONDS = 60.0
+_SUPERSEDED = 32
+
+
+class AnotherAgent(Exception):
+    """A report of an agent that was superseded by another one on the same desktop."""
+
+
+class Known:
+    """One desktop's last report. skew_seconds: its clock minus ours. raw: the report as it came."""
+
+    __slots__ = ("name", "raw", "received_at", "report", "skew_seconds", "superseded")
+
+    def __init__(
+        self, name: str, report: Report, raw: bytes, received_at: datetime, superseded: tuple[str, ...]
+    ) -> None:
+        self.name = name
+        self.report = report
+        self.raw = raw
+        self.received_at = received_at
+        self.skew_seconds = (report.sent_at - received_at).total_seconds()
+        self.superseded = superseded
+
+    def desktop(self) -> Desktop:
+        """This desktop in a snapshot."""
+        report = self.report
+        return Desktop(
+            self.name,
+            self.received_at,
+            report.availability,
+            report.room,
+            report.images,
+            report.vms,
+            report.cpus,
+            report.memory_bytes,
+        )
+
+    def warnings(self) -> tuple[Reason, ...]:
+        """What is odd about this desktop, though nothing breaks."""
+        if abs(self.skew_seconds) <= SKEW_SECONDS:
+            return ()
+        direction = "ahead of" if self.skew_seconds > 0 else "behind"
+        return (
+            Reason(
+                "clock-wrong",
+                f"The clock of {self.name} is {abs(self.skew_seconds):.0f} s {direction} the coordinator's; "
+                "virtual machines run all the same, but set it right.",
+                f"{self.skew_seconds:+.0f} s, at most {SKEW_SECONDS:.0f} s expected",
+            ),
+        )
+
+    def unknown_fields(self) -> dict[str, Any]:
+        """Fields of the report that this version does not know."""
+        return _unknown(msgspec.json.decode(self.raw), Report)
+
+
+class Fleet:
+    """The last report of every desktop."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Known] = {}
+
+    def __iter__(self) -> Iterator[Known]:
+        return iter(self._known.values())
+
+    def get(self, name: str) -> Known | None:
+        """What is known of a desktop, or None when it has not reported since the coordinator started."""
+        return self._known.get(name)
+
+    def take(self, name: str, report: Report, raw: bytes, now: datetime) -> bool:
+        """Take in a report.
+
+        Returns: False when it is older than what is known, or the same again; it has changed nothing then.
+        Raises: AnotherAgent when its incarnation was superseded.
+        """
+        known = self._known.get(name)
+        superseded: tuple[str, ...] = ()
+        if known is not None:
+            superseded = known.superseded
+            if report.incarnation == known.report.incarnation:
+                if report.sequence <= known.report.sequence:
+                    return False
+            elif report.incarnation in superseded:
+                raise AnotherAgent(
+                    f"another agent reports as {name}: it started later than the one that sent this; "
+                    "stop one of them, or enrol this computer under a name of its own"
+                )
+            else:
+                superseded = (*superseded, known.report.incarnation)[-_SUPERSEDED:]
+        self._known[name] = Known(name, report, raw, now, superseded)
+        return True
+
+    def drop(self, name: str) -> None:
+        """Forget what a desktop reported."""
+        self._known.pop(name, None)
+
+    def desktops(self) -> tuple[Desktop, ...]:
+        """The fleet for a snapshot, by name."""
+        return tuple(self._known[name].desktop() for name in sorted(self._known))
+
+
+def _unknown(raw: Any, kind: Any) -> dict[str, Any]:
+    """The keys of `raw` that are no field of `kind`; of nested tables, theirs."""
+    fields: Mapping[str, Any] = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    found: dict[str, Any] = {}
+    for key, value in raw.items():
+        field = fields.get(key)
+        if field is None:
+            found[key] = value
+        elif _is_table(field.type, value) and (inner := _unknown(value, field.type)):
+            found[key] = inner
+    return found
+
+
+def _is_table(kind: Any, value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct)

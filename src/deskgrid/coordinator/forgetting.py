@@ -1,0 +1,66 @@
+"""When a VM has ended, HTCondor is told at once: its ads leave the collector, so that its job is idle in a second.
+
+Rules, told first:
+- In the background, one VM at a time in one of a few threads; a failure is tried again, later each time.
+- After the ads have expired by themselves there is nothing left to do.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from deskgrid.pool.contract import PoolError
+
+log = logging.getLogger(__name__)
+
+DELAYS_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, *((30.0,) * 30))
+
+
+class Forgetting:
+    """Takes ads of ended VMs away until it is done or moot.
+
+    forget: takes one VM's ads away, raising PoolError. done: called when it has.
+    """
+
+    def __init__(
+        self,
+        forget: Callable[[str], Awaitable[None]],
+        done: Callable[[str], None],
+        delays_seconds: tuple[float, ...] = DELAYS_SECONDS,
+    ) -> None:
+        self._forget, self._done, self._delays = forget, done, delays_seconds
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def begin(self, vm_ids: Iterable[str]) -> None:
+        """Begin with these; those that are under way stay so."""
+        for vm_id in vm_ids:
+            if vm_id not in self._tasks:
+                self._tasks[vm_id] = asyncio.get_running_loop().create_task(self._until_done(vm_id))
+
+    def __contains__(self, vm_id: str) -> bool:
+        return vm_id in self._tasks
+
+    async def close(self) -> None:
+        """Stop trying; what is left is taken up at the next start."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_done(self, vm_id: str) -> None:
+        told = False
+        try:
+            for delay in (*self._delays, 0.0):
+                try:
+                    await self._forget(vm_id)
+                except PoolError as error:
+                    if not told:
+                        log.warning("vm %s: its ads can't be taken away yet, tried again: %s", vm_id, error)
+                        told = True
+                    await asyncio.sleep(delay)
+                else:
+                    self._done(vm_id)
+                    return
+            log.warning("vm %s: its ads could not be taken away; they expire by themselves", vm_id)
+        finally:
+            del self._tasks[vm_id]

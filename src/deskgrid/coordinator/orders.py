@@ -1,0 +1,107 @@
+"""A report comes in; the answer says all that its desktop should run.
+
+Rules, told first:
+- The hot path: a report that changes nothing touches no database.
+- What the answer acknowledges is recorded before it is said.
+- Orders name every living lease of the desktop. The VM's instance data, with its pool token, go along only while the
+  desktop has not shown the VM; a lease that is not recorded, or whose token is not made yet, is not named.
+- A report that finds nothing to say may be held open, if its desktop can take orders.
+"""
+
+from deskgrid.coordinator.coordinator import Coordinator
+from deskgrid.coordinator.ledger import Live
+from deskgrid.model.instance import InstanceData
+from deskgrid.wire.messages import Answer, Order, Report
+
+SOON_SECONDS = 1.0
+"""A desktop that can be told at once reports again so soon after an answer that was not held."""
+
+
+async def answer(office: Coordinator, name: str, report: Report, raw: bytes) -> Answer:
+    """Take a report in and say what the desktop should run.
+
+    Args:
+        name: the desktop, authenticated. raw: the report as it came.
+
+    Raises:
+        AnotherAgent: when the report's agent was superseded. SQLAlchemyError: when an end could not be recorded.
+    """
+    now = office.clock()
+    fresh = office.fleet.take(name, report, raw, now)
+    if fresh:
+        office.holding.release(name)
+        _take_in(office, name, report)
+    if report.ended or report.story or office.ledger.ended:
+        office.forget_ended()
+        await office.recorder.flush()
+    told = _orders(office, name, report)
+    expired = False
+    if fresh and _may_wait(office, report) and _nothing_to_say(report, told):
+        expired = await office.holding.wait(name, min(report.wait_seconds, office.settings.hold_seconds))
+        told = _orders(office, name, report)
+    soon = 0.0 if expired else SOON_SECONDS if _may_wait(office, report) else office.settings.report_seconds
+    return Answer(
+        to=report.sequence,
+        now=office.clock(),
+        orders=told,
+        next_report_seconds=soon,
+        acknowledged=tuple(vm.vm_id for vm in report.ended),
+        story_count=len(report.story),
+    )
+
+
+def _take_in(office: Coordinator, name: str, report: Report) -> None:
+    now = office.clock()
+    office.ledger.hear(name, report.vms, report.ended, now)
+    if report.story:
+        known = office.fleet.get(name)
+        office.ledger.retell(name, report.story, known.skew_seconds if known else 0.0, now)
+
+
+def _orders(office: Coordinator, name: str, report: Report) -> tuple[Order, ...]:
+    leases = office.ledger.of(name)
+    if not leases:
+        return ()
+    shown = {vm.vm_id for vm in report.vms}
+    return tuple(order for live in leases if (order := _order(office, live, live.lease.vm_id in shown)) is not None)
+
+
+def _order(office: Coordinator, live: Live, shown: bool) -> Order | None:
+    if live.withdrawn is not None or not live.recorded:
+        return None
+    if shown:
+        return Order(live.lease)
+    if live.token is None:
+        return None
+    if not live.told:
+        live.told = True
+        office.ledger.tell(live.lease.vm_id, "ordered", f"{live.lease.desktop} was told to start it.", office.clock())
+        office.recorder.soon()
+    guest, lease = office.settings.guest, live.lease
+    return Order(
+        lease,
+        InstanceData(
+            vm_id=lease.vm_id,
+            vm_name=lease.image.name,
+            desktop=lease.desktop,
+            collector=guest.collector,
+            token=live.token,
+            trust_domain=guest.trust_domain,
+            cpus=lease.size.cpus,
+            memory_mb=lease.size.memory_bytes >> 20,
+            unused_seconds=guest.unused_seconds,
+        ),
+    )
+
+
+def _may_wait(office: Coordinator, report: Report) -> bool:
+    return (
+        report.wait_seconds > 0
+        and (report.availability.available or bool(report.vms))
+        and office.settings.hold_seconds > 0
+        and office.holding.has_place
+    )
+
+
+def _nothing_to_say(report: Report, told: tuple[Order, ...]) -> bool:
+    return not report.ended and not report.story and {o.lease.vm_id for o in told} == {vm.vm_id for vm in report.vms}

@@ -1,0 +1,39 @@
+"""How starts went, as few as `core/health.py` needs: for each image on each desktop the last success and what failed
+since."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from deskgrid.model.desktop import Fault
+from deskgrid.model.plan import Outcome
+
+KEPT_DAYS = 7
+_STREAK = 24
+
+
+class Outcomes:
+    """A bounded memory of outcomes. A success makes earlier failures of the same image on the same desktop moot."""
+
+    def __init__(self, past: Iterable[Outcome] = ()) -> None:
+        self._kept: dict[tuple[str, str], list[Outcome]] = {}
+        for outcome in sorted(past, key=lambda o: o.at):
+            self.add(outcome)
+
+    def add(self, outcome: Outcome) -> None:
+        """Remember an outcome; one that is nobody's fault says nothing and is not kept."""
+        key = (outcome.image, outcome.desktop)
+        if outcome.ok:
+            self._kept[key] = [outcome]
+        elif outcome.fault is not Fault.NONE:
+            streak = self._kept.setdefault(key, [])
+            streak.append(outcome)
+            if len(streak) > _STREAK:
+                del streak[1 if streak[0].ok else 0]
+
+    def all(self, now: datetime) -> tuple[Outcome, ...]:
+        """Everything that still counts, oldest first."""
+        since = now - timedelta(days=KEPT_DAYS)
+        for key, streak in list(self._kept.items()):
+            if streak[-1].at < since:
+                del self._kept[key]
+        return tuple(sorted((o for streak in self._kept.values() for o in streak), key=lambda o: o.at))

@@ -1,0 +1,230 @@
+"""What is asked of the database and written to it; each function runs inside one transaction of its caller."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from deskgrid.coordinator import database as db
+from deskgrid.coordinator.kept import COORDINATOR, LeaseRecord, Line, Member, TokenRecord, outcomes_of
+from deskgrid.model.desktop import Fault
+from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.lease import Lease, Size
+from deskgrid.model.plan import Outcome
+from deskgrid.model.reason import Reason
+
+_Told = tuple[datetime, str, str, str]
+
+
+def members(connection: sa.Connection) -> list[Member]:
+    """Every desktop that was ever enrolled."""
+    return [Member(**row) for row in connection.execute(sa.select(db.desktops)).mappings()]
+
+
+def images(connection: sa.Connection) -> list[ImageFacts]:
+    """The images on offer."""
+    rows = connection.execute(sa.select(db.images).order_by(db.images.c.name)).mappings()
+    return [ImageFacts(ImageRef(r["name"], r["digest"]), r["memory_bytes"], r["disk_bytes"]) for r in rows]
+
+
+def offer_image(connection: sa.Connection, facts: ImageFacts, now: datetime) -> None:
+    """Offer an image under its name, in place of an earlier version."""
+    withdraw_image(connection, facts.ref.name)
+    connection.execute(
+        db.images.insert().values(
+            name=facts.ref.name,
+            digest=facts.ref.digest,
+            memory_bytes=facts.memory_bytes,
+            disk_bytes=facts.disk_bytes,
+            offered_at=now,
+        )
+    )
+
+
+def withdraw_image(connection: sa.Connection, name: str) -> None:
+    """Offer it no longer."""
+    connection.execute(db.images.delete().where(db.images.c.name == name))
+
+
+def add_token(connection: sa.Connection, token: TokenRecord) -> None:
+    """Keep a new enrolment token."""
+    connection.execute(db.tokens.insert().values(**msgspec.structs.asdict(token)))
+
+
+def token(connection: sa.Connection, token_id: str) -> TokenRecord | None:
+    """Find an enrolment token."""
+    row = connection.execute(sa.select(db.tokens).where(db.tokens.c.id == token_id)).mappings().first()
+    return TokenRecord(**row) if row else None
+
+
+def use_token(connection: sa.Connection, token_id: str, now: datetime) -> bool:
+    """Count one use, in one statement. Returns False when none is left or it has expired."""
+    c = db.tokens.c
+    use = (
+        db.tokens.update()
+        .where(c.id == token_id, c.uses_left > 0, c.expires_at > now)
+        .values(uses_left=c.uses_left - 1)
+    )
+    return connection.execute(use).rowcount == 1
+
+
+def save_member(connection: sa.Connection, member: Member) -> None:
+    """Add a desktop, or write what is new about it."""
+    values = msgspec.structs.asdict(member)
+    c = db.desktops.c
+    if connection.execute(db.desktops.update().where(c.name == member.name).values(**values)).rowcount == 0:
+        connection.execute(db.desktops.insert().values(**values))
+
+
+def note(connection: sa.Connection, who: str, what: str, now: datetime) -> None:
+    """Write a line of audit."""
+    connection.execute(db.audit.insert().values(at=now, who=who, what=what))
+
+
+def write_leases(connection: sa.Connection, records: Sequence[LeaseRecord]) -> None:
+    """Write leases as they are now, new ones and known ones."""
+    c = db.leases.c
+    for record in records:
+        values = _lease_values(record)
+        known = connection.execute(db.leases.update().where(c.vm_id == record.lease.vm_id).values(**values)).rowcount
+        if not known:
+            connection.execute(db.leases.insert().values(**values))
+
+
+def live_leases(connection: sa.Connection) -> list[LeaseRecord]:
+    """The leases that have not ended."""
+    chosen = sa.select(db.leases).where(db.leases.c.ended_at.is_(None)).order_by(db.leases.c.granted_at)
+    return [_lease_record(row) for row in connection.execute(chosen).mappings()]
+
+
+def ended_leases(connection: sa.Connection, since: datetime, limit: int) -> list[LeaseRecord]:
+    """The leases that ended since a time, newest first."""
+    c = db.leases.c
+    chosen = sa.select(db.leases).where(c.ended_at >= since).order_by(c.ended_at.desc()).limit(limit)
+    return [_lease_record(row) for row in connection.execute(chosen).mappings()]
+
+
+def leases(connection: sa.Connection, desktop: str | None, limit: int) -> list[LeaseRecord]:
+    """Leases, living and ended, newest first; of one desktop or of all."""
+    chosen = sa.select(db.leases).order_by(db.leases.c.granted_at.desc(), db.leases.c.vm_id).limit(limit)
+    if desktop is not None:
+        chosen = chosen.where(db.leases.c.desktop == desktop)
+    return [_lease_record(row) for row in connection.execute(chosen).mappings()]
+
+
+def lease(connection: sa.Connection, vm_id: str) -> LeaseRecord | None:
+    """Find one lease."""
+    row = connection.execute(sa.select(db.leases).where(db.leases.c.vm_id == vm_id)).mappings().first()
+    return _lease_record(row) if row else None
+
+
+def outcomes(connection: sa.Connection, since: datetime, limit: int) -> list[Outcome]:
+    """How the starts of the last days went, from the leases."""
+    c = db.leases.c
+    chosen = sa.select(db.leases).where(c.granted_at >= since).order_by(c.granted_at.desc()).limit(limit)
+    found: list[Outcome] = []
+    for row in connection.execute(chosen).mappings():
+        found += outcomes_of(_lease_record(row))
+    return found
+
+
+def write_story(connection: sa.Connection, lines: Sequence[Line]) -> list[Line]:
+    """Write lines that are not there yet; a desktop's only to the stories of its own VMs.
+
+    Returns: the lines that were written, with their numbers.
+    """
+    known: dict[str, tuple[str | None, set[_Told]]] = {}
+    written = []
+    for line in lines:
+        if line.vm_id not in known:
+            known[line.vm_id] = _known_story(connection, line.vm_id)
+        desktop, told = known[line.vm_id]
+        key = (line.told_at, line.source, line.state, line.event)
+        if key in told or line.source not in (COORDINATOR, desktop):
+            continue
+        told.add(key)
+        values = msgspec.structs.asdict(line)
+        del values["id"]
+        made = connection.execute(db.story.insert().values(**values)).inserted_primary_key
+        written.append(msgspec.structs.replace(line, id=made[0] if made else 0))
+    return written
+
+
+def _known_story(connection: sa.Connection, vm_id: str) -> tuple[str | None, set[_Told]]:
+    """The desktop that a VM was ordered for, and the lines that are there."""
+    c = db.story.c
+    rows = connection.execute(sa.select(c.told_at, c.source, c.state, c.event).where(c.vm_id == vm_id))
+    told = {(row[0], row[1], row[2], row[3]) for row in rows}
+    return connection.execute(sa.select(db.leases.c.desktop).where(db.leases.c.vm_id == vm_id)).scalar(), told
+
+
+def story(connection: sa.Connection, vm_id: str) -> list[Line]:
+    """A VM's story in the order of time."""
+    c = db.story.c
+    rows = connection.execute(sa.select(db.story).where(c.vm_id == vm_id).order_by(c.at, c.id)).mappings()
+    return [Line(**row) for row in rows]
+
+
+def story_since(connection: sa.Connection, number: int, limit: int) -> list[Line]:
+    """Lines of all stories that were recorded after line `number`."""
+    c = db.story.c
+    rows = connection.execute(sa.select(db.story).where(c.id > number).order_by(c.id).limit(limit)).mappings()
+    return [Line(**row) for row in rows]
+
+
+def last_line(connection: sa.Connection) -> int:
+    """The number of the newest line; 0 when there is none."""
+    return connection.execute(sa.select(sa.func.max(db.story.c.id))).scalar() or 0
+
+
+def _lease_values(record: LeaseRecord) -> dict[str, Any]:
+    lease = record.lease
+    return {
+        "vm_id": lease.vm_id,
+        "desktop": lease.desktop,
+        "image": lease.image.name,
+        "digest": lease.image.digest,
+        "cpus": lease.size.cpus,
+        "memory_bytes": lease.size.memory_bytes,
+        "granted_at": lease.granted_at,
+        "until": lease.until,
+        "reason_name": lease.reason.name,
+        "reason_sentence": lease.reason.sentence,
+        "reason_reading": lease.reason.reading,
+        "shown_at": record.shown_at,
+        "joined_at": record.joined_at,
+        "claimed": record.claimed,
+        "accelerator": record.accelerator,
+        "withdrawn_at": record.withdrawn_at,
+        "ended_at": record.ended_at,
+        "end_name": record.end.name if record.end else "",
+        "end_sentence": record.end.sentence if record.end else "",
+        "fault": record.fault.value,
+        "forgotten_at": record.forgotten_at,
+    }
+
+
+def _lease_record(row: Any) -> LeaseRecord:
+    reason = Reason(row["reason_name"], row["reason_sentence"], row["reason_reading"])
+    return LeaseRecord(
+        lease=Lease(
+            row["vm_id"],
+            row["desktop"],
+            ImageRef(row["image"], row["digest"]),
+            Size(row["cpus"], row["memory_bytes"]),
+            row["granted_at"],
+            row["until"],
+            reason,
+        ),
+        shown_at=row["shown_at"],
+        joined_at=row["joined_at"],
+        claimed=row["claimed"],
+        accelerator=row["accelerator"],
+        withdrawn_at=row["withdrawn_at"],
+        ended_at=row["ended_at"],
+        end=Reason(row["end_name"], row["end_sentence"]) if row["end_name"] else None,
+        fault=Fault(row["fault"]),
+        forgotten_at=row["forgotten_at"],
+    )

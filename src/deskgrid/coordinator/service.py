@@ -1,0 +1,225 @@
+"""Run the coordinator as a service: lock, trust, database, cycles, HTTPS; and a clean end.
+
+Rules, told first:
+- One process for each state folder: a lock that ends with the process.
+- Nothing is half-written at an end of any kind: files are written whole, changes are transactions. SIGTERM and SIGINT
+  answer the reports that are held, record what waits, and return.
+- No plain HTTP, nothing older than TLS 1.2.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import uvicorn
+
+from deskgrid.coordinator import trust
+from deskgrid.coordinator.api import Api, Application
+from deskgrid.coordinator.authentication import Authentication
+from deskgrid.coordinator.coordinator import Clock, Coordinator, Loaded
+from deskgrid.coordinator.credentials import Guard, operator_token
+from deskgrid.coordinator.cycle import run_cycles
+from deskgrid.coordinator.database import open_database
+from deskgrid.coordinator.operator_api import OperatorApi
+from deskgrid.coordinator.settings import CoordinatorSettings
+from deskgrid.host.files import Locked, locked
+from deskgrid.pool.contract import Pool
+
+log = logging.getLogger(__name__)
+
+_RENEW_SECONDS = 6 * 3600.0
+_GRACE_SECONDS = 5
+_FLUSH_SECONDS = 0.3
+_BACKLOG = 4096
+
+
+class ServiceError(Exception):
+    """The service can't run. The message says why and what to do."""
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """The service listens. url: how to call it. fingerprint: of its CA."""
+
+    url: str
+    fingerprint: str
+
+
+def utc_now() -> datetime:
+    """The clock of a real service."""
+    return datetime.now(UTC)
+
+
+def run(
+    settings: CoordinatorSettings,
+    pool: Pool,
+    ready: Callable[[Ready], None] = lambda _: None,
+    clock: Clock = utc_now,
+) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Args:
+        pool: HTCondor. ready: called once the service listens.
+
+    Raises:
+        ServiceError: when another coordinator uses the state folder, or the address is taken.
+        DatabaseError, TrustError: when what is in the state folder can't be used.
+    """
+    prepare_state(settings.state_dir)
+    try:
+        with locked(settings.state_dir / "lock", wait=False):
+            _loop_runner().run(_serve(settings, pool, ready, clock))
+    except Locked:
+        raise ServiceError(
+            f"state folder {settings.state_dir}: another coordinator uses it; stop that one, or choose another folder"
+        ) from None
+
+
+def prepare_state(folder: Path) -> None:
+    """Make the state folder, readable by its owner only."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise ServiceError(
+            f"state folder {folder}: {error.strerror}; expected a folder of uid {os.geteuid()}"
+        ) from None
+
+
+def _loop_runner() -> asyncio.Runner:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+async def _serve(settings: CoordinatorSettings, pool: Pool, ready: Callable[[Ready], None], clock: Clock) -> None:
+    authority = trust.prepare(settings.state_dir, settings.names, clock())
+    token = operator_token(settings.state_dir)
+    database = open_database(settings.database_url)
+    try:
+        office = Coordinator(settings, pool, clock, Loaded(database, clock()))
+        who = Authentication(office, token, Guard())
+        application = Api(office, who, OperatorApi(office, who, authority).application())
+        server = _Server(_config(settings, authority, application), office)
+        office.forget_ended()
+        try:
+            with _listen(settings) as listening:
+                url = f"https://{settings.names[0]}:{listening.getsockname()[1]}"
+                await _until_stopped(server, office, listening, lambda: ready(Ready(url, authority.fingerprint)))
+        finally:
+            await office.close()
+    finally:
+        database.close()
+
+
+def _listen(settings: CoordinatorSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ServiceError(
+            f"address {settings.host} port {settings.port}: {error.strerror}; choose another one, or end what uses it"
+        ) from None
+
+
+async def _until_stopped(
+    server: "_Server", office: Coordinator, listening: socket.socket, ready: Callable[[], None]
+) -> None:
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        stopping.set()
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    log.info("listening on %s port %d", *listening.getsockname()[:2])
+    ready()
+    tasks = [
+        asyncio.create_task(run_cycles(office, stopping)),
+        asyncio.create_task(_renew(server, office, stopping)),
+    ]
+    try:
+        await server.serve([listening])
+    finally:
+        stopping.set()
+        await asyncio.gather(*tasks)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _renew(server: "_Server", office: Coordinator, stopping: asyncio.Event) -> None:
+    """Make the server's certificate again before it ends; connections made from then on use it."""
+    settings = office.settings
+    while not stopping.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RENEW_SECONDS):
+                await stopping.wait()
+        trust.prepare(settings.state_dir, settings.names, office.clock())
+        server.reload(settings.state_dir)
+
+
+def _config(settings: CoordinatorSettings, authority: trust.Authority, application: Application) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=int(settings.report_seconds * 2) + 15,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        backlog=_BACKLOG,
+        ssl_certfile=authority.chain,
+        ssl_keyfile=authority.key,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with signals left to us and held reports answered first when it ends."""
+
+    def __init__(self, config: uvicorn.Config, office: Coordinator) -> None:
+        super().__init__(config)
+        self._office = office
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the process's signals alone: `_until_stopped` has them."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer who waits, then end as uvicorn does, without waiting for clients to close what is idle."""
+        self._office.holding.close()
+        self._office.recorder.wake()
+        cutting = asyncio.create_task(self._cut_idle())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()
+
+    async def _cut_idle(self) -> None:
+        await asyncio.sleep(_FLUSH_SECONDS)
+        while self.server_state.tasks:
+            await asyncio.sleep(0.05)
+        for connection in list(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+
+    def reload(self, state: Path) -> None:
+        """Use the certificate that is in the state folder now."""
+        context = self.config.ssl
+        if isinstance(context, ssl.SSLContext):
+            context.load_cert_chain(state / "server.pem", state / "server.key")

@@ -1,0 +1,119 @@
+"""What an administrator can choose about the coordinator: one TOML file, checked as a whole.
+
+Rules, told first:
+- Everything has a default that works on one machine; a file names only what differs.
+- All faults of a file are told at once, with their paths (`host/toml.py` reads it).
+- Times that would defeat each other are refused here: a held report must not make its desktop look silent, and a
+  lease must outlive several missed reports.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from deskgrid.host import toml
+from deskgrid.model.plan import PlanSettings
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=31 * 86400)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+class GuestSettings(msgspec.Struct, frozen=True):
+    """What every VM is told.
+
+    collector: "host:port" of the pool's collector as guests see it (10.0.2.2 is the host behind QEMU's user network).
+    trust_domain: HTCondor's TRUST_DOMAIN. unused_seconds: a VM without a claim for so long leaves by itself.
+    token_seconds: how long a VM's pool token is valid; no VM is kept for longer.
+    """
+
+    collector: str = "10.0.2.2:9618"
+    trust_domain: str = "deskgrid"
+    unused_seconds: Annotated[int, msgspec.Meta(ge=10, le=7 * 86400)] = 600
+    token_seconds: Annotated[int, msgspec.Meta(ge=300, le=31 * 86400)] = 7 * 86400
+
+    def __post_init__(self) -> None:
+        host, _, port = self.collector.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f'collector: got {self.collector!r}, expected "host:port"')
+        if not self.trust_domain or any(c.isspace() or c in '"\\' for c in self.trust_domain):
+            raise ValueError(f"trust_domain: got {self.trust_domain!r}, expected a word")
+
+
+class CoordinatorSettings(msgspec.Struct, frozen=True):
+    """All settings of the coordinator.
+
+    host, port: where it listens (port 0: a free one). state_dir: CA, keys, database; readable by the service only.
+    names: host names and IP addresses in the server's certificate, as agents will call it.
+    database: SQLAlchemy URL; empty: SQLite in the state folder.
+    cycle_seconds: time between two plans. report_seconds: how often a desktop reports at the least.
+    hold_seconds, max_held: how long, and how many, reports are held open until there is something to say.
+    advertise_seconds: offline ads are refreshed so often. pool_seconds: HTCondor is given up for this cycle after.
+    negotiation_seconds: HTCondor has surely negotiated in so long (for the answers of `why`).
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 9443
+    state_dir: Path = Path("/var/lib/deskgrid/coordinator")
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    database: str = ""
+    cycle_seconds: Positive = 5.0
+    report_seconds: Positive = 20.0
+    hold_seconds: Annotated[float, msgspec.Meta(ge=0, le=600)] = 30.0
+    max_held: Count = 5000
+    advertise_seconds: Positive = 60.0
+    pool_seconds: Positive = 60.0
+    negotiation_seconds: Positive = 90.0
+    guest: GuestSettings = GuestSettings()
+    plan: PlanSettings = PlanSettings()
+
+    def __post_init__(self) -> None:
+        faults = [*_times(self), *_plan(self.plan)]
+        if not self.names:
+            faults.append("names: got none, expected at least one host name or IP address for the certificate")
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    @property
+    def database_url(self) -> str:
+        """The URL to connect to."""
+        return self.database or f"sqlite:///{self.state_dir / 'coordinator.sqlite'}"
+
+    def __repr__(self) -> str:
+        """Without the database URL, which may hold a password."""
+        return f"CoordinatorSettings(host={self.host!r}, port={self.port}, state_dir={str(self.state_dir)!r})"
+
+
+def read_settings(path: Path) -> CoordinatorSettings:
+    """Read coordinator.toml. Raises: host.toml.BadSettings with every fault of the file."""
+    return toml.read(path, CoordinatorSettings)
+
+
+def _times(settings: CoordinatorSettings) -> list[str]:
+    silence = settings.report_seconds + settings.hold_seconds
+    faults = []
+    for key in ("stale_seconds", "lease_seconds"):
+        limit = getattr(settings.plan, key)
+        if limit < 2 * silence:
+            faults.append(
+                f"plan.{key}: got {limit:g}, expected at least {2 * silence:g} "
+                "(twice report_seconds and hold_seconds together)"
+            )
+    return faults
+
+
+def _plan(plan: PlanSettings) -> list[str]:
+    faults = [
+        f"plan.{field.name}: got {value:g}, expected more than 0"
+        for field in msgspec.structs.fields(plan)
+        if isinstance(value := getattr(plan, field.name), int | float) and value <= 0
+    ]
+    if not plan.sizes:
+        faults.append("plan.sizes: got none, expected at least one table with cpus and memory_bytes")
+    for index, size in enumerate(plan.sizes):
+        if size.cpus < 1:
+            faults.append(f"plan.sizes[{index}].cpus: got {size.cpus}, expected at least 1")
+        if size.memory_bytes < 64 << 20:
+            faults.append(f"plan.sizes[{index}].memory_bytes: got {size.memory_bytes}, expected at least 64 MiB")
+    return faults

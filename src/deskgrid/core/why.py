@@ -1,0 +1,252 @@
+"""Why? One sentence for a job or a desktop, from the very values that the last cycle decided with.
+
+Rules, told first:
+- The first cause that explains the present state wins; what else is known follows as further reasons.
+- Reasons that a decision returned are passed on as they are (the plan's, the policy's, the health's).
+- What could not be read is said to be unknown, never guessed.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from deskgrid.core.demand import covered, fresh
+from deskgrid.core.health import Health
+from deskgrid.model.desktop import Desktop
+from deskgrid.model.plan import LiveLease, Plan, PlanSettings, Snapshot
+from deskgrid.model.pool import Job, OfflineAd, PoolSnapshot
+from deskgrid.model.reason import Reason
+
+_STATUS = {1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held", 6: "transferring output", 7: "suspended"}
+_MIB = 1 << 20
+
+
+class View(msgspec.Struct, frozen=True):
+    """What the last cycle saw and decided; before the first one, nothing.
+
+    ads: what HTCondor was told could be started. ads_since, idle_since: for how long an ad has been there, a group of
+    jobs has been idle (key "schedd autocluster"). negotiation_seconds: HTCondor has surely negotiated in so long.
+    """
+
+    at: datetime
+    settings: PlanSettings
+    pool: PoolSnapshot | None = None
+    snapshot: Snapshot | None = None
+    plan: Plan | None = None
+    ads: tuple[OfflineAd, ...] = ()
+    negotiation_seconds: float = 90.0
+    faults: tuple[str, ...] = ()
+    ads_since: Mapping[OfflineAd, datetime] = msgspec.field(default_factory=dict)
+    idle_since: Mapping[str, datetime] = msgspec.field(default_factory=dict)
+
+
+class Why(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An answer. reason: the cause that decides now. further: what else is known. vms: ids of the VMs concerned."""
+
+    subject: str
+    reason: Reason
+    further: tuple[Reason, ...] = ()
+    vms: tuple[str, ...] = ()
+
+
+def with_waiting(before: View, after: View) -> View:
+    """Carry over since when ads and idle groups have been there."""
+    idle = after.pool.idle if after.pool is not None else None
+    if idle is None:
+        idle_since = before.idle_since
+    else:
+        keys = (f"{group.schedd} {group.autocluster}" for group in idle)
+        idle_since = {key: before.idle_since.get(key, after.at) for key in keys}
+    ads_since = {ad: before.ads_since.get(ad, after.at) for ad in after.ads}
+    return msgspec.structs.replace(after, ads_since=ads_since, idle_since=idle_since)
+
+
+def why_job(job: Job, view: View) -> Why:
+    """Why is this job where it is?"""
+    subject = f"job {job.id}"
+    if job.status != 1:
+        return _not_idle(subject, job, view)
+    if job.vm_name is None:
+        return Why(subject, _names_none(job))
+    snapshot = view.snapshot
+    if snapshot is None or view.plan is None:
+        return Why(subject, Reason("no-cycle-yet", "The coordinator has just started and has not looked yet."))
+    if (reason := _never(job, job.vm_name, view, snapshot)) is not None:
+        return Why(subject, reason)
+    coming = _coming(job.vm_name, view, snapshot)
+    reason = _waits(job, job.vm_name, view, view.plan, snapshot, coming)
+    return Why(subject, reason, _pool_faults(view), tuple(live.lease.vm_id for live in coming))
+
+
+def _not_idle(subject: str, job: Job, view: View) -> Why:
+    if job.status == 2:
+        host = job.remote_host or "an unknown machine"
+        here = tuple(m.vm_id for m in (view.pool.machines or () if view.pool else ()) if job.id in m.jobs)
+        return Why(subject, Reason("running", f"It runs on {host}.", f"start number {job.starts}"), vms=here)
+    if job.status == 4:
+        return Why(subject, Reason("completed", "It has finished.", f"started {job.starts} times"))
+    if job.status == 5:
+        return Why(subject, Reason("held", f"It is held: {job.hold_reason or 'HTCondor does not say why'}"))
+    state = _STATUS.get(job.status, f"in state {job.status}")
+    return Why(subject, Reason(state.replace(" ", "-"), f"It is {state}."))
+
+
+def _names_none(job: Job) -> Reason:
+    return Reason(
+        "names-no-image",
+        "It names no image (+vm_name), so it may use virtual machines that run already, but none is started for it.",
+        f"Requirements: {job.requirements}",
+    )
+
+
+def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | None:
+    """What will not change by waiting, or None."""
+    names = sorted(facts.ref.name for facts in snapshot.images)
+    if image not in names:
+        offered = ", ".join(names) or "none"
+        return Reason("image-unknown", f"No image named {image[:64]!r} is on offer.", f"on offer: {offered}")
+    facts = next(facts for facts in snapshot.images if facts.ref.name == image)
+    sizes = [size for size in view.settings.sizes if size.memory_bytes >= facts.memory_bytes]
+    all_ads = [OfflineAd(image, size, facts.disk_bytes) for size in sizes]
+    if not covered(all_ads, image, job.cpus, job.memory_mb):
+        offered = ", ".join(f"{size.cpus} CPUs with {size.memory_bytes // _MIB} MiB" for size in sizes) or "none"
+        return Reason(
+            "too-large",
+            f"It asks for {job.cpus} CPUs and {job.memory_mb} MiB, and no virtual machine so large is offered.",
+            f"offered for {image}: {offered}",
+        )
+    return None
+
+
+def _waits(job: Job, image: str, view: View, plan: Plan, snapshot: Snapshot, coming: Sequence[LiveLease]) -> Reason:
+    """Why an idle job that names an image on offer does not run yet."""
+    if coming:
+        desktops = ", ".join(live.lease.desktop for live in coming[:3])
+        number = f"{len(coming)} virtual machine{'s' if len(coming) > 1 else ''} of {image}"
+        return Reason("vm-starting", f"{number} on the way for the jobs that wait.", f"on {desktops}")
+    pool = view.pool
+    if pool is None or pool.matches is None:
+        faults = "; ".join(view.faults) or "no cause told"
+        return Reason("demand-unknown", "HTCondor could not be asked what it would run, so nothing is started.", faults)
+    matched = any(
+        m.image == image and m.autocluster == job.autocluster and m.schedd == job.schedd
+        for m in fresh(pool.matches, pool.at, view.settings)
+    )
+    shortage = next((s.reason for s in plan.shortages if s.image == image), None)
+    if matched and shortage is not None:
+        return shortage
+    standing = Health(snapshot.outcomes, view.settings).image(image, view.at)
+    if standing.reason is not None and not standing.allowed:
+        return standing.reason
+    if not covered(view.ads, image, job.cpus, job.memory_mb):
+        return _nobody(image, plan, snapshot)
+    if matched:
+        return Reason("matched", "HTCondor has matched it; a virtual machine is started for it in the next cycle.")
+    return _unmatched(job, image, view)
+
+
+def _nobody(image: str, plan: Plan, snapshot: Snapshot) -> Reason:
+    """No ad is there, since no desktop could start one."""
+    if not snapshot.desktops:
+        return Reason("no-desktop", "No desktop has reported to the coordinator yet.")
+    count = Counter(reason.name for reason in plan.desktops.values())
+    told = ", ".join(f"{n} {name}" for name, n in count.most_common())
+    return Reason(
+        "no-desktop-free",
+        f"No desktop can start a virtual machine of {image} now.",
+        f"{len(snapshot.desktops)} desktops: {told}",
+    )
+
+
+def _unmatched(job: Job, image: str, view: View) -> Reason:
+    """Ads are there, and HTCondor has not matched the job with one: not yet, or not at all."""
+    waited = view.idle_since.get(f"{job.schedd} {job.autocluster}", view.at)
+    offered = min((view.ads_since.get(ad, view.at) for ad in view.ads if ad.image == image), default=view.at)
+    both = max(waited, offered)
+    if view.at - both < timedelta(seconds=view.negotiation_seconds):
+        return Reason(
+            "not-negotiated",
+            "HTCondor has not negotiated for it yet since it and a desktop that could serve it are both there.",
+            f"for {(view.at - both).total_seconds():.0f} s, "
+            f"HTCondor negotiates at least every {view.negotiation_seconds:.0f} s",
+        )
+    return Reason(
+        "requirements-fit-nothing",
+        f"Desktops could start {image}, but HTCondor does not match it with any: its Requirements, a quota or the "
+        "pool's own rules exclude it.",
+        f"Requirements: {job.requirements}",
+    )
+
+
+def _coming(image: str, view: View, snapshot: Snapshot) -> list[LiveLease]:
+    """Leases of this image that jobs may be waiting for."""
+    settings = view.settings
+    coming = []
+    for live in snapshot.leases:
+        if live.lease.image.name != image:
+            continue
+        since, limit = live.lease.granted_at, settings.join_seconds
+        if live.joined_at is not None:
+            since, limit = live.joined_at, settings.settle_seconds
+        if not live.claimed and view.at - since < timedelta(seconds=limit):
+            coming.append(live)
+    return coming
+
+
+def _pool_faults(view: View) -> tuple[Reason, ...]:
+    return tuple(Reason("pool-fault", fault) for fault in view.faults)
+
+
+class Membership(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a desktop belongs to the grid. revoked: why it no longer does. warnings: what is odd about it."""
+
+    enrolled: bool
+    revoked: str | None = None
+    warnings: tuple[Reason, ...] = ()
+
+
+def why_desktop(
+    name: str, membership: Membership, desktop: Desktop | None, leases: Sequence[LiveLease], view: View
+) -> Why:
+    """Why does this desktop run what it runs, or nothing?
+
+    Args:
+        desktop: its last report, or None when it has not reported since the coordinator started.
+        leases: its living leases.
+    """
+    subject = f"desktop {name}"
+    vms = tuple(live.lease.vm_id for live in leases)
+    if not membership.enrolled:
+        sentence = f"No desktop named {name} is enrolled; enrol it with a token of the operator."
+        return Why(subject, Reason("not-enrolled", sentence))
+    if membership.revoked is not None:
+        return Why(subject, Reason("revoked", f"{name} was revoked: {membership.revoked}"))
+    if desktop is None:
+        sentence = f"{name} has not reported since the coordinator started; is its agent running?"
+        return Why(subject, Reason("never-reported", sentence), membership.warnings, vms)
+    planned = view.plan.desktops.get(name) if view.plan is not None else None
+    silent = view.at - desktop.reported_at > timedelta(seconds=view.settings.stale_seconds)
+    causes = [*desktop.availability.refusals, *([planned] if planned is not None else [])]
+    if silent and planned is not None:
+        causes = [planned, *desktop.availability.refusals]
+    elif desktop.vms:
+        causes = [_runs(desktop), *(vm.reason for vm in desktop.vms), *causes]
+    elif leases:
+        causes = [_ordered(name, leases), *causes]
+    if not causes:
+        causes = [Reason("not-planned", f"{name} has reported; the next cycle decides about it.")]
+    first, *further = dict.fromkeys(causes)
+    return Why(subject, first, (*further, *membership.warnings), vms)
+
+
+def _runs(desktop: Desktop) -> Reason:
+    number = len(desktop.vms)
+    told = ", ".join(f"{vm.vm_id} ({vm.image.name}) {vm.state}" for vm in desktop.vms)
+    return Reason("has-vms", f"{desktop.name} has {number} virtual machine{'s' if number > 1 else ''}.", told)
+
+
+def _ordered(name: str, leases: Sequence[LiveLease]) -> Reason:
+    told = ", ".join(f"{live.lease.vm_id} ({live.lease.image.name})" for live in leases)
+    return Reason("ordered", f"{name} has been told to start {len(leases)} and has not shown them yet.", told)
