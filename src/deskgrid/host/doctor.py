@@ -1,0 +1,289 @@
+"""What this machine lacks to run deskgrid, and the commands that mend it.
+
+Rules, told first:
+- `doctor_facts.gather` asks the machine, once; `examine` decides from those values alone and asks nothing.
+- Each finding is a sentence and a level: BAD stops deskgrid, WARN makes it worse or may, OK is said too.
+- Nothing is mended here. The commands are text for a person: they name `sudo` unless the caller is root, and nothing
+  that a person would have to guess.
+- /dev/kvm that opens proves nothing: it can run the firmware and hang every guest. Only a booted guest counts.
+"""
+
+import re
+import shlex
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+
+import msgspec
+
+from deskgrid.host.doctor_facts import GIB, PACKAGES, Facts, Kvm
+
+LEAST_PYTHON = (3, 11)
+LEAST_QEMU = (8, 2)
+_LEAST_MEMORY_BYTES = 3 * GIB  # the policy's reserve of 2 GiB and one small VM
+_GOOD_MEMORY_BYTES = 6 * GIB
+_LEAST_DISK_BYTES = 7 * GIB  # the policy's floor of 5 GiB, a root tree and an image
+_GOOD_DISK_BYTES = 20 * GIB
+_CLOCK_AHEAD = timedelta(days=5 * 365)
+
+
+class Level(StrEnum):
+    """How much a finding matters."""
+
+    OK = "ok"
+    WARN = "warn"
+    BAD = "bad"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at. mend: commands for a shell, in order; empty: nothing to do, or nothing to type."""
+
+    name: str
+    level: Level
+    sentence: str
+    mend: tuple[str, ...] = ()
+
+
+def examine(facts: Facts) -> tuple[Finding, ...]:
+    """Say what this machine has and lacks.
+
+    Args:
+        facts: as `gather` found them.
+
+    Returns:
+        All findings, the good ones too, in the order in which to mend them.
+    """
+    return (
+        _python(facts),
+        _rights(facts),
+        _clock(facts),
+        _qemu(facts),
+        *_programs(facts),
+        _root_trees(facts),
+        _subordinate_ids(facts),
+        _virtualisation(facts),
+        _kvm(facts),
+        _memory(facts),
+        _disk(facts),
+        _owner(facts),
+    )
+
+
+def worst(findings: Sequence[Finding]) -> Level:
+    """The level of the worst finding."""
+    return max((one.level for one in findings), key=tuple(Level).index, default=Level.OK)
+
+
+def _as_root(facts: Facts, *commands: str) -> tuple[str, ...]:
+    return commands if facts.uid == 0 else tuple(f"sudo {command}" for command in commands)
+
+
+def _install(facts: Facts, *packages: str) -> tuple[str, ...]:
+    if not facts.apt:
+        return ()
+    return _as_root(facts, "apt-get update", f"apt-get install --no-install-recommends {' '.join(packages)}")
+
+
+def _python(facts: Facts) -> Finding:
+    version = ".".join(map(str, facts.python))
+    if facts.python[:2] >= LEAST_PYTHON:
+        return Finding("python", Level.OK, f"Python {version}.")
+    sentence = f"Python {version} is too old: deskgrid needs 3.11 or later."
+    return Finding("python", Level.BAD, sentence, _install(facts, "python3", "python3-venv"))
+
+
+def _rights(facts: Facts) -> Finding:
+    if facts.uid == 0:
+        sentence = (
+            "You are root: what needs no privileges will run as uid 61999. An agent for good has a user of its own."
+        )
+        return Finding("rights", Level.OK, sentence)
+    if facts.sudo:
+        return Finding("rights", Level.OK, f"You are {facts.user}, without privileges, and may use sudo.")
+    if facts.namespaces.works:
+        return Finding("rights", Level.OK, f"You are {facts.user}, without privileges; none are needed here.")
+    sentence = f"You are {facts.user} and sudo asks for a password or refuses: what needs root must be done beforehand."
+    return Finding("rights", Level.WARN, sentence, ("sudo -v",))
+
+
+def _clock(facts: Facts) -> Finding:
+    shown = f"{facts.now:%Y-%m-%d %H:%M} UTC"
+    mend = _as_root(facts, "timedatectl set-ntp true")
+    if facts.now < facts.newest_file_at - timedelta(minutes=5):
+        sentence = (
+            f"The clock is wrong: it says {shown}, but this machine has files from "
+            f"{facts.newest_file_at:%Y-%m-%d %H:%M}. Certificates and tokens will be refused."
+        )
+        return Finding("clock", Level.BAD, sentence, mend)
+    if facts.now > facts.newest_file_at + _CLOCK_AHEAD:
+        sentence = f"The clock says {shown}, years after anything on this machine: look whether that is right."
+        return Finding("clock", Level.WARN, sentence, mend)
+    if facts.clock_synchronised is False:
+        sentence = f"The clock says {shown} and nothing keeps it right; tokens bear 10 minutes of error at most."
+        return Finding("clock", Level.WARN, sentence, mend)
+    return Finding("clock", Level.OK, f"The clock says {shown}.")
+
+
+def _qemu(facts: Facts) -> Finding:
+    if facts.qemu is None:
+        return Finding("qemu", Level.BAD, "QEMU is not installed: virtual machines need it.", _install_qemu(facts))
+    match = re.search(r"version (\d+)\.(\d+)", facts.qemu)
+    if match is None:
+        sentence = f"qemu-system-x86_64 does not say its version, but {facts.qemu[:80]!r}: install it again."
+        return Finding("qemu", Level.BAD, sentence, _install_qemu(facts))
+    version = (int(match[1]), int(match[2]))
+    if version < LEAST_QEMU:
+        sentence = (
+            f"QEMU {version[0]}.{version[1]} is too old: recent Linux guests crash on it under software emulation. "
+            "deskgrid needs 8.2 or later."
+        )
+        return Finding("qemu", Level.BAD, sentence, _install_qemu(facts))
+    return Finding("qemu", Level.OK, f"QEMU {version[0]}.{version[1]}.")
+
+
+def _install_qemu(facts: Facts) -> tuple[str, ...]:
+    if facts.codename != "bookworm" or not facts.apt:
+        return _install(facts, "qemu-system-x86", "qemu-utils")
+    source = f"deb {facts.apt_uri or 'YOUR-MIRROR'} bookworm-backports main"
+    sudo = "" if facts.uid == 0 else "sudo "
+    add = f"echo {shlex.quote(source)} | {sudo}tee /etc/apt/sources.list.d/bookworm-backports.list"
+    return (
+        *(() if facts.backports else (add,)),
+        *_as_root(
+            facts,
+            "apt-get update",
+            "apt-get install --no-install-recommends -t bookworm-backports qemu-system-x86 qemu-utils",
+        ),
+    )
+
+
+def _programs(facts: Facts) -> list[Finding]:
+    """qemu-img, mmdebstrap and what root trees are made and entered with."""
+    findings = []
+    for name, package in PACKAGES.items():
+        if name in facts.programs:
+            findings.append(Finding(name, Level.OK, f"{name} is there."))
+        elif name == "newuidmap":
+            level = Level.WARN if facts.uid == 0 or facts.sudo else Level.BAD
+            sentence = "newuidmap is missing: without it only root can build root trees and images."
+            findings.append(Finding(name, level, sentence, _install(facts, package)))
+        else:
+            mend = _install_qemu(facts) if name == "qemu-img" else _install(facts, package)
+            findings.append(Finding(name, Level.BAD, f"{name} is missing (package {package}).", mend))
+    if facts.archive_keys:
+        findings.append(Finding("archive-keys", Level.OK, "The keys of Debian's archive are there."))
+    else:
+        sentence = "The keys of Debian's archive are missing: root trees and images can't be checked, so not built."
+        findings.append(Finding("archive-keys", Level.BAD, sentence, _install(facts, "debian-archive-keyring")))
+    return findings
+
+
+def _root_trees(facts: Facts) -> Finding:
+    """Whether there is a way to enter a root tree: as root, in a user namespace, or by sudo."""
+    name, spaces = "root-trees", facts.namespaces
+    if spaces.works:
+        way = "as root" if facts.uid == 0 else "in a user namespace"
+        return Finding(name, Level.OK, f"Root trees can be entered {way}.")
+    if facts.uid == 0:
+        sentence = f"Root may not mount here ({spaces.error}): this looks like a container. Give it CAP_SYS_ADMIN."
+        return Finding(name, Level.BAD, sentence)
+    if facts.in_chroot:
+        sentence = "Inside a chroot the kernel allows no user namespaces, so root trees are entered by sudo."
+        why: tuple[str, ...] = ()
+    elif spaces.apparmor_restricts:
+        sentence = "AppArmor keeps programs without a profile from using user namespaces (Ubuntu 23.10 and later)."
+        why = ("sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",)
+    elif spaces.clone_allowed is False:
+        sentence = "User namespaces are for root only here (kernel.unprivileged_userns_clone)."
+        why = ("sysctl -w kernel.unprivileged_userns_clone=1",)
+    elif spaces.limit == 0:
+        sentence = "User namespaces are switched off here (user.max_user_namespaces)."
+        why = ("sysctl -w user.max_user_namespaces=15000",)
+    else:
+        sentence = f"User namespaces do not work here: {spaces.error or 'no reason given'}."
+        why = ()
+    mend = _as_root(facts, *why)
+    if facts.sudo:
+        return Finding(name, Level.OK if facts.in_chroot else Level.WARN, f"{sentence} sudo is used instead.", mend)
+    return Finding(name, Level.BAD, f"{sentence} sudo does not work without a password either.", (*mend, "sudo -v"))
+
+
+def _subordinate_ids(facts: Facts) -> Finding:
+    if facts.uid == 0 or facts.subordinate_ids:
+        return Finding("subordinate-ids", Level.OK, "Subordinate user and group ids are there or not needed.")
+    sentence = f"{facts.user} has no subordinate ids (/etc/subuid, /etc/subgid): images can't be built without root."
+    ranges = "--add-subuids 100000-165535 --add-subgids 100000-165535"
+    level = Level.WARN if facts.sudo else Level.BAD
+    return Finding("subordinate-ids", level, sentence, _as_root(facts, f"usermod {ranges} {shlex.quote(facts.user)}"))
+
+
+def _virtualisation(facts: Facts) -> Finding:
+    if facts.virtualisation:
+        return Finding("cpu", Level.OK, "The CPU offers hardware virtualisation.")
+    where = (
+        "switch on nested virtualisation in the hypervisor that runs this machine"
+        if facts.hypervised
+        else "switch on VT-x or AMD-V (SVM) in the firmware's setup"
+    )
+    sentence = (
+        "The CPU offers no hardware virtualisation (flags vmx, svm): virtual machines run under software emulation, "
+        f"many times slower. If the hardware can, {where}."
+    )
+    return Finding("cpu", Level.WARN, sentence)
+
+
+def _kvm(facts: Facts) -> Finding:
+    if facts.kvm is Kvm.OPENS:
+        sentence = "/dev/kvm opens; that proves nothing until a guest has booted on it, so the first one is watched."
+        return Finding("kvm", Level.OK, sentence)
+    if facts.kvm is Kvm.REFUSED:
+        account = "uid 61999, which runs the virtual machines," if facts.uid == 0 else facts.user
+        sentence = f"{account} may not open /dev/kvm: software emulation is used, many times slower."
+        if not facts.virtualisation:
+            sentence += " As the CPU offers no virtualisation, it would probably hang its guests anyway."
+            return Finding("kvm", Level.WARN, sentence)
+        join = f"usermod -aG kvm {shlex.quote(facts.user)}  # then log in again"
+        return Finding("kvm", Level.WARN, sentence, _as_root(facts, "chmod 0666 /dev/kvm" if facts.uid == 0 else join))
+    if not facts.virtualisation:
+        return Finding("kvm", Level.WARN, "/dev/kvm is missing, as the CPU offers no virtualisation.")
+    module = "kvm_amd" if facts.vendor == "AuthenticAMD" else "kvm_intel"
+    sentence = "/dev/kvm is missing although the CPU offers virtualisation: the kernel's module isn't loaded."
+    return Finding("kvm", Level.WARN, sentence, _as_root(facts, f"modprobe {module}"))
+
+
+def _memory(facts: Facts) -> Finding:
+    shown = f"{facts.memory_bytes / GIB:.1f} GiB of memory, {facts.memory_available_bytes / GIB:.1f} GiB available"
+    if facts.memory_bytes < _LEAST_MEMORY_BYTES:
+        sentence = f"{shown}: too little for one virtual machine beside the 2 GiB that the system keeps."
+        return Finding("memory", Level.BAD, sentence)
+    if facts.memory_available_bytes < _LEAST_MEMORY_BYTES or facts.memory_bytes < _GOOD_MEMORY_BYTES:
+        return Finding("memory", Level.WARN, f"{shown}: enough for one or two small virtual machines at most.")
+    return Finding("memory", Level.OK, f"{shown}.")
+
+
+def _disk(facts: Facts) -> Finding:
+    if facts.cache_error:
+        sentence = f"The cache folder {facts.cache} can't be written ({facts.cache_error}): nothing can be kept."
+        own = f"install -d -o {shlex.quote(facts.user)} {shlex.quote(facts.cache)}"
+        return Finding("disk", Level.BAD, sentence, _as_root(facts, own))
+    shown = f"{facts.disk_free_bytes / GIB:.0f} GiB free at {facts.cache}"
+    if facts.disk_free_bytes < _LEAST_DISK_BYTES:
+        sentence = f"{shown}: too little for a root tree and an image beside the 5 GiB that stay free."
+        return Finding("disk", Level.BAD, sentence)
+    if facts.disk_free_bytes < _GOOD_DISK_BYTES:
+        return Finding("disk", Level.WARN, f"{shown}: enough for a first look, not for many images.")
+    return Finding("disk", Level.OK, f"{shown}.")
+
+
+def _owner(facts: Facts) -> Finding:
+    """Whether the agent, run by this account, would see keyboard and mouse."""
+    if facts.input_devices == 0:
+        return Finding("owner", Level.OK, "No keyboard or mouse here; only terminals and logins tell of an owner.")
+    if facts.input_refused == 0:
+        return Finding("owner", Level.OK, "Keyboard and mouse can be heard, so an owner's return is seen at once.")
+    sentence = (
+        f"{facts.user} may not hear {facts.input_refused} of {facts.input_devices} input devices: an owner at a "
+        "graphical desktop can't be seen well, and what isn't known counts as busy. The agent's user needs group input."
+    )
+    mend = _as_root(facts, f"usermod -aG input {shlex.quote(facts.user)}  # then log in again")
+    return Finding("owner", Level.WARN, sentence, mend)

@@ -1,0 +1,235 @@
+"""What the doctor says, from values; and one visit to this very machine."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from deskgrid.host.doctor import Finding, Level, examine, worst
+from deskgrid.host.doctor_facts import GIB, PACKAGES, Facts, Kvm, Namespaces, gather
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+HEALTHY = Facts(now=NOW, newest_file_at=NOW - timedelta(days=2), programs=frozenset(PACKAGES))
+
+
+def ill(**changes: Any) -> Facts:
+    return msgspec.structs.replace(HEALTHY, **changes)
+
+
+def one(name: str, **changes: Any) -> Finding:
+    return next(finding for finding in examine(ill(**changes)) if finding.name == name)
+
+
+def test_a_machine_that_lacks_nothing_gets_only_good_findings_and_nothing_to_do() -> None:
+    findings = examine(HEALTHY)
+    assert {finding.level for finding in findings} == {Level.OK}
+    assert all(finding.mend == () for finding in findings)
+    assert worst(findings) is Level.OK
+
+
+def test_names_are_unique_and_stable() -> None:
+    names = [finding.name for finding in examine(HEALTHY)]
+    assert names == list(dict.fromkeys(names))
+    assert [finding.name for finding in examine(ill(qemu=None, uid=0, programs=frozenset()))] == names
+
+
+def test_every_finding_is_one_sentence_that_ends() -> None:
+    everything_wrong = ill(
+        python=(3, 9, 2),
+        qemu=None,
+        programs=frozenset(),
+        archive_keys=False,
+        namespaces=Namespaces(False, "not permitted"),
+        subordinate_ids=False,
+        sudo=False,
+        virtualisation=False,
+        kvm=Kvm.MISSING,
+        memory_bytes=GIB,
+        disk_free_bytes=0,
+        input_refused=5,
+        now=NOW - timedelta(days=30),
+    )
+    findings = examine(everything_wrong)
+    assert all(finding.sentence.endswith(".") for finding in findings)
+    assert all(finding.level is not Level.OK for finding in findings)
+    assert worst(findings) is Level.BAD
+
+
+def test_a_finding_survives_json() -> None:
+    findings = examine(ill(qemu=None))
+    assert msgspec.json.decode(msgspec.json.encode(findings), type=tuple[Finding, ...]) == findings
+
+
+@pytest.mark.parametrize(
+    ("said", "level"),
+    [
+        ("QEMU emulator version 7.2.15 (Debian 1:7.2+dfsg-7)", Level.BAD),
+        ("QEMU emulator version 8.1.9", Level.BAD),
+        ("QEMU emulator version 8.2.2 (Debian 1:8.2.2+ds-0ubuntu1)", Level.OK),
+        ("QEMU emulator version 10.0.2", Level.OK),
+        ("error while loading shared libraries", Level.BAD),
+        ("", Level.BAD),
+        (None, Level.BAD),
+    ],
+)
+def test_qemu_counts_from_8_2_on(said: str | None, level: Level) -> None:
+    assert one("qemu", qemu=said).level is level
+
+
+def test_debian_12_gets_qemu_from_backports_with_the_archive_that_it_already_uses() -> None:
+    finding = one("qemu", qemu=None, codename="bookworm", apt_uri="http://mirror.example/debian/")
+    assert finding.mend == (
+        "echo 'deb http://mirror.example/debian/ bookworm-backports main' "
+        "| sudo tee /etc/apt/sources.list.d/bookworm-backports.list",
+        "sudo apt-get update",
+        "sudo apt-get install --no-install-recommends -t bookworm-backports qemu-system-x86 qemu-utils",
+    )
+
+
+def test_backports_that_are_there_are_not_added_again_and_root_needs_no_sudo() -> None:
+    finding = one("qemu", qemu="QEMU emulator version 7.2.15", codename="bookworm", backports=True, uid=0)
+    assert finding.mend == (
+        "apt-get update",
+        "apt-get install --no-install-recommends -t bookworm-backports qemu-system-x86 qemu-utils",
+    )
+
+
+def test_a_system_without_apt_gets_sentences_but_no_commands_that_it_does_not_have() -> None:
+    findings = examine(ill(apt=False, qemu=None, programs=frozenset(), codename="bookworm"))
+    assert not any("apt" in command for finding in findings for command in finding.mend)
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGES))
+def test_a_missing_program_is_named_with_the_package_that_has_it(name: str) -> None:
+    finding = one(name, programs=frozenset(PACKAGES) - {name})
+    assert finding.level is not Level.OK
+    assert any(PACKAGES[name] in command for command in finding.mend)
+
+
+def test_newuidmap_is_not_needed_by_root() -> None:
+    without = frozenset(PACKAGES) - {"newuidmap"}
+    assert one("newuidmap", programs=without, uid=0).level is Level.WARN
+    assert one("newuidmap", programs=without, sudo=False).level is Level.BAD
+
+
+@pytest.mark.parametrize(
+    ("spaces", "command"),
+    [
+        (
+            Namespaces(False, "mount: permission denied", apparmor_restricts=True),
+            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+        (Namespaces(False, clone_allowed=False), "sysctl -w kernel.unprivileged_userns_clone=1"),
+        (Namespaces(False, limit=0), "sysctl -w user.max_user_namespaces=15000"),
+    ],
+)
+def test_user_namespaces_that_are_switched_off_are_told_with_their_switch(spaces: Namespaces, command: str) -> None:
+    with_sudo = one("root-trees", namespaces=spaces)
+    assert (with_sudo.level, with_sudo.mend) == (Level.WARN, (f"sudo {command}",))
+    without = one("root-trees", namespaces=spaces, sudo=False)
+    assert (without.level, without.mend) == (Level.BAD, (f"sudo {command}", "sudo -v"))
+
+
+def test_in_a_chroot_sudo_is_the_way_and_nothing_is_wrong_with_that() -> None:
+    spaces = Namespaces(False, "Operation not permitted", apparmor_restricts=True)
+    assert one("root-trees", namespaces=spaces, in_chroot=True).level is Level.OK
+    assert one("root-trees", namespaces=spaces, in_chroot=True).mend == ()
+    assert one("root-trees", namespaces=spaces, in_chroot=True, sudo=False).level is Level.BAD
+
+
+def test_root_in_a_container_without_the_right_to_mount_is_told_so() -> None:
+    finding = one("root-trees", uid=0, namespaces=Namespaces(False, "unshare failed"))
+    assert finding.level is Level.BAD
+    assert "unshare failed" in finding.sentence
+
+
+def test_dev_kvm_that_opens_is_not_called_proof() -> None:
+    assert "proves nothing" in one("kvm").sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ({"kvm": Kvm.REFUSED}, ("sudo usermod -aG kvm alice  # then log in again",)),
+        ({"kvm": Kvm.REFUSED, "uid": 0}, ("chmod 0666 /dev/kvm",)),
+        ({"kvm": Kvm.REFUSED, "uid": 0, "virtualisation": False}, ()),
+        ({"kvm": Kvm.MISSING}, ("sudo modprobe kvm_intel",)),
+        ({"kvm": Kvm.MISSING, "vendor": "AuthenticAMD"}, ("sudo modprobe kvm_amd",)),
+        ({"kvm": Kvm.MISSING, "virtualisation": False}, ()),
+    ],
+)
+def test_without_kvm_it_goes_on_slower_and_says_what_may_help(changes: dict[str, Any], mend: tuple[str, ...]) -> None:
+    finding = one("kvm", **changes)
+    assert (finding.level, finding.mend) == (Level.WARN, mend)
+
+
+def test_a_cpu_without_virtualisation_is_told_where_to_switch_it_on() -> None:
+    assert "firmware" in one("cpu", virtualisation=False).sentence
+    assert "hypervisor that runs this machine" in one("cpu", virtualisation=False, hypervised=True).sentence
+
+
+@pytest.mark.parametrize(
+    ("total", "available", "level"),
+    [(2, 2, Level.BAD), (4, 3.5, Level.WARN), (16, 2, Level.WARN), (16, 12, Level.OK)],
+)
+def test_memory_is_measured_against_the_systems_reserve(total: float, available: float, level: Level) -> None:
+    changes = {"memory_bytes": int(total * GIB), "memory_available_bytes": int(available * GIB)}
+    assert one("memory", **changes).level is level
+
+
+@pytest.mark.parametrize(("free", "level"), [(5, Level.BAD), (12, Level.WARN), (50, Level.OK)])
+def test_disk_is_measured_where_the_cache_is(free: int, level: Level) -> None:
+    finding = one("disk", disk_free_bytes=free * GIB, cache="/somewhere")
+    assert finding.level is level
+    assert "/somewhere" in finding.sentence
+
+
+def test_a_cache_that_can_not_be_written_is_bad_however_large_the_disk() -> None:
+    finding = one("disk", cache_error="no right to write in /var/cache", user="o'brien")
+    assert finding.level is Level.BAD
+    assert finding.mend == ("sudo install -d -o 'o'\"'\"'brien' /var/cache/deskgrid",)
+
+
+@pytest.mark.parametrize(
+    ("now", "level"),
+    [
+        (NOW - timedelta(days=2, minutes=2), Level.OK),
+        (NOW - timedelta(days=2, hours=1), Level.BAD),
+        (datetime(1970, 1, 1, tzinfo=UTC), Level.BAD),
+        (NOW + timedelta(days=400), Level.OK),
+        (NOW + timedelta(days=4000), Level.WARN),
+    ],
+)
+def test_a_clock_before_the_machines_own_files_is_wrong(now: datetime, level: Level) -> None:
+    assert one("clock", now=now).level is level
+
+
+def test_a_clock_that_nothing_keeps_right_is_a_warning_and_an_unknown_one_is_not() -> None:
+    assert one("clock", clock_synchronised=False).level is Level.WARN
+    assert one("clock", clock_synchronised=None).level is Level.OK
+
+
+def test_an_account_that_can_not_hear_the_keyboard_is_told_which_group_it_needs() -> None:
+    finding = one("owner", input_refused=3)
+    assert finding.level is Level.WARN
+    assert finding.mend == ("sudo usermod -aG input alice  # then log in again",)
+    assert one("owner", input_devices=0).level is Level.OK
+
+
+def test_this_machine_can_be_asked_and_judged(tmp_path: Path) -> None:
+    facts = gather(tmp_path / "not" / "made" / "yet")
+    assert facts.python >= (3, 11, 0)
+    assert facts.memory_bytes >= facts.memory_available_bytes > 0
+    assert facts.disk_free_bytes > 0
+    assert facts.cache_error == ""
+    assert "@" not in facts.apt_uri
+    findings = examine(facts)
+    assert next(finding for finding in findings if finding.name == "clock").level is not Level.BAD
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_folder_below_a_file_can_not_hold_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert gather(tmp_path / "file" / "cache").cache_error
