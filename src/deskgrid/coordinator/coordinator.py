@@ -47,7 +47,7 @@ class Coordinator:
         self.images = {facts.ref.name: facts for facts in loaded.images}
         self.ledger = Ledger(settings.plan.lease_seconds, settings.guest.token_seconds, Outcomes(loaded.outcomes))
         self.ledger.restore(loaded.living, loaded.gone, self.started_at)
-        self.recorder = Recorder(loaded.database, self.ledger, loaded.last_line)
+        self.recorder = Recorder(loaded.database, self.ledger.changes, loaded.last_line)
         self.view = View(at=self.started_at, settings=settings.plan)
         self._threads = ThreadPoolExecutor(4, "pool")
         self.forgetting = Forgetting(self._forget, self._forgotten, loaded.forget_delays)
@@ -72,6 +72,8 @@ class Coordinator:
         await self.forgetting.close()
         try:
             await self.recorder.close()
+        except sa.exc.SQLAlchemyError as error:
+            log.error("database: the last changes could not be written: %s", error)
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -12,6 +12,8 @@ import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+import sqlalchemy as sa
+
 from deskgrid.coordinator.coordinator import GONE_SECONDS, Coordinator
 from deskgrid.coordinator.credentials import new_id
 from deskgrid.core.demand import offers, wants
@@ -170,9 +172,15 @@ def _decide(snapshot: Snapshot, settings: PlanSettings, now: datetime) -> tuple[
 async def run_cycles(office: Coordinator, stopping: asyncio.Event) -> None:
     """Run cycles until told to stop. A fault of one cycle is logged and does not end them."""
     cycle = Cycle(office)
+    failed = ""
     while not stopping.is_set():
         try:
             await cycle.run()
+            failed = ""
+        except sa.exc.SQLAlchemyError as error:
+            if str(error) != failed:
+                failed = str(error)
+                log.error("cycle: the database refuses, tried again: %s", error)
         except Exception:
             log.exception("cycle: failed; the next one tries again")
         try:

@@ -107,7 +107,7 @@ def why_desktop(office: Coordinator, name: str) -> Why:
         revoked=member.revoked_reason if member is not None and member.revoked_at is not None else None,
         warnings=known.warnings() if known is not None else (),
     )
-    mine = [live for live in office.ledger.for_plan() if live.lease.desktop == name]
+    mine = [live.counted() for live in office.ledger.of(name) if live.withdrawn is None]
     view = msgspec.structs.replace(office.view, at=office.clock())
     return why.why_desktop(name, membership, known.desktop() if known is not None else None, mine, view)
 

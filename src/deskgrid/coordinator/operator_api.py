@@ -38,6 +38,7 @@ Handler = Callable[[Request], Awaitable[object]]
 _JOB = re.compile(r"\d{1,9}\.\d{1,9}\Z")
 _WAIT_SECONDS = 60.0
 _DAYS = 86400.0
+_LARGEST = 1 << 50
 
 
 class OperatorApi:
@@ -163,8 +164,13 @@ class OperatorApi:
     async def offer_image(self, request: Request) -> object:
         """Offer an image to jobs."""
         facts, now = await _body(request, ImageFacts), self._office.clock()
-        if facts.memory_bytes <= 0 or facts.disk_bytes <= 0:
-            raise Refusal(400, "bad-image", f"image {facts.ref.name}: memory_bytes and disk_bytes must be more than 0.")
+        if not 0 < facts.memory_bytes < _LARGEST or not 0 < facts.disk_bytes < _LARGEST:
+            raise Refusal(
+                400,
+                "bad-image",
+                f"image {facts.ref.name}: got memory_bytes {facts.memory_bytes} and disk_bytes {facts.disk_bytes}, "
+                "expected sizes of a machine.",
+            )
         what = f"offered image {facts.ref.name} {facts.ref.digest[:12]}"
         await self._office.recorder.call(_noted(lambda c: records.offer_image(c, facts, now), what, now))
         self._office.images[facts.ref.name] = facts

@@ -8,8 +8,8 @@ Rules, told first:
 - A report that finds nothing to say may be held open, if its desktop can take orders.
 """
 
+from deskgrid.coordinator.changes import Live
 from deskgrid.coordinator.coordinator import Coordinator
-from deskgrid.coordinator.ledger import Live
 from deskgrid.model.instance import InstanceData
 from deskgrid.wire.messages import Answer, Order, Report
 
@@ -55,7 +55,7 @@ def _take_in(office: Coordinator, name: str, report: Report) -> None:
     office.ledger.hear(name, report.vms, report.ended, now)
     if report.story:
         known = office.fleet.get(name)
-        office.ledger.retell(name, report.story, known.skew_seconds if known else 0.0, now)
+        office.ledger.changes.retell(name, report.story, known.skew_seconds if known else 0.0, now)
 
 
 def _orders(office: Coordinator, name: str, report: Report) -> tuple[Order, ...]:
@@ -75,7 +75,9 @@ def _order(office: Coordinator, live: Live, shown: bool) -> Order | None:
         return None
     if not live.told:
         live.told = True
-        office.ledger.tell(live.lease.vm_id, "ordered", f"{live.lease.desktop} was told to start it.", office.clock())
+        office.ledger.changes.tell(
+            live.lease.vm_id, "ordered", f"{live.lease.desktop} was told to start it.", office.clock()
+        )
         office.recorder.soon()
     guest, lease = office.settings.guest, live.lease
     return Order(

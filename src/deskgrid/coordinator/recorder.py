@@ -15,9 +15,9 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from deskgrid.coordinator import records
+from deskgrid.coordinator.changes import Changes
 from deskgrid.coordinator.database import Database
 from deskgrid.coordinator.kept import LeaseRecord, Line
-from deskgrid.coordinator.ledger import Ledger
 
 T = TypeVar("T")
 _RECENT = 2000
@@ -26,8 +26,8 @@ _RECENT = 2000
 class Recorder:
     """Writes what must last."""
 
-    def __init__(self, database: Database, ledger: Ledger, last_line: int) -> None:
-        self._database, self._ledger = database, ledger
+    def __init__(self, database: Database, changes: Changes, last_line: int) -> None:
+        self._database, self._changes = database, changes
         self._thread = ThreadPoolExecutor(1, "database")
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -42,24 +42,25 @@ class Recorder:
 
     async def flush(self) -> None:
         """Record all changes made so far. Raises: sqlalchemy.exc.SQLAlchemyError when they could not be."""
-        if not self._ledger.to_record and not self._lock.locked():
+        if not self._changes.wait and not self._lock.locked():
             return
         async with self._lock:
-            batch = self._ledger.take()
+            batch = self._changes.take()
             if batch.empty:
                 return
             leases: list[LeaseRecord] = [live.record for live in batch.leases.values()]
             try:
                 lines = await self.call(lambda c: _write(c, leases, batch.lines))
             except BaseException:
-                self._ledger.put_back(batch)
+                self._changes.put_back(batch)
                 raise
-            self._ledger.was_recorded(batch)
+            for live in batch.leases.values():
+                live.recorded = True
             self._publish(lines)
 
     def soon(self) -> None:
         """Record in the background what waits; a failure is met again by the next `flush`."""
-        if self._ledger.to_tell and not self._tasks:
+        if self._changes.have_lines and not self._tasks:
             task = asyncio.get_running_loop().create_task(self._quietly())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

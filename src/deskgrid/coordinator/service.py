@@ -11,11 +11,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -39,6 +42,8 @@ _RENEW_SECONDS = 6 * 3600.0
 _GRACE_SECONDS = 5
 _FLUSH_SECONDS = 0.3
 _BACKLOG = 4096
+_FILES = 65536
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class ServiceError(Exception):
@@ -46,10 +51,11 @@ class ServiceError(Exception):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """The service listens. url: how to call it. fingerprint: of its CA."""
+    """The service listens. url: how to call it. fingerprint: of its CA. stop: end it, from any thread."""
 
     url: str
     fingerprint: str
+    stop: Callable[[], None]
 
 
 def utc_now() -> datetime:
@@ -63,7 +69,7 @@ def run(
     ready: Callable[[Ready], None] = lambda _: None,
     clock: Clock = utc_now,
 ) -> None:
-    """Run until SIGTERM or SIGINT.
+    """Run until SIGTERM, SIGINT or `Ready.stop`; outside the main thread signals are left alone.
 
     Args:
         pool: HTCondor. ready: called once the service listens.
@@ -73,6 +79,7 @@ def run(
         DatabaseError, TrustError: when what is in the state folder can't be used.
     """
     prepare_state(settings.state_dir)
+    _many_connections()
     try:
         with locked(settings.state_dir / "lock", wait=False):
             _loop_runner().run(_serve(settings, pool, ready, clock))
@@ -91,6 +98,14 @@ def prepare_state(folder: Path) -> None:
         raise ServiceError(
             f"state folder {folder}: {error.strerror}; expected a folder of uid {os.geteuid()}"
         ) from None
+
+
+def _many_connections() -> None:
+    """Every desktop holds a connection open; the usual limit is 1024 files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _loop_runner() -> asyncio.Runner:
@@ -114,7 +129,9 @@ async def _serve(settings: CoordinatorSettings, pool: Pool, ready: Callable[[Rea
         try:
             with _listen(settings) as listening:
                 url = f"https://{settings.names[0]}:{listening.getsockname()[1]}"
-                await _until_stopped(server, office, listening, lambda: ready(Ready(url, authority.fingerprint)))
+                await _until_stopped(
+                    server, office, listening, lambda stop: ready(Ready(url, authority.fingerprint, stop))
+                )
         finally:
             await office.close()
     finally:
@@ -132,7 +149,7 @@ def _listen(settings: CoordinatorSettings) -> socket.socket:
 
 
 async def _until_stopped(
-    server: "_Server", office: Coordinator, listening: socket.socket, ready: Callable[[], None]
+    server: "_Server", office: Coordinator, listening: socket.socket, ready: Callable[[Callable[[], None]], None]
 ) -> None:
     stopping = asyncio.Event()
 
@@ -141,10 +158,11 @@ async def _until_stopped(
         server.should_exit = True
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    signals = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    for number in signals:
         loop.add_signal_handler(number, stop)
     log.info("listening on %s port %d", *listening.getsockname()[:2])
-    ready()
+    ready(partial(_call_soon, loop, stop))
     tasks = [
         asyncio.create_task(run_cycles(office, stopping)),
         asyncio.create_task(_renew(server, office, stopping)),
@@ -154,8 +172,13 @@ async def _until_stopped(
     finally:
         stopping.set()
         await asyncio.gather(*tasks)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals:
             loop.remove_signal_handler(number)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # it has ended already
+        loop.call_soon_threadsafe(stop)
 
 
 async def _renew(server: "_Server", office: Coordinator, stopping: asyncio.Event) -> None:

@@ -75,7 +75,7 @@ def why_job(job: Job, view: View) -> Why:
         return Why(subject, Reason("no-cycle-yet", "The coordinator has just started and has not looked yet."))
     if (reason := _never(job, job.vm_name, view, snapshot)) is not None:
         return Why(subject, reason)
-    coming = _coming(job.vm_name, view, snapshot)
+    coming = _coming(job, job.vm_name, view, snapshot)
     reason = _waits(job, job.vm_name, view, view.plan, snapshot, coming)
     return Why(subject, reason, _pool_faults(view), tuple(live.lease.vm_id for live in coming))
 
@@ -180,12 +180,13 @@ def _unmatched(job: Job, image: str, view: View) -> Reason:
     )
 
 
-def _coming(image: str, view: View, snapshot: Snapshot) -> list[LiveLease]:
-    """Leases of this image that jobs may be waiting for."""
+def _coming(job: Job, image: str, view: View, snapshot: Snapshot) -> list[LiveLease]:
+    """VMs on their way in which the job would fit."""
     settings = view.settings
     coming = []
     for live in snapshot.leases:
-        if live.lease.image.name != image:
+        size = live.lease.size
+        if live.lease.image.name != image or size.cpus < job.cpus or size.memory_bytes // _MIB < job.memory_mb:
             continue
         since, limit = live.lease.granted_at, settings.join_seconds
         if live.joined_at is not None:
@@ -227,10 +228,10 @@ def why_desktop(
         sentence = f"{name} has not reported since the coordinator started; is its agent running?"
         return Why(subject, Reason("never-reported", sentence), membership.warnings, vms)
     planned = view.plan.desktops.get(name) if view.plan is not None else None
-    silent = view.at - desktop.reported_at > timedelta(seconds=view.settings.stale_seconds)
+    silence = (view.at - desktop.reported_at).total_seconds()
     causes = [*desktop.availability.refusals, *([planned] if planned is not None else [])]
-    if silent and planned is not None:
-        causes = [planned, *desktop.availability.refusals]
+    if silence > view.settings.stale_seconds:
+        causes = [_silent(name, silence, desktop), *causes]
     elif desktop.vms:
         causes = [_runs(desktop), *(vm.reason for vm in desktop.vms), *causes]
     elif leases:
@@ -239,6 +240,14 @@ def why_desktop(
         causes = [Reason("not-planned", f"{name} has reported; the next cycle decides about it.")]
     first, *further = dict.fromkeys(causes)
     return Why(subject, first, (*further, *membership.warnings), vms)
+
+
+def _silent(name: str, silence: float, desktop: Desktop) -> Reason:
+    return Reason(
+        "desktop-silent",
+        f"{name} has not reported for {silence:.0f} s, so it is not counted on.",
+        f"last report {desktop.reported_at:%F %T} UTC",
+    )
 
 
 def _runs(desktop: Desktop) -> Reason:
