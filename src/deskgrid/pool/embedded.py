@@ -27,10 +27,10 @@ from types import TracebackType
 import msgspec
 import psutil
 
-from deskgrid.host.account import Account
+from deskgrid.host.account import Account, become
 from deskgrid.host.entry import enter, run_in
 from deskgrid.host.files import own_folder, write_atomic
-from deskgrid.host.process import Finished, kill_group
+from deskgrid.host.process import Finished, kill_group, run
 from deskgrid.host.trees import Tree
 from deskgrid.pool.config import COORDINATOR_USER, dropins
 from deskgrid.pool.head import Folders, HeadSettings, head_dropin, main_config
@@ -68,7 +68,7 @@ class EmbeddedPool:
     def start(
         cls,
         tree: Tree,
-        run: Path,
+        folder: Path,
         settings: HeadSettings | None = None,
         binds: Sequence[Path] = (),
         timeout_seconds: float = 60,
@@ -77,7 +77,7 @@ class EmbeddedPool:
         """Start the pool and return when collector, schedd and negotiator answer.
 
         Args:
-            run: its folder, made if missing; becomes the property of the tree's account.
+            folder: its folder, made if missing; becomes the property of the tree's account.
             binds: further folders that jobs use as their initial working directory.
             waiting: called now and then, for a spinner.
 
@@ -85,9 +85,9 @@ class EmbeddedPool:
             EmbeddedError: with the reason; nothing is left running.
         """
         settings = settings or HeadSettings()
-        folders = folders_of(run)
-        if cls.find(tree, run) is not None:
-            raise EmbeddedError(f"embedded pool {run}: it runs already; stop it or choose another folder")
+        folders = folders_of(folder)
+        if cls.find(tree, folder) is not None:
+            raise EmbeddedError(f"embedded pool {folder}: it runs already; stop it or choose another folder")
         port = settings.port or free_port()
         state = State(port, settings.guest_host, settings.pool.trust_domain, settings.pool.key, tuple(map(str, binds)))
         _prepare(tree.account, folders, settings, state)
@@ -102,9 +102,9 @@ class EmbeddedPool:
         return pool
 
     @classmethod
-    def find(cls, tree: Tree, run: Path) -> "EmbeddedPool | None":
+    def find(cls, tree: Tree, folder: Path) -> "EmbeddedPool | None":
         """Return the pool that runs in this folder, or None."""
-        folders = folders_of(run)
+        folders = folders_of(folder)
         try:
             state = msgspec.json.decode((folders.run / "pool.json").read_bytes(), type=State)
         except (OSError, msgspec.DecodeError):
@@ -274,13 +274,13 @@ class EmbeddedPool:
             time.sleep(0.05)
 
 
-def folders_of(run: Path) -> Folders:
-    """Return where the parts of the pool in `run` are; sockets go to the tree's /tmp when the path is too long."""
-    run = run.absolute()
-    sockets = run / "sock"
+def folders_of(folder: Path) -> Folders:
+    """Return where the parts of the pool in `folder` are; sockets go to the tree's /tmp when the path is too long."""
+    home = folder.absolute()
+    sockets = home / "sock"
     if len(str(sockets)) > _SOCKET_PATH_BYTES:
-        sockets = Path("/tmp") / f"deskgrid-{hashlib.sha256(str(run).encode()).hexdigest()[:16]}"  # noqa: S108
-    return Folders(run, sockets)
+        sockets = Path("/tmp") / f"deskgrid-{hashlib.sha256(str(home).encode()).hexdigest()[:16]}"  # noqa: S108
+    return Folders(home, sockets)
 
 
 def free_port() -> int:
@@ -295,6 +295,11 @@ def _prepare(account: Account, folders: Folders, settings: HeadSettings, state: 
     own_folder(folders.run, account)
     for name in _FOLDERS:
         own_folder(folders.run / name, account)
+    if not run([*become(account), "test", "-w", str(folders.run)], 10).ok:
+        raise EmbeddedError(
+            f"embedded pool {folders.run}: user {account.uid} can't reach this folder; "
+            "choose one whose parent folders everybody may pass"
+        )
     own_folder(folders.keys, account, 0o700)
     own_folder(folders.tokens, account, 0o700)
     if folders.sockets.is_relative_to(folders.run):

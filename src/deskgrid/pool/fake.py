@@ -46,7 +46,7 @@ class Task(msgspec.Struct):
 
 
 class Slot(msgspec.Struct):
-    """A machine of ours. silent_since: it died without a word then."""
+    """A machine of ours. silent_since: it died without a word then. forgotten: its ads are out of the collector."""
 
     vm_id: str
     image: str
@@ -56,6 +56,7 @@ class Slot(msgspec.Struct):
     joined_at: datetime
     jobs: dict[str, Task] = {}
     silent_since: datetime | None = None
+    forgotten: bool = False
 
     def has_room(self, task: Task) -> bool:
         """Whether the job fits in beside those that run."""
@@ -126,7 +127,7 @@ class FakePool:
             faults.append("collector: it has forgotten our offline ads; it was restarted")
         if self._unknown_until is not None and at < self._unknown_until:
             faults.append("collector: it was restarted; machines are unknown")
-        found = None if faults else tuple(self._machine(slot) for slot in self._slots.values())
+        found = None if faults else tuple(self._machine(slot) for slot in self._slots.values() if not slot.forgotten)
         matched = None if self._ads != self._expected else self._known_matches()
         if self.faults.schedd_down:
             faults.append(f"schedd {self.schedd}: no answer")
@@ -152,11 +153,8 @@ class FakePool:
             name("VM id", vm_id)
         except BadName as error:
             raise Refused(str(error)) from None
-        slot = self._slots.get(vm_id)
-        if slot is not None and slot.silent_since is None:
-            self.leave(vm_id)
-        elif slot is not None and not slot.jobs:
-            del self._slots[vm_id]
+        if vm_id in self._slots:
+            self._slots[vm_id].forgotten = True
 
     def job(self, job_id: str) -> Job | None:
         """See Pool.job."""
@@ -224,9 +222,9 @@ class FakePool:
                     self.leave(slot.vm_id)
                 continue
             for task in tuple(slot.jobs.values()):
-                if task.run_seconds is not None and task.started_at is not None:
-                    if now - task.started_at >= timedelta(seconds=task.run_seconds):
-                        self._end(task, COMPLETED)
+                needed, began = task.run_seconds, task.started_at
+                if needed is not None and began is not None and now - began >= timedelta(seconds=needed):
+                    self._end(task, COMPLETED)
 
     def negotiate(self) -> None:
         """One cycle: jobs get real slots, what remains is matched with the offline ads."""
@@ -234,7 +232,7 @@ class FakePool:
         if self.faults.unreachable or self.faults.schedd_down:
             return
         for slot in self._slots.values():
-            if slot.silent_since is None:
+            if slot.silent_since is None and not slot.forgotten:
                 self._fill(slot)
         now = self._now()
         for ad in self._ads:

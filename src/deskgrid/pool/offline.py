@@ -66,7 +66,7 @@ def offline_ad(ad: OfflineAd, lifetime_seconds: int, previous: Ad | None = None)
 
 
 _PLAIN: Mapping[str, Value | Expression] = {
-    "SlotID": 1,
+    "SlotID": 2,  # with 1 the collector would make up a daemon ad beside it
     "SlotType": "Static",
     "KFlops": 1,
     "Mips": 1,

@@ -118,7 +118,7 @@ class CondorPool:
         question = f"deskgrid_vm_id =?= {quote(_name('VM id', vm_id))}"
         for command, kind in (
             ("INVALIDATE_STARTD_ADS", "Machine"),
-            ("INVALIDATE_STARTD_ADS", "StartDaemon"),
+            ("INVALIDATE_STARTD_ADS", "StartD"),
             ("INVALIDATE_MASTER_ADS", "DaemonMaster"),
         ):
             self._invalidate(command, kind, question, left)
