@@ -59,7 +59,7 @@ class Console:
         text = self._tail.decode("ascii", errors="replace")
         if secret:
             text = text.replace(secret, "<secret>")
-        start = text.rfind(_PANIC.decode())
+        start = text.find(_PANIC.decode())
         if start >= 0:
             return printable(text[start:], WORDS_CHARS // 2)
         lines = [words for line in text.splitlines()[-200:] if (words := printable(line, 300))]

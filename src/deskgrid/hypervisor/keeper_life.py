@@ -13,7 +13,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from datetime import UTC, datetime
 
 import msgspec
@@ -90,14 +90,12 @@ class Life:
             case words.Silence(seconds):
                 self._end_at = self._loop.time() + min(max(seconds, 0.0), words.SILENCE_SECONDS_MAX)
             case words.Pause():
-                self._paused = True
-                self._do(self._pause())
+                self._pause()
             case words.Resume():
-                self._paused = self._confined = False
-                self._do(self._go_on())
+                self._confined = False
+                self._go_on()
             case words.Vacate():
-                self._paused, self._confined = False, True
-                self._do(self._vacate())
+                self._vacate()
             case words.Kill():
                 self._finish(End("it was ended as ordered", clean=True))
 
@@ -106,36 +104,44 @@ class Life:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _pause(self) -> None:
+    def _pause(self) -> None:
+        self._paused = True
+        if self._qemu is not None:
+            self._do(self._confirm_pause(self._qemu, self._qemu.stop(), time.monotonic()))
+
+    async def _confirm_pause(self, qemu: Qemu, stopped: Awaitable[bool], begun: float) -> None:
+        confirmed = await stopped
+        if self._paused:
+            if not confirmed:
+                qemu.freeze()
+            how = "stop" if confirmed else "signal"
+            self.link.tell(words.Paused(True, how, (time.monotonic() - begun) * 1000))
+
+    def _go_on(self) -> None:
+        """Let the CPUs run, on one core if the guest is to leave."""
+        self._paused = False
         if self._qemu is None:
             return
-        begun = time.monotonic()
-        how = await self._qemu.pause()
-        if how == "signal" and self._paused:
-            self._qemu.freeze()
-        self.link.tell(words.Paused(True, how, (time.monotonic() - begun) * 1000))
-
-    async def _go_on(self) -> None:
-        """Let the CPUs run, if nothing has said otherwise meanwhile."""
-        if self._qemu is None or self._paused or self._end is not None:
-            return
-        begun = time.monotonic()
         if self._confined:
             self._qemu.confine()
         elif self._started:
             self._qemu.release()
-        await self._qemu.go_on()
-        if not self._started:
-            self._started = True
-            self.link.happened("started", accelerator=self._qemu.accelerator)
-        self.link.tell(words.Paused(False, "cont", (time.monotonic() - begun) * 1000))
+        self._do(self._confirm_go_on(self._qemu, self._qemu.go_on(), time.monotonic()))
 
-    async def _vacate(self) -> None:
+    async def _confirm_go_on(self, qemu: Qemu, running: Awaitable[bool], begun: float) -> None:
+        await running
+        if not self._started and not qemu.ended:
+            self._started = True
+            self.link.happened("started", accelerator=qemu.accelerator)
+        if not self._paused:
+            self.link.tell(words.Paused(False, "cont", (time.monotonic() - begun) * 1000))
+
+    def _vacate(self) -> None:
+        self._confined = True
+        self._go_on()
         if not self._alive:
             self._guest_left("asked", "it had not come up yet, so there was nothing to vacate")
-            return
-        await self._go_on()
-        if self._channel is not None:
+        elif self._channel is not None:
             self._channel.write(guest.encode(guest.Leave()))
 
     # -- the guest ----------------------------------------------------------------------------------------------
@@ -193,8 +199,7 @@ class Life:
         if now >= ask_at and not self._asked_in_silence:
             self._asked_in_silence = True
             if self._joined and not self._paused and not self._left:
-                self._confined = True
-                self._do(self._vacate())
+                self._vacate()
         self._loop.call_at(self._end_at if now >= ask_at else ask_at, self._watch_silence)
 
     async def _listen_to_qemu(self, qemu: Qemu) -> None:
@@ -240,7 +245,8 @@ class Life:
         console = Port(qemu.ports.console, CONSOLE_BYTES_PER_SECOND, self._on_console)
         self._do(self._listen_to_qemu(qemu))
         self.link.tell(self._status())
-        self._do(self._go_on())
+        if not self._paused:
+            self._go_on()
         exited = self._loop.create_task(qemu.exit())
         await asyncio.wait({exited, ending}, return_when=asyncio.FIRST_COMPLETED)
         qemu.kill()

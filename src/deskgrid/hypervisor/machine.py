@@ -93,20 +93,20 @@ class Qemu:
         """Whether the process has ended."""
         return self._exit.done()
 
-    async def go_on(self) -> None:
-        """Let the CPUs run."""
+    def go_on(self) -> asyncio.Task[bool]:
+        """Let the CPUs run. Orders reach QEMU in the order of the calls. Returns: true when confirmed."""
         if self.signalled:
             self._signal(signal.SIGCONT)
             self.signalled = False
-        with contextlib.suppress(QMPError):
-            await self._qmp.execute("cont")
+        return self._order("cont")
 
-    async def pause(self) -> str:
-        """Stop the CPUs. Returns: how, "stop" or "signal"."""
-        order = asyncio.ensure_future(self._qmp.execute("stop"))
-        order.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.wait({order}, timeout=STOP_SECONDS)
-        return "stop" if order.done() and order.exception() is None else "signal"
+    def stop(self) -> asyncio.Task[bool]:
+        """Ask QEMU to stop the CPUs. Returns: true when confirmed, false when not in time."""
+        return self._order("stop", STOP_SECONDS)
+
+    def _order(self, command: str, seconds: float | None = None) -> asyncio.Task[bool]:
+        answer = asyncio.ensure_future(self._qmp.execute(command))
+        return asyncio.ensure_future(_confirmed(answer, seconds))
 
     def freeze(self) -> None:
         """Stop the whole process by a signal."""
@@ -135,6 +135,14 @@ class Qemu:
         size = os.fstat(self._errors).st_size
         text = os.pread(self._errors, 4096, max(0, size - 4096)).decode(errors="replace")
         return printable(text.removeprefix("qemu-system-x86_64: "), 4 * _ERROR_CHARS)[-_ERROR_CHARS:]
+
+
+async def _confirmed(answer: asyncio.Future[object], seconds: float | None) -> bool:
+    await asyncio.wait({answer}, timeout=seconds)
+    if not answer.done():
+        answer.add_done_callback(lambda late: late.cancelled() or late.exception())
+        return False
+    return answer.exception() is None
 
 
 def _whose(words: str) -> str:

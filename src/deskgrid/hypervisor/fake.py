@@ -1,0 +1,278 @@
+"""A hypervisor without virtual machines: keeps the contract under any clock, real or simulated.
+
+The rules:
+- Time comes from outside: `now()` says it, `later(seconds, call)` comes back. Nothing happens between two calls.
+- Events are never emitted inside a command, always from a later call, in the order in which things happened.
+- A guest's time stands still while its VM is paused.
+- What a guest does is data: one `GuestBehaviour` for each image, and a default.
+- The VMs belong to a `FakeDesktop`, not to the driver: a driver may die, and the next one finds them by `observe`.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+
+from deskgrid.hypervisor.contract import (
+    Alive,
+    Emit,
+    Event,
+    Gone,
+    GuestLeft,
+    Joined,
+    Observed,
+    Started,
+    StartFailed,
+    VmSpec,
+)
+from deskgrid.hypervisor.fake_guest import GuestBehaviour, GuestTime, Later, Now
+
+__all__ = ["FakeDesktop", "FakeHypervisor", "GuestBehaviour"]
+
+SILENCE_SECONDS = 4.0
+
+
+class FakeVm:
+    """One VM. stage: "starting", "running" or "over"."""
+
+    def __init__(self, spec: VmSpec, behaviour: GuestBehaviour, time: GuestTime, started_at: datetime) -> None:
+        self.spec = spec
+        self.behaviour = behaviour
+        self.started_at = started_at
+        self.stage = "starting"
+        self.accelerator = ""
+        self.paused = self.confined = self.ran = self.alive = self.left = self.asked = False
+        self.driver: FakeHypervisor | None = None
+        self.unheard: list[Event] = []
+        self.time = time
+
+    @property
+    def id(self) -> str:
+        """Its id, for life."""
+        return self.spec.vm_id
+
+
+class FakeDesktop:
+    """The machine that VMs run on; outlives drivers. accelerators: what it offers, best first."""
+
+    def __init__(self, accelerators: tuple[str, ...] = ("fake",)) -> None:
+        self.accelerators = accelerators
+        self.distrusted: set[str] = set()
+        self.vms: dict[str, FakeVm] = {}
+        self.ended: set[str] = set()
+        self.tended_at = datetime.min.replace(tzinfo=UTC)
+
+    def usable(self) -> tuple[str, ...]:
+        """The accelerators that are not distrusted; the last one never is."""
+        *better, last = self.accelerators
+        return (*(name for name in better if name not in self.distrusted), last)
+
+
+class FakeHypervisor:
+    """Runs pretended VMs; see `contract.Hypervisor` for what each method promises."""
+
+    name = "fake"
+
+    def __init__(
+        self,
+        emit: Emit,
+        later: Later,
+        now: Now,
+        *,
+        desktop: FakeDesktop | None = None,
+        behaviours: Mapping[str, GuestBehaviour] | None = None,
+        default: GuestBehaviour | None = None,
+        silence_seconds: float | None = SILENCE_SECONDS,
+    ) -> None:
+        """Start nothing.
+
+        Args:
+            emit: takes the events.
+            later: calls back after so many seconds; its answer is not used.
+            now: the time, aware.
+            desktop: where the VMs live; give the same one to the next driver.
+            behaviours: by image name. default: of all other images.
+            silence_seconds: VMs end when nobody has tended them for so long; None: never (long simulations).
+        """
+        self._emit = emit
+        self._later = later
+        self._now = now
+        self.desktop = desktop if desktop is not None else FakeDesktop()
+        self.desktop.tended_at = now()
+        self._behaviours = behaviours if behaviours is not None else {}
+        self._default = default if default is not None else GuestBehaviour()
+        self._silence_seconds = silence_seconds
+        self._closed = False
+
+    # -- commands ---------------------------------------------------------------------------------------------
+
+    def start(self, spec: VmSpec) -> None:
+        """Start a VM. Events: Started, then Alive, Joined; or StartFailed."""
+        if self._closed or spec.vm_id in self.desktop.vms or spec.vm_id in self.desktop.ended:
+            return
+        behaviour = self._behaviours.get(spec.disk.ref.name, self._default)
+        vm = FakeVm(spec, behaviour, GuestTime(self._later, self._now), self._now())
+        vm.driver = self
+        self.desktop.vms[vm.id] = vm
+        self.tend()
+        if self._silence_seconds is not None:
+            self._later(self._silence_seconds, partial(self._watch, vm, self._silence_seconds))
+        self._later(vm.behaviour.start_seconds, partial(self._started, vm))
+
+    def pause(self, vm_id: str) -> None:
+        """Stop its CPUs; memory is kept."""
+        vm = self._living(vm_id)
+        if vm is not None:
+            vm.paused = True
+            vm.time.stop()
+
+    def resume(self, vm_id: str) -> None:
+        """Let its CPUs go on."""
+        vm = self._living(vm_id)
+        if vm is not None:
+            vm.paused = vm.confined = False
+            self._go_on(vm)
+
+    def vacate(self, vm_id: str) -> None:
+        """Let it run confined while the guest ends its jobs fast."""
+        vm = self._living(vm_id)
+        if vm is None:
+            return
+        vm.paused, vm.confined = False, True
+        self._go_on(vm)
+        if not vm.alive:
+            self._leaves(vm, "asked", "it had not come up yet, so there was nothing to vacate")
+        elif not vm.asked and vm.behaviour.leave_seconds is not None:
+            vm.asked = True
+            vm.time.plan(vm.behaviour.leave_seconds, partial(self._leaves, vm, "asked", "it has vacated its jobs"))
+
+    def kill(self, vm_id: str) -> None:
+        """End it now."""
+        vm = self._living(vm_id)
+        if vm is not None:
+            self._end(vm, Gone(vm_id, True, "it was ended as ordered"), vm.behaviour.kill_seconds)
+
+    def distrust(self, accelerator: str) -> None:
+        """Do not use it again on this desktop."""
+        self.desktop.distrusted.add(accelerator)
+
+    def tend(self) -> None:
+        """Tell all VMs that the agent is alive."""
+        if not self._closed:
+            self.desktop.tended_at = self._now()
+
+    def observe(self) -> list[Observed]:
+        """The VMs that run now; attaches to them."""
+        self.tend()
+        running = list(self.desktop.vms.values())
+        for vm in running:
+            if vm.driver is not self:
+                vm.driver = self
+                if vm.unheard:
+                    self._later(0.0, partial(self._deliver, vm))
+        return [
+            Observed(
+                vm_id=vm.id,
+                image=vm.spec.disk.ref,
+                size=vm.spec.size,
+                desktop=vm.spec.instance.desktop,
+                started_at=vm.started_at,
+                accelerator=vm.accelerator,
+                paused=vm.paused,
+                alive=vm.alive,
+            )
+            for vm in running
+            if vm.stage != "over"
+        ]
+
+    def close(self) -> None:
+        """Let go of all VMs without ending them."""
+        self._closed = True
+        for vm in self.desktop.vms.values():
+            if vm.driver is self:
+                vm.driver = None
+
+    # -- what VMs do ------------------------------------------------------------------------------------------
+
+    def _living(self, vm_id: str) -> FakeVm | None:
+        vm = self.desktop.vms.get(vm_id)
+        return vm if vm is not None and vm.stage != "over" and not self._closed else None
+
+    def _started(self, vm: FakeVm) -> None:
+        if vm.stage != "starting":
+            return
+        behaviour = vm.behaviour
+        if behaviour.start_fault:
+            self._end(vm, StartFailed(vm.id, behaviour.start_fault, "it could not be started"), 0.0)
+            return
+        vm.stage = "running"
+        vm.accelerator = self.desktop.usable()[0]
+        if behaviour.alive_after_seconds is not None and vm.accelerator not in behaviour.silent_on:
+            vm.time.plan(behaviour.alive_after_seconds, partial(self._comes_alive, vm))
+        if behaviour.ends_after_seconds is not None:
+            gone = Gone(vm.id, False, behaviour.ends_with)
+            vm.time.plan(behaviour.ends_after_seconds, partial(self._end, vm, gone, 0.0))
+        self._go_on(vm)
+
+    def _go_on(self, vm: FakeVm) -> None:
+        if vm.paused or vm.stage != "running":
+            return
+        if not vm.ran:
+            vm.ran = True
+            self._tell(vm, Started(vm.id, vm.accelerator))
+        vm.time.go()
+
+    def _comes_alive(self, vm: FakeVm) -> None:
+        vm.alive = True
+        self._tell(vm, Alive(vm.id))
+        if vm.behaviour.join_seconds is not None:
+            vm.time.plan(vm.behaviour.join_seconds, partial(self._joins, vm))
+
+    def _joins(self, vm: FakeVm) -> None:
+        self._tell(vm, Joined(vm.id))
+        if vm.behaviour.leaves_after_seconds is not None:
+            leaves = partial(self._leaves, vm, vm.behaviour.leaves_as, "it left by itself")
+            vm.time.plan(vm.behaviour.leaves_after_seconds, leaves)
+
+    def _leaves(self, vm: FakeVm, cause: str, sentence: str) -> None:
+        if not vm.left:
+            vm.left = True
+            self._tell(vm, GuestLeft(vm.id, cause, sentence))
+
+    def _end(self, vm: FakeVm, last: Event, seconds: float) -> None:
+        if vm.stage == "over":
+            return
+        vm.stage = "over"
+        vm.time.end()
+        self._later(seconds, partial(self._bury, vm, last))
+
+    def _bury(self, vm: FakeVm, last: Event) -> None:
+        self.desktop.ended.add(vm.id)
+        self._tell(vm, last)
+
+    def _tell(self, vm: FakeVm, event: Event) -> None:
+        """Emit an event soon, or tell the next driver."""
+        vm.unheard.append(event)
+        self._later(0.0, partial(self._deliver, vm))
+
+    def _deliver(self, vm: FakeVm) -> None:
+        if vm.driver is None:
+            return
+        unheard, vm.unheard = vm.unheard, []
+        for event in unheard:
+            if isinstance(event, Gone | StartFailed):
+                self.desktop.vms.pop(vm.id, None)
+            vm.driver._emit(event)
+
+    def _watch(self, vm: FakeVm, silence_seconds: float) -> None:
+        """End a VM that nobody tends; forget one whose end nobody wants to hear."""
+        if self.desktop.vms.get(vm.id) is not vm:
+            return
+        left_seconds = silence_seconds - (self._now() - self.desktop.tended_at).total_seconds()
+        if left_seconds > 0:
+            self._later(left_seconds, partial(self._watch, vm, silence_seconds))
+        elif vm.stage == "over":
+            if vm.driver is None:
+                del self.desktop.vms[vm.id]
+        else:
+            self._end(vm, Gone(vm.id, False, "its agent was silent for too long"), vm.behaviour.kill_seconds)
+            self._later(silence_seconds, partial(self._watch, vm, silence_seconds))

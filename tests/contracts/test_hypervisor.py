@@ -1,0 +1,215 @@
+"""What every hypervisor driver MUST do, on the fake and on real QEMU: the sentences of `hypervisor/contract.py`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "hypervisor"))
+
+from rigs import FakeRig, QemuRig, Rig
+
+from deskgrid.hypervisor.contract import Gone, GuestLeft, Joined, Started, StartFailed
+
+
+@pytest.fixture(params=["fake", pytest.param("qemu", marks=pytest.mark.real)])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    made = FakeRig() if request.param == "fake" else QemuRig()
+    yield made
+    made.close()
+
+
+def kinds(rig: Rig, vm_id: str) -> list[str]:
+    return [type(event).__name__ for event in rig.events(vm_id)]
+
+
+def test_a_vm_starts_comes_alive_and_joins_in_this_order(rig: Rig) -> None:
+    vm = rig.start("obedient")
+    rig.wait(vm, Joined)
+    assert kinds(rig, vm) == ["Started", "Alive", "Joined"]
+    assert rig.wait(vm, Started).accelerator in ("kvm", "tcg")
+
+
+def test_a_vm_that_is_started_twice_runs_once(rig: Rig) -> None:
+    vm = rig.start("silent")
+    rig.driver.start(_spec_again(rig, vm))
+    rig.wait(vm, Started)
+    rig.driver.start(_spec_again(rig, vm))
+    rig.pass_time(1.0)
+    assert kinds(rig, vm) == ["Started"]
+
+
+def _spec_again(rig: Rig, vm_id: str):
+    from rigs import spec_of
+
+    return spec_of(vm_id, "silent", getattr(rig, "guest", None))
+
+
+def test_commands_to_an_unknown_or_ended_vm_do_nothing(rig: Rig) -> None:
+    vm = rig.start("silent")
+    rig.wait(vm, Started)
+    rig.driver.kill(vm)
+    rig.wait(vm, Gone)
+    for vm_id in (vm, "nobody"):
+        for command in (rig.driver.pause, rig.driver.resume, rig.driver.vacate, rig.driver.kill):
+            command(vm_id)
+    rig.driver.start(_spec_again(rig, vm))
+    rig.pass_time(1.0)
+    assert kinds(rig, vm) == ["Started", "Gone"]
+    assert kinds(rig, "nobody") == []
+
+
+def test_after_pause_no_cpu_runs_until_it_is_resumed(rig: Rig) -> None:
+    vm = rig.start("busy")
+    rig.wait(vm, Joined)
+    rig.driver.pause(vm)
+    rig.pass_time(0.2)
+    before = rig.lived_seconds(vm)
+    rig.pass_time(1.0)
+    assert rig.lived_seconds(vm) - before < 0.05
+    assert [seen.paused for seen in rig.driver.observe()] == [True]
+    rig.driver.pause(vm)
+    rig.driver.resume(vm)
+    rig.pass_time(1.5)
+    assert rig.lived_seconds(vm) - before > 0.2
+    assert [seen.paused for seen in rig.driver.observe()] == [False]
+
+
+def test_a_vm_that_was_asked_to_leave_runs_confined_and_says_that_it_has_left(rig: Rig) -> None:
+    vm = rig.start("busy")
+    rig.wait(vm, Joined)
+    rig.driver.pause(vm)
+    rig.driver.vacate(vm)
+    left = rig.wait(vm, GuestLeft)
+    assert left.cause == "asked"
+    assert rig.cores(vm) == 1
+    assert [seen.paused for seen in rig.driver.observe()] == [False]
+
+
+def test_a_vm_that_goes_on_after_all_gets_its_cores_back(rig: Rig) -> None:
+    vm = rig.start("stubborn")
+    rig.wait(vm, Joined)
+    before = rig.cores(vm)
+    rig.driver.vacate(vm)
+    rig.pass_time(0.5)
+    assert rig.cores(vm) == 1
+    rig.driver.resume(vm)
+    rig.pass_time(0.5)
+    assert rig.cores(vm) == before
+
+
+def test_a_guest_that_is_not_up_yet_has_left_at_once(rig: Rig) -> None:
+    vm = rig.start("silent")
+    rig.wait(vm, Started)
+    rig.driver.vacate(vm)
+    assert rig.wait(vm, GuestLeft, 1.0).cause == "asked"
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_kill_ends_a_vm_within_a_second_whatever_its_guest_does(rig: Rig, paused: bool) -> None:
+    vm = rig.start("stubborn")
+    rig.wait(vm, Joined)
+    if paused:
+        rig.driver.pause(vm)
+        rig.pass_time(0.3)
+    else:
+        rig.driver.vacate(vm)
+    rig.driver.kill(vm)
+    gone = rig.wait(vm, Gone, 1.0)
+    assert gone.clean
+    assert rig.left_behind(vm) == []
+    rig.pass_time(0.5)
+    assert kinds(rig, vm) == ["Started", "Alive", "Joined", "Gone"]
+
+
+def test_kill_ends_a_vm_that_is_still_starting(rig: Rig) -> None:
+    vm = rig.start("obedient")
+    rig.driver.kill(vm)
+    assert rig.wait(vm, Gone, 3.0).clean
+    assert rig.left_behind(vm) == []
+
+
+def test_a_vm_that_cannot_start_says_whose_fault_that_is_and_leaves_nothing(rig: Rig) -> None:
+    vm = rig.start("missing")
+    failed = rig.wait(vm, StartFailed, 10.0)
+    assert failed.fault == "image"
+    assert failed.sentence
+    assert rig.left_behind(vm) == []
+    assert kinds(rig, vm) == ["StartFailed"]
+
+
+def test_a_guest_that_panics_takes_its_vm_with_it(rig: Rig) -> None:
+    vm = rig.start("panics")
+    gone = rig.wait(vm, Gone)
+    assert not gone.clean
+    assert "kernel gave up" in gone.sentence
+    assert rig.left_behind(vm) == []
+
+
+def test_a_guest_may_leave_by_itself(rig: Rig) -> None:
+    vm = rig.start("unused")
+    assert rig.wait(vm, GuestLeft).cause == "unused"
+    assert kinds(rig, vm) == ["Started", "Alive", "Joined", "GuestLeft"]
+
+
+def test_a_silent_guest_never_comes_alive(rig: Rig) -> None:
+    vm = rig.start("silent")
+    rig.wait(vm, Started)
+    rig.pass_time(8.0)
+    assert kinds(rig, vm) == ["Started"]
+    assert [seen.alive for seen in rig.driver.observe()] == [False]
+
+
+def test_a_vm_ends_within_five_seconds_when_nobody_tends_it(rig: Rig) -> None:
+    vm = rig.start("obedient")
+    rig.wait(vm, Joined)
+    rig.driver.tend()
+    rig.crash()
+    rig.pass_time(3.0)
+    assert rig.left_behind(vm)
+    rig.pass_time(2.0)
+    assert rig.left_behind(vm) == []
+
+
+def test_an_agent_that_comes_back_in_time_finds_its_vms_again_and_they_go_on(rig: Rig) -> None:
+    vm = rig.start("stubborn")
+    rig.wait(vm, Joined)
+    rig.crash()
+    rig.pass_time(2.0)
+    rig.come_back()
+    (seen,) = rig.driver.observe()
+    assert (seen.vm_id, seen.image.name, seen.desktop, seen.alive, seen.paused) == (
+        vm,
+        "stubborn",
+        "desk-1",
+        True,
+        False,
+    )
+    assert seen.accelerator == rig.wait(vm, Started).accelerator
+    rig.pass_time(6.0)
+    assert [seen.vm_id for seen in rig.driver.observe()] == [vm]
+    rig.driver.kill(vm)
+    assert rig.wait(vm, Gone, 1.0).clean
+
+
+def test_what_happened_while_no_agent_was_there_is_told_to_the_next_one(rig: Rig) -> None:
+    vm = rig.start("obedient")
+    rig.wait(vm, Started)
+    rig.crash()
+    rig.come_back()
+    assert [seen.vm_id for seen in rig.driver.observe()] == [vm]
+    rig.wait(vm, Joined)
+    assert kinds(rig, vm) == ["Started", "Alive", "Joined"]
+
+
+def test_several_vms_do_not_disturb_each_other(rig: Rig) -> None:
+    one, other = rig.start("silent"), rig.start("silent")
+    rig.wait(one, Started)
+    rig.wait(other, Started)
+    assert {seen.vm_id for seen in rig.driver.observe()} == {one, other}
+    rig.driver.kill(one)
+    rig.wait(one, Gone, 1.0)
+    rig.pass_time(1.0)
+    assert kinds(rig, other) == ["Started"]
+    assert [seen.vm_id for seen in rig.driver.observe()] == [other]
