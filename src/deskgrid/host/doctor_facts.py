@@ -1,4 +1,4 @@
-"""The facts of a machine that `doctor` judges, and how to ask for them: changes nothing, never raises for what it finds."""
+"""What `doctor` judges, and how to ask this machine for it: changes nothing, never raises for what it finds."""
 
 import os
 import pwd

@@ -6,7 +6,8 @@ Rules, told first:
 - A person's session counts, local or remote, whatever its state, except one that is closing. Greeters (the login
   screen), background sessions (cron) and user managers don't count. A class that we don't know counts.
 - Both sources are read; either saying "somebody" is enough. "Nobody" needs at least one source, and no fault.
-- What a session's idleness can be learned from is its kind: its terminal, the hands at the seat, or nothing.
+- What a session's idleness can be learned from is its kind: its terminal, the hands at the seat, or nothing. utmp
+  writes a graphical session as "tty2" too; where logind isn't there to tell, a console therefore counts as the seat.
 """
 
 import os
@@ -74,6 +75,8 @@ def read_logins(run: Path, dev: Path) -> Logins:
     """
     logind, logind_faults, logind_known = _logind(run / "systemd/sessions")
     utmp, utmp_faults, utmp_known = _utmp(run / "utmp", dev)
+    if not logind_known:
+        utmp = tuple(_at_seat(session) for session in utmp)
     sources = []
     if logind_known:
         sources.append(_count("logind", logind))
@@ -86,6 +89,12 @@ def read_logins(run: Path, dev: Path) -> Logins:
             "install and start systemd-logind (package libpam-systemd)"
         )
     return Logins((*logind, *utmp), logind_known or utmp_known, tuple(sources), tuple(faults))
+
+
+def _at_seat(session: Session) -> Session:
+    if not session.terminal.startswith("tty"):
+        return session
+    return msgspec.structs.replace(session, kind=Kind.SEAT, terminal="")
 
 
 def _count(source: str, sessions: tuple[Session, ...]) -> str:
@@ -166,12 +175,11 @@ def parse_utmp(content: bytes) -> tuple[Session, ...]:
             continue
         where = line.split(b"\0")[0].decode(errors="replace")
         origin = host.split(b"\0")[0].decode(errors="replace")
+        local = origin in ("", where) or origin.startswith(":")  # the host of a local session is its display
         if _TERMINAL.match(where):
-            # terminal emulators give their display as the host: ":0"
-            found.append(Session("utmp", where, Kind.TERMINAL, where, None, bool(origin) and origin[0] != ":"))
+            found.append(Session("utmp", where, Kind.TERMINAL, where, None, not local))
         elif where.startswith(":"):
             found.append(Session("utmp", where, Kind.SEAT, "", None, False))
         else:
-            local = origin == "" or origin.startswith(":")
             found.append(Session("utmp", where, Kind.SEAT if local else Kind.OTHER, "", None, not local))
     return tuple(found)
