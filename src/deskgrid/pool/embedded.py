@@ -239,7 +239,7 @@ class EmbeddedPool:
     def _answers(self) -> bool:
         asked = self.command(["condor_status", "-any", "-af", "MyType", "MyAddress"], timeout_seconds=10)
         types = {line.split()[0] for line in asked.stdout.splitlines() if line.strip()}
-        return asked.ok and {"Scheduler", "Negotiator"} <= types
+        return asked.ok and {"Collector", "Scheduler", "Negotiator"} <= types
 
     def _said(self) -> str:
         for name in ("start.log", "MasterLog"):
