@@ -53,8 +53,8 @@ class Cycle:
             office.ledger.outcomes.all(now),
         )
         made, ads = await asyncio.to_thread(_decide, snapshot, office.settings.plan, now)
-        faults = [*heard.faults, *await self._give(made.grants, now)]
-        faults += await self._advertise(ads, now, known=heard.matches is not None)
+        told = [*heard.faults, *await self._give(made.grants, now), *await self._advertise(ads, heard, now)]
+        faults = tuple(dict.fromkeys(told))
         office.view = with_waiting(
             office.view,
             View(
@@ -65,10 +65,10 @@ class Cycle:
                 plan=made,
                 ads=self._advertised or (),
                 negotiation_seconds=office.settings.negotiation_seconds,
-                faults=tuple(faults),
+                faults=faults,
             ),
         )
-        self._tell_faults(tuple(faults))
+        self._tell_faults(faults)
         return made
 
     def _keep_leases(self, heard: PoolSnapshot, now: datetime) -> None:
@@ -138,11 +138,13 @@ class Cycle:
         except PoolError as error:
             return error
 
-    async def _advertise(self, ads: tuple[OfflineAd, ...], now: datetime, known: bool) -> list[str]:
+    async def _advertise(self, ads: tuple[OfflineAd, ...], heard: PoolSnapshot, now: datetime) -> list[str]:
         """Say to HTCondor what could be started: when that changed, is to be refreshed, or may have been forgotten."""
         office = self._office
+        if heard.matches is None and heard.idle is None:
+            return []  # nobody is there to be told
         age = (now - self._advertised_at).total_seconds()
-        if known and ads == self._advertised and age < office.settings.advertise_seconds:
+        if heard.matches is not None and ads == self._advertised and age < office.settings.advertise_seconds:
             return []
         try:
             await office.ask_pool(lambda: office.pool.advertise(ads))

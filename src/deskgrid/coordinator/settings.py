@@ -14,6 +14,7 @@ import msgspec
 
 from deskgrid.host import toml
 from deskgrid.model.plan import PlanSettings
+from deskgrid.pool.reach import Reach
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=31 * 86400)]
@@ -51,6 +52,7 @@ class CoordinatorSettings(msgspec.Struct, frozen=True):
     hold_seconds, max_held: how long, and how many, reports are held open until there is something to say.
     advertise_seconds: offline ads are refreshed so often. pool_seconds: HTCondor is given up for this cycle after.
     negotiation_seconds: HTCondor has surely negotiated in so long (for the answers of `why`).
+    pool: how HTCondor is asked.
     """
 
     host: str = "127.0.0.1"
@@ -67,6 +69,7 @@ class CoordinatorSettings(msgspec.Struct, frozen=True):
     negotiation_seconds: Positive = 90.0
     guest: GuestSettings = GuestSettings()
     plan: PlanSettings = PlanSettings()
+    pool: Reach = Reach()
 
     def __post_init__(self) -> None:
         faults = [*_times(self), *_plan(self.plan)]
