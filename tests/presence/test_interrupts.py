@@ -1,5 +1,6 @@
 """The weak source: interrupts of keyboard and USB controllers, from tables as kernels print them."""
 
+import time
 from pathlib import Path
 
 from deskgrid.presence.interrupts import Interrupts, buses_of_people, parse_interrupts
@@ -76,10 +77,23 @@ def test_a_moving_counter_is_a_sign_and_others_are_not(tmp_path: Path) -> None:
     machine.count("8", "5,5")
     assert not machine.source.scan()
     for number in ("1", "12", "128"):
+        time.sleep(1.05)
         machine.count(number, "0,1")
         assert machine.source.scan()
         assert machine.source.idle_seconds() < 1
     assert not machine.source.scan()
+
+
+def test_a_bus_that_is_never_quiet_is_busy_and_told_of_only_once(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, MOUSE)
+    time.sleep(1.05)
+    signs = []
+    for count in range(15):
+        machine.count("128", f"0,{count + 1}")
+        signs.append(machine.source.scan())
+        time.sleep(0.1)
+        assert machine.source.idle_seconds() < 1
+    assert signs == [True, *([False] * 14)]
 
 
 def test_a_counter_that_goes_covers_nothing_any_more(tmp_path: Path) -> None:

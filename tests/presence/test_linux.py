@@ -91,7 +91,7 @@ def test_a_keyboard_that_is_plugged_in_is_told_and_then_heard(desk: Desk) -> Non
     assert desk.heard()
     os.write(hand, bytes(24))
     assert desk.heard()
-    assert driver.read().sources[0].startswith("1 input devices")
+    assert driver.read().sources[0].startswith("1 input device ")
 
 
 def test_the_folder_of_input_devices_may_appear_later(desk: Desk) -> None:
@@ -143,10 +143,10 @@ def test_interrupts_stand_in_for_devices_that_may_not_be_read_and_are_called_wea
     counter.parent.mkdir(parents=True)
     counter.write_text("5\n")
     driver = desk.watch()
-    time.sleep(0.1)
+    time.sleep(1.2)
     reading = driver.read()
     assert reading.idle_seconds is not None
-    assert reading.idle_seconds >= 0.1
+    assert reading.idle_seconds >= 1.1
     assert any("weak" in source for source in reading.sources)
     assert any("group input" in fault for fault in reading.faults)
     counter.write_text("6\n")

@@ -4,6 +4,7 @@ Rules, told first:
 - An interrupt of such a controller may be a key, or a disk on the same bus: moving counters say busy, rightly or not.
 - Counters that stand still say idle only if each keyboard and mouse that the kernel knows (/proc/bus/input/devices)
   hangs on a controller whose interrupts we count. Otherwise they say nothing.
+- A bus that is never quiet isn't told of again and again: the reading says busy anyway.
 - Counters have no memory: idle time is counted from the first look.
 - /sys/kernel/irq/N/per_cpu_count is one short line; /proc/interrupts is long, and read only to find N.
 """
@@ -21,6 +22,7 @@ _CONTROLLERS = {
     "0018": re.compile(r"i2c_designware|\bi801_smbus\b|pinctrl_amd|\b(ELAN|SYNA|DLL|ALPS)\w*"),
 }
 """By the bus of a device (linux/input.h: BUS_I8042, BUS_USB, BUS_BLUETOOTH, BUS_I2C): whose interrupts tell of it."""
+_STILL_SECONDS = 1.0
 _NOT_TYPED_ON = ("0010", "0019")  # BUS_ISA: the speaker; BUS_HOST: power buttons and the like
 
 
@@ -59,13 +61,13 @@ class Interrupts:
         self._numbers = tuple(sorted(set().union(*(wanted.get(bus, set()) for bus in buses))))
 
     def scan(self) -> bool:
-        """Look at the counters. Returns whether one has moved since the last scan."""
+        """Look at the counters. Returns whether one has moved after they had all stood still for a second."""
         counts = self._read()
         before, self._counts = self._counts, counts
         if counts == before:
             return False
-        self._moved_at = time.monotonic()
-        return before is not None
+        still_seconds, self._moved_at = self.idle_seconds(), time.monotonic()
+        return before is not None and still_seconds >= _STILL_SECONDS
 
     @property
     def active(self) -> bool:

@@ -65,6 +65,7 @@ class LinuxPresence:
         self._signs = self._told = 0
         self._looked_at = self._consoles_at = 0.0
         self._found: tuple[object, float] = (None, 0.0)
+        self._woken = False
         self._closed = False
         self._look_at_all()
         self._signs = 0
@@ -114,7 +115,7 @@ class LinuxPresence:
             if self._closed:
                 return False
             now = time.monotonic()
-            every_seconds = SLOW_SECONDS if self._inotify is None else ALL_SECONDS
+            every_seconds = ALL_SECONDS if self._woken else SLOW_SECONDS
             stirred = self._inotify is not None and bool(self._inotify.drain())
             if stirred or now - self._looked_at >= every_seconds - _BARELY_SECONDS:
                 self._look_at_all()
@@ -170,16 +171,18 @@ class LinuxPresence:
         if self._inotify is None:
             return
         dev, run = self._roots.dev, self._roots.run
-        self._inotify.add(dev, ENTRIES)
-        self._inotify.add(dev / "pts", ENTRIES)
+        devices = self._inotify.add(dev, ENTRIES)
         self._inotify.add(dev / "input", ENTRIES | IN_ATTRIB)
-        self._inotify.add(run / "systemd/sessions", ENTRIES)
-        self._inotify.add(run / "utmp", IN_MODIFY)
+        terminals = self._inotify.add(dev / "pts", ENTRIES)
+        logind = self._inotify.add(run / "systemd/sessions", ENTRIES)
+        utmp = self._inotify.add(run / "utmp", IN_MODIFY)
+        self._woken = devices and terminals and (logind or utmp)
 
     def _hands(self) -> tuple[Hands, ...]:
         devices, found = self._devices, []
         if devices.count:
-            found.append(Hands(f"{devices.count} input devices", devices.idle_seconds(), devices.complete))
+            name = f"{devices.count} input device{'' if devices.count == 1 else 's'}"
+            found.append(Hands(name, devices.idle_seconds(), devices.complete))
         if devices.refused:
             why = next(iter(devices.refused.values()))
             fault = (
