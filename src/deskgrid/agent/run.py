@@ -78,7 +78,7 @@ class _Running:
             read_presence=self.presence.read,
             read_machine=lambda: read_machine(settings.state),
             hypervisor=self.hypervisor,
-            store=FolderStore(settings.images),
+            store=FolderStore(settings.images, settings.state / "checked-images.json"),
             link=HttpsLink(settings.coordinator, ca_file(settings.state), settings.desktop, credential, self.inbox.put),
             aside=self._aside,
             leases=LeaseFile(settings.state / "leases.json"),

@@ -12,7 +12,6 @@ from deskgrid.agent.enrol import EnrolError
 from deskgrid.agent.run import AgentError
 from deskgrid.cli import agent, coordinator, demo, doctor, image, operator, pool
 from deskgrid.cli.output import Exit, Failed, errors
-from deskgrid.coordinator.client import ClientError
 from deskgrid.host.debstrap import BuildFailed
 from deskgrid.host.entry import NoWay
 from deskgrid.host.toml import BadSettings
@@ -90,8 +89,6 @@ def run(argv: list[str]) -> int:
         return Exit.WRONG
     except Failed as failed:
         return _say(str(failed), failed.code)
-    except ClientError as error:
-        return _say(str(error), Exit(error.exit_code))
     except tuple(CODES) as error:
         return _say(str(error), next(code for kind, code in CODES.items() if isinstance(error, kind)))
 

@@ -1,0 +1,65 @@
+"""`deskgrid agent`: what an administrator and an owner do on a desktop."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deskgrid.agent.enrol import enrol as enrol_desktop
+from deskgrid.agent.run import run as run_agent
+from deskgrid.agent.settings import AgentSettings
+from deskgrid.agent.status import read_status
+from deskgrid.cli.office import Json
+from deskgrid.cli.output import Exit, Failed, ago, sentence, show_json, size, tell
+from deskgrid.host import toml
+
+app = typer.Typer(help="The process on each desktop.", no_args_is_help=True)
+
+DEFAULT = Path("/etc/deskgrid/agent.toml")
+Settings = Annotated[Path, typer.Option("--settings", envvar="DESKGRID_AGENT", help="The agent's settings file.")]
+
+
+@app.command()
+def enrol(
+    text_file: Annotated[
+        str, typer.Option("--text-file", help="File with the enrolment text; '-': standard input.")
+    ] = "-",
+    settings: Settings = DEFAULT,
+) -> None:
+    """Make this desktop a member: exchange an enrolment text for a credential of its own."""
+    chosen = toml.read(settings, AgentSettings)
+    try:
+        text = sys.stdin.read() if text_file == "-" else Path(text_file).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failed(Exit.WRONG, f"enrolment text {text_file}: {error}") from None
+    enrol_desktop(chosen.coordinator, chosen.desktop, text, chosen.state)
+    tell(f"{chosen.desktop} is enrolled at {chosen.coordinator}")
+
+
+@app.command()
+def run(settings: Settings = DEFAULT) -> None:
+    """Run the agent until SIGTERM or Ctrl-C. Never as root."""
+    run_agent(toml.read(settings, AgentSettings))
+
+
+@app.command()
+def status(settings: Settings = DEFAULT, as_json: Json = False) -> None:
+    """What runs on this desktop, and why, or why nothing does."""
+    chosen = toml.read(settings, AgentSettings)
+    now = read_status(chosen.state / "status.json")
+    if now is None:
+        raise Failed(Exit.ABSENT, f"{chosen.state}: no agent has run with this state folder; `deskgrid agent run`")
+    if as_json:
+        show_json(now)
+        return
+    tell(f"{now.desktop}, {ago(now.at)}, pid {now.pid}")
+    for vm in now.vms:
+        tell(f"{vm.image.name} ({vm.vm_id}): {vm.state} since {vm.since:%H:%M:%S} UTC; {sentence(vm.reason)}")
+    if now.availability.available:
+        room = now.room
+        tell(f"available: room for {room.vms} virtual machines, {room.cpus} CPUs, {size(room.memory_bytes)}")
+    for reason in now.availability.refusals:
+        tell(f"not available: {sentence(reason)}")
+    if now.sources:
+        tell(f"the owner, as seen by: {', '.join(now.sources)}")

@@ -1,0 +1,98 @@
+"""`deskgrid coordinator`: run the service, make enrolment tokens, see the whole."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deskgrid.cli.office import DEFAULT, Json, Settings, load, office
+from deskgrid.cli.output import Exit, Failed, ago, sentence, show, show_json, size, tell
+from deskgrid.coordinator.service import Ready, ServiceError
+from deskgrid.coordinator.service import run as run_service
+from deskgrid.pool.tools import CondorPool
+
+app = typer.Typer(help="The service beside HTCondor's central manager.", no_args_is_help=True)
+
+
+@app.command()
+def run(settings: Settings = DEFAULT) -> None:
+    """Run the coordinator until SIGTERM or Ctrl-C."""
+    chosen = load(settings)
+
+    def ready(at: Ready) -> None:
+        tell(f"coordinator at {at.url}, CA fingerprint {at.fingerprint}")
+
+    try:
+        run_service(chosen, CondorPool(chosen.pool), ready)
+    except ServiceError as error:
+        raise Failed(Exit.REFUSED, str(error)) from None
+
+
+@app.command()
+def status(settings: Settings = DEFAULT, as_json: Json = False) -> None:
+    """Show the whole: desktops, VMs, demand, and what is short."""
+    with office(settings) as client:
+        now = client.status()
+    if as_json:
+        show_json(now)
+        return
+    tell(f"{now.reporting} of {now.desktops} desktops report, {now.available} available, {now.held_reports} wait")
+    tell(f"{now.vms} virtual machines, {now.joined} in the pool; last cycle {ago(now.cycle_at)}")
+    for fault in now.pool_faults:
+        tell(f"HTCondor: {fault}", style="yellow")
+    if now.wants is None:
+        tell("demand: unknown")
+    for want in now.wants or ():
+        tell(
+            f"demand: {want.vms} VM of {want.image} ({want.size.cpus} CPU, {size(want.size.memory_bytes)}) "
+            f"for {want.jobs} jobs"
+        )
+    for short in now.shortages:
+        tell(f"short: {short.vms} VM of {short.image}: {sentence(short.reason)}", style="yellow")
+    for ad in now.ads:
+        tell(f"on offer: {ad.image}, {ad.size.cpus} CPU, {size(ad.size.memory_bytes)}")
+
+
+@app.command()
+def token(
+    uses: Annotated[int, typer.Option(min=1, max=100_000, help="How many desktops may enrol with it.")] = 1,
+    hours: Annotated[float, typer.Option(min=0.01, max=2160, help="How long it is valid.")] = 24.0,
+    settings: Settings = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Make an enrolment text for desktops: a secret, limited in time and count. Give it to `deskgrid agent enrol`."""
+    with office(settings) as client:
+        made = client.make_token(hours * 3600, uses)
+    text = f"{made.token}@{made.ca_fingerprint}"
+    if as_json:
+        show_json({"text": text, "id": made.id, "expires_at": made.expires_at, "uses": made.uses})
+    else:
+        typer.echo(text)
+
+
+@app.command()
+def images(settings: Settings = DEFAULT, as_json: Json = False) -> None:
+    """Show the images on offer to jobs."""
+    with office(settings) as client:
+        offered = client.images()
+    rows = [(i.ref.name, i.ref.digest[:12], size(i.memory_bytes), size(i.disk_bytes)) for i in offered]
+    show(offered, as_json, ("image", "digest", "memory", "disk"), rows)
+
+
+@app.command()
+def offer(
+    folder: Annotated[Path, typer.Argument(help="Folder of a built image, as `deskgrid image build` prints it.")],
+    settings: Settings = DEFAULT,
+) -> None:
+    """Offer a built image to jobs, under its name."""
+    from deskgrid.images.store import facts_of
+
+    with office(settings) as client:
+        tell(client.offer_image(facts_of(folder)).sentence)
+
+
+@app.command()
+def withdraw(name: str, settings: Settings = DEFAULT) -> None:
+    """Offer an image no longer; VMs of it that run go on."""
+    with office(settings) as client:
+        tell(client.withdraw_image(name).sentence)

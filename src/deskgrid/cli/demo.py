@@ -1,0 +1,78 @@
+"""`deskgrid demo`: the main job on real parts."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deskgrid.cli.doctor import missing_for_demo
+from deskgrid.cli.image import build_with_bar
+from deskgrid.cli.output import Exit, Failed, console, show, tell
+from deskgrid.cli.pool import provide_tree
+from deskgrid.demo import figures as figuring
+from deskgrid.demo.cast import Cast, DemoError
+from deskgrid.demo.jobs import JOBS
+from deskgrid.demo.play import Play
+from deskgrid.demo.stage import Stage
+
+RECIPE = Path(__file__).parents[1] / "recipes/demo.toml"
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", help="Where the figures go.")] = Path("build/demo.json"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the logs of all parts, and say where.")] = False,
+) -> None:
+    """Show the main job: two idle desktops, three jobs, one owner who comes back. All parts are real."""
+    started = time.monotonic()
+    for line in missing_for_demo():
+        raise Failed(Exit.NO, line)
+    tree = provide_tree()
+    image = build_with_bar(RECIPE)
+    prepared = time.monotonic()
+
+    def say(who: str, what: str) -> None:
+        console.print(f"{time.monotonic() - prepared:7.1f} s  {who:<12} {what}", markup=False, soft_wrap=True)
+
+    _terminate_as_interrupt()
+    cast = Cast(keep)
+    play: Play | None = None
+    try:
+        stage = Stage(cast, tree, image)
+        say("demo", "starting HTCondor, the coordinator and two agents")
+        stage.set()
+        play = Play(stage, say)
+        play.run()
+        _end(play, prepared - started, time.monotonic() - started, output)
+    except DemoError as error:
+        if play is not None:
+            play.figures.faults.append(str(error))
+            figuring.write(play.figures, output)
+        keep_hint = f"; logs are in {cast.folder}" if keep else "; run `deskgrid demo --keep` to keep the logs"
+        raise Failed(Exit.NO, f"{error}{keep_hint}") from None
+    finally:
+        tell("putting everything away")
+        cast.close()
+    if play.figures.faults:
+        raise Failed(Exit.NO, "; ".join(play.figures.faults))
+
+
+def _end(play: Play, prepare_seconds: float, total_seconds: float, output: Path) -> None:
+    play.figures.prepare_s, play.figures.total_s = round(prepare_seconds, 1), round(total_seconds, 1)
+    for job in JOBS:
+        tell(f"\noutput of job {play.ids[job.key]} ({job.key}):", style="bold")
+        tell(play.output(job).rstrip() or "(nothing)")
+    tell("")
+    show(play.figures, False, ("figure", "measured", "goal"), figuring.rows(play.figures))
+    figuring.write(play.figures, output)
+    tell(f"figures in {output}")
+
+
+def _terminate_as_interrupt() -> None:
+    """SIGTERM puts everything away as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

@@ -1,0 +1,146 @@
+"""What the operator asks about desktops, virtual machines and jobs."""
+
+from typing import Annotated
+
+import typer
+
+from deskgrid.cli.office import DEFAULT, Json, Settings, office
+from deskgrid.cli.output import Exit, Failed, ago, sentence, show, show_json, size, tell
+from deskgrid.core.why import Why
+from deskgrid.model.names import name as check_name
+
+desktop_app = typer.Typer(help="The desktops of the fleet.", no_args_is_help=True)
+vm_app = typer.Typer(help="The virtual machines.", no_args_is_help=True)
+why_app = typer.Typer(help="Why something is as it is: one sentence.", no_args_is_help=True)
+
+Because = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
+
+
+@desktop_app.command("list")
+def desktops(settings: Settings = DEFAULT, as_json: Json = False) -> None:
+    """List the desktops: do they report, are they available, and why not."""
+    with office(settings) as client:
+        found = client.desktops()
+    rows = [
+        (
+            d.name,
+            "revoked" if d.revoked_at else "silent" if d.silent else "available" if _available(d) else "in use",
+            ago(d.reported_at),
+            len(d.vms),
+            d.reason.sentence if d.reason else "",
+        )
+        for d in found
+    ]
+    show(found, as_json, ("desktop", "state", "reported", "VMs", "why"), rows)
+
+
+@desktop_app.command("show")
+def desktop(name: str, settings: Settings = DEFAULT, as_json: Json = False) -> None:
+    """Show one desktop."""
+    with office(settings) as client:
+        d = client.desktop(check_name("desktop name", name))
+    if as_json:
+        show_json(d)
+        return
+    tell(f"{d.name}: enrolled {ago(d.enrolled_at)}, reported {ago(d.reported_at)}, agent {d.agent_version or '?'}")
+    if d.room is not None:
+        tell(
+            f"{d.cpus} CPUs, {size(d.memory_bytes)}; room for {d.room.vms} VMs, {d.room.cpus} CPUs, "
+            f"{size(d.room.memory_bytes)}"
+        )
+    for reason in (*(d.availability.refusals if d.availability else ()), *d.warnings):
+        tell(f"- {sentence(reason)}")
+    for vm in d.vms:
+        tell(f"VM {vm.vm_id} of {vm.image.name}: {vm.state} since {vm.since:%H:%M:%S} UTC; {sentence(vm.reason)}")
+
+
+@desktop_app.command("revoke")
+def revoke(name: str, reason: Because = "", settings: Settings = DEFAULT) -> None:
+    """Take a desktop's membership away: its credential is worth nothing from now on."""
+    with office(settings) as client:
+        tell(client.revoke(check_name("desktop name", name), reason).sentence)
+
+
+@vm_app.command("list")
+def vms(settings: Settings = DEFAULT, as_json: Json = False) -> None:
+    """List the virtual machines that live."""
+    with office(settings) as client:
+        found = client.vms()
+    rows = [
+        (v.vm_id, v.image.name, v.desktop, v.state, "yes" if v.joined_at else "no", " ".join(v.jobs), ago(v.granted_at))
+        for v in found
+    ]
+    show(found, as_json, ("VM", "image", "desktop", "state", "in pool", "jobs", "leased"), rows)
+
+
+@vm_app.command("show")
+def vm(vm_id: str, settings: Settings = DEFAULT, as_json: Json = False) -> None:
+    """Show the lease of one virtual machine, living or ended."""
+    check_name("VM id", vm_id)
+    with office(settings) as client:
+        found = next((r for r in client.leases(limit=10_000) if r.lease.vm_id == vm_id), None)
+    if found is None:
+        raise Failed(Exit.ABSENT, f"no virtual machine {vm_id} is known; see `deskgrid vm list`")
+    if as_json:
+        show_json(found)
+        return
+    lease = found.lease
+    tell(f"{vm_id}: {lease.image.name} on {lease.desktop}, leased {ago(lease.granted_at)}: {sentence(lease.reason)}")
+    tell(f"joined the pool {ago(found.joined_at)}" + (f", ended {ago(found.ended_at)}" if found.ended_at else ""))
+    if found.end is not None:
+        tell(sentence(found.end))
+
+
+@vm_app.command("end")
+def end(vm_id: str, reason: Because = "", settings: Settings = DEFAULT) -> None:
+    """End a virtual machine: its jobs are vacated and run elsewhere."""
+    with office(settings) as client:
+        tell(client.end_vm(check_name("VM id", vm_id), reason).sentence)
+
+
+@why_app.command("job")
+def why_job(
+    job: Annotated[str, typer.Argument(help="cluster.proc, such as 12.0")],
+    settings: Settings = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Why does this job wait, or where is it?"""
+    with office(settings) as client:
+        _answer(client.why_job(job), as_json)
+
+
+@why_app.command("desktop")
+def why_desktop(name: str, settings: Settings = DEFAULT, as_json: Json = False) -> None:
+    """Why does this desktop run what it runs, or nothing?"""
+    with office(settings) as client:
+        _answer(client.why_desktop(check_name("desktop name", name)), as_json)
+
+
+def story(
+    vm_id: Annotated[str, typer.Argument(help="The id that a VM has from demand to its end.")],
+    settings: Settings = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """A virtual machine's life, across coordinator and agent."""
+    with office(settings) as client:
+        lines = client.story(check_name("VM id", vm_id))
+    rows = [
+        (line.at.astimezone().strftime("%H:%M:%S.%f")[:-3], line.source, line.state, line.sentence) for line in lines
+    ]
+    show(lines, as_json, ("at", "who", "state", "what"), rows)
+
+
+def _answer(why: Why, as_json: bool) -> None:
+    if as_json:
+        show_json(why)
+        return
+    tell(f"{why.subject}: {sentence(why.reason)}")
+    for reason in why.further:
+        tell(f"- {sentence(reason)}")
+    for vm_id in why.vms:
+        tell(f"see: deskgrid story {vm_id}")
+
+
+def _available(desktop: object) -> bool:
+    availability = getattr(desktop, "availability", None)
+    return bool(availability and availability.available)
