@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Makes a virtual machine a member of an HTCondor pool, and lets it leave at once.
 
-Runs inside the guest: one file, standard library only, Python 3.11 or later. `init` starts it and powers off when it ends.
+Runs inside the guest: one file, standard library only, Python 3.11 or later. `init` starts it, and powers off when it
+ends. What it imports is chosen with care: each module costs tens of milliseconds under software emulation.
 
 Rules, told first:
 - It says `hello` on its serial port every second until `join` brings its instance data; then it starts HTCondor's
@@ -28,6 +29,8 @@ HELLO_SECONDS = 1.0
 QUIT_SECONDS = 5.0
 """After so long a fast shutdown that has not ended is ended by force."""
 CLOCK_SECONDS = 5.0
+
+NETWORK_SECONDS = 20.0
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 TEXTS = {
@@ -78,7 +81,7 @@ SEC_DEFAULT_INTEGRITY = REQUIRED
 SEC_ENABLE_MATCH_PASSWORD_AUTHENTICATION = True
 SEC_TOKEN_DIRECTORY = {run}/tokens.d
 SEC_TOKEN_SYSTEM_DIRECTORY = {run}/tokens.d
-SEC_PASSWORD_DIRECTORY = {run}/none
+SEC_PASSWORD_DIRECTORY = {run}/passwords.d
 ALLOW_READ = *
 
 # What it says of itself.
@@ -125,6 +128,7 @@ RunBenchmarks = False
 BENCHMARKS_JOBLIST =
 STARTD_CRON_JOBLIST =
 STARTD_DETECT_GPUS =
+HIBERNATION_PLUGIN =
 DOCKER =
 SINGULARITY =
 DOCKER_PERFORM_TEST = False
@@ -184,9 +188,11 @@ class Port:
 
         self.handle = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._rest = b""
-        raw = [0, 0, termios.CS8 | termios.CREAD | termios.CLOCAL, 0, termios.B115200, termios.B115200, [b"\0"] * 32]
-        raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
-        termios.tcsetattr(self.handle, termios.TCSANOW, raw)
+        raw, speed = termios.CS8 | termios.CREAD | termios.CLOCAL, termios.B115200
+        special: list[bytes | int] = [b"\0"] * 32
+        special[termios.VMIN], special[termios.VTIME] = 1, 0
+        attributes: list[int | list[bytes | int]] = [0, 0, raw, 0, speed, speed, special]
+        termios.tcsetattr(self.handle, termios.TCSANOW, attributes)
 
     def say(self, **message: str) -> None:
         """Send one message; dropped when nobody takes it for half a second."""
@@ -245,7 +251,6 @@ class Clock:
 
     def _ahead(self) -> float | None:
         """Return by how many seconds the hardware clock is ahead; None when there is none."""
-        import calendar
         import fcntl
         import struct
 
@@ -260,7 +265,15 @@ class Clock:
         finally:
             os.close(handle)
         second, minute, hour, day, month, year = struct.unpack_from("6i", raw)
-        return calendar.timegm((year + 1900, month + 1, day, hour, minute, second)) - time.time()
+        today = hour * 3600 + minute * 60 + second
+        return float(_seconds_since_1970(year + 1900, month + 1, day) + today - time.time())
+
+
+def _seconds_since_1970(year: int, month: int, day: int) -> int:
+    """Return the start of a day (UTC): `calendar.timegm` without its imports."""
+    year -= month <= 2
+    era_day = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
+    return (365 * year + year // 4 - year // 100 + year // 400 + era_day - 719468) * 86400
 
 
 class Daemon:
@@ -320,11 +333,12 @@ def prepare(instance: dict[str, str | int], run: str, execute: str, users: list[
     """Write configuration and token below `run` (a tmpfs) and make the folders. Raises: Fault."""
     owner = _account("condor")
     try:
-        os.makedirs(run, 0o755, exist_ok=True)
+        os.makedirs(run, 0o755, exist_ok=True)  # noqa: PTH103
         for name in ("log", "lock", "spool"):
             _folder(f"{run}/{name}", 0o755, owner)
         _folder(execute, 0o755, owner)
-        _folder(f"{run}/tokens.d", 0o700, None)
+        for name in ("tokens.d", "passwords.d"):
+            _folder(f"{run}/{name}", 0o700, None)
         _write(f"{run}/tokens.d/pool", f"{instance['token']}\n", 0o600)
         _write(f"{run}/condor_config", configuration(instance, run, execute, users), 0o644)
     except OSError as error:
@@ -332,7 +346,7 @@ def prepare(instance: dict[str, str | int], run: str, execute: str, users: list[
 
 
 def _folder(path: str, mode: int, owner: tuple[int, int] | None) -> None:
-    os.makedirs(path, mode, exist_ok=True)
+    os.makedirs(path, mode, exist_ok=True)  # noqa: PTH103
     os.chmod(path, mode)  # noqa: PTH101
     if owner is not None and os.geteuid() == 0:
         os.chown(path, *owner)
@@ -379,6 +393,13 @@ def await_join(port: Port) -> dict[str, str | int] | None:
                 return checked(message.get("instance"))
 
 
+def await_network(ready: str) -> None:
+    """Wait until `init` says by a file that there is a network, but not for ever: HTCondor looks for it only once."""
+    until = time.monotonic() + NETWORK_SECONDS
+    while ready and not os.path.exists(ready) and time.monotonic() < until:  # noqa: PTH110
+        time.sleep(0.02)
+
+
 def live(port: Port, daemon: Daemon, clock: Clock, unused_seconds: float) -> tuple[str, str]:
     """Be a member until HTCondor has ended. Returns cause and sentence for `left`."""
     cause, sentence = "failed", ""
@@ -416,7 +437,6 @@ def farewell(port: Port, cause: str, sentence: str, seconds: float) -> None:
 
 def modules() -> list[str]:
     """Return the source files of all modules that a life as a member loads, for compiling them beforehand."""
-    import calendar  # noqa: F401
     import fcntl  # noqa: F401
     import pwd  # noqa: F401
     import struct  # noqa: F401
@@ -433,6 +453,7 @@ DEFAULTS = {
     "execute": "/var/lib/condor/execute",
     "startd": "/usr/sbin/condor_startd",
     "rtc": "/dev/rtc0",
+    "network": "/run/network-is-up",
     "farewell_seconds": "20",
 }
 
@@ -452,6 +473,7 @@ def main(argv: list[str]) -> int:
             cause, sentence = "asked", "asked to leave before there was anything to do"
         else:
             prepare(instance, settings["run"], settings["execute"], slot_users(int(instance["cpus"])))
+            await_network(settings["network"])
             daemon = Daemon([settings["startd"], "-f"], settings["run"])
             port.say(type="joined")
             cause, sentence = live(port, daemon, clock, float(instance["unused_seconds"]))

@@ -110,10 +110,8 @@ def _modules(tree: RootTar, wanted: tuple[str, ...]) -> list[str]:
         needs[path] = rest.split()
     by_name = {Path(path).name.split(".ko")[0].replace("-", "_"): path for path in needs}
     order: list[str] = []
-    for name in wanted:
-        path = by_name.get(name)
-        if path is not None:
-            order += [step for step in (*reversed(needs[path]), path) if step not in order]
+    for path in (by_name[name] for name in wanted if name in by_name):
+        order += [step for step in (*reversed(needs[path]), path) if step not in order]
     return [f"{folder}/{path}" for path in order]
 
 

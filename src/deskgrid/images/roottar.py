@@ -35,14 +35,13 @@ _FIXED = {
     "etc/resolv.conf": b"",
 }
 _ATTRIBUTES = ("SCHILY.xattr.security.", "SCHILY.xattr.user.")
-_BLOCK = 1 << 20
 
 
 class RootTar:
     """A root tree's tar, open for reading. Paths have no leading "./" or "/"."""
 
     def __init__(self, path: Path) -> None:
-        self._tar = tarfile.open(path, "r:")
+        self._tar = tarfile.open(path, "r:")  # noqa: SIM115 -- open for as long as this object
         self.members: dict[str, tarfile.TarInfo] = {}
         for member in self._tar:
             self.members[_clean(member.name)] = member
@@ -78,7 +77,7 @@ class RootTar:
             for path, member in self.members.items()
             if path not in extra and (path in wanted or not dropped(path, member))
         }
-        with tarfile.open(output, "w:", format=tarfile.PAX_FORMAT, copybufsize=_BLOCK) as sink:
+        with tarfile.open(output, "w:", format=tarfile.PAX_FORMAT) as sink:
             for path in sorted({*kept, *extra}, key=lambda path: _order(path, kept.get(path))):
                 if path in extra:
                     sink.addfile(_plain(path, len(extra[path]), epoch), io.BytesIO(extra[path]))
