@@ -33,7 +33,7 @@ from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.host.process import Finished, kill_group, run
 from deskgrid.host.trees import Tree
 from deskgrid.pool.config import COORDINATOR_USER, dropins
-from deskgrid.pool.head import Folders, HeadSettings, head_dropin, main_config
+from deskgrid.pool.head import Folders, HeadSettings, collector_address, head_dropin, main_config
 from deskgrid.pool.reach import Reach
 
 _FOLDERS = ("etc", "etc/config.d", "etc/tokens.d", "log", "spool", "execute", "lock", "jobs")
@@ -308,6 +308,7 @@ def _prepare(account: Account, folders: Folders, settings: HeadSettings, state: 
     if not key.exists():
         write_atomic(key, secrets.token_hex(64).encode(), 0o600, account)
     write_atomic(folders.config, main_config(folders).encode(), owner=account)
+    write_atomic(folders.collector_address, collector_address(state.port).encode(), owner=account)
     for file in (head_dropin(settings, folders, state.port), *dropins(settings.pool)):
         write_atomic(folders.dropins / file.path, file.text.encode(), owner=account)
     write_atomic(folders.run / "pool.json", msgspec.json.encode(state), owner=account)

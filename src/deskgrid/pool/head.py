@@ -48,6 +48,11 @@ class Folders(msgspec.Struct, frozen=True):
         return self.run / "etc/passwords.d"
 
     @property
+    def collector_address(self) -> Path:
+        """The file that tells the collector its address."""
+        return self.run / "etc/collector_address"
+
+    @property
     def tokens(self) -> Path:
         """The folder with the coordinator's token."""
         return self.run / "etc/coordinator.d"
@@ -81,6 +86,11 @@ def main_config(folders: Folders) -> str:
             "",
         )
     )
+
+
+def collector_address(port: int) -> str:
+    """Return the ad from which the collector learns its address, in place of the one of the shared port."""
+    return f'MyAddress = "<127.0.0.1:{port}?addrs=127.0.0.1-{port}>"\n'
 
 
 def head_dropin(settings: HeadSettings, folders: Folders, port: int) -> DropIn:
@@ -126,11 +136,15 @@ def _network(settings: HeadSettings, folders: Folders, port: int) -> Setting:
         f"SHARED_PORT_PORT = {port}\n"
         f"DAEMON_SOCKET_DIR = {folders.sockets}\n"
         f"TCP_FORWARDING_HOST = {settings.guest_host}\n"
+        "COLLECTOR.TCP_FORWARDING_HOST =\n"
+        f"COLLECTOR.SHARED_PORT_DAEMON_AD_FILE = {folders.collector_address}\n"
         "PRIVATE_NETWORK_NAME = deskgrid-head\n"
         "PRIVATE_NETWORK_INTERFACE = 127.0.0.1\n"
         "UPDATE_COLLECTOR_WITH_TCP = True",
         "One port on the loopback interface for everything. What the daemons tell guests about themselves is the "
-        "host's address in QEMU's user network; those on the head use the loopback.",
+        "host's address in QEMU's user network; those on the head use the loopback. Not so the collector: guests know "
+        "its address from their instance data, but schedd and shadows call guests through it by the address that it "
+        "gives as its own (CCB), which drops the private one.",
     )
 
 
