@@ -22,7 +22,7 @@ from pathlib import Path
 
 from deskgrid.hypervisor import keeper_words as words
 from deskgrid.hypervisor.accelerators import NoHypervisor, Program, Trust, find_qemu, offered
-from deskgrid.hypervisor.contract import Emit, Event, Gone, Observed, StartFailed, VmSpec
+from deskgrid.hypervisor.contract import Emit, Event, Gone, Observed, Paused, StartFailed, VmSpec
 from deskgrid.hypervisor.folders import folders, has_keeper, sweep
 from deskgrid.hypervisor.keeper_handle import KeeperHandle
 
@@ -242,6 +242,7 @@ class QemuHypervisor:
             case words.Paused(on, _, milliseconds):
                 if on:
                     self._pauses[vm.vm_id] = milliseconds
+                    self._emit(Paused(vm.vm_id, milliseconds))
                 vm.note(word)
             case words.Replaced():
                 vm.let_go = True
