@@ -89,7 +89,7 @@ def test_a_second_agent_on_the_same_desktop_supersedes_the_first_which_is_then_r
             second = Desk(here, "desk-1", "second")
             await first.say()
             await second.say()
-            with pytest.raises(AnotherAgent, match="another agent reports as desk-1"):
+            with pytest.raises(AnotherAgent, match="Another agent reports as desk-1"):
                 await first.say()
             await second.say()
 

@@ -71,7 +71,7 @@ class Guard:
         Args:
             who: whom the secret claims to prove. clock_seconds: a steady clock.
         """
-        return (address, who) in self._proven or self._level(address, clock_seconds) < self._burst
+        return (address, who) in self._proven or self._level(address, clock_seconds) + 1.0 <= self._burst
 
     def succeeded(self, address: str, who: str) -> None:
         """A secret was right."""

@@ -103,8 +103,8 @@ class Fleet:
                     return False
             elif report.incarnation in superseded:
                 raise AnotherAgent(
-                    f"another agent reports as {name}: it started later than the one that sent this; "
-                    "stop one of them, or enrol this computer under a name of its own"
+                    f"Another agent reports as {name}; it started later than the one that sent this. "
+                    "Stop one of them, or enrol this computer under a name of its own."
                 )
             else:
                 superseded = (*superseded, known.report.incarnation)[-_SUPERSEDED:]

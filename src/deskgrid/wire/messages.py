@@ -72,12 +72,18 @@ class Enrol(msgspec.Struct, frozen=True):
     token: str
     desktop: Name
 
+    def __repr__(self) -> str:
+        return f"Enrol(desktop={self.desktop!r}, token=<secret>)"
+
 
 class Enrolled(msgspec.Struct, frozen=True):
     """The desktop's own credential, said once; the coordinator keeps only its hash."""
 
     desktop: Name
     credential: str
+
+    def __repr__(self) -> str:
+        return f"Enrolled(desktop={self.desktop!r}, credential=<secret>)"
 
 
 class Problem(msgspec.Struct, frozen=True):

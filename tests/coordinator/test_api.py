@@ -1,0 +1,376 @@
+"""The service over real HTTPS: who may speak, what is refused and how, what the operator sees."""
+
+import json
+import logging
+import socket
+import ssl
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import urllib3
+
+from deskgrid.coordinator.client import NoAnswer, OperatorClient, Refused
+from deskgrid.coordinator.service import ServiceError
+from deskgrid.coordinator.trust import fingerprint
+from deskgrid.model.desktop import VmReport, VmState
+from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.wire.messages import Enrol
+
+from .running import HttpsDesktop, Service, context, now, problem, service
+from .values import BUSY, FACTS, FULL, GIB
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Service]:
+    with service(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def desk(here: Service) -> HttpsDesktop:
+    return here.enrol("desk-1")
+
+
+def showing(order, state: VmState = VmState.RUNNING) -> VmReport:
+    lease = order.lease
+    return VmReport(lease.vm_id, lease.image, lease.size, state, now(), lease.reason, "tcg")
+
+
+def started(here: Service, desk: HttpsDesktop):
+    """Offer an image, let a job wait, and report until there is an order."""
+    here.operator.offer_image(FACTS)
+    here.pool.submit("its-sl6")
+    for _ in range(100):
+        here.pool.negotiate()
+        if (orders := desk.say(wait_seconds=0.2).orders) != ():
+            return orders[0]
+    raise AssertionError(here.operator.status())
+
+
+def test_the_ca_is_given_to_whoever_asks_and_has_the_fingerprint_that_was_said(here: Service) -> None:
+    warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+    bare = urllib3.PoolManager(cert_reqs="CERT_NONE")
+    pem = bare.request("GET", here.at.url + "/v1/ca").data
+    assert fingerprint(pem) == here.at.fingerprint == here.operator.make_token().ca_fingerprint
+    assert (here.state / "ca.pem").read_bytes() == pem
+
+
+def test_plain_http_is_not_spoken(here: Service) -> None:
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        urllib3.PoolManager(retries=False).request("GET", here.at.url.replace("https", "http") + "/v1/health")
+
+
+def test_an_agent_with_another_ca_does_not_talk_to_it(here: Service, tmp_path: Path) -> None:
+    with pytest.raises(urllib3.exceptions.SSLError):
+        urllib3.PoolManager(retries=False).request("GET", here.at.url + "/v1/health")
+
+
+def test_nothing_older_than_tls_1_2_is_spoken(here: Service) -> None:
+    warnings.simplefilter("ignore", DeprecationWarning)
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.minimum_version = ssl.TLSVersion.TLSv1
+    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    port = int(here.at.url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port)) as plain, pytest.raises(ssl.SSLError):
+        old.wrap_socket(plain)
+
+
+def test_a_job_becomes_an_order_at_once_in_a_held_report(here: Service, desk: HttpsDesktop) -> None:
+    here.operator.offer_image(FACTS)
+    desk.say()
+    time.sleep(0.3)
+    here.pool.submit("its-sl6")
+    threading.Timer(0.3, here.pool.negotiate).start()
+    begun = time.monotonic()
+    told = desk.say(wait_seconds=15.0)
+    assert len(told.orders) == 1
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "bearer", ["", "Bearer ", "Bearer desk-1", "Bearer desk-1:wrong", "Bearer nobody:x", "Basic x"]
+)
+def test_a_report_without_the_right_credential_is_refused(here: Service, desk: HttpsDesktop, bearer: str) -> None:
+    body = msgspec.json.encode(desk.report())
+    status, code = problem(here.post("/v1/report", body, Authorization=bearer))
+    assert status == 401
+    assert code in ("no-credential", "credential-wrong")
+
+
+def test_a_desktop_cannot_use_anothers_credential(here: Service, desk: HttpsDesktop) -> None:
+    here.enrol("desk-2")
+    body = msgspec.json.encode(desk.report())
+    bearer = f"Bearer desk-2:{desk.who.credential}"
+    assert problem(here.post("/v1/report", body, Authorization=bearer)) == (401, "credential-wrong")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("sequence", "one", "$.sequence"),
+        ("sent_at", "2026-03-03T20:00:00", "$.sent_at"),
+        ("availability", None, "$.availability"),
+        ("incarnation", "a b; c", "$.incarnation"),
+        ("vms", [{"vm_id": "../../etc"}], "$.vms[0]"),
+        ("wait_seconds", "long", "$.wait_seconds"),
+    ],
+)
+def test_wrong_types_are_refused_with_the_path_of_the_fault(
+    here: Service, desk: HttpsDesktop, key: str, value: object, told: str
+) -> None:
+    raw = json.loads(msgspec.json.encode(desk.report()))
+    raw[key] = value
+    status, body = desk.post(json.dumps(raw).encode())
+    assert problem((status, body)) == (400, "bad-message")
+    assert told in body.decode()
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'"x"', b"{}"])
+def test_what_is_no_report_is_refused(desk: HttpsDesktop, body: bytes) -> None:
+    assert problem(desk.post(body)) == (400, "bad-message")
+
+
+def test_another_protocol_is_refused_with_what_to_do(desk: HttpsDesktop) -> None:
+    assert problem(desk.post(msgspec.json.encode(desk.report(protocol=2)))) == (400, "protocol")
+
+
+def test_unknown_fields_are_kept_and_shown(here: Service, desk: HttpsDesktop) -> None:
+    raw = json.loads(msgspec.json.encode(desk.report()))
+    raw["gpus"] = ["RTX"]
+    assert desk.post(json.dumps(raw).encode())[0] == 200
+    assert here.operator.desktop("desk-1").unknown == {"gpus": ["RTX"]}
+
+
+def test_a_body_is_bounded_with_and_without_its_length_said(here: Service, desk: HttpsDesktop) -> None:
+    assert problem(desk.post(b"x" * ((1 << 20) + 1))) == (413, "too-large")
+    chunks = (b"x" * 65536 for _ in range(20))
+    answer = here.http.request(
+        "POST", here.at.url + "/v1/report", body=chunks, chunked=True, headers={"Authorization": desk.bearer}
+    )
+    assert problem((answer.status, answer.data)) == (413, "too-large")
+
+
+def test_other_methods_and_paths_are_refused_as_problems(here: Service, desk: HttpsDesktop) -> None:
+    for method, path in (("GET", "/v1/report"), ("DELETE", "/v1/status"), ("GET", "/"), ("GET", "/v1/nothing")):
+        answer = here.http.request(method, here.at.url + path)
+        assert problem((answer.status, answer.data))[0] in (404, 405)
+
+
+def test_the_operators_requests_need_the_operators_token(here: Service, desk: HttpsDesktop) -> None:
+    for path in ("status", "desktops", "vms", "leases", "events", "images", "story/x", "why/job/1.0", "why/desktop/x"):
+        answer = here.http.request("GET", f"{here.at.url}/v1/{path}", headers={"Authorization": desk.bearer})
+        assert problem((answer.status, answer.data))[0] == 401
+    for path in ("tokens", "images", "desktop/desk-1/revoke", "vm/x/end", "image/x/withdraw"):
+        assert problem(here.post(f"/v1/{path}", b"{}", Authorization=desk.bearer))[0] == 401
+
+
+def test_a_token_enrols_as_often_as_it_says_and_no_more(here: Service) -> None:
+    token = here.operator.make_token(uses=2).token
+    here.enrol("desk-1", token)
+    here.enrol("desk-2", token)
+    body = msgspec.json.encode(Enrol(token, "desk-3"))
+    assert problem(here.post("/v1/enrol", body)) == (403, "token-used-up")
+
+
+def test_a_name_that_is_no_name_is_refused(here: Service) -> None:
+    token = here.operator.make_token().token
+    for name in ("", "a/b", "x" * 65, "-a", "ü"):
+        body = json.dumps({"token": token, "desktop": name}).encode()
+        assert problem(here.post("/v1/enrol", body)) == (400, "bad-message")
+    assert problem(here.post("/v1/enrol", msgspec.json.encode(Enrol(token, "coordinator")))) == (409, "name-reserved")
+
+
+def test_guessing_is_bounded_and_does_not_lock_out_who_was_right_before(here: Service, desk: HttpsDesktop) -> None:
+    desk.say()
+    codes = {problem(here.post("/v1/enrol", msgspec.json.encode(Enrol(f"dgt_abc{i}_x", "desk-9")))) for i in range(40)}
+    assert codes == {(403, "token-unknown"), (429, "too-many-failures")}
+    fresh = here.operator.make_token().token  # the operator, too, was right before
+    assert problem(here.post("/v1/enrol", msgspec.json.encode(Enrol(fresh, "desk-9")))) == (429, "too-many-failures")
+    desk.say()
+
+
+def test_a_second_agent_is_refused_with_a_sentence(here: Service, desk: HttpsDesktop) -> None:
+    desk.say()
+    desk.say(incarnation="second")
+    assert problem(desk.post(msgspec.json.encode(desk.report()))) == (409, "another-agent")
+
+
+def test_the_operator_sees_desktops_vms_leases_stories_and_reasons(here: Service, desk: HttpsDesktop) -> None:
+    order = started(here, desk)
+    desk.say(showing(order), room=FULL)
+    here.pool.join(order.lease.vm_id, "its-sl6", "desk-1")
+    here.pool.negotiate()
+    time.sleep(0.4)
+    operator = here.operator
+    (vm,) = operator.vms()
+    assert (vm.desktop, vm.state, vm.claimed, vm.jobs) == ("desk-1", "running", True, ("1.0",))
+    (shown,) = operator.desktops()
+    assert (shown.name, shown.silent, shown.leases) == ("desk-1", False, (vm.vm_id,))
+    assert operator.desktop("desk-1").reason == operator.why_desktop("desk-1").reason
+    assert operator.why_job("1.0").reason.name == "running"
+    (lease,) = operator.leases(desktop="desk-1")
+    assert lease.joined_at is not None
+    assert [line.event for line in operator.story(vm.vm_id)] == ["granted", "ordered", "joined", "claimed"]
+    status = operator.status()
+    assert (status.desktops, status.reporting, status.vms, status.joined) == (1, 1, 1, 1)
+    assert status.images == (FACTS,)
+    assert operator.images() == [FACTS]
+
+
+def test_events_come_as_they_happen_and_only_once(here: Service, desk: HttpsDesktop) -> None:
+    begun = here.operator.events().last
+    came: list[str] = []
+    last = begun
+
+    def listen() -> None:
+        nonlocal last
+        for _ in range(20):
+            events = here.operator.events(last, wait_seconds=5.0)
+            last = events.last
+            came.extend(line.event for line in events.lines)
+            if "ordered" in came:
+                return
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    started(here, desk)
+    listener.join(20)
+    assert came == ["granted", "ordered"]
+    assert [line.event for line in here.operator.events(begun).lines] == came
+    assert here.operator.events(last).lines == ()
+
+
+def test_the_operator_ends_a_vm_and_its_desktop_is_told_at_once(here: Service, desk: HttpsDesktop) -> None:
+    order = started(here, desk)
+    vm = showing(order)
+    desk.say(vm, room=FULL)
+    threading.Timer(0.3, here.operator.end_vm, (order.lease.vm_id, "to be patched")).start()
+    assert desk.say(vm, room=FULL, wait_seconds=15.0).orders == ()
+    assert here.operator.vms()[0].withdrawn is not None
+    desk.say(ended=(msgspec.structs.replace(vm, state=VmState.ENDED),), availability=BUSY)
+    (lease,) = here.operator.leases()
+    assert lease.end is not None
+    assert lease.end.sentence == "It was ended: to be patched"
+
+
+def test_a_revoked_desktop_is_refused_its_vms_are_ended_and_it_needs_a_token_made_later(
+    here: Service, desk: HttpsDesktop
+) -> None:
+    early = here.operator.make_token(uses=5).token
+    order = started(here, desk)
+    desk.say(showing(order), room=FULL)
+    assert "revoked" in here.operator.revoke("desk-1", "sold").sentence
+    assert problem(desk.post(msgspec.json.encode(desk.report()))) == (403, "desktop-revoked")
+    assert here.operator.vms() == []
+    assert here.operator.why_desktop("desk-1").reason.sentence == "desk-1 was revoked: sold"
+    again = msgspec.json.encode(Enrol(early, "desk-1"))
+    assert problem(here.post("/v1/enrol", again)) == (403, "desktop-revoked")
+    here.enrol("desk-1").say()
+
+
+def test_questions_about_what_is_not_there_get_a_sentence(here: Service) -> None:
+    operator = here.operator
+    for ask, code in (
+        (lambda: operator.desktop("nobody"), "desktop-unknown"),
+        (lambda: operator.desktop("no body"), "bad-name"),
+        (lambda: operator.story("vm-none"), "vm-unknown"),
+        (lambda: operator.end_vm("vm-none"), "vm-unknown"),
+        (lambda: operator.why_job("12"), "bad-job"),
+        (lambda: operator.why_job("99.0"), "job-unknown"),
+        (lambda: operator.revoke("nobody"), "desktop-unknown"),
+        (lambda: operator.withdraw_image("none"), "image-unknown"),
+        (lambda: operator.make_token(uses=0), "bad-limits"),
+        (lambda: operator.offer_image(ImageFacts(ImageRef("x", "a" * 64), 1 << 60, GIB)), "bad-image"),
+        (lambda: operator.leases(limit=-1), "bad-number"),
+    ):
+        with pytest.raises(Refused) as refused:
+            ask()
+        assert refused.value.problem.code == code
+    assert operator.why_desktop("nobody").reason.name == "not-enrolled"
+
+
+def test_why_says_when_htcondor_cannot_be_asked(here: Service) -> None:
+    here.pool.faults.unreachable = True
+    answer = here.operator.why_job("1.0")
+    assert (answer.reason.name, answer.reason.reading) == ("pool-unknown", "fake pool: no answer")
+
+
+def test_an_image_that_is_withdrawn_is_offered_no_more(here: Service, desk: HttpsDesktop) -> None:
+    here.operator.offer_image(FACTS)
+    newer = msgspec.structs.replace(FACTS, ref=ImageRef("its-sl6", "b" * 64))
+    here.operator.offer_image(newer)
+    assert here.operator.images() == [newer]
+    here.operator.withdraw_image("its-sl6")
+    assert here.operator.images() == []
+
+
+def test_a_second_coordinator_on_the_same_state_folder_does_not_start(here: Service) -> None:
+    with pytest.raises(ServiceError, match="another coordinator uses it"), service(here.state):
+        pass
+
+
+def test_an_address_that_is_in_use_is_said_in_a_sentence(here: Service, tmp_path: Path) -> None:
+    port = int(here.at.url.rsplit(":", 1)[1])
+    with pytest.raises(ServiceError, match=f"port {port}: .*in use"), service(tmp_path / "other", port=port):
+        pass
+
+
+def test_the_client_says_where_it_looked_when_nobody_answers(here: Service) -> None:
+    with pytest.raises(NoAnswer, match=r"coordinator https://localhost:1: no answer"):
+        OperatorClient("https://localhost:1", here.state).status()
+    with pytest.raises(NoAnswer, match="has the coordinator been started there"):
+        OperatorClient(here.at.url, here.state / "nowhere")
+
+
+def test_the_service_stops_at_once_though_clients_keep_their_connections(tmp_path: Path) -> None:
+    with service(tmp_path) as running:
+        desk = running.enrol("desk-1")
+        desk.say()
+        idle = context(tmp_path).wrap_socket(
+            socket.create_connection(("127.0.0.1", int(running.at.url.rsplit(":", 1)[1]))), server_hostname="localhost"
+        )
+        holding = threading.Thread(target=desk.say, kwargs={"wait_seconds": 30.0})
+        holding.start()
+        time.sleep(0.3)
+        begun = time.monotonic()
+        running.at.stop()
+        holding.join(10)
+        assert not holding.is_alive()
+    assert time.monotonic() - begun < 4
+    idle.close()
+
+
+def test_secrets_are_in_no_log_no_database_and_no_text_of_a_value(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with service(tmp_path) as running:
+        token = running.operator.make_token()
+        desk = running.enrol("desk-1", token.token)
+        order = started(running, desk)
+        desk.say(showing(order), room=FULL)
+        here_is = f"{token!r} {order!r} {desk.who!r}"
+        secrets = {
+            "enrolment token": token.token.rsplit("_", 1)[1],
+            "credential": desk.who.credential,
+            "pool token": order.instance.token,
+            "operator token": (tmp_path / "operator.token").read_text().strip(),
+        }
+    files = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "operator.token"]
+    kept = b"".join(path.read_bytes() for path in files)
+    for what, secret in secrets.items():
+        assert secret.encode() not in kept, what
+        assert secret not in caplog.text, what
+        assert secret not in here_is, what
+
+
+def test_the_state_folder_and_its_secrets_are_readable_by_the_service_only(here: Service) -> None:
+    assert here.state.stat().st_mode & 0o777 == 0o700
+    for name in ("ca.key", "server.key", "operator.token"):
+        assert (here.state / name).stat().st_mode & 0o777 == 0o600
