@@ -32,6 +32,10 @@ BUTTON = 'I: Bus=0019 Vendor=0000 Product=0001 Version=0000\nN: Name="Power Butt
 JACK = 'I: Bus=0000 Vendor=0000 Product=0000 Version=0000\nN: Name="HDA Intel PCH Mic"\nH: Handlers=event9\n'
 TOUCHPAD = 'I: Bus=0018 Vendor=04f3 Product=30fb Version=0100\nN: Name="ELAN Touchpad"\nH: Handlers=mouse1 event7\n'
 VIRTUAL = 'I: Bus=0006 Vendor=0000 Product=0000 Version=0000\nN: Name="py-evdev-uinput"\nH: Handlers=kbd event8\n'
+PRETENDER = (
+    'I: Bus=0003 Vendor=beef Product=dead Version=0111\nN: Name="Mouse passthrough"\n'
+    "S: Sysfs=/devices/virtual/input/input15\nH: Handlers=mouse2 event11\n"
+)
 
 
 class Machine:
@@ -68,6 +72,7 @@ def test_standing_counters_say_idle_only_if_they_cover_every_keyboard_and_mouse(
     assert not Machine(tmp_path / "b", KEYBOARD, MOUSE, TOUCHPAD).source.covered
     assert not Machine(tmp_path / "c", KEYBOARD, VIRTUAL).source.covered
     assert not Machine(tmp_path / "d", BUTTON).source.covered
+    assert not Machine(tmp_path / "e", KEYBOARD, PRETENDER).source.covered
 
 
 def test_a_moving_counter_is_a_sign_and_others_are_not(tmp_path: Path) -> None:

@@ -92,13 +92,16 @@ def parse_interrupts(text: str) -> dict[str, str]:
 
 
 def buses_of_people(devices: str) -> set[str]:
-    """Return the buses (four hexadecimal digits) of keyboards, mice and touchpads in /proc/bus/input/devices."""
+    """Return the buses of keyboards, mice and touchpads in /proc/bus/input/devices.
+
+    Four hexadecimal digits, or "virtual": made by a program through uinput, whatever bus it claims.
+    """
     buses = set()
     for block in devices.split("\n\n"):
         bus = re.search(r"^I: Bus=(\w{4})", block, re.MULTILINE)
         handlers = re.search(r"^H: Handlers=(.*)$", block, re.MULTILINE)
         if bus and handlers and re.search(r"\b(kbd|mouse\d+)\b", handlers[1]) and bus[1] not in _NOT_TYPED_ON:
-            buses.add(bus[1])
+            buses.add("virtual" if "Sysfs=/devices/virtual/input/" in block else bus[1])
     return buses
 
 
