@@ -1,5 +1,6 @@
 """The service over real HTTPS: who may speak, what is refused and how, what the operator sees."""
 
+import itertools
 import json
 import logging
 import socket
@@ -31,9 +32,24 @@ def here(tmp_path: Path) -> Iterator[Service]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """For tests that leave nothing behind."""
+    with service(tmp_path_factory.mktemp("shared")) as running:
+        yield running
+
+
+@pytest.fixture
+def shared_desk(shared: Service) -> HttpsDesktop:
+    return shared.enrol(f"desk-{next(_numbers)}")
+
+
 @pytest.fixture
 def desk(here: Service) -> HttpsDesktop:
     return here.enrol("desk-1")
+
+
+_numbers = itertools.count(1)
 
 
 def showing(order, state: VmState = VmState.RUNNING) -> VmReport:
@@ -52,31 +68,31 @@ def started(here: Service, desk: HttpsDesktop):
     raise AssertionError(here.operator.status())
 
 
-def test_the_ca_is_given_to_whoever_asks_and_has_the_fingerprint_that_was_said(here: Service) -> None:
+def test_the_ca_is_given_to_whoever_asks_and_has_the_fingerprint_that_was_said(shared: Service) -> None:
     warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
     bare = urllib3.PoolManager(cert_reqs="CERT_NONE")
-    pem = bare.request("GET", here.at.url + "/v1/ca").data
-    assert fingerprint(pem) == here.at.fingerprint == here.operator.make_token().ca_fingerprint
-    assert (here.state / "ca.pem").read_bytes() == pem
+    pem = bare.request("GET", shared.at.url + "/v1/ca").data
+    assert fingerprint(pem) == shared.at.fingerprint == shared.operator.make_token().ca_fingerprint
+    assert (shared.state / "ca.pem").read_bytes() == pem
 
 
-def test_plain_http_is_not_spoken(here: Service) -> None:
+def test_plain_http_is_not_spoken(shared: Service) -> None:
     with pytest.raises(urllib3.exceptions.HTTPError):
-        urllib3.PoolManager(retries=False).request("GET", here.at.url.replace("https", "http") + "/v1/health")
+        urllib3.PoolManager(retries=False).request("GET", shared.at.url.replace("https", "http") + "/v1/health")
 
 
-def test_an_agent_with_another_ca_does_not_talk_to_it(here: Service, tmp_path: Path) -> None:
+def test_an_agent_with_another_ca_does_not_talk_to_it(shared: Service, tmp_path: Path) -> None:
     with pytest.raises(urllib3.exceptions.SSLError):
-        urllib3.PoolManager(retries=False).request("GET", here.at.url + "/v1/health")
+        urllib3.PoolManager(retries=False).request("GET", shared.at.url + "/v1/health")
 
 
-def test_nothing_older_than_tls_1_2_is_spoken(here: Service) -> None:
+def test_nothing_older_than_tls_1_2_is_spoken(shared: Service) -> None:
     warnings.simplefilter("ignore", DeprecationWarning)
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     old.minimum_version = ssl.TLSVersion.TLSv1
     old.maximum_version = ssl.TLSVersion.TLSv1_1
-    port = int(here.at.url.rsplit(":", 1)[1])
+    port = int(shared.at.url.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port)) as plain, pytest.raises(ssl.SSLError):
         old.wrap_socket(plain)
 
@@ -96,18 +112,20 @@ def test_a_job_becomes_an_order_at_once_in_a_held_report(here: Service, desk: Ht
 @pytest.mark.parametrize(
     "bearer", ["", "Bearer ", "Bearer desk-1", "Bearer desk-1:wrong", "Bearer nobody:x", "Basic x"]
 )
-def test_a_report_without_the_right_credential_is_refused(here: Service, desk: HttpsDesktop, bearer: str) -> None:
-    body = msgspec.json.encode(desk.report())
-    status, code = problem(here.post("/v1/report", body, Authorization=bearer))
+def test_a_report_without_the_right_credential_is_refused(
+    shared: Service, shared_desk: HttpsDesktop, bearer: str
+) -> None:
+    body = msgspec.json.encode(shared_desk.report())
+    status, code = problem(shared.post("/v1/report", body, Authorization=bearer))
     assert status == 401
     assert code in ("no-credential", "credential-wrong")
 
 
-def test_a_desktop_cannot_use_anothers_credential(here: Service, desk: HttpsDesktop) -> None:
-    here.enrol("desk-2")
-    body = msgspec.json.encode(desk.report())
-    bearer = f"Bearer desk-2:{desk.who.credential}"
-    assert problem(here.post("/v1/report", body, Authorization=bearer)) == (401, "credential-wrong")
+def test_a_desktop_cannot_use_anothers_credential(shared: Service, shared_desk: HttpsDesktop) -> None:
+    shared.enrol("desk-other")
+    body = msgspec.json.encode(shared_desk.report())
+    bearer = f"Bearer desk-other:{shared_desk.who.credential}"
+    assert problem(shared.post("/v1/report", body, Authorization=bearer)) == (401, "credential-wrong")
 
 
 @pytest.mark.parametrize(
@@ -122,43 +140,56 @@ def test_a_desktop_cannot_use_anothers_credential(here: Service, desk: HttpsDesk
     ],
 )
 def test_wrong_types_are_refused_with_the_path_of_the_fault(
-    here: Service, desk: HttpsDesktop, key: str, value: object, told: str
+    shared: Service, shared_desk: HttpsDesktop, key: str, value: object, told: str
 ) -> None:
-    raw = json.loads(msgspec.json.encode(desk.report()))
+    raw = json.loads(msgspec.json.encode(shared_desk.report()))
     raw[key] = value
-    status, body = desk.post(json.dumps(raw).encode())
+    status, body = shared_desk.post(json.dumps(raw).encode())
     assert problem((status, body)) == (400, "bad-message")
     assert told in body.decode()
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'"x"', b"{}"])
-def test_what_is_no_report_is_refused(desk: HttpsDesktop, body: bytes) -> None:
-    assert problem(desk.post(body)) == (400, "bad-message")
+def test_what_is_no_report_is_refused(shared_desk: HttpsDesktop, body: bytes) -> None:
+    assert problem(shared_desk.post(body)) == (400, "bad-message")
 
 
-def test_another_protocol_is_refused_with_what_to_do(desk: HttpsDesktop) -> None:
-    assert problem(desk.post(msgspec.json.encode(desk.report(protocol=2)))) == (400, "protocol")
+def test_another_protocol_is_refused_with_what_to_do(shared_desk: HttpsDesktop) -> None:
+    assert problem(shared_desk.post(msgspec.json.encode(shared_desk.report(protocol=2)))) == (400, "protocol")
 
 
-def test_unknown_fields_are_kept_and_shown(here: Service, desk: HttpsDesktop) -> None:
-    raw = json.loads(msgspec.json.encode(desk.report()))
+def test_unknown_fields_are_kept_and_shown(shared: Service, shared_desk: HttpsDesktop) -> None:
+    raw = json.loads(msgspec.json.encode(shared_desk.report()))
     raw["gpus"] = ["RTX"]
-    assert desk.post(json.dumps(raw).encode())[0] == 200
-    assert here.operator.desktop("desk-1").unknown == {"gpus": ["RTX"]}
+    assert shared_desk.post(json.dumps(raw).encode())[0] == 200
+    assert shared.operator.desktop(shared_desk.who.desktop).unknown == {"gpus": ["RTX"]}
 
 
-def test_a_body_is_bounded_with_and_without_its_length_said(here: Service, desk: HttpsDesktop) -> None:
-    assert problem(desk.post(b"x" * ((1 << 20) + 1))) == (413, "too-large")
+def test_a_body_is_bounded_with_and_without_its_length_said(shared: Service, shared_desk: HttpsDesktop) -> None:
+    assert problem(shared_desk.post(b"x" * ((1 << 20) + 1))) == (413, "too-large")
     chunks = (b"x" * 65536 for _ in range(20))
-    answer = here.http.request(
-        "POST", here.at.url + "/v1/report", body=chunks, chunked=True, headers={"Authorization": desk.bearer}
+    answer = shared.http.request(
+        "POST", shared.at.url + "/v1/report", body=chunks, chunked=True, headers={"Authorization": shared_desk.bearer}
     )
     assert problem((answer.status, answer.data)) == (413, "too-large")
 
 
-def test_other_methods_and_paths_are_refused_as_problems(here: Service, desk: HttpsDesktop) -> None:
+def test_a_head_that_does_not_end_is_cut_off(shared: Service) -> None:
+    port = int(shared.at.url.rsplit(":", 1)[1])
+    with context(shared.state).wrap_socket(
+        socket.create_connection(("127.0.0.1", port)), server_hostname="localhost"
+    ) as tls:
+        tls.settimeout(10)
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            tls.sendall(b"POST /v1/report HTTP/1.1\r\nx: ")
+            for _ in range(1000):
+                tls.sendall(b"y" * 65536)
+        assert shared.operator.status().version
+
+
+def test_other_methods_and_paths_are_refused_as_problems(shared: Service, shared_desk: HttpsDesktop) -> None:
     for method, path in (("GET", "/v1/report"), ("DELETE", "/v1/status"), ("GET", "/"), ("GET", "/v1/nothing")):
-        answer = here.http.request(method, here.at.url + path)
+        answer = shared.http.request(method, shared.at.url + path)
         assert problem((answer.status, answer.data))[0] in (404, 405)
 
 
@@ -170,20 +201,20 @@ def test_the_operators_requests_need_the_operators_token(here: Service, desk: Ht
         assert problem(here.post(f"/v1/{path}", b"{}", Authorization=desk.bearer))[0] == 401
 
 
-def test_a_token_enrols_as_often_as_it_says_and_no_more(here: Service) -> None:
-    token = here.operator.make_token(uses=2).token
-    here.enrol("desk-1", token)
-    here.enrol("desk-2", token)
-    body = msgspec.json.encode(Enrol(token, "desk-3"))
-    assert problem(here.post("/v1/enrol", body)) == (403, "token-used-up")
+def test_a_token_enrols_as_often_as_it_says_and_no_more(shared: Service) -> None:
+    token = shared.operator.make_token(uses=2).token
+    shared.enrol("desk-a", token)
+    shared.enrol("desk-b", token)
+    body = msgspec.json.encode(Enrol(token, "desk-c"))
+    assert problem(shared.post("/v1/enrol", body)) == (403, "token-used-up")
 
 
-def test_a_name_that_is_no_name_is_refused(here: Service) -> None:
-    token = here.operator.make_token().token
+def test_a_name_that_is_no_name_is_refused(shared: Service) -> None:
+    token = shared.operator.make_token().token
     for name in ("", "a/b", "x" * 65, "-a", "ü"):
         body = json.dumps({"token": token, "desktop": name}).encode()
-        assert problem(here.post("/v1/enrol", body)) == (400, "bad-message")
-    assert problem(here.post("/v1/enrol", msgspec.json.encode(Enrol(token, "coordinator")))) == (409, "name-reserved")
+        assert problem(shared.post("/v1/enrol", body)) == (400, "bad-message")
+    assert problem(shared.post("/v1/enrol", msgspec.json.encode(Enrol(token, "coordinator")))) == (409, "name-reserved")
 
 
 def test_guessing_is_bounded_and_does_not_lock_out_who_was_right_before(here: Service, desk: HttpsDesktop) -> None:
@@ -195,10 +226,10 @@ def test_guessing_is_bounded_and_does_not_lock_out_who_was_right_before(here: Se
     desk.say()
 
 
-def test_a_second_agent_is_refused_with_a_sentence(here: Service, desk: HttpsDesktop) -> None:
-    desk.say()
-    desk.say(incarnation="second")
-    assert problem(desk.post(msgspec.json.encode(desk.report()))) == (409, "another-agent")
+def test_a_second_agent_is_refused_with_a_sentence(shared: Service, shared_desk: HttpsDesktop) -> None:
+    shared_desk.say()
+    shared_desk.say(incarnation="second")
+    assert problem(shared_desk.post(msgspec.json.encode(shared_desk.report()))) == (409, "another-agent")
 
 
 def test_the_operator_sees_desktops_vms_leases_stories_and_reasons(here: Service, desk: HttpsDesktop) -> None:
@@ -274,8 +305,8 @@ def test_a_revoked_desktop_is_refused_its_vms_are_ended_and_it_needs_a_token_mad
     here.enrol("desk-1").say()
 
 
-def test_questions_about_what_is_not_there_get_a_sentence(here: Service) -> None:
-    operator = here.operator
+def test_questions_about_what_is_not_there_get_a_sentence(shared: Service) -> None:
+    operator = shared.operator
     for ask, code in (
         (lambda: operator.desktop("nobody"), "desktop-unknown"),
         (lambda: operator.desktop("no body"), "bad-name"),
@@ -301,31 +332,31 @@ def test_why_says_when_htcondor_cannot_be_asked(here: Service) -> None:
     assert (answer.reason.name, answer.reason.reading) == ("pool-unknown", "fake pool: no answer")
 
 
-def test_an_image_that_is_withdrawn_is_offered_no_more(here: Service, desk: HttpsDesktop) -> None:
-    here.operator.offer_image(FACTS)
+def test_an_image_that_is_withdrawn_is_offered_no_more(shared: Service, shared_desk: HttpsDesktop) -> None:
+    shared.operator.offer_image(FACTS)
     newer = msgspec.structs.replace(FACTS, ref=ImageRef("its-sl6", "b" * 64))
-    here.operator.offer_image(newer)
-    assert here.operator.images() == [newer]
-    here.operator.withdraw_image("its-sl6")
-    assert here.operator.images() == []
+    shared.operator.offer_image(newer)
+    assert shared.operator.images() == [newer]
+    shared.operator.withdraw_image("its-sl6")
+    assert shared.operator.images() == []
 
 
-def test_a_second_coordinator_on_the_same_state_folder_does_not_start(here: Service) -> None:
-    with pytest.raises(ServiceError, match="another coordinator uses it"), service(here.state):
+def test_a_second_coordinator_on_the_same_state_folder_does_not_start(shared: Service) -> None:
+    with pytest.raises(ServiceError, match="another coordinator uses it"), service(shared.state):
         pass
 
 
-def test_an_address_that_is_in_use_is_said_in_a_sentence(here: Service, tmp_path: Path) -> None:
-    port = int(here.at.url.rsplit(":", 1)[1])
+def test_an_address_that_is_in_use_is_said_in_a_sentence(shared: Service, tmp_path: Path) -> None:
+    port = int(shared.at.url.rsplit(":", 1)[1])
     with pytest.raises(ServiceError, match=f"port {port}: .*in use"), service(tmp_path / "other", port=port):
         pass
 
 
-def test_the_client_says_where_it_looked_when_nobody_answers(here: Service) -> None:
+def test_the_client_says_where_it_looked_when_nobody_answers(shared: Service) -> None:
     with pytest.raises(NoAnswer, match=r"coordinator https://localhost:1: no answer"):
-        OperatorClient("https://localhost:1", here.state).status()
+        OperatorClient("https://localhost:1", shared.state).status()
     with pytest.raises(NoAnswer, match="has the coordinator been started there"):
-        OperatorClient(here.at.url, here.state / "nowhere")
+        OperatorClient(shared.at.url, shared.state / "nowhere")
 
 
 def test_the_service_stops_at_once_though_clients_keep_their_connections(tmp_path: Path) -> None:
@@ -370,7 +401,7 @@ def test_secrets_are_in_no_log_no_database_and_no_text_of_a_value(
         assert secret not in here_is, what
 
 
-def test_the_state_folder_and_its_secrets_are_readable_by_the_service_only(here: Service) -> None:
-    assert here.state.stat().st_mode & 0o777 == 0o700
+def test_the_state_folder_and_its_secrets_are_readable_by_the_service_only(shared: Service) -> None:
+    assert shared.state.stat().st_mode & 0o777 == 0o700
     for name in ("ca.key", "server.key", "operator.token"):
-        assert (here.state / name).stat().st_mode & 0o777 == 0o600
+        assert (shared.state / name).stat().st_mode & 0o777 == 0o600

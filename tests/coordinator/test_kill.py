@@ -141,10 +141,10 @@ def test_killed_in_the_middle_of_traffic_and_started_again_it_has_lost_nothing_t
         for peer in peers:
             peer.start()
         for _ in range(3):
-            time.sleep(0.8)
+            time.sleep(0.6)
             assert victim.end(signal.SIGKILL) == -signal.SIGKILL
             victim = Victim(state, victim.port)
-        time.sleep(0.8)
+        time.sleep(0.6)
     finally:
         for peer in peers:
             peer.stopping = True

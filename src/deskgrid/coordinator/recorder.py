@@ -7,6 +7,7 @@ Rules, told first:
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,11 @@ import sqlalchemy as sa
 from deskgrid.coordinator import records
 from deskgrid.coordinator.changes import Changes
 from deskgrid.coordinator.database import Database
-from deskgrid.coordinator.kept import LeaseRecord, Line
+from deskgrid.coordinator.kept import COORDINATOR, LeaseRecord, Line
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
+
 _RECENT = 2000
 
 
@@ -101,6 +104,9 @@ class Recorder:
             return  # kept; the cycle records it and says what is wrong
 
     def _publish(self, lines: list[Line]) -> None:
+        for line in lines:
+            if line.source == COORDINATOR:
+                log.info("vm %s: %s: %s", line.vm_id, line.event, line.sentence)
         if lines:
             self._recent.extend(lines)
             self._last = max(self._last, lines[-1].id)

@@ -27,6 +27,7 @@ import uvicorn
 from deskgrid.coordinator import trust
 from deskgrid.coordinator.api import Api, Application
 from deskgrid.coordinator.authentication import Authentication
+from deskgrid.coordinator.connection import BoundedConnection
 from deskgrid.coordinator.coordinator import Clock, Coordinator, Loaded
 from deskgrid.coordinator.credentials import Guard, operator_token
 from deskgrid.coordinator.cycle import run_cycles
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 _RENEW_SECONDS = 6 * 3600.0
 _GRACE_SECONDS = 5
-_FLUSH_SECONDS = 0.3
+_FLUSH_SECONDS = 0.15
 _BACKLOG = 4096
 _FILES = 65536
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -195,7 +196,7 @@ async def _renew(server: "_Server", office: Coordinator, stopping: asyncio.Event
 def _config(settings: CoordinatorSettings, authority: trust.Authority, application: Application) -> uvicorn.Config:
     return uvicorn.Config(
         application,
-        http="httptools",
+        http=BoundedConnection,
         ws="none",
         lifespan="off",
         access_log=False,
