@@ -88,7 +88,9 @@ class EmbeddedPool:
         folders = folders_of(folder)
         if cls.find(tree, folder) is not None:
             raise EmbeddedError(f"embedded pool {folder}: it runs already; stop it or choose another folder")
+        _end(_daemons_of(folders))
         port = settings.port or free_port()
+        _check_port(port)
         state = State(port, settings.guest_host, settings.pool.trust_domain, settings.pool.key, tuple(map(str, binds)))
         _prepare(tree.account, folders, settings, state)
         pool = cls(tree, folders, state, None)
@@ -174,7 +176,6 @@ class EmbeddedPool:
 
     def stop(self, timeout_seconds: float = 20) -> None:
         """End the pool: politely, then fast, then by force. Idempotent; also for a pool that was found."""
-        processes = self._processes()
         for number, seconds in ((signal.SIGTERM, timeout_seconds / 2), (signal.SIGQUIT, timeout_seconds / 2)):
             if self._signal_master(number):
                 self._await_end(seconds)
@@ -182,10 +183,7 @@ class EmbeddedPool:
             kill_group(self._process.pid, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=5)
-        for process in processes:
-            with suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(processes, timeout=5)
+        _end(_daemons_of(self.folders))
         self.folders.pid.unlink(missing_ok=True)
 
     def __enter__(self) -> "EmbeddedPool":
@@ -249,15 +247,6 @@ class EmbeddedPool:
                     return lines[-1]
         return "it said nothing"
 
-    def _processes(self) -> list[psutil.Process]:
-        master = self.master_pid()
-        if master is None:
-            return []
-        with suppress(psutil.Error):
-            process = psutil.Process(master)
-            return [process, *process.children(recursive=True)]
-        return []
-
     def _signal_master(self, number: int) -> bool:
         pid = self.master_pid()
         if pid is None:
@@ -288,6 +277,33 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _daemons_of(folders: Folders) -> list[psutil.Process]:
+    """HTCondor's processes that run by this folder's configuration, also those whose master is gone."""
+    found = []
+    for process in psutil.process_iter(["name"]):
+        with suppress(psutil.Error):
+            ours = (process.info["name"] or "").startswith("condor_")
+            if ours and process.environ().get("CONDOR_CONFIG") == str(folders.config):
+                found.append(process)
+    return found
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=5)
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EmbeddedError(f"embedded pool: port {port} of 127.0.0.1 can't be used: {error.strerror}") from None
 
 
 def _prepare(account: Account, folders: Folders, settings: HeadSettings, state: State) -> None:

@@ -1,0 +1,427 @@
+"""What only real HTCondor can show: transforms, tokens, kills, silent peers, NAT."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from deskgrid.host import trees
+from deskgrid.host.account import service_account
+from deskgrid.host.entry import run_in
+from deskgrid.host.files import own_folder, write_atomic
+from deskgrid.model.lease import Size
+from deskgrid.model.pool import OfflineAd
+from deskgrid.pool.config import PoolSettings, dropins
+from deskgrid.pool.contract import PoolError, Refused, Unreachable
+from deskgrid.pool.embedded import EmbeddedError, EmbeddedPool
+from deskgrid.pool.execute import ExecuteNode, Member
+from deskgrid.pool.head import HeadSettings
+from deskgrid.pool.reach import Reach, run_tool
+from deskgrid.pool.tools import CondorPool
+
+pytestmark = pytest.mark.real
+MIB = 1 << 20
+IMAGE_A = OfflineAd("img-a", Size(1, 512 * MIB), 4096 * MIB)
+QUICK = HeadSettings(cycle_seconds=2)
+
+
+@pytest.fixture(scope="module")
+def tree() -> trees.Tree:
+    return trees.provide()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="dgcondor-", dir="/tmp"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def embedded(tree: trees.Tree, folder: Path) -> Iterator[EmbeddedPool]:
+    with EmbeddedPool.start(tree, folder / "pool", QUICK) as pool:
+        yield pool
+
+
+def driver(embedded: EmbeddedPool, timeout_seconds: float = 5) -> CondorPool:
+    return CondorPool(embedded.reach(timeout_seconds), settle_seconds=5)
+
+
+def submit(embedded: EmbeddedPool, *lines: str) -> str:
+    base = ["executable = /bin/sleep", "arguments = 1000", "transfer_executable = false", "request_memory = 64"]
+    base += ["should_transfer_files = yes", "request_disk = 10MB"]
+    text = "\n".join([*base, *lines, "queue", ""])
+    said = embedded.command(["condor_submit", "-terse", "-"], embedded.jobs, stdin=text.encode())
+    assert said.ok, said.stdout + said.stderr
+    return said.stdout.split()[0]
+
+
+def value(embedded: EmbeddedPool, job_id: str, expression: str) -> str:
+    return embedded.command(["condor_q", job_id, "-af:r", expression]).stdout.strip()
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"it did not come to hold within {seconds} s"
+        time.sleep(0.2)
+
+
+def counts(pool: CondorPool) -> dict[str, int]:
+    return {match.image: match.count for match in pool.snapshot().matches or ()}
+
+
+def status(pool: CondorPool, job_id: str) -> int | None:
+    job = pool.job(job_id)
+    return job.status if job else None
+
+
+def with_token(embedded: EmbeddedPool, folder: Path, token: str) -> Reach:
+    """How somebody with nothing but this token reaches the pool."""
+    account = service_account()
+    own_folder(folder, account, 0o700)
+    write_atomic(folder / "token", token.encode() + b"\n", 0o600, account)
+    return msgspec.structs.replace(embedded.reach(5), tokens=str(folder), keys=str(folder))
+
+
+def ad(my_type: str, name: str, *lines: str) -> str:
+    return "\n".join([f'MyType = "{my_type}"', f'Name = "{name}"', f'Machine = "{name}"', *lines, ""])
+
+
+# The drop-ins
+
+
+def test_the_dropins_are_read_by_htcondor_as_they_are_meant(tree: trees.Tree, folder: Path) -> None:
+    account = service_account()
+    own_folder(folder / "config.d", account)
+    for file in dropins(PoolSettings(trust_domain="campus.example", key="grid", lease_seconds=90)):
+        write_atomic(folder / "config.d" / file.path, file.text.encode(), owner=account)
+    write_atomic(folder / "condor_config", f"LOCAL_CONFIG_DIR = {folder}/config.d\n".encode(), owner=account)
+    env = {"CONDOR_CONFIG": str(folder / "condor_config")}
+
+    def setting(name: str) -> str:
+        said = run_in(tree, ["condor_config_val", name], 10, [folder], env)
+        assert said.ok, said.stderr
+        return said.stdout.strip()
+
+    assert setting("JOB_TRANSFORM_NAMES").split() == ["DeskgridImage"]
+    assert "RemoteOwner" in setting("NEGOTIATOR_PRE_JOB_RANK"), "HTCondor's own rank is kept"
+    assert setting("NEGOTIATOR_PRE_JOB_RANK").endswith("(1.0e15 * (Offline =?= True))")
+    assert setting("TRUST_DOMAIN") == "campus.example"
+    assert setting("SEC_DEFAULT_ENCRYPTION") == "REQUIRED"
+    assert "deskgrid-vm@campus.example" in setting("ALLOW_ADVERTISE_STARTD")
+    assert setting("HOUSEKEEPER_INTERVAL") == "30"
+
+
+def test_the_transform_adds_the_image_and_bounds_the_lease(embedded: EmbeddedPool) -> None:
+    plain = submit(embedded, '+vm_name = "img-a"')
+    assert value(embedded, plain, "Requirements").endswith("&& (TARGET.vm_name == MY.vm_name)")
+    assert value(embedded, plain, "JobLeaseDuration") == "180"
+    short = submit(embedded, '+vm_name = "img-a"', "job_lease_duration = 60")
+    assert value(embedded, short, "JobLeaseDuration") == "60"
+    without = submit(embedded)
+    assert "vm_name" not in value(embedded, without, "Requirements")
+    assert value(embedded, without, "JobLeaseDuration") == "2400"
+    no_text = submit(embedded, "+vm_name = 5")
+    assert "vm_name" not in value(embedded, no_text, "Requirements")
+
+
+def test_requirements_of_a_job_can_neither_get_around_the_image_nor_read_the_configuration(
+    embedded: EmbeddedPool,
+) -> None:
+    pool = driver(embedded)
+    pool.advertise([IMAGE_A])
+    lines = ('+vm_name = "img-b"', 'requirements = true || TARGET.vm_name == "img-a" || true')
+    around = submit(embedded, *lines)
+    curious = submit(
+        embedded, '+vm_name = "img-a"', 'requirements = TARGET.Foo =!= "$(DOLLAR)(SEC_PASSWORD_DIRECTORY)"'
+    )
+    eventually(lambda: counts(pool) == {"img-a": 1})
+    assert status(pool, around) == 1
+    job = pool.job(curious)
+    assert job is not None and "passwords.d" not in job.requirements and "$(SEC_PASSWORD" in job.requirements
+
+
+def test_a_slot_that_runs_wins_over_a_machine_that_could_be_started(embedded: EmbeddedPool, folder: Path) -> None:
+    pool = driver(embedded)
+    pool.advertise([OfflineAd("img-a", Size(1, 128 * MIB), 4096 * MIB)])
+    member = Member("vm-1", "img-a", "desk-1", pool.mint_token("vm-1", 600), cpus=4)
+    with ExecuteNode.start(embedded.tree, folder / "node", member, embedded.collector):
+        eventually(lambda: bool(pool.snapshot().machines))
+        job_id = submit(embedded, '+vm_name = "img-a"')
+        eventually(lambda: status(pool, job_id) == 2)
+        assert pool.snapshot().matches == ()
+
+
+# Tokens
+
+
+def test_a_vms_token_advertises_a_startd_and_nothing_else(embedded: EmbeddedPool, folder: Path) -> None:
+    pool = driver(embedded)
+    vm = with_token(embedded, folder / "vm", pool.mint_token("vm-1", 600))
+
+    def advertises(command: str, my_type: str) -> bool:
+        name = f"forged-{my_type.lower()}"
+        text = ad(my_type, name, 'MyAddress = "<127.0.0.1:2>"', 'ScheddIpAddr = "<127.0.0.1:2>"')
+        with suppress(PoolError):
+            run_tool(vm, ["condor_advertise", command, "-"], 10, text)
+        seen = embedded.command(["condor_status", "-any", "-constraint", f'Name == "{name}"', "-af", "Name"])
+        return name in seen.stdout
+
+    assert advertises("UPDATE_STARTD_AD", "Machine")
+    assert not advertises("UPDATE_SCHEDD_AD", "Scheduler")
+    assert not advertises("UPDATE_NEGOTIATOR_AD", "Negotiator")
+    assert not advertises("UPDATE_SUBMITTOR_AD", "Submitter")
+    assert not advertises("UPDATE_COLLECTOR_AD", "Collector")
+    assert run_tool(vm, ["condor_status", "-schedd", "-af", "Name"], 10).strip(), "it may read"
+
+
+def test_a_vms_token_neither_administers_nor_touches_jobs(embedded: EmbeddedPool, folder: Path) -> None:
+    pool = driver(embedded)
+    job_id = submit(embedded, '+vm_name = "img-a"')
+    vm = with_token(embedded, folder / "vm", pool.mint_token("vm-1", 600))
+    (schedd,) = embedded.command(["condor_status", "-schedd", "-af", "Name"]).stdout.split()
+    for argv in (
+        ["condor_rm", "-name", schedd, job_id],
+        ["condor_qedit", "-name", schedd, job_id, "JobPrio", "1"],
+        ["condor_userprio", "-setfactor", "deskgrid@deskgrid", "10"],
+    ):
+        with pytest.raises(PoolError):
+            run_tool(vm, argv, 10)
+    assert status(pool, job_id) == 1
+    before = embedded.daemon_pids()
+    own = {"PATH": os.environ["PATH"]}
+    for command in ("condor_off", "condor_restart"):
+        environment = {**own, "_CONDOR_SEC_TOKEN_DIRECTORY": vm.tokens}
+        environment["_CONDOR_SEC_CLIENT_AUTHENTICATION_METHODS"] = "IDTOKENS"
+        config = {"CONDOR_CONFIG": str(embedded.folders.config)}
+        run_in(embedded.tree, [command, "-all"], 20, [embedded.folders.run, folder], {**config, **environment})
+    time.sleep(2)
+    assert embedded.daemon_pids() == before
+
+
+def test_a_vms_token_ends_with_its_lifetime(embedded: EmbeddedPool, folder: Path) -> None:
+    vm = with_token(embedded, folder / "vm", driver(embedded).mint_token("vm-1", 1))
+    time.sleep(3)
+    with pytest.raises(Refused):
+        run_tool(vm, ["condor_status", "-schedd", "-af", "Name"], 10)
+
+
+def test_without_a_token_nothing_is_said(embedded: EmbeddedPool, folder: Path) -> None:
+    stranger = with_token(embedded, folder / "stranger", "not-a-token")
+    seen = CondorPool(stranger).snapshot()
+    assert (seen.matches, seen.idle, seen.machines) == (None, None, None)
+    with pytest.raises(Refused):
+        CondorPool(stranger).advertise([IMAGE_A])
+
+
+def test_a_token_is_not_made_with_a_key_that_is_not_there(embedded: EmbeddedPool) -> None:
+    reach = msgspec.structs.replace(embedded.reach(), key="nosuchkey")
+    with pytest.raises(Refused, match="key"):
+        CondorPool(reach).mint_token("vm-1", 60)
+
+
+def test_an_offline_ad_that_a_vm_forges_is_no_demand(embedded: EmbeddedPool, folder: Path) -> None:
+    pool = driver(embedded)
+    pool.advertise([IMAGE_A])
+    vm = with_token(embedded, folder / "vm", pool.mint_token("vm-1", 600))
+    lines = ["Offline = true", "deskgrid_offline = true", 'vm_name = "img-z"', 'MyAddress = "<127.0.0.1:9>"']
+    lines += ["MachineLastMatchTime = 1795340904", "OfflineMatches = { [ RequestCount = 900; AutoclusterID = 1;"]
+    lines[-1] += ' Scheduler = "<127.0.0.1:1>" ] }'
+    forged = ad("Machine", "deskgrid-offline-img-z-1x512", *lines)
+    run_tool(vm, ["condor_advertise", "UPDATE_STARTD_AD", "-"], 10, forged)
+    eventually(lambda: "img-z" in embedded.command(["condor_status", "-af", "vm_name"]).stdout)
+    seen = pool.snapshot()
+    assert (seen.matches, seen.faults) == ((), ())
+
+
+def test_no_secret_is_in_the_pools_logs_or_readable_by_others(embedded: EmbeddedPool) -> None:
+    token = driver(embedded).mint_token("vm-1", 600)
+    driver(embedded).snapshot()
+    signature = token.rsplit(".", 1)[1]
+    for log in (embedded.folders.run / "log").iterdir():
+        assert signature not in log.read_text(errors="replace")
+    assert {path.stat().st_mode & 0o777 for path in embedded.folders.keys.iterdir()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in embedded.folders.tokens.iterdir()} == {0o600}
+
+
+# Faults
+
+
+def test_a_schedd_that_is_killed_comes_back_with_its_queue(embedded: EmbeddedPool) -> None:
+    pool = driver(embedded)
+    pool.advertise([IMAGE_A])
+    job_id = submit(embedded, '+vm_name = "img-a"')
+    eventually(lambda: counts(pool) == {"img-a": 1})
+    before = embedded.daemon_pids()["condor_schedd"]
+    os.kill(before, signal.SIGKILL)
+    seen = pool.snapshot()
+    assert seen.idle is None or sum(group.idle for group in seen.idle) == 1
+    eventually(lambda: embedded.daemon_pids().get("condor_schedd", before) != before)
+    eventually(lambda: bool(pool.snapshot().idle))
+    assert status(pool, job_id) == 1
+    eventually(
+        lambda: {m.schedd for m in pool.snapshot().matches or ()} >= {g.schedd for g in pool.snapshot().idle or ()}
+    )
+
+
+def test_a_peer_that_never_answers_costs_the_time_limit_and_leaves_nothing_running(
+    embedded: EmbeddedPool, folder: Path
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        config = folder / "condor_config"
+        text = embedded.folders.config.read_text() + f"LOCAL_CONFIG_DIR =\nCOLLECTOR_HOST = 127.0.0.1:{port}\n"
+        write_atomic(config, text.encode())
+        pool = CondorPool(msgspec.structs.replace(embedded.reach(2), config=str(config)))
+        calls: Sequence[Callable[[], object]] = (
+            lambda: pool.advertise([IMAGE_A]),
+            lambda: pool.forget_vm("vm-1"),
+            lambda: pool.job("1.0"),
+        )
+        for call in calls:
+            began = time.monotonic()
+            with pytest.raises(Unreachable, match="no answer"):
+                call()
+            assert time.monotonic() - began < 4
+        began = time.monotonic()
+        seen = pool.snapshot()
+        assert time.monotonic() - began < 4
+        assert (seen.matches, seen.idle, seen.machines) == (None, None, None)
+        left = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+        assert not [line for line in left if "/condor_status" in line or "/condor_advertise" in line]
+
+
+def test_a_coordinator_that_starts_anew_keeps_what_was_matched(embedded: EmbeddedPool) -> None:
+    first = driver(embedded)
+    first.advertise([IMAGE_A])
+    job_id = submit(embedded, '+vm_name = "img-a"')
+    eventually(lambda: counts(first) == {"img-a": 1})
+    os.kill(embedded.daemon_pids()["condor_negotiator"], signal.SIGSTOP)
+    second = driver(embedded)
+    assert counts(second) == {"img-a": 1}
+    second.advertise([IMAGE_A])
+    assert counts(second) == {"img-a": 1}, "the refresh carried it over, no negotiator wrote it again"
+    os.kill(embedded.daemon_pids()["condor_negotiator"], signal.SIGCONT)
+    assert status(second, job_id) == 1
+
+
+# The embedded pool itself
+
+
+def test_stopping_leaves_no_process_and_the_queue_survives(tree: trees.Tree, folder: Path) -> None:
+    pool = EmbeddedPool.start(tree, folder / "pool", QUICK)
+    job_id = submit(pool, '+vm_name = "img-a"')
+    pids = pool.daemon_pids()
+    assert set(pids) >= {"condor_master", "condor_collector", "condor_negotiator", "condor_schedd"}
+    assert all(psutil.Process(pid).uids().real == tree.account.uid for pid in pids.values())
+    pool.stop()
+    pool.stop()
+    assert not [pid for pid in pids.values() if psutil.pid_exists(pid)]
+    with EmbeddedPool.start(tree, folder / "pool", QUICK) as again:
+        assert status(driver(again), job_id) == 1
+
+
+def test_a_running_pool_is_found_stopped_by_another_and_not_started_twice(tree: trees.Tree, folder: Path) -> None:
+    assert EmbeddedPool.find(tree, folder / "pool") is None
+    pool = EmbeddedPool.start(tree, folder / "pool", QUICK)
+    try:
+        with pytest.raises(EmbeddedError, match="runs already"):
+            EmbeddedPool.start(tree, folder / "pool", QUICK)
+        other = EmbeddedPool.find(tree, folder / "pool")
+        assert other is not None and other.collector == pool.collector
+        other.stop()
+        assert EmbeddedPool.find(tree, folder / "pool") is None
+    finally:
+        pool.stop()
+
+
+def test_a_pool_of_which_every_daemon_was_killed_starts_again(tree: trees.Tree, folder: Path) -> None:
+    pool = EmbeddedPool.start(tree, folder / "pool", QUICK)
+    for pid in pool.daemon_pids().values():
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: pool.master_pid() is None)
+    with EmbeddedPool.start(tree, folder / "pool", QUICK) as again:
+        assert driver(again).snapshot().faults == ()
+
+
+def test_daemons_whose_master_was_killed_are_ended_by_the_next_start(tree: trees.Tree, folder: Path) -> None:
+    pool = EmbeddedPool.start(tree, folder / "pool", QUICK)
+    pids = pool.daemon_pids()
+    os.kill(pids["condor_master"], signal.SIGKILL)
+    eventually(lambda: pool.master_pid() is None)
+    with EmbeddedPool.start(tree, folder / "pool", HeadSettings(port=pool.state.port, cycle_seconds=2)) as again:
+        assert driver(again).snapshot().faults == ()
+        assert not set(pids.values()) & set(again.daemon_pids().values())
+
+
+def test_a_port_that_is_taken_is_said_at_once(tree: trees.Tree, folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(EmbeddedError, match="can't be used"):
+            EmbeddedPool.start(tree, folder / "pool", HeadSettings(port=taken.getsockname()[1]))
+
+
+def test_a_pool_in_a_folder_with_a_very_long_name_works(tree: trees.Tree, folder: Path) -> None:
+    deep = folder / ("a" * 60) / ("b" * 60) / "pool"
+    with EmbeddedPool.start(tree, deep, QUICK) as pool:
+        assert driver(pool).snapshot().faults == ()
+
+
+# NAT
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("slirp4netns") is None, reason="needs root and slirp4netns")
+def test_a_machine_behind_nat_joins_runs_a_job_with_files_and_vacates(embedded: EmbeddedPool, folder: Path) -> None:
+    """The network of QEMU's `-netdev user`: the head is 10.0.2.2, and nobody can call the machine."""
+    pool = driver(embedded, 10)
+    extra = ("NETWORK_INTERFACE = 10.0.2.100", "PRIVATE_NETWORK_NAME = vm", "PRIVATE_NETWORK_INTERFACE =")
+    extra += ("CCB_ADDRESS = $(COLLECTOR_HOST)", "NO_DNS = True", "DEFAULT_DOMAIN_NAME = deskgrid.internal")
+    extra += ("NETWORK_HOSTNAME = vm-nat.deskgrid.internal",)
+    member = Member("vm-nat", "img-a", "desk-1", pool.mint_token("vm-nat", 600), extra=extra)
+    (embedded.jobs / "in.txt").write_text("what was sent\n")
+    script = embedded.jobs / "job.sh"
+    script.write_text("#!/bin/sh\ncat in.txt\necho what came back > out.txt\n")
+    script.chmod(0o755)
+    namespace = subprocess.Popen(["unshare", "--net", "sleep", "600"])
+    time.sleep(0.3)
+    slirp = subprocess.Popen(
+        ["slirp4netns", "--configure", "--mtu=1500", str(namespace.pid), "tap0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(1)
+    prefix = ["nsenter", f"--net=/proc/{namespace.pid}/ns/net", "--"]
+    node = ExecuteNode.start(embedded.tree, folder / "node", member, embedded.guest_collector, prefix)
+    try:
+        eventually(lambda: bool(pool.snapshot().machines))
+        lines = ['+vm_name = "img-a"', "transfer_input_files = in.txt", "output = said.txt", "executable = job.sh"]
+        job_id = submit(embedded, *lines, "transfer_executable = true", "arguments =")
+        eventually(lambda: status(pool, job_id) == 4, seconds=60)
+        assert (embedded.jobs / "said.txt").read_text() == "what was sent\n"
+        assert (embedded.jobs / "out.txt").read_text() == "what came back\n"
+        long_job = submit(embedded, '+vm_name = "img-a"')
+        eventually(lambda: status(pool, long_job) == 2)
+        node.leave()
+        eventually(lambda: status(pool, long_job) == 1, seconds=5)
+        assert pool.snapshot().machines == ()
+    finally:
+        node.die()
+        slirp.terminate()
+        namespace.kill()
+        slirp.wait()
+        namespace.wait()

@@ -1,0 +1,46 @@
+"""The configuration drop-ins: explained, whole, and never over somebody else's file."""
+
+from pathlib import Path
+
+import pytest
+
+from deskgrid.pool.config import ForeignFile, PoolSettings, dropins, install
+
+
+def test_every_setting_says_why_it_is_there() -> None:
+    for file in dropins(PoolSettings()):
+        assert file.why and file.path.endswith(".conf")
+        for setting in file.settings:
+            assert len(setting.why) > 20
+            assert setting.line in file.text
+
+
+def test_the_explanation_is_a_comment_to_the_last_line() -> None:
+    for file in dropins(PoolSettings()):
+        for setting in file.settings:
+            before = file.text.split(setting.line)[0].rstrip("\n").splitlines()
+            assert before[-1].startswith("#")
+
+
+def test_all_wrong_settings_are_named_at_once() -> None:
+    with pytest.raises(ValueError) as caught:
+        dropins(PoolSettings(trust_domain="a b\nALLOW_ADMINISTRATOR = *", key="", lease_seconds=1))
+    message = str(caught.value)
+    assert "trust_domain" in message and "key" in message and "lease_seconds" in message
+
+
+def test_installing_twice_changes_nothing_the_second_time(tmp_path: Path) -> None:
+    files = dropins(PoolSettings())
+    assert [path.name for path in install(files, tmp_path)] == [file.path for file in files]
+    assert install(files, tmp_path) == ()
+    changed = install(dropins(PoolSettings(lease_seconds=60)), tmp_path)
+    assert [path.name for path in changed] == ["60-deskgrid-jobs.conf"]
+
+
+def test_a_file_of_somebody_else_is_not_touched_and_nothing_is_written_beside_it(tmp_path: Path) -> None:
+    foreign = tmp_path / "60-deskgrid-negotiator.conf"
+    foreign.write_text("NEGOTIATOR_INTERVAL = 20\n")
+    with pytest.raises(ForeignFile, match="not written"):
+        install(dropins(PoolSettings()), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
+    assert foreign.read_text() == "NEGOTIATOR_INTERVAL = 20\n"

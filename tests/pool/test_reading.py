@@ -1,0 +1,75 @@
+"""What HTCondor's tools print, as values."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from deskgrid.model.pool import JobGroup, Machine
+from deskgrid.pool.ads import Ad
+from deskgrid.pool.reading import idle_groups, job_of, machines, sort_answer
+
+
+def slot(vm_id: str, **more: object) -> Ad:
+    return {
+        "MyType": "Machine",
+        "Name": f"slot1@{vm_id}",
+        "Machine": vm_id,
+        "vm_name": "img-a",
+        "deskgrid_vm_id": vm_id,
+        "deskgrid_desktop": "desk-1",
+        "State": "Unclaimed",
+        "DaemonStartTime": 1000,
+    } | more
+
+
+def test_the_slots_of_a_vm_are_one_machine() -> None:
+    slots = [slot("vm-2"), slot("vm-1"), slot("vm-1", State="Claimed", JobId="3.1"), slot("vm-1", JobId="2.0")]
+    joined = datetime.fromtimestamp(1000, UTC)
+    assert machines(slots) == (
+        Machine("vm-1", "vm-1", "img-a", "desk-1", True, ("2.0", "3.1"), joined),
+        Machine("vm-2", "vm-2", "img-a", "desk-1", False, (), joined),
+    )
+
+
+def test_a_slot_whose_attributes_are_expressions_or_missing_does_no_harm() -> None:
+    assert machines([{"deskgrid_vm_id": "vm-1", "vm_name": "\\/Expr(1)\\/"}, {"deskgrid_vm_id": 5}]) == (
+        Machine("vm-1", "", "", "", False),
+    )
+
+
+def test_the_answer_is_sorted_and_an_offline_ad_from_a_vm_is_not_ours() -> None:
+    ours = {"MyType": "Machine", "Name": "o", "deskgrid_offline": True, "AuthenticatedIdentity": "c@d"}
+    forged = ours | {"AuthenticatedIdentity": "deskgrid-vm@d"}
+    collector = {"MyType": "Collector", "Name": "x", "StatsLastUpdateTime": 100, "StatsLifetime": 30}
+    schedd = {"MyType": "Scheduler", "Name": "s", "MyAddress": "<a>"}
+    answer = sort_answer([ours, forged, collector, schedd, slot("vm-1")], "deskgrid-vm@d")
+    assert (answer.collector_started, answer.schedds, answer.offline) == (70, {"<a>": "s"}, (ours,))
+    assert [ad["Name"] for ad in answer.slots] == ["slot1@vm-1"]
+
+
+def test_idle_jobs_are_counted_by_group_and_a_name_is_read_to_the_end_of_its_line() -> None:
+    text = '1 1 128 "img a"\n1 1 128 "img a"\nundefined 2 error "b\\n9 9 9"\n'
+    assert idle_groups("s", text) == (JobGroup("s", -1, "b\n9 9 9", 2, 0, 1), JobGroup("s", 1, "img a", 1, 128, 2))
+    assert idle_groups("s", "") == ()
+
+
+def test_a_row_that_is_cut_off_is_an_error_and_not_a_job() -> None:
+    with pytest.raises(ValueError, match="expected four columns"):
+        idle_groups("s", '1 1 128 "a"\n1 1')
+
+
+def test_a_job_shows_the_requirements_that_it_was_submitted_with() -> None:
+    ad: Ad = {
+        "ClusterId": 5,
+        "ProcId": 1,
+        "Owner": "ann",
+        "JobStatus": 1,
+        "vm_name": "img-a",
+        "RequestMemory": "\\/Expr(ImageSize)\\/",
+        "Requirements": "\\/Expr((MY.DeskgridSubmittedRequirements) && (TARGET.vm_name == MY.vm_name))\\/",
+        "DeskgridSubmittedRequirements": '\\/Expr(TARGET.Arch == "X86_64")\\/',
+    }
+    job = job_of(ad, "s", "2 300\n")
+    assert job.requirements == '(TARGET.Arch == "X86_64") && (TARGET.vm_name == MY.vm_name)'
+    assert (job.id, job.cpus, job.memory_mb, job.starts, job.schedd) == ("5.1", 2, 300, 0, "s")
+    assert job_of({"ClusterId": 5, "ProcId": 1}, "s", "error").memory_mb == 0
