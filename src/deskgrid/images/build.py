@@ -47,6 +47,7 @@ _DPKG = (
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/info/*",
     "path-exclude=/usr/share/locale/*",
+    "force-unsafe-io",
     "path-exclude=/etc/kernel/postinst.d/initramfs-tools",
 )
 
