@@ -12,11 +12,8 @@ folder (which must be on a local disk; what was there of an earlier pool is used
 is observed by its pid file, so another process finds it with `EmbeddedPool.find`.
 """
 
-import hashlib
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -27,32 +24,15 @@ from types import TracebackType
 import msgspec
 import psutil
 
-from deskgrid.host.account import Account, become
 from deskgrid.host.entry import enter, run_in
-from deskgrid.host.files import own_folder, write_atomic
-from deskgrid.host.process import Finished, kill_group, run
+from deskgrid.host.process import Finished, kill_group
 from deskgrid.host.trees import Tree
-from deskgrid.pool.config import COORDINATOR_USER, dropins
-from deskgrid.pool.head import Folders, HeadSettings, collector_address, head_dropin, main_config
+from deskgrid.pool.config import COORDINATOR_USER
+from deskgrid.pool.head import Folders, HeadSettings
+from deskgrid.pool.place import EmbeddedError, State, check_port, daemons_of, end, folders_of, free_port, prepare
 from deskgrid.pool.reach import Reach
 
-_FOLDERS = ("etc", "etc/config.d", "etc/tokens.d", "log", "spool", "execute", "lock", "jobs")
-_SOCKET_PATH_BYTES = 70
-"""A Unix socket's path has at most 108 bytes; HTCondor appends a name of its own."""
-
-
-class EmbeddedError(Exception):
-    """The embedded pool did not start. The message says why and where to read more."""
-
-
-class State(msgspec.Struct, frozen=True):
-    """What another process must know to use a running pool; in `pool.json` of the run folder."""
-
-    port: int
-    guest_host: str
-    trust_domain: str
-    key: str
-    binds: tuple[str, ...]
+__all__ = ["EmbeddedError", "EmbeddedPool", "free_port"]
 
 
 class EmbeddedPool:
@@ -88,11 +68,11 @@ class EmbeddedPool:
         folders = folders_of(folder)
         if cls.find(tree, folder) is not None:
             raise EmbeddedError(f"embedded pool {folder}: it runs already; stop it or choose another folder")
-        _end(_daemons_of(folders))
+        end(daemons_of(folders))
         port = settings.port or free_port()
-        _check_port(port)
+        check_port(port)
         state = State(port, settings.guest_host, settings.pool.trust_domain, settings.pool.key, tuple(map(str, binds)))
-        _prepare(tree.account, folders, settings, state)
+        prepare(tree.account, folders, settings, state)
         pool = cls(tree, folders, state, None)
         pool._make_token()
         pool._process = pool._spawn()
@@ -183,7 +163,7 @@ class EmbeddedPool:
             kill_group(self._process.pid, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=5)
-        _end(_daemons_of(self.folders))
+        end(daemons_of(self.folders))
         self.folders.pid.unlink(missing_ok=True)
 
     def __enter__(self) -> "EmbeddedPool":
@@ -261,71 +241,3 @@ class EmbeddedPool:
             if self._process is not None:
                 self._process.poll()
             time.sleep(0.05)
-
-
-def folders_of(folder: Path) -> Folders:
-    """Return where the parts of the pool in `folder` are; sockets go to the tree's /tmp when the path is too long."""
-    home = folder.absolute()
-    sockets = home / "sock"
-    if len(str(sockets)) > _SOCKET_PATH_BYTES:
-        sockets = Path("/tmp") / f"deskgrid-{hashlib.sha256(str(home).encode()).hexdigest()[:16]}"  # noqa: S108
-    return Folders(home, sockets)
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _daemons_of(folders: Folders) -> list[psutil.Process]:
-    """HTCondor's processes that run by this folder's configuration, also those whose master is gone."""
-    found = []
-    for process in psutil.process_iter(["name"]):
-        with suppress(psutil.Error):
-            ours = (process.info["name"] or "").startswith("condor_")
-            if ours and process.environ().get("CONDOR_CONFIG") == str(folders.config):
-                found.append(process)
-    return found
-
-
-def _end(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(processes, timeout=5)
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise EmbeddedError(f"embedded pool: port {port} of 127.0.0.1 can't be used: {error.strerror}") from None
-
-
-def _prepare(account: Account, folders: Folders, settings: HeadSettings, state: State) -> None:
-    """Make folders, configuration and, once, the signing key."""
-    own_folder(folders.run, account)
-    for name in _FOLDERS:
-        own_folder(folders.run / name, account)
-    if not run([*become(account), "test", "-w", str(folders.run)], 10).ok:
-        raise EmbeddedError(
-            f"embedded pool {folders.run}: user {account.uid} can't reach this folder; "
-            "choose one whose parent folders everybody may pass"
-        )
-    own_folder(folders.keys, account, 0o700)
-    own_folder(folders.tokens, account, 0o700)
-    if folders.sockets.is_relative_to(folders.run):
-        own_folder(folders.sockets, account)
-    key = folders.keys / settings.pool.key
-    if not key.exists():
-        write_atomic(key, secrets.token_hex(64).encode(), 0o600, account)
-    write_atomic(folders.config, main_config(folders).encode(), owner=account)
-    write_atomic(folders.collector_address, collector_address(state.port).encode(), owner=account)
-    for file in (head_dropin(settings, folders, state.port), *dropins(settings.pool)):
-        write_atomic(folders.dropins / file.path, file.text.encode(), owner=account)
-    write_atomic(folders.run / "pool.json", msgspec.json.encode(state), owner=account)
-    folders.pid.unlink(missing_ok=True)

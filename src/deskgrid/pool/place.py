@@ -1,0 +1,102 @@
+"""The place of an embedded pool: its folder made ready, its port free, nothing of an earlier life still running."""
+
+import hashlib
+import secrets
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from deskgrid.host.account import Account, become
+from deskgrid.host.files import own_folder, write_atomic
+from deskgrid.host.process import run
+from deskgrid.pool.config import dropins
+from deskgrid.pool.head import Folders, HeadSettings, collector_address, head_dropin, main_config
+
+_FOLDERS = ("etc", "etc/config.d", "etc/tokens.d", "log", "spool", "execute", "lock", "jobs")
+_SOCKET_PATH_BYTES = 70
+"""A Unix socket's path has at most 108 bytes; HTCondor appends a name of its own."""
+
+
+class EmbeddedError(Exception):
+    """The embedded pool did not start. The message says why and where to read more."""
+
+
+class State(msgspec.Struct, frozen=True):
+    """What another process must know to use a running pool; in `pool.json` of the run folder."""
+
+    port: int
+    guest_host: str
+    trust_domain: str
+    key: str
+    binds: tuple[str, ...]
+
+
+def folders_of(folder: Path) -> Folders:
+    """Return where the parts of the pool in `folder` are; sockets go to the tree's /tmp when the path is too long."""
+    home = folder.absolute()
+    sockets = home / "sock"
+    if len(str(sockets)) > _SOCKET_PATH_BYTES:
+        sockets = Path("/tmp") / f"deskgrid-{hashlib.sha256(str(home).encode()).hexdigest()[:16]}"  # noqa: S108
+    return Folders(home, sockets)
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def daemons_of(folders: Folders) -> list[psutil.Process]:
+    """HTCondor's processes that run by this folder's configuration, also those whose master is gone."""
+    found = []
+    for process in psutil.process_iter(["name"]):
+        with suppress(psutil.Error):
+            ours = (process.info["name"] or "").startswith("condor_")
+            if ours and process.environ().get("CONDOR_CONFIG") == str(folders.config):
+                found.append(process)
+    return found
+
+
+def end(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=5)
+
+
+def check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EmbeddedError(f"embedded pool: port {port} of 127.0.0.1 can't be used: {error.strerror}") from None
+
+
+def prepare(account: Account, folders: Folders, settings: HeadSettings, state: State) -> None:
+    """Make folders, configuration and, once, the signing key."""
+    own_folder(folders.run, account)
+    for name in _FOLDERS:
+        own_folder(folders.run / name, account)
+    if not run([*become(account), "test", "-w", str(folders.run)], 10).ok:
+        raise EmbeddedError(
+            f"embedded pool {folders.run}: user {account.uid} can't reach this folder; "
+            "choose one whose parent folders everybody may pass"
+        )
+    own_folder(folders.keys, account, 0o700)
+    own_folder(folders.tokens, account, 0o700)
+    if folders.sockets.is_relative_to(folders.run):
+        own_folder(folders.sockets, account)
+    key = folders.keys / settings.pool.key
+    if not key.exists():
+        write_atomic(key, secrets.token_hex(64).encode(), 0o600, account)
+    write_atomic(folders.config, main_config(folders).encode(), owner=account)
+    write_atomic(folders.collector_address, collector_address(state.port).encode(), owner=account)
+    for file in (head_dropin(settings, folders, state.port), *dropins(settings.pool)):
+        write_atomic(folders.dropins / file.path, file.text.encode(), owner=account)
+    write_atomic(folders.run / "pool.json", msgspec.json.encode(state), owner=account)
+    folders.pid.unlink(missing_ok=True)
