@@ -11,7 +11,8 @@ from deskgrid.host.doctor import Finding, Level, examine, worst
 from deskgrid.host.doctor_facts import GIB, PACKAGES, Facts, Kvm, Namespaces, gather
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-HEALTHY = Facts(now=NOW, newest_file_at=NOW - timedelta(days=2), programs=frozenset(PACKAGES))
+HEALTHY = Facts(now=NOW, newest_file_at=NOW - timedelta(days=2))
+ALL = HEALTHY.programs
 
 
 def ill(**changes: Any) -> Facts:
@@ -103,13 +104,13 @@ def test_a_system_without_apt_gets_sentences_but_no_commands_that_it_does_not_ha
 
 @pytest.mark.parametrize("name", sorted(PACKAGES))
 def test_a_missing_program_is_named_with_the_package_that_has_it(name: str) -> None:
-    finding = one(name, programs=frozenset(PACKAGES) - {name})
+    finding = one(name, programs=ALL - {name})
     assert finding.level is not Level.OK
     assert any(PACKAGES[name] in command for command in finding.mend)
 
 
 def test_newuidmap_is_not_needed_by_root() -> None:
-    without = frozenset(PACKAGES) - {"newuidmap"}
+    without = ALL - {"newuidmap"}
     assert one("newuidmap", programs=without, uid=0).level is Level.WARN
     assert one("newuidmap", programs=without, sudo=False).level is Level.BAD
 
@@ -143,6 +144,12 @@ def test_root_in_a_container_without_the_right_to_mount_is_told_so() -> None:
     finding = one("root-trees", uid=0, namespaces=Namespaces(False, "unshare failed"))
     assert finding.level is Level.BAD
     assert "unshare failed" in finding.sentence
+
+
+def test_without_sudo_the_commands_are_for_root_and_do_not_name_it() -> None:
+    findings = examine(ill(programs=frozenset(), sudo=False, qemu=None, codename="bookworm", subordinate_ids=False))
+    assert not any("sudo" in command for finding in findings for command in finding.mend)
+    assert one("rights", programs=frozenset(), sudo=False, namespaces=Namespaces(False)).level is Level.WARN
 
 
 def test_dev_kvm_that_opens_is_not_called_proof() -> None:

@@ -75,7 +75,11 @@ def worst(findings: Sequence[Finding]) -> Level:
 
 
 def _as_root(facts: Facts, *commands: str) -> tuple[str, ...]:
-    return commands if facts.uid == 0 else tuple(f"sudo {command}" for command in commands)
+    return tuple(f"{_sudo(facts)}{command}" for command in commands)
+
+
+def _sudo(facts: Facts) -> str:
+    return "sudo " if facts.uid != 0 and "sudo" in facts.programs else ""
 
 
 def _install(facts: Facts, *packages: str) -> tuple[str, ...]:
@@ -102,6 +106,9 @@ def _rights(facts: Facts) -> Finding:
         return Finding("rights", Level.OK, f"You are {facts.user}, without privileges, and may use sudo.")
     if facts.namespaces.works:
         return Finding("rights", Level.OK, f"You are {facts.user}, without privileges; none are needed here.")
+    if "sudo" not in facts.programs:
+        sentence = f"You are {facts.user} and there is no sudo here: the commands that this machine needs are for root."
+        return Finding("rights", Level.WARN, sentence)
     sentence = f"You are {facts.user} and sudo asks for a password or refuses: what needs root must be done beforehand."
     return Finding("rights", Level.WARN, sentence, ("sudo -v",))
 
@@ -145,8 +152,7 @@ def _install_qemu(facts: Facts) -> tuple[str, ...]:
     if facts.codename != "bookworm" or not facts.apt:
         return _install(facts, "qemu-system-x86", "qemu-utils")
     source = f"deb {facts.apt_uri or 'YOUR-MIRROR'} bookworm-backports main"
-    sudo = "" if facts.uid == 0 else "sudo "
-    add = f"echo {shlex.quote(source)} | {sudo}tee /etc/apt/sources.list.d/bookworm-backports.list"
+    add = f"echo {shlex.quote(source)} | {_sudo(facts)}tee /etc/apt/sources.list.d/bookworm-backports.list"
     return (
         *(() if facts.backports else (add,)),
         *_as_root(
@@ -205,7 +211,8 @@ def _root_trees(facts: Facts) -> Finding:
     mend = _as_root(facts, *why)
     if facts.sudo:
         return Finding(name, Level.OK if facts.in_chroot else Level.WARN, f"{sentence} sudo is used instead.", mend)
-    return Finding(name, Level.BAD, f"{sentence} sudo does not work without a password either.", (*mend, "sudo -v"))
+    mend += ("sudo -v",) if "sudo" in facts.programs else ()
+    return Finding(name, Level.BAD, f"{sentence} sudo does not work without a password either.", mend)
 
 
 def _subordinate_ids(facts: Facts) -> Finding:

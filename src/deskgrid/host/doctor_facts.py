@@ -21,6 +21,16 @@ _TRIAL_SECONDS = 10
 _YOUNG_FILES = ("/var/lib/dpkg/status", "/etc", "/etc/resolv.conf", "/var/log")
 
 
+PACKAGES = {
+    "qemu-img": "qemu-utils",
+    "mmdebstrap": "mmdebstrap",
+    "newuidmap": "uidmap",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+}
+"""Programs that are called, and the package of Debian and Ubuntu that has each."""
+
+
 class Kvm(StrEnum):
     """What the account that will run the VMs can do with /dev/kvm."""
 
@@ -49,8 +59,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     codename: VERSION_CODENAME of os-release. apt: the machine has apt-get. apt_uri: where its Debian packages come
     from. backports: apt already knows CODENAME-backports. qemu: first line of `qemu-system-x86_64 --version`; None:
-    not installed. programs: those of PROGRAMS that are there. subordinate_ids: the account has lines in subuid and
-    subgid. sudo: `sudo -n` works. in_chroot: None: unknown. virtualisation: the CPU has vmx or svm.
+    not installed. programs: those of PACKAGES that are there, and "sudo". subordinate_ids: the account has lines in
+    subuid and subgid. sudo: `sudo -n` works. in_chroot: None: unknown. virtualisation: the CPU has vmx or svm.
     hypervised: this machine is itself a virtual one. cache_error: why the cache folder can't be written, or "".
     newest_file_at: the youngest of files that were surely not made in the future. clock_synchronised: None: unknown.
     input_devices, input_refused: /dev/input/event*, and those of them that this account may not read.
@@ -67,7 +77,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     sudo: bool = True
     in_chroot: bool | None = False
     qemu: str | None = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)"
-    programs: frozenset[str] = frozenset()
+    programs: frozenset[str] = frozenset({*PACKAGES, "sudo"})
     archive_keys: bool = True
     namespaces: Namespaces = Namespaces(works=True)
     subordinate_ids: bool = True
@@ -85,16 +95,6 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     clock_synchronised: bool | None = True
     input_devices: int = 5
     input_refused: int = 0
-
-
-PACKAGES = {
-    "qemu-img": "qemu-utils",
-    "mmdebstrap": "mmdebstrap",
-    "newuidmap": "uidmap",
-    "unshare": "util-linux",
-    "setpriv": "util-linux",
-}
-"""Programs that are called, and the package of Debian and Ubuntu that has each."""
 
 
 def gather(cache: Path | None = None) -> Facts:
@@ -129,7 +129,7 @@ def gather(cache: Path | None = None) -> Facts:
         sudo=uid == 0 or run(["sudo", "-n", "true"], _TRIAL_SECONDS).ok,
         in_chroot=_in_chroot(),
         qemu=_qemu(),
-        programs=frozenset(name for name in PACKAGES if shutil.which(name)),
+        programs=frozenset(name for name in (*PACKAGES, "sudo") if shutil.which(name)),
         archive_keys=KEYRING.exists(),
         namespaces=_namespaces(uid),
         subordinate_ids=all(_has_range(path, user, uid) for path in ("/etc/subuid", "/etc/subgid")),
@@ -171,7 +171,8 @@ def _user(uid: int) -> str:
 
 def _apt(codename: str) -> tuple[str, bool]:
     """The archive that this release's packages come from, without credentials, and whether backports are there."""
-    said = run(["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)"], _TRIAL_SECONDS)
+    # --no-release-info: what the sources say, also before the first `apt-get update`
+    said = run(["apt-get", "indextargets", "--no-release-info", "--format", "$(RELEASE) $(REPO_URI)"], _TRIAL_SECONDS)
     sources = dict(reversed([line.split(" ", 1) for line in said.stdout.splitlines() if " " in line]))
     uri = re.sub(r"//[^/@]*@", "//", sources.get(codename, ""))
     return uri, f"{codename}-backports" in sources
@@ -191,9 +192,15 @@ def _in_chroot() -> bool | None:
 
 
 def _namespaces(uid: int) -> Namespaces:
-    """Try what root trees need: to mount, in a namespace of one's own."""
-    user = [] if uid == 0 else ["--user", "--map-root-user", "--map-auto"]
-    trial = run(["unshare", *user, "--mount", "mount", "-t", "tmpfs", "none", "/mnt"], _TRIAL_SECONDS)
+    """Try what root trees need: a mount namespace; without root one of one's own user, in which it can be mounted.
+
+    Root mounts nothing: with "unchanged", which alone works inside a chroot, the mount could be seen outside.
+    """
+    if uid == 0:
+        argv = ["unshare", "--mount", "--propagation", "unchanged", "true"]
+    else:
+        argv = ["unshare", "--user", "--map-root-user", "--map-auto", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    trial = run(argv, _TRIAL_SECONDS)
     restricts = _text("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip()
     clone = _text("/proc/sys/kernel/unprivileged_userns_clone").strip()
     limit = _text("/proc/sys/user/max_user_namespaces").strip()
