@@ -19,7 +19,6 @@ import msgspec
 from deskgrid.core import policy as decide
 from deskgrid.core.vm import TABLE, Command, Event, Kind, Vm, order, step
 from deskgrid.model.desktop import Availability, Room, Transition, VmReport, VmState
-from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Lease
 from deskgrid.model.policy import Machine, Policy
 from deskgrid.model.presence import Reading
@@ -172,11 +171,6 @@ def next_due(desk: Desk) -> datetime | None:
     times = [vm.lease.until for vm in desk.vms.values() if vm.state not in _ENDING]
     times += [vm.deadline for vm in desk.vms.values() if vm.deadline is not None]
     return min(times, default=None)
-
-
-def wanted_images(desk: Desk) -> tuple[ImageRef, ...]:
-    """The images that VMs here need: they must not be dropped from the store."""
-    return tuple(sorted({vm.lease.image for vm in desk.vms.values()}))
 
 
 class _Work:

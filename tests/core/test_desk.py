@@ -1,0 +1,308 @@
+"""What an agent decides, by values."""
+
+import msgspec
+import pytest
+
+from deskgrid.core.desk import (
+    STORY_LINES,
+    Act,
+    Desk,
+    Finishing,
+    Happened,
+    Input,
+    Ticked,
+    advance,
+    next_due,
+    reports,
+    unsaid,
+)
+from deskgrid.core.vm import LEAVE_SECONDS, Command, Kind, Vm
+from deskgrid.model.desktop import VmState
+from deskgrid.model.policy import GIB, Policy
+from deskgrid.model.presence import Reading
+from deskgrid.model.reason import Reason
+
+from .values import ALL_DAY, AWAY, NOW, ROOMY, SMALL, TYPING, after, desk, event, lease, sensed, told, vm_in
+
+S, K, C = VmState, Kind, Command
+NO_GRACE = msgspec.structs.replace(ALL_DAY, grace_seconds=0.0)
+SHORT = msgspec.structs.replace(ROOMY, memory_available_bytes=GIB // 2)
+
+
+def does(desk: Desk, given: Input, at: float = 1.0) -> tuple[Desk, list[tuple[str, Command]]]:
+    """What is known afterwards, and the orders as pairs."""
+    after_, acts = advance(desk, given, after(at))
+    return after_, [(act.vm_id, act.command) for act in acts]
+
+
+def happened(kind: Kind, vm_id: str = "vm-1", **more: object) -> Happened:
+    return Happened(vm_id, event(kind, **more))
+
+
+def named(vm: Vm, vm_id: str) -> Vm:
+    return msgspec.structs.replace(vm, lease=lease(vm_id))
+
+
+def running(*ids: str, policy: Policy = ALL_DAY) -> Desk:
+    return desk(policy, vms=tuple(named(vm_in(S.RUNNING, seconds=300), vm_id) for vm_id in ids))
+
+
+def states(desk: Desk) -> dict[str, VmState]:
+    return {vm_id: vm.state for vm_id, vm in desk.vms.items()}
+
+
+# -- the coordinator ----------------------------------------------------------------------------------------------
+
+
+def test_a_lease_on_an_idle_desktop_begins_with_its_image() -> None:
+    now, orders = does(desk(), told(lease()))
+    assert orders == [("vm-1", C.FETCH)]
+    assert [(line.vm_id, line.state) for line in now.story] == [("vm-1", "fetching")]
+
+
+def test_an_act_carries_the_lease_it_is_about() -> None:
+    _, acts = advance(desk(), told(lease()), NOW)
+    assert acts == (Act("vm-1", C.FETCH, lease()),)
+
+
+def test_a_lease_that_arrives_as_the_owner_returns_ends_at_once_with_the_refusal() -> None:
+    now, orders = does(desk(reading=TYPING), told(lease()))
+    assert orders == [] and now.vms == {}
+    assert [(vm.vm_id, vm.state, vm.reason.name) for vm in now.ended] == [("vm-1", S.ENDED, "owner-active")]
+    assert [line.state for line in now.story] == ["fetching", "ended"]
+
+
+def test_a_refused_lease_is_not_tried_again() -> None:
+    refused, _ = does(desk(reading=TYPING), told(lease()))
+    idle, _ = does(refused, sensed(AWAY))
+    again, orders = does(idle, told(lease(), to=2))
+    assert orders == [] and len(again.ended) == 1
+
+
+def test_a_lease_for_more_than_there_is_room_for_is_refused_with_what_was_asked_and_what_is_free() -> None:
+    big = msgspec.structs.replace(SMALL, memory_bytes=64 * GIB)
+    now, _ = does(desk(), told(lease(size=big)))
+    assert now.ended[0].reason.name == "no-room"
+    assert "asked 1 CPUs and 65536 MiB; free 7 CPUs" in now.ended[0].reason.reading
+
+
+def test_leases_in_one_answer_are_given_room_one_after_the_other() -> None:
+    now, orders = does(desk(msgspec.structs.replace(ALL_DAY, max_vms=2)), told(*map(lease, ("vm-1", "vm-2", "vm-3"))))
+    assert orders == [("vm-1", C.FETCH), ("vm-2", C.FETCH)]
+    assert [vm.vm_id for vm in now.ended] == ["vm-3"]
+
+
+def test_a_lease_that_is_over_when_it_arrives_is_refused() -> None:
+    now, _ = does(desk(), told(lease(until=-1.0)))
+    assert now.ended[0].reason.name == "lease-over"
+
+
+def test_a_lease_to_an_agent_that_is_stopping_is_refused_with_that_reason() -> None:
+    stopping, _ = does(desk(), Finishing(Reason("agent-stops", "It was told to stop.")))
+    now, orders = does(stopping, told(lease()))
+    assert orders == [] and now.ended[0].reason.name == "agent-stops"
+
+
+def test_a_vm_that_the_answer_no_longer_names_is_withdrawn() -> None:
+    now, orders = does(running("vm-1", "vm-2"), told(lease("vm-2")))
+    assert orders == [("vm-1", C.VACATE)]
+    assert states(now) == {"vm-1": S.LEAVING, "vm-2": S.RUNNING}
+
+
+def test_the_same_answer_twice_or_an_older_one_changes_nothing() -> None:
+    now, _ = does(desk(), told(lease(), to=7))
+    for to in (7, 3):
+        assert does(now, told(to=to)) == (now, [])
+
+
+def test_lease_times_are_moved_to_this_desktops_clock() -> None:
+    hour_ahead = told(lease(until=3900.0), at=after(3600))
+    now, _ = does(desk(), hour_ahead)
+    assert now.vms["vm-1"].lease.until == after(301)
+
+
+def test_a_lease_that_ends_is_withdrawn_though_the_coordinator_is_silent() -> None:
+    now, orders = does(running("vm-1"), Ticked(), at=300)
+    assert orders == [("vm-1", C.VACATE)]
+    assert now.vms["vm-1"].reason.name == "lease-over"
+
+
+def test_a_renewed_lease_keeps_a_vm_beyond_the_old_end() -> None:
+    renewed, _ = does(running("vm-1"), told(lease(until=600)))
+    assert does(renewed, Ticked(), at=301)[1] == []
+
+
+def test_what_has_ended_is_told_until_it_is_acknowledged() -> None:
+    ended, _ = does(running("vm-1", "vm-2"), happened(K.GONE))
+    assert [vm.vm_id for vm in ended.ended] == ["vm-1"]
+    still, _ = does(ended, told(lease("vm-2"), to=1))
+    assert [vm.vm_id for vm in still.ended] == ["vm-1"]
+    done, _ = does(still, told(lease("vm-2"), to=2, acknowledged=("vm-1", "unheard-of")))
+    assert done.ended == ()
+
+
+def test_an_answer_from_before_the_end_does_not_bring_a_vm_back_even_when_its_lease_would_be_over() -> None:
+    ended, _ = does(running("vm-1"), happened(K.GONE))
+    late, orders = does(ended, told(to=1), at=400)
+    again, orders = does(late, told(lease(until=900), to=2), at=401)
+    assert orders == [] and again.vms == {}
+
+
+def test_a_spent_id_is_forgotten_when_its_end_is_recorded_and_its_lease_is_over() -> None:
+    ended, _ = does(running("vm-1"), happened(K.GONE))
+    done, _ = does(ended, told(to=1, acknowledged=("vm-1",)), at=400)
+    assert done.spent == {}
+
+
+def test_story_that_is_recorded_is_told_no_more_and_counting_goes_on() -> None:
+    now, _ = does(desk(), told(lease()))
+    now, _ = does(now, happened(K.FETCHED))
+    assert [line.state for line in now.story] == ["fetching", "starting"]
+    now, _ = does(now, told(lease(), to=2, story=1))
+    assert ([line.state for line in now.story], now.story_from) == (["starting"], 1)
+    now, _ = does(now, told(lease(), to=3, story=1))
+    assert ([line.state for line in now.story], now.story_from) == (["starting"], 1)
+    now, _ = does(now, told(lease(), to=4, story=99))
+    assert (now.story, now.story_from) == ((), 2)
+
+
+def test_of_a_story_that_nobody_hears_the_oldest_lines_go() -> None:
+    now = running("vm-1")
+    for at in range(STORY_LINES // 2 + 2):
+        now, _ = does(now, sensed(TYPING), at=at / 10)
+        now, _ = does(now, sensed(AWAY), at=at / 10)
+    assert len(now.story) == STORY_LINES
+    assert now.story_from == 4
+
+
+# -- the owner ----------------------------------------------------------------------------------------------------
+
+
+def test_the_owner_who_returns_pauses_and_who_leaves_lets_go_on() -> None:
+    paused, orders = does(running("vm-1"), sensed(TYPING))
+    assert orders == [("vm-1", C.PAUSE)] and paused.go_on is not None
+    assert does(paused, sensed(TYPING))[1] == []
+    on, orders = does(paused, sensed(AWAY))
+    assert orders == [("vm-1", C.RESUME)] and states(on) == {"vm-1": S.RUNNING}
+
+
+def test_without_grace_the_owner_who_returns_ends_the_vm_within_the_leave_time() -> None:
+    now, orders = does(running("vm-1", policy=NO_GRACE), sensed(TYPING))
+    assert orders == [("vm-1", C.PAUSE), ("vm-1", C.VACATE)]
+    assert does(now, Ticked(), at=1 + LEAVE_SECONDS)[1] == [("vm-1", C.KILL)]
+
+
+def test_after_the_grace_a_paused_vm_leaves_and_then_is_killed() -> None:
+    paused, _ = does(running("vm-1"), sensed(TYPING))
+    leaving, orders = does(paused, Ticked(), at=61)
+    assert orders == [("vm-1", C.VACATE)]
+    killing, orders = does(leaving, Ticked(), at=63)
+    assert orders == [("vm-1", C.KILL)] and killing.vms["vm-1"].reason.name == "paused-overdue"
+    gone, _ = does(killing, happened(K.GONE))
+    assert gone.ended[0].reason.sentence == "The owner stayed."
+
+
+def test_an_owner_who_returns_while_an_image_is_fetched_ends_that_vm() -> None:
+    fetching, _ = does(desk(), told(lease()))
+    now, orders = does(fetching, sensed(TYPING))
+    assert orders == [("vm-1", C.CANCEL_FETCH)] and now.vms == {}
+
+
+def test_unknown_presence_counts_as_an_owner() -> None:
+    assert does(running("vm-1"), sensed(Reading(None, None)))[1] == [("vm-1", C.PAUSE)]
+
+
+def test_a_fault_of_the_desktop_refuses_new_vms_and_leaves_running_ones() -> None:
+    faulty = msgspec.structs.replace(sensed(), faults=(Reason("no-hypervisor", "There is no hypervisor."),))
+    now, orders = does(running("vm-1"), faulty)
+    assert orders == [] and now.availability.refusals[0].name == "no-hypervisor"
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+def test_when_memory_is_short_the_newest_vm_ends_without_grace() -> None:
+    now, orders = does(running("vm-1", "vm-2"), sensed(machine=SHORT))
+    assert orders == [("vm-2", C.PAUSE), ("vm-2", C.VACATE)]
+    assert now.vms["vm-2"].reason.name == "memory-short"
+
+
+def test_the_next_vm_ends_only_when_a_reading_after_the_last_end_still_says_short() -> None:
+    now, _ = does(running("vm-1", "vm-2"), sensed(machine=SHORT))
+    for given in (happened(K.LEFT, "vm-2"), sensed(machine=SHORT), happened(K.GONE, "vm-2"), Ticked()):
+        now, orders = does(now, given)
+        assert ("vm-1", C.VACATE) not in orders
+    assert does(now, sensed(machine=ROOMY))[1] == []
+    assert does(now, sensed(machine=SHORT))[1] == [("vm-1", C.PAUSE), ("vm-1", C.VACATE)]
+
+
+def test_a_vm_that_leaves_at_leisure_is_hurried_when_memory_is_short() -> None:
+    leaving, _ = does(running("vm-1", "vm-2"), told(lease("vm-2")))
+    now, orders = does(leaving, sensed(machine=SHORT))
+    assert orders == []
+    assert now.vms["vm-1"].deadline == after(1 + LEAVE_SECONDS)
+
+
+def test_short_memory_without_vms_asks_for_nothing() -> None:
+    assert does(desk(), sensed(machine=SHORT))[1] == []
+
+
+# -- drivers ------------------------------------------------------------------------------------------------------
+
+
+def test_a_vm_nobody_knows_that_says_it_runs_is_killed() -> None:
+    assert does(desk(), happened(K.STARTED, "stranger"))[1] == [("stranger", C.KILL)]
+    assert does(desk(), happened(K.GONE, "stranger"))[1] == []
+
+
+def test_a_silent_guest_makes_its_accelerator_be_distrusted_by_name() -> None:
+    now, acts = advance(desk(vms=(vm_in(S.BOOTING, seconds=10),)), Ticked(), after(10))
+    assert [(act.command, act.accelerator) for act in acts] == [(C.DISTRUST, "kvm"), (C.KILL, "kvm")]
+    assert "on kvm" in now.vms["vm-1"].reason.sentence
+
+
+def test_an_agent_that_stops_asks_every_vm_to_leave() -> None:
+    now, orders = does(running("vm-1", "vm-2"), Finishing(Reason("agent-stops", "It was told to stop.")))
+    assert orders == [("vm-1", C.VACATE), ("vm-2", C.VACATE)]
+    assert {vm.reason.name for vm in now.vms.values()} == {"agent-stops"}
+
+
+@pytest.mark.parametrize("state", [s for s in S if s is not S.ENDED])
+def test_a_deadline_that_passes_says_in_a_sentence_what_was_waited_for(state: VmState) -> None:
+    now, _ = does(desk(vms=(vm_in(state, seconds=5),)), Ticked(), at=5)
+    told_of = [*now.vms.values(), *now.ended][0].reason
+    if state in (S.LEAVING, S.KILLING):
+        assert told_of.name == "why"  # the first cause stays
+    else:
+        assert told_of.name == f"{state}-overdue" and "since 20:00:00 UTC" in told_of.reading
+
+
+# -- what follows -------------------------------------------------------------------------------------------------
+
+
+def test_the_next_deadline_is_the_earliest_of_deadlines_and_lease_ends() -> None:
+    assert next_due(desk()) is None
+    assert next_due(desk(vms=(vm_in(S.BOOTING, seconds=45),))) == after(45)
+    assert next_due(desk(vms=(vm_in(S.BOOTING, seconds=600),))) == after(300)
+    assert next_due(desk(vms=(vm_in(S.KILLING, seconds=600),))) == after(600)
+    assert next_due(desk(vms=(msgspec.structs.replace(vm_in(S.LEAVING), deadline=None),))) is None
+
+
+def test_the_coordinator_hears_at_once_of_what_matters_to_it() -> None:
+    before = running("vm-1")
+    for given, at_once in (
+        (Ticked(), False),
+        (sensed(Reading(False, 86401.0)), False),
+        (sensed(TYPING), True),
+        (happened(K.GONE), True),
+    ):
+        assert unsaid(before, does(before, given)[0]) is at_once
+    refused = does(desk(reading=TYPING), told(lease()))[0]
+    assert unsaid(desk(reading=TYPING), refused)
+
+
+def test_reports_tell_of_every_vm_that_is_here() -> None:
+    assert [(vm.vm_id, vm.state) for vm in reports(running("vm-1", "vm-2"))] == [
+        ("vm-1", S.RUNNING),
+        ("vm-2", S.RUNNING),
+    ]

@@ -1,0 +1,305 @@
+"""Whole stories of a desk: owners, answers, drivers and time in any order; what must hold holds after every step."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+import msgspec
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from deskgrid.core.desk import Desk, Finishing, Happened, Input, Sensed, Ticked, Told, advance, begin, next_due
+from deskgrid.core.vm import FINISH_SECONDS, KILL_AGAIN_SECONDS, LEAVE_SECONDS, Command, adopt
+from deskgrid.model.desktop import Transition, VmReport, VmState
+from deskgrid.model.lease import Lease, Size
+from deskgrid.model.policy import GIB
+from deskgrid.model.presence import Reading
+from deskgrid.model.reason import Reason
+
+from .driver import Driver, Process, Temper
+from .values import ALL_DAY, AWAY, NOW, ROOMY, TYPING, lease
+
+EPSILON = 0.001
+READINGS = st.sampled_from([AWAY, AWAY, TYPING, Reading(True, 20.0), Reading(True, 700.0), Reading(None, None)])
+MACHINES = st.sampled_from(
+    [msgspec.structs.replace(ROOMY, memory_available_bytes=n * GIB // 2) for n in (28, 28, 28, 16, 6, 1)]
+)
+SIZES = st.sampled_from([Size(1, GIB), Size(2, 4 * GIB), Size(4, 9 * GIB)])
+SHORT_WAITS = st.floats(0.01, 5.0)
+WAITS = st.sampled_from([0.5, 1.0, 2.5, 12.0, 30.0, 70.0, 400.0])
+
+
+class Said(msgspec.Struct, frozen=True):
+    """A report as far as this story needs it."""
+
+    sequence: int
+    story_from: int
+    ended: tuple[VmReport, ...]
+    story: tuple[Transition, ...]
+
+
+class DeskStory(RuleBasedStateMachine):
+    """One desktop, its driver, its owner, and a coordinator behind a line that loses, repeats and reorders."""
+
+    @initialize(
+        grace=st.sampled_from([0.0, 5.0, 60.0]),
+        skew=st.sampled_from([0.0, 3600.0, -86400.0]),
+        found=st.lists(st.tuples(st.booleans(), st.booleans()), max_size=2),
+        new=st.lists(st.sampled_from(Temper), max_size=2),
+        reading=READINGS,
+    )
+    def wake(
+        self, grace: float, skew: float, found: list[tuple[bool, bool]], new: list[Temper], reading: Reading
+    ) -> None:
+        self.policy = msgspec.structs.replace(ALL_DAY, grace_seconds=grace, max_vms=3)
+        self.now: datetime = NOW
+        self.skew = timedelta(seconds=skew)
+        self.driver = Driver()
+        self.reading, self.machine = reading, ROOMY
+        self.ran_refused: Counter[str] = Counter()
+        self.ran_unleased: Counter[str] = Counter()
+        self.refused_since: datetime | None = None
+        self.born: dict[str, datetime] = {}
+        self.reports: list[Said] = []
+        self.answers: list[Told] = []
+        self.wanted: dict[str, Lease] = {}
+        self.recorded_ended: list[str] = []
+        self.recorded_story: list[Transition] = []
+        self.all_ended: list[str] = []
+        self.all_story: list[Transition] = []
+        vms = []
+        for n, (paused, alive) in enumerate(found):
+            old = lease(f"old-{n}", until=200.0)
+            self.wanted[old.vm_id] = old
+            self.driver.processes[old.vm_id] = Process(cpus_run=not paused)
+            vms.append(
+                adopt(old, paused=paused, alive=alive, accelerator="kvm", grace_seconds=grace, since=NOW, now=NOW)
+            )
+        self.desk: Desk = begin(self.policy, self._look(), vms)
+        self.take(self._look())
+        for temper in new:
+            self._want(Size(1, GIB), temper, stuck=False)
+        self._converse()
+        for _ in range(3):
+            self._all_speak()
+
+    def _look(self) -> Sensed:
+        return Sensed(self.reading, self.machine, self.now)
+
+    def take(self, given: Input) -> None:
+        """One input, its orders carried out, and what is true of any step."""
+        before = self.desk
+        self.desk, acts = advance(before, given, self.now)
+        for act in acts:
+            assert act.vm_id not in self.all_ended or act.command is Command.KILL
+            self.driver.obey(act)
+        self.all_ended += [vm.vm_id for vm in self.desk.ended if vm not in before.ended]
+        self.all_story += self.desk.story[len(before.story) :] if not isinstance(given, Told) else self._new_story(before)
+        for vm_id in self.driver.processes.keys() - self.born.keys():
+            self.born[vm_id] = self.now
+        refused = self.desk.go_on is not None
+        self.refused_since = (self.refused_since or self.now) if refused else None
+        begun = self.desk.vms.keys() - before.vms.keys()
+        if begun:
+            given_out = sum(self.desk.vms[i].lease.size.memory_bytes for i in begun)
+            assert given_out <= self.machine.memory_available_bytes - self.policy.memory_reserve_bytes
+            assert self.desk.availability.available
+
+    def _new_story(self, before: Desk) -> list[Transition]:
+        fresh_from = before.story_from + len(before.story)
+        return list(self.desk.story[max(0, fresh_from - self.desk.story_from) :])
+
+    # -- the owner and the machine --------------------------------------------------------------------------------
+
+    @rule(reading=READINGS, machine=MACHINES)
+    def look(self, reading: Reading, machine: object) -> None:
+        self.reading, self.machine = reading, machine  # type: ignore[assignment]
+        self.take(self._look())
+
+    @rule(seconds=SHORT_WAITS | WAITS)
+    def time_passes(self, seconds: float) -> None:
+        """As the loop turns: at every deadline, and every second while there are VMs."""
+        end = self.now + timedelta(seconds=seconds)
+        while self.now < end:
+            due = next_due(self.desk)
+            step = min([end, self.now + timedelta(seconds=1), *([due] if due else [])]) if self.desk.vms else end
+            self._run_until(max(step, self.now))
+            self.take(Ticked())
+            self.take(self._look())
+
+    def _run_until(self, then: datetime) -> None:
+        seconds = (then - self.now).total_seconds()
+        for vm_id, process in self.driver.processes.items():
+            if process.cpus_run:
+                vm = self.desk.vms[vm_id]
+                self.ran_refused[vm_id] += seconds * (self.desk.go_on is not None)  # type: ignore[assignment]
+                self.ran_unleased[vm_id] += seconds * (vm.lease.until <= self.now)  # type: ignore[assignment]
+        self.now = then
+
+    # -- the drivers ----------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.driver.said)
+    @rule(how=st.sampled_from(["all", "all", "one", "again", "lost"]), which=st.integers(0, 99))
+    def drivers_speak(self, how: str, which: int) -> None:
+        """All in order; or one out of turn, one and again later, one never."""
+        if how == "all":
+            self._all_speak()
+            return
+        place = which % len(self.driver.said)
+        vm_id, told = self.driver.said[place]
+        if how != "again":
+            del self.driver.said[place]
+        if how != "lost":
+            self.driver.heard(vm_id, told)
+            self.take(Happened(vm_id, told))
+
+    def _all_speak(self) -> None:
+        said, self.driver.said = self.driver.said, []
+        for vm_id, told in said:
+            self.driver.heard(vm_id, told)
+            self.take(Happened(vm_id, told))
+
+    @precondition(lambda self: self.driver.processes)
+    @rule(which=st.integers(0, 99))
+    def a_vm_dies_by_itself(self, which: int) -> None:
+        self.driver.die(sorted(self.driver.processes)[which % len(self.driver.processes)])
+
+    # -- the coordinator ------------------------------------------------------------------------------------------
+
+    @rule(size=SIZES, temper=st.sampled_from([Temper.GOOD] * 3 + list(Temper)), stuck=st.booleans())
+    def the_coordinator_wants_a_vm(self, size: Size, temper: Temper, stuck: bool) -> None:
+        self._want(size, temper, stuck)
+        self._converse()
+
+    def _want(self, size: Size, temper: Temper, stuck: bool) -> None:
+        vm_id = f"vm-{len(self.driver.tempers)}"
+        self.driver.tempers[vm_id] = temper
+        if stuck:
+            self.driver.stuck.add(vm_id)
+        self.wanted[vm_id] = lease(vm_id, size=size)
+
+    @precondition(lambda self: self.wanted)
+    @rule(which=st.integers(0, 99), heard=st.booleans())
+    def the_coordinator_wants_a_vm_no_more(self, which: int, heard: bool) -> None:
+        del self.wanted[sorted(self.wanted)[which % len(self.wanted)]]
+        if heard:
+            self._converse()
+
+    @rule(
+        what=st.sampled_from(["all", "all", "report", "receive", "hear", "hear"]),
+        back=st.integers(0, 3),
+    )
+    def agent_and_coordinator_talk(self, what: str, back: int) -> None:
+        """A whole conversation; or a report that is lost or late, a report received again, an answer late or again."""
+        if what == "report":
+            self._report()
+        elif what == "receive" and self.reports:
+            self._receive(self.reports[max(0, len(self.reports) - 1 - back)])
+        elif what == "hear" and self.answers:
+            self._hear(self.answers[max(0, len(self.answers) - 1 - back)])
+        else:
+            self._converse()
+
+    def _converse(self) -> None:
+        self._report()
+        self._receive(self.reports[-1])
+        self._hear(self.answers[-1])
+
+    def _report(self) -> None:
+        desk = self.desk
+        self.reports.append(Said(len(self.reports) + 1, desk.story_from, desk.ended, desk.story))
+
+    def _receive(self, report: Said) -> None:
+        for vm in report.ended:
+            if vm.vm_id not in self.recorded_ended:
+                self.recorded_ended.append(vm.vm_id)
+            self.wanted.pop(vm.vm_id, None)
+        self.recorded_story += [line for line in report.story if line not in self.recorded_story]
+        theirs = self.now + self.skew
+        leases = [msgspec.structs.replace(given, until=theirs + timedelta(seconds=300)) for given in self.wanted.values()]
+        acknowledged = tuple(vm.vm_id for vm in report.ended)
+        story_until = report.story_from + len(report.story)
+        assert not set(self.wanted) & set(self.recorded_ended)
+        self.answers.append(Told(report.sequence, theirs, tuple(leases), acknowledged, story_until))
+
+    def _hear(self, answer: Told) -> None:
+        stale = answer.to <= self.desk.told
+        if stale:
+            assert advance(self.desk, answer, self.now) == (self.desk, ())
+        self.take(answer)
+        if not stale:
+            named = {given.vm_id for given in answer.leases}
+            ending = (VmState.LEAVING, VmState.KILLING)
+            assert all(vm.id in named or vm.state in ending for vm in self.desk.vms.values())
+
+    @precondition(lambda self: self.now > NOW + timedelta(minutes=5))
+    @rule()
+    def the_agent_is_told_to_stop(self) -> None:
+        self.take(Finishing(Reason("agent-stops", "It was told to stop.")))
+
+    # -- what holds after every step ------------------------------------------------------------------------------
+
+    @invariant()
+    def a_vm_runs_only_under_a_live_lease_and_an_allowing_policy_or_leaves_confined(self) -> None:
+        for vm_id, process in self.driver.processes.items():
+            if not process.cpus_run:
+                continue
+            vm = self.desk.vms[vm_id]
+            assert vm.state in (VmState.STARTING, VmState.BOOTING, VmState.RUNNING, VmState.LEAVING)
+            if vm.state is VmState.LEAVING:
+                assert process.confined
+                assert self.ran_refused[vm_id] <= LEAVE_SECONDS + EPSILON
+                assert self.ran_unleased[vm_id] <= FINISH_SECONDS + EPSILON
+            else:
+                assert vm.lease.until > self.now
+                assert self.desk.go_on is None
+                assert self.ran_refused[vm_id] == self.ran_unleased[vm_id] == 0
+
+    @invariant()
+    def after_a_refusal_no_vm_is_left_beyond_grace_leave_and_kill(self) -> None:
+        if self.refused_since is None:
+            return
+        most = timedelta(seconds=self.policy.grace_seconds + LEAVE_SECONDS + KILL_AGAIN_SECONDS + EPSILON)
+        for vm_id in self.driver.processes:
+            since = max(self.refused_since, self.born.get(vm_id, NOW))
+            assert self.now - since <= most
+
+    @invariant()
+    def every_no_has_a_name_and_a_sentence(self) -> None:
+        desk = self.desk
+        assert desk.availability.available is (not desk.availability.refusals)
+        reasons = [*desk.availability.refusals, *(vm.reason for vm in desk.ended)]
+        reasons += [vm.reason for vm in desk.vms.values()]
+        for reason in reasons:
+            assert reason.name and reason.sentence.endswith(".")
+        assert all(line.sentence for line in desk.story)
+
+    @invariant()
+    def no_more_is_given_out_than_the_policy_allows(self) -> None:
+        policy, sizes = self.policy, [vm.lease.size for vm in self.desk.vms.values()]
+        assert sum(s.memory_bytes for s in sizes) <= ROOMY.memory_bytes - policy.memory_reserve_bytes
+        assert sum(s.cpus for s in sizes) <= ROOMY.cpus - 1
+        assert len(sizes) <= policy.max_vms
+
+    @invariant()
+    def what_has_ended_never_comes_back_and_ends_once(self) -> None:
+        assert not set(self.all_ended) & self.desk.vms.keys()
+        assert len(set(self.all_ended)) == len(self.all_ended)
+        orders = Counter(self.driver.seen)
+        assert all(orders[vm_id, once] <= 1 for vm_id, _ in orders for once in (Command.FETCH, Command.START))
+
+    @invariant()
+    def no_end_and_no_line_of_story_is_lost_or_told_twice(self) -> None:
+        waiting = [vm.vm_id for vm in self.desk.ended]
+        assert len(set(waiting)) == len(waiting)
+        assert set(self.all_ended) == set(self.recorded_ended) | set(waiting)
+        assert self.desk.story_from + len(self.desk.story) == len(self.all_story)
+        assert list(self.desk.story) == self.all_story[self.desk.story_from :]
+        assert all(line in self.recorded_story for line in self.all_story[: self.desk.story_from])
+
+    @invariant()
+    def nothing_is_overdue(self) -> None:
+        due = next_due(self.desk)
+        assert due is None or due > self.now
+
+
+TestDeskStory = DeskStory.TestCase
