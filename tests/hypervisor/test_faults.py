@@ -447,7 +447,7 @@ def test_the_keeper_s_folder_is_for_its_owner_only_and_its_socket_answers(rig: Q
 # -- accelerators -------------------------------------------------------------------------------------------
 
 
-def qemu_that_notes_what_it_is_asked(folder: Path, broken: str = "none") -> Path:
+def qemu_that_notes_what_it_is_asked(folder: Path, broken: str = "nothing") -> Path:
     """The real QEMU behind a script that notes the accelerator, and that fails with one of them."""
     script = folder / "qemu"
     script.write_text(
@@ -460,7 +460,7 @@ def qemu_that_notes_what_it_is_asked(folder: Path, broken: str = "none") -> Path
     return script
 
 
-def start_noted(rig: QemuRig, folder: Path, vm_id: str, broken: str = "none") -> tuple[Event, list[str]]:
+def start_noted(rig: QemuRig, folder: Path, vm_id: str, broken: str = "nothing") -> tuple[Event, list[str]]:
     """Start a silent VM. Returns: Started or StartFailed, and the accelerators that QEMU was started with."""
     events: list[Event] = []
     qemu = str(qemu_that_notes_what_it_is_asked(folder, broken))
