@@ -352,6 +352,15 @@ def test_an_address_that_is_in_use_is_said_in_a_sentence(shared: Service, tmp_pa
         pass
 
 
+def test_a_damaged_state_folder_is_said_in_a_sentence(tmp_path: Path) -> None:
+    for name, told in (("ca.key", "ca.key: got no private key"), ("coordinator.sqlite", "not a database")):
+        state = tmp_path / name
+        state.mkdir()
+        (state / name).write_bytes(b"nonsense" * 1000)
+        with pytest.raises(ServiceError, match=told), service(state):
+            pass
+
+
 def test_the_client_says_where_it_looked_when_nobody_answers(shared: Service) -> None:
     with pytest.raises(NoAnswer, match=r"coordinator https://localhost:1: no answer"):
         OperatorClient("https://localhost:1", shared.state).status()

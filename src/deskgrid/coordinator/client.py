@@ -55,6 +55,7 @@ class OperatorClient:
             ) from None
         self._timeout = timeout_seconds
         self._http = urllib3.PoolManager(
+            maxsize=4,
             cert_reqs="CERT_REQUIRED",
             ca_cert_data=certificate,
             headers={"Authorization": f"Bearer {token}"},

@@ -31,7 +31,7 @@ from deskgrid.coordinator.connection import BoundedConnection
 from deskgrid.coordinator.coordinator import Clock, Coordinator, Loaded
 from deskgrid.coordinator.credentials import Guard, operator_token
 from deskgrid.coordinator.cycle import run_cycles
-from deskgrid.coordinator.database import open_database
+from deskgrid.coordinator.database import DatabaseError, open_database
 from deskgrid.coordinator.operator_api import OperatorApi
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.host.files import Locked, locked
@@ -76,8 +76,8 @@ def run(
         pool: HTCondor. ready: called once the service listens.
 
     Raises:
-        ServiceError: when another coordinator uses the state folder, or the address is taken.
-        DatabaseError, TrustError: when what is in the state folder can't be used.
+        ServiceError: when another coordinator uses the state folder, the address is taken, or what is in the state
+            folder or the database can't be used.
     """
     prepare_state(settings.state_dir)
     _many_connections()
@@ -88,6 +88,8 @@ def run(
         raise ServiceError(
             f"state folder {settings.state_dir}: another coordinator uses it; stop that one, or choose another folder"
         ) from None
+    except (trust.TrustError, DatabaseError) as error:
+        raise ServiceError(str(error)) from None
 
 
 def prepare_state(folder: Path) -> None:
