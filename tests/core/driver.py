@@ -1,7 +1,7 @@
 """A tiny simulated driver: processes with CPUs, that answers, fails, is silent, answers late or says things twice.
 
-It keeps the contract of `hypervisor/contract.py`: PAUSE and KILL stop the CPUs whatever happened before; a stuck process
-needs a second KILL to give its memory back; what was ordered to start may come up after the order to end it.
+It keeps the contract of `hypervisor/contract.py`: PAUSE and KILL stop the CPUs whatever happened before; a stuck
+process needs a second KILL to give its memory back; what was ordered to start may come up after the order to end it.
 """
 
 import dataclasses

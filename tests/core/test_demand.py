@@ -132,15 +132,15 @@ def test_a_further_match_never_lowers_the_demand(
 @given(MATCHES, IDLE, st.randoms())
 def test_the_order_of_matches_does_not_matter(matches: list[Match], idle: tuple[JobGroup, ...], random: object) -> None:
     mixed = list(matches)
-    random.shuffle(mixed)  # type: ignore[attr-defined]
+    random.shuffle(mixed)
     assert wants(pool(*matches, idle=idle), SETTINGS) == wants(pool(*mixed, idle=idle), SETTINGS)
 
 
 # -- offers -------------------------------------------------------------------------------------------------------
 
 
-def offered(*desktops: Desktop, outcomes: tuple[Outcome, ...] = (), images=(facts(),), at=NOW) -> set[OfflineAd]:
-    snapshot = Snapshot(desktops, (), images, (), outcomes)
+def offered(*desktops: Desktop, outcomes: tuple[Outcome, ...] = (), memory_bytes: int = GIB, at=NOW) -> set[OfflineAd]:
+    snapshot = Snapshot(desktops, (), (facts(memory_bytes=memory_bytes),), (), outcomes)
     return set(offers(snapshot, SETTINGS, Health(outcomes, SETTINGS), at))
 
 
@@ -165,7 +165,7 @@ def test_only_sizes_that_fit_somewhere_are_offered() -> None:
 
 
 def test_an_image_that_needs_more_memory_is_not_offered_in_the_small_size() -> None:
-    assert offered(desktop("d"), images=(facts(memory_bytes=2 * GIB),)) == {AD_LARGE}
+    assert offered(desktop("d"), memory_bytes=2 * GIB) == {AD_LARGE}
 
 
 def test_an_image_that_backs_off_is_withdrawn_until_its_probe_is_due() -> None:

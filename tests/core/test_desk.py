@@ -10,6 +10,7 @@ from deskgrid.core.desk import (
     Finishing,
     Happened,
     Input,
+    Noted,
     Ticked,
     advance,
     next_due,
@@ -259,6 +260,13 @@ def test_a_silent_guest_makes_its_accelerator_be_distrusted_by_name() -> None:
     now, acts = advance(desk(vms=(vm_in(S.BOOTING, seconds=10),)), Ticked(), after(10))
     assert [(act.command, act.accelerator) for act in acts] == [(C.DISTRUST, "kvm"), (C.KILL, "kvm")]
     assert "on kvm" in now.vms["vm-1"].reason.sentence
+
+
+def test_what_is_noted_of_a_vm_that_is_here_is_told_in_its_story_and_decides_nothing() -> None:
+    noted, orders = does(running("vm-1"), Noted("vm-1", "joined", "Its guest has started HTCondor's daemons."))
+    assert orders == [] and noted.vms == running("vm-1").vms
+    assert [(line.state, line.event) for line in noted.story] == [("running", "joined")]
+    assert does(desk(), Noted("stranger", "joined", "It joined.")) == (desk(), [])
 
 
 def test_an_agent_that_stops_asks_every_vm_to_leave() -> None:

@@ -93,7 +93,9 @@ class DeskStory(RuleBasedStateMachine):
             assert act.vm_id not in self.all_ended or act.command is Command.KILL
             self.driver.obey(act)
         self.all_ended += [vm.vm_id for vm in self.desk.ended if vm not in before.ended]
-        self.all_story += self.desk.story[len(before.story) :] if not isinstance(given, Told) else self._new_story(before)
+        self.all_story += (
+            self.desk.story[len(before.story) :] if not isinstance(given, Told) else self._new_story(before)
+        )
         for vm_id in self.driver.processes.keys() - self.born.keys():
             self.born[vm_id] = self.now
         refused = self.desk.go_on is not None
@@ -112,7 +114,7 @@ class DeskStory(RuleBasedStateMachine):
 
     @rule(reading=READINGS, machine=MACHINES)
     def look(self, reading: Reading, machine: object) -> None:
-        self.reading, self.machine = reading, machine  # type: ignore[assignment]
+        self.reading, self.machine = reading, machine
         self.take(self._look())
 
     @rule(seconds=SHORT_WAITS | WAITS)
@@ -131,8 +133,8 @@ class DeskStory(RuleBasedStateMachine):
         for vm_id, process in self.driver.processes.items():
             if process.cpus_run:
                 vm = self.desk.vms[vm_id]
-                self.ran_refused[vm_id] += seconds * (self.desk.go_on is not None)  # type: ignore[assignment]
-                self.ran_unleased[vm_id] += seconds * (vm.lease.until <= self.now)  # type: ignore[assignment]
+                self.ran_refused[vm_id] += seconds * (self.desk.go_on is not None)
+                self.ran_unleased[vm_id] += seconds * (vm.lease.until <= self.now)
         self.now = then
 
     # -- the drivers ----------------------------------------------------------------------------------------------
@@ -215,7 +217,9 @@ class DeskStory(RuleBasedStateMachine):
             self.wanted.pop(vm.vm_id, None)
         self.recorded_story += [line for line in report.story if line not in self.recorded_story]
         theirs = self.now + self.skew
-        leases = [msgspec.structs.replace(given, until=theirs + timedelta(seconds=300)) for given in self.wanted.values()]
+        leases = [
+            msgspec.structs.replace(given, until=theirs + timedelta(seconds=300)) for given in self.wanted.values()
+        ]
         acknowledged = tuple(vm.vm_id for vm in report.ended)
         story_until = report.story_from + len(report.story)
         assert not set(self.wanted) & set(self.recorded_ended)

@@ -96,7 +96,7 @@ class Case(msgspec.Struct, forbid_unknown_fields=True):
     then: Then
 
 
-def _cases() -> list[pytest.ParameterSet]:  # type: ignore[name-defined]
+def _cases() -> list[pytest.ParameterSet]:
     found = []
     for path in sorted(CASES.glob("plan-*.json")):
         cases = msgspec.json.decode(path.read_bytes(), type=list[Case])
@@ -153,8 +153,6 @@ def _snapshot(given: Given) -> Snapshot:
 
 def _lease(vm_id: str, leased: Leased) -> LiveLease:
     size = Size(leased.cpus, leased.memory * GIB)
-    lease = Lease(
-        vm_id, leased.desktop, IMAGES[leased.image], size, after(-leased.granted_ago), after(300), WHY
-    )
+    lease = Lease(vm_id, leased.desktop, IMAGES[leased.image], size, after(-leased.granted_ago), after(300), WHY)
     joined = None if leased.joined_ago is None else after(-leased.joined_ago)
     return LiveLease(lease, joined, leased.claimed)

@@ -72,7 +72,7 @@ class Case(msgspec.Struct, forbid_unknown_fields=True):
     then: Then
 
 
-def _cases() -> list[pytest.ParameterSet]:  # type: ignore[name-defined]
+def _cases() -> list[pytest.ParameterSet]:
     found = []
     for path in sorted(CASES.glob("policy-*.json")):
         cases = msgspec.json.decode(path.read_bytes(), type=list[Case])
@@ -91,7 +91,9 @@ def test_policy_decides(case: Case) -> None:
     go_on = may_go_on(given.policy, reading, local)
 
     assert answer.available is (not answer.refusals)
-    assert all(r.name and r.sentence.endswith(".") and (r.until is None or r.until.tzinfo is UTC) for r in answer.refusals)
+    assert all(
+        r.name and r.sentence.endswith(".") and (r.until is None or r.until.tzinfo is UTC) for r in answer.refusals
+    )
     _same(then.available, answer.available)
     _same(then.refusals, tuple(r.name for r in answer.refusals))
     _same(then.sentence, first and first.sentence)

@@ -148,7 +148,7 @@ def test_a_leaving_guest_that_does_not_answer_is_killed_and_killed_again() -> No
     assert (vm.state, orders) == (S.KILLING, (C.KILL,))
     again, orders = happens(vm, K.DUE, at=3.0)
     assert (again.state, orders, again.since) == (S.KILLING, (C.KILL,), vm.since)
-    assert again.deadline > vm.deadline  # type: ignore[operator]
+    assert again.deadline > vm.deadline
 
 
 def test_the_first_cause_of_an_end_stays() -> None:
@@ -231,4 +231,4 @@ def adopted(*, paused: bool, alive: bool) -> Vm:
 
 def test_an_event_without_a_reason_of_its_own_cannot_be_made() -> None:
     with pytest.raises(TypeError):
-        Event(K.DUE)  # type: ignore[call-arg]
+        Event(K.DUE)

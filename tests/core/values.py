@@ -36,7 +36,7 @@ def lease(vm_id: str = "vm-1", until: float = 300.0, size: Size = SMALL, image: 
 
 def event(kind: Kind, **more: object) -> Event:
     """An event, with a reason of the same name."""
-    return Event(kind, Reason(str(kind), f"It was {kind}."), **more)  # type: ignore[arg-type]
+    return Event(kind, Reason(str(kind), f"It was {kind}."), **more)
 
 
 def vm_in(state: VmState, accelerator: str = "kvm", seconds: float = 100.0) -> Vm:

@@ -34,7 +34,7 @@ def test_a_bad_name_is_refused_with_what_was_got_and_what_is_expected(text: str)
 def test_the_check_and_the_type_of_a_name_agree(text: str) -> None:
     def passes(check: object) -> bool:
         try:
-            check()  # type: ignore[operator]
+            check()
         except (BadName, msgspec.ValidationError):
             return False
         return True
@@ -76,7 +76,9 @@ def test_a_lease_comes_back_as_it_was_written() -> None:
         ("reason", None, "reason"),
     ],
 )
-def test_a_lease_with_something_wrong_in_it_is_refused_with_the_place(field: str, value: object, complaint: str) -> None:
+def test_a_lease_with_something_wrong_in_it_is_refused_with_the_place(
+    field: str, value: object, complaint: str
+) -> None:
     with pytest.raises(msgspec.ValidationError, match=complaint):
         msgspec.json.decode(msgspec.json.encode({**LEASE, field: value}), type=Lease)
 

@@ -13,6 +13,7 @@ Rules, told first:
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import assert_never
 
 import msgspec
 
@@ -148,6 +149,8 @@ def advance(desk: Desk, given: Input, now: datetime) -> tuple[Desk, tuple[Act, .
                 work.happen(vm_id, Event(Kind.WITHDRAWN, given.reason))
         case Ticked():
             pass
+        case _:
+            assert_never(given)
     work.obey_time()
     return _judged(work.desk), tuple(work.acts)
 
