@@ -93,9 +93,8 @@ class DeskStory(RuleBasedStateMachine):
             assert act.vm_id not in self.all_ended or act.command is Command.KILL
             self.driver.obey(act)
         self.all_ended += [vm.vm_id for vm in self.desk.ended if vm not in before.ended]
-        self.all_story += (
-            self.desk.story[len(before.story) :] if not isinstance(given, Told) else self._new_story(before)
-        )
+        fresh_from = before.story_from + len(before.story)
+        self.all_story += self.desk.story[max(0, fresh_from - self.desk.story_from) :]
         for vm_id in self.driver.processes.keys() - self.born.keys():
             self.born[vm_id] = self.now
         refused = self.desk.go_on is not None
@@ -105,10 +104,6 @@ class DeskStory(RuleBasedStateMachine):
             given_out = sum(self.desk.vms[i].lease.size.memory_bytes for i in begun)
             assert given_out <= self.machine.memory_available_bytes - self.policy.memory_reserve_bytes
             assert self.desk.availability.available
-
-    def _new_story(self, before: Desk) -> list[Transition]:
-        fresh_from = before.story_from + len(before.story)
-        return list(self.desk.story[max(0, fresh_from - self.desk.story_from) :])
 
     # -- the owner and the machine --------------------------------------------------------------------------------
 

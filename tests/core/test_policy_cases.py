@@ -120,4 +120,5 @@ def _vm(number: int, here: Here) -> Vm:
 
 def test_a_machine_like_the_one_that_cases_assume_is_the_ordinary_one() -> None:
     given = Given()
-    assert ROOMY == Machine(given.cpus, 16 * GIB, 14 * GIB, 100 * GIB)
+    memory, available, disk = (int(n * GIB) for n in (given.memory, given.memory_available, given.disk_free))
+    assert Machine(given.cpus, memory, available, disk) == ROOMY

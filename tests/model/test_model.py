@@ -24,7 +24,7 @@ def test_a_good_name_passes_unchanged(text: str) -> None:
 
 @pytest.mark.parametrize("text", BAD)
 def test_a_bad_name_is_refused_with_what_was_got_and_what_is_expected(text: str) -> None:
-    with pytest.raises(BadName, match="image name: got .* expected at most 64 letters"):
+    with pytest.raises(BadName, match=r"image name: got .* expected at most 64 letters"):
         name("image name", text)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(text, Name)
