@@ -59,7 +59,7 @@ def show_json(value: object) -> None:
 
 def tell(text: str, **style: Any) -> None:
     """Print a line for people; markup in `text` is printed as it is."""
-    console.print(escape(text), **style)
+    console.print(escape(text), **{"soft_wrap": True, **style})
 
 
 def sentence(reason: Reason) -> str:

@@ -187,7 +187,7 @@ class Play:
             self._last = new.last
             self.lines += new.lines
             for line in new.lines:
-                self._tell(line.source, f"{line.vm_id} {line.state}: {line.sentence}")
+                self._tell(line.source, f"{line.vm_id} {line.state or line.event}: {line.sentence}")
 
     def _until(self, what: str, seconds: float, done: Callable[[], bool], step_seconds: float = 0.3) -> None:
         end = time.monotonic() + seconds

@@ -111,9 +111,9 @@ class Life:
 
     async def _confirm_pause(self, qemu: Qemu, stopped: Awaitable[bool], begun: float) -> None:
         confirmed = await stopped
-        if self._paused:
-            if not confirmed:
-                qemu.freeze()
+        if self._paused and not confirmed:
+            qemu.freeze()
+        if self._paused or confirmed:  # it stood still, even if it is leaving by now
             how = "stop" if confirmed else "signal"
             self.link.tell(words.Paused(True, how, (time.monotonic() - begun) * 1000))
 
