@@ -8,36 +8,60 @@
 # no capabilities and can gain none. What is mounted here ends with the last process of the namespace.
 set -eu
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
-root=$1 how=$2 uid=$3 gid=$4
-shift 4
 
-# Nothing that is mounted below may appear outside. "/" is no mount point inside a chroot: then the tree is made one.
-if ! mount --make-rprivate / 2>/dev/null; then
-    mount --rbind "$root" "$root"
-    mount --make-rprivate "$root"
+# Where this system's "/" is: empty, or the path of the chroot that we came from (see below).
+here=
+if [ "$1" = outside ]; then
+    here=$(readlink /proc/self/fd/9)
+    exec 8<&- 9<&-
+    shift
+fi
+root=$here$1 how=$2 uid=$3 gid=$4
+
+# A sparse system may lack mount(8); the tree has one.
+if ! command -v mount >/dev/null; then
+    mount() {
+        for loader in "$root"/lib64/ld-linux-*.so.* "$root"/lib/ld-linux-*.so.*; do
+            [ -e "$loader" ] || continue
+            "$loader" --library-path "$(echo "$root"/usr/lib/*-linux-gnu)" "$root/usr/bin/mount" "$@"
+            return
+        done
+    }
 fi
 
-if [ -e /proc/self ]; then
-    mount --rbind /proc "$root/proc"
+# Nothing that is mounted below may appear outside. In a chroot "/" is no mount point, so this can't be said of it;
+# but the namespace is ours: step out to its real root, and say it there.
+if ! mount --make-rprivate / 2>/dev/null; then
+    if [ -z "$here" ] && nsenter --mount=/proc/self/ns/mnt -- /bin/sh -c : 2>/dev/null; then
+        exec 8<"$0" 9</
+        exec nsenter --mount=/proc/self/ns/mnt -- /bin/sh /proc/self/fd/8 outside "$@"
+    fi
+    mount --bind "$root" "$root"
+    mount --make-rprivate "$root"
+fi
+shift 4
+
+if [ -e "$here/proc/self" ]; then
+    mount --rbind "$here/proc" "$root/proc"
 else
     mount -t proc proc "$root/proc"
 fi
-mount --rbind /dev "$root/dev"
-[ -e /sys/kernel ] && mount --rbind /sys "$root/sys"
+mount --rbind "$here/dev" "$root/dev"
+[ -e "$here/sys/kernel" ] && mount --rbind "$here/sys" "$root/sys"
 
-if [ -e /etc/resolv.conf ]; then
+if [ -e "$here/etc/resolv.conf" ]; then
     [ -e "$root/etc/resolv.conf" ] || { rm -f "$root/etc/resolv.conf"; : > "$root/etc/resolv.conf"; }
-    mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
+    mount --bind "$here/etc/resolv.conf" "$root/etc/resolv.conf"
 fi
 
 while [ "$1" != -- ]; do
-    if [ -d "$1" ]; then
+    if [ -d "$here$1" ]; then
         mkdir -p "$root$1"
     else
         mkdir -p "$root${1%/*}"
         [ -e "$root$1" ] || : > "$root$1"
     fi
-    mount --rbind "$1" "$root$1"
+    mount --rbind "$here$1" "$root$1"
     shift
 done
 shift
