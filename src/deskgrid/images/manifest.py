@@ -10,6 +10,7 @@ Rules, told first
 """
 
 import hashlib
+import stat
 from pathlib import Path
 
 import msgspec
@@ -62,6 +63,9 @@ class Manifest(msgspec.Struct, frozen=True):
         return {DISK: self.disk, KERNEL: self.kernel, INITRD: self.initrd}
 
 
+Stamps = dict[str, tuple[int, int, int]]
+"""Length, time of the last change in nanoseconds, and inode of each file of an image."""
+
 _DECODER = msgspec.json.Decoder(Manifest)
 
 
@@ -108,6 +112,27 @@ def read(folder: Path, ref: ImageRef) -> Manifest:
             f"{ref.name!r}; build it again with this version"
         )
     return manifest
+
+
+def check_lengths(folder: Path, held: Manifest) -> Stamps:
+    """Look at the files of an image without reading them, and return what tells a later change.
+
+    Raises:
+        ImageError: when one is missing, no plain file or of another length.
+    """
+    stamps = {}
+    for file, facts in held.files().items():
+        try:
+            found = (folder / file).lstat()
+        except OSError as error:
+            raise ImageError(f"image {held.name}: {folder / file}: {error.strerror}") from None
+        if not stat.S_ISREG(found.st_mode) or found.st_size != facts.size_bytes:
+            raise ImageError(
+                f"image {held.name}: {folder / file}: got {stat.filemode(found.st_mode)} of {found.st_size} bytes, "
+                f"expected a plain file of {facts.size_bytes}; delete {folder} and build or copy it again"
+            )
+        stamps[file] = (found.st_size, found.st_mtime_ns, found.st_ino)
+    return stamps
 
 
 def measure(path: Path) -> FileFacts:

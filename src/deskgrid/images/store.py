@@ -12,7 +12,6 @@ Rules, told first
 """
 
 import re
-import stat
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,19 +22,16 @@ import msgspec
 from deskgrid.host.files import write_atomic
 from deskgrid.images import manifest
 from deskgrid.images.contract import ImageError, OpenedImage
-from deskgrid.images.manifest import DISK, INITRD, KERNEL, Manifest, measure
+from deskgrid.images.manifest import DISK, INITRD, KERNEL, Manifest, Stamps, check_lengths, measure
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.names import BadName, name
-
-Stamps = dict[str, tuple[int, int, int]]
-"""Length, time of the last change in nanoseconds, and inode of each file of an image."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def facts_of(folder: Path) -> ImageFacts:
     """Return what an image's own folder says of it. Raises: ImageError."""
-    ref = _ref(folder.resolve())
+    ref = reference(folder.resolve())
     return manifest.facts(manifest.read(folder, ref), ref.digest)
 
 
@@ -55,9 +51,9 @@ class FolderStore:
         found = []
         for path in sorted(self._folder.glob(f"*/*/{manifest.FILE}")):
             with suppress(ImageError):
-                ref = _ref(path.parent)
+                ref = reference(path.parent)
                 held = manifest.read(path.parent, ref)
-                self._refuse_damaged(ref, _stamps(path.parent, held))
+                self._refuse_damaged(ref, check_lengths(path.parent, held))
                 found.append(manifest.facts(held, ref.digest))
         return found
 
@@ -80,7 +76,7 @@ class FolderStore:
         with self._lock:
             one = self._sums.setdefault(ref.digest, threading.Lock())
         with one:
-            stamps = _stamps(folder, held)
+            stamps = check_lengths(folder, held)
             self._refuse_damaged(ref, stamps)
             if self._checked.get(ref.digest) != stamps:
                 self._check(ref, folder, held, stamps)
@@ -119,23 +115,6 @@ class FolderStore:
         return folder
 
 
-def _stamps(folder: Path, held: Manifest) -> Stamps:
-    """Look at the files of an image. Raises: ImageError when one is missing, no plain file or of another length."""
-    stamps = {}
-    for file, facts in held.files().items():
-        try:
-            found = (folder / file).lstat()
-        except OSError as error:
-            raise ImageError(f"image {held.name}: {folder / file}: {error.strerror}") from None
-        if not stat.S_ISREG(found.st_mode) or found.st_size != facts.size_bytes:
-            raise ImageError(
-                f"image {held.name}: {folder / file}: got {stat.filemode(found.st_mode)} of {found.st_size} bytes, "
-                f"expected a plain file of {facts.size_bytes}; delete {folder} and build or copy it again"
-            )
-        stamps[file] = (found.st_size, found.st_mtime_ns, found.st_ino)
-    return stamps
-
-
 def _recall(memory: Path | None) -> dict[str, Stamps]:
     try:
         content = memory.read_bytes() if memory is not None else b"{}"
@@ -144,7 +123,8 @@ def _recall(memory: Path | None) -> dict[str, Stamps]:
         return {}
 
 
-def _ref(folder: Path) -> ImageRef:
+def reference(folder: Path) -> ImageRef:
+    """Return the reference that an image's folder stands for. Raises: ImageError."""
     return _valid(ImageRef(folder.parent.name, folder.name))
 
 
