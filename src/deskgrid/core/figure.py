@@ -1,0 +1,128 @@
+"""Draws docs/vm-life.md from the table of `core/vm.py`: a figure of what moves, and every row in words.
+
+Pure functions from the table to text; `make docs` writes the page, a test says when it is out of date.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from deskgrid.core.vm import TABLE, Event, Kind, Row, Vm
+from deskgrid.model.desktop import VmState
+from deskgrid.model.image import ImageRef
+from deskgrid.model.lease import Lease, Size
+from deskgrid.model.reason import Reason
+
+STATES = {
+    VmState.FETCHING: "Its image is being fetched; there is no process yet.",
+    VmState.STARTING: "The hypervisor has been told to start it.",
+    VmState.BOOTING: "Its processors run; the guest has given no sign of life yet.",
+    VmState.RUNNING: "The guest is up: it may have work.",
+    VmState.PAUSED: "The owner is here: its processors stand still, its memory is kept.",
+    VmState.LEAVING: "The guest ends its jobs fast, confined to one core in the idle class.",
+    VmState.KILLING: "It has been killed; what is left of it is not gone yet.",
+    VmState.ENDED: "Nothing of it is left.",
+}
+KINDS = {
+    Kind.LEASE: "the coordinator says that it should (still) run",
+    Kind.WITHDRAWN: "the coordinator no longer names it, its lease is over, or the agent stops",
+    Kind.REFUSED: "the policy says no, and it may wait paused for the grace",
+    Kind.REFUSED_NOW: "the policy says no without grace, or memory is short",
+    Kind.ALLOWED: "the policy says yes again",
+    Kind.FETCHED: "its image is here",
+    Kind.FETCH_FAILED: "its image could not be had",
+    Kind.STARTED: "its processors run",
+    Kind.START_FAILED: "it could not be started",
+    Kind.ALIVE: "first sign of life from the guest",
+    Kind.LEFT: "the guest has ended its jobs",
+    Kind.GONE: "no process of it is left",
+    Kind.DUE: "the deadline of its state has passed",
+}
+_NOW = datetime(2000, 1, 1, tzinfo=UTC)
+_GRACE_SECONDS = 86400.0
+_LEASE_END = _NOW + timedelta(days=2)
+_HEAD = """\
+# The life of a virtual machine
+
+This page is drawn from the table in `src/deskgrid/core/vm.py`; `make docs` renews it, and a test fails when it is out
+of date. Every event has a row in every state. Edges read *event / orders to the drivers*.
+"""
+_TAIL = """\
+An empty cell orders nothing and moves nothing (a lease still renews the lease). An accelerator that emulates is never
+distrusted. In leaving, a second refusal may only shorten the deadline. What is still there when killing is due is
+killed again.
+"""
+
+
+def vm_life() -> str:
+    """The whole page, in Markdown with a Mermaid figure."""
+    parts = (_HEAD, _figure(), "## States\n", _states(), "## Events\n", _kinds(), "## Every row\n", _rows(), _TAIL)
+    return "\n".join(parts)
+
+
+def _figure() -> str:
+    edges: dict[tuple[VmState, VmState, str], list[Kind]] = {}
+    for state, kind, row in _all():
+        if row.to is not state:
+            edges.setdefault((state, row.to, _orders(row)), []).append(kind)
+    lines = [f"    [*] --> {VmState.FETCHING}: lease / fetch"]
+    for (state, to, orders), kinds in edges.items():
+        lines.append(f"    {state} --> {to}: {', '.join(kinds)}{f' / {orders}' if orders else ''}")
+    lines.append(f"    {VmState.ENDED} --> [*]")
+    return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```", ""])
+
+
+def _states() -> str:
+    may_last: dict[VmState, list[str]] = {VmState.FETCHING: ["1 h"]}
+    for state, kind, row in _all():
+        if row.to is not state and (told := _lasts(state, kind, row)) not in may_last.setdefault(row.to, []):
+            may_last[row.to].append(told)
+    rows = ((f"**{state}**", sentence, " or ".join(may_last[state])) for state, sentence in STATES.items())
+    return _table(("state", "what holds", "at most"), rows)
+
+
+def _kinds() -> str:
+    return _table(("event", "what has happened"), ((f"**{kind}**", told) for kind, told in KINDS.items()))
+
+
+def _rows() -> str:
+    head = ("event", *(f"in {state}" for state in VmState))
+    return _table(head, ((f"**{kind}**", *(_cell(state, TABLE[state][kind]) for state in VmState)) for kind in Kind))
+
+
+def _cell(state: VmState, row: Row) -> str:
+    to = "" if row.to is state else f"→ {row.to}"
+    return ": ".join(text for text in (to, _orders(row)) if text)
+
+
+def _orders(row: Row) -> str:
+    return ", ".join(row.commands)
+
+
+def _lasts(state: VmState, kind: Kind, row: Row) -> str:
+    """How long the state that a row leads to may last, in words: found by asking the row."""
+    hard, soft = (_deadline(state, kind, row, accelerator) for accelerator in ("kvm", "tcg"))
+    if hard is None or soft is None:  # no deadline of its own
+        return "for ever"
+    if hard == _LEASE_END:
+        return "until its lease ends"
+    seconds, emulated = ((at - _NOW).total_seconds() for at in (hard, soft))
+    if seconds == _GRACE_SECONDS:
+        return "the policy's grace"
+    return f"{seconds:.0f} s" + (f" ({emulated:.0f} s emulated)" if emulated != seconds else "")
+
+
+def _deadline(state: VmState, kind: Kind, row: Row, accelerator: str) -> datetime | None:
+    reason = Reason("figure", "For the figure.")
+    lease = Lease("vm", "desk", ImageRef("image", "0" * 64), Size(1, 1), _NOW, _LEASE_END, reason)
+    vm = Vm(lease, state, _NOW, reason, None)
+    event = Event(kind, reason, grace_seconds=_GRACE_SECONDS, accelerator=accelerator)
+    return row.deadline(vm, event, _NOW) if row.deadline else None
+
+
+def _all() -> Iterable[tuple[VmState, Kind, Row]]:
+    return ((state, kind, TABLE[state][kind]) for state in VmState for kind in Kind)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
