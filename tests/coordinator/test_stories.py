@@ -196,7 +196,7 @@ async def play(steps: list[tuple[str, int, int]], state: Path) -> None:
         await stack.aclose()
 
 
-@looking(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@looking(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(step, min_size=10, max_size=60))
 def test_whatever_gets_lost_nothing_wrong_is_ordered_and_all_heals(steps: list[tuple[str, int, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
