@@ -182,13 +182,21 @@ class DeskStory(RuleBasedStateMachine):
             self._converse()
 
     @rule(
-        what=st.sampled_from(["all", "all", "report", "receive", "hear", "hear"]),
+        what=st.sampled_from(["all", "slow", "slow", "report", "receive", "hear", "hear"]),
         back=st.integers(0, 3),
     )
     def agent_and_coordinator_talk(self, what: str, back: int) -> None:
         """A whole conversation; or a report that is lost or late, a report received again, an answer late or again."""
         if what == "report":
             self._report()
+        elif what == "slow":
+            self._report()
+            self._receive(self.reports[-1])
+            answer = self.answers[-1]
+            self.look([AWAY, TYPING][back % 2], ROOMY)
+            self.time_passes(float(back))
+            self._all_speak()
+            self._hear(answer)
         elif what == "receive" and self.reports:
             self._receive(self.reports[max(0, len(self.reports) - 1 - back)])
         elif what == "hear" and self.answers:
