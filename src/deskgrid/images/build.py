@@ -11,11 +11,8 @@ Rules, told first
 """
 
 import hashlib
-import io
 import os
 import shutil
-import tarfile
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +21,7 @@ import msgspec
 
 from deskgrid import guest
 from deskgrid.host import trees
-from deskgrid.host.debstrap import BuildFailed, Progress, bootstrap, quiet
+from deskgrid.host.debstrap import BuildFailed, Progress, quiet
 from deskgrid.host.entry import NoWay
 from deskgrid.host.files import Locked, locked, own_folder
 from deskgrid.host.paths import cache_folder
@@ -33,23 +30,13 @@ from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Manifest, Package
 from deskgrid.images.recipe import Loaded, load
 from deskgrid.images.roottar import RootTar
+from deskgrid.images.tree import DPKG_OPTIONS, HOOK, make_tree
 from deskgrid.model.image import ImageRef
 
 NEEDED_BYTES = 3 << 29
 """Free space that a build needs at least: the tree twice, and the disk's content."""
 
 CMDLINE = "console=ttyS0 quiet loglevel=3 panic=1 no_timer_check random.trust_cpu=on cryptomgr.notests"
-_HOOK = Path(__file__).with_name("hook")
-_BUILD = f"{guest.FOLDER}/build"
-_DPKG = (
-    "path-exclude=/usr/share/doc/*",
-    "path-include=/usr/share/doc/*/copyright",
-    "path-exclude=/usr/share/man/*",
-    "path-exclude=/usr/share/info/*",
-    "path-exclude=/usr/share/locale/*",
-    "force-unsafe-io",
-    "path-exclude=/etc/kernel/postinst.d/initramfs-tools",
-)
 
 
 class Built(msgspec.Struct, frozen=True):
@@ -112,8 +99,8 @@ def find(loaded: Loaded, images: Path) -> Built | None:
 
 def inputs(loaded: Loaded) -> str:
     """Return a SHA-256 over all that we put into the image ourselves (not the packages' versions)."""
-    parts = [loaded.recipe, *loaded.files, *loaded.scripts, guest.PACKAGES, CMDLINE, manifest.FORMAT]
-    parts += [guest.PREPARE.read_bytes(), guest.INITRD_INIT.read_bytes(), _HOOK.read_bytes()]
+    parts = [loaded.recipe, *loaded.files, *loaded.scripts, guest.PACKAGES, DPKG_OPTIONS, CMDLINE, manifest.FORMAT]
+    parts += [guest.PREPARE.read_bytes(), guest.INITRD_INIT.read_bytes(), HOOK.read_bytes()]
     parts += [(path, mode, source.read_bytes()) for path, (source, mode) in sorted(guest.FILES.items())]
     return hashlib.sha256(msgspec.msgpack.encode(parts, order="deterministic")).hexdigest()
 
@@ -145,59 +132,11 @@ def _build(loaded: Loaded, images: Path, cache: Path | None, progress: Progress)
     tools = trees.provide(trees.TOOL_TREE, _part(progress, 0.0, 0.3), cache=cache)
     try:
         own_folder(work, tools.account)
-        _bootstrap(loaded, work / "tree.tar", _part(progress, 0.3, 0.8))
+        make_tree(loaded, work / "tree.tar", _part(progress, 0.3, 0.8))
         content = _make(loaded, tools, work, _part(progress, 0.8, 0.98))
         return _publish(content, name, work, images)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _bootstrap(loaded: Loaded, tar: Path, progress: Progress) -> None:
-    """Make the root tree with all packages, files and what the scripts did."""
-    recipe = loaded.recipe
-    with tempfile.TemporaryDirectory(prefix="deskgrid-hook-") as folder:
-        hook = write_hook(loaded, Path(folder))
-        options = [f"--dpkgopt={option}" for option in _DPKG]
-        options += [f"--components={','.join(recipe.components)}", f"--customize-hook={hook}"]
-        packages = tuple(dict.fromkeys((*guest.PACKAGES, *recipe.packages)))
-        bootstrap(
-            recipe.suite,
-            packages,
-            tar,
-            progress,
-            options,
-            mirror=recipe.mirror or "",
-            source_date_epoch=recipe.source_date,
-        )
-
-
-def write_hook(loaded: Loaded, folder: Path) -> Path:
-    """Write what mmdebstrap calls in the finished tree: a program and a tar with the files that it puts there.
-
-    The folder is made readable to all: in a user namespace mmdebstrap is somebody else.
-    """
-    contents = [(path, mode, source.read_bytes()) for path, (source, mode) in guest.FILES.items()]
-    contents.append((f"{_BUILD}/prepare", 0o755, guest.PREPARE.read_bytes()))
-    for file, data in zip(loaded.recipe.files, loaded.files, strict=True):
-        contents.append((file.to, int(file.mode, 8), data))
-    for number, data in enumerate(loaded.scripts):
-        contents.append((f"{_BUILD}/{_script_name(loaded, number)}", 0o755, data))
-    with tarfile.open(folder / "files.tar", "w", format=tarfile.PAX_FORMAT) as tar:
-        for path, mode, data in contents:
-            member = tarfile.TarInfo(path.lstrip("/"))
-            member.mode, member.size, member.mtime = mode, len(data), loaded.recipe.source_date
-            tar.addfile(member, io.BytesIO(data))
-    hook = folder / "hook"
-    hook.write_bytes(_HOOK.read_bytes())
-    hook.chmod(0o755)
-    (folder / "files.tar").chmod(0o644)
-    folder.chmod(0o755)
-    return hook
-
-
-def _script_name(loaded: Loaded, number: int) -> str:
-    shown = "".join(char if char.isalnum() else "-" for char in Path(loaded.recipe.scripts[number]).name)
-    return f"script-{number:03}-{shown}"
 
 
 def _make(loaded: Loaded, tools: trees.Tree, work: Path, progress: Progress) -> Manifest:

@@ -1,0 +1,104 @@
+"""The root tree of an image: Debian's packages by mmdebstrap, then the recipe's files and scripts.
+
+Rules, told first
+- mmdebstrap is given one program to call in the finished tree (`hook`), with a tar beside it: never a shell string.
+- Files are unpacked inside the tree, so that a link in it can't lead one of them to the host.
+- Scripts run inside the tree as root, in the recipe's order; the first that fails ends the build.
+"""
+
+import io
+import re
+import tarfile
+import tempfile
+from pathlib import Path
+
+from deskgrid import guest
+from deskgrid.host.debstrap import BuildFailed, Progress, bootstrap
+from deskgrid.images.contract import ImageError
+from deskgrid.images.recipe import Loaded
+
+HOOK = Path(__file__).with_name("hook")
+"""What mmdebstrap calls."""
+
+_BUILD = f"{guest.FOLDER}/build"
+DPKG_OPTIONS = (
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "force-unsafe-io",
+    "path-exclude=/etc/kernel/postinst.d/initramfs-tools",
+)
+"""No manuals and translations, no syncing to disk, and no initial RAM disk of Debian's: we make our own."""
+
+
+def make_tree(loaded: Loaded, tar: Path, progress: Progress) -> None:
+    """Write the tar of the root tree with all packages, files and what the scripts did.
+
+    Raises:
+        ImageError: with what the recipe did wrong.
+        BuildFailed: when it was not the recipe.
+    """
+    recipe = loaded.recipe
+    with tempfile.TemporaryDirectory(prefix="deskgrid-hook-") as folder:
+        hook = write_hook(loaded, Path(folder))
+        options = [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
+        options += [f"--components={','.join(recipe.components)}", f"--customize-hook={hook}"]
+        packages = tuple(dict.fromkeys((*guest.PACKAGES, *recipe.packages)))
+        try:
+            bootstrap(
+                recipe.suite,
+                packages,
+                tar,
+                progress,
+                options,
+                mirror=recipe.mirror or "",
+                source_date_epoch=recipe.source_date,
+            )
+        except BuildFailed as error:
+            if sentence := _plainly(str(error), loaded):
+                raise ImageError(f"image {recipe.name}: {sentence}") from error
+            raise
+
+
+def write_hook(loaded: Loaded, folder: Path) -> Path:
+    """Write what mmdebstrap calls in the finished tree: a program and a tar with the files that it puts there.
+
+    The folder is made readable to all: in a user namespace mmdebstrap is somebody else.
+    """
+    contents = [(path, mode, source.read_bytes()) for path, (source, mode) in guest.FILES.items()]
+    contents.append((f"{_BUILD}/prepare", 0o755, guest.PREPARE.read_bytes()))
+    for file, data in zip(loaded.recipe.files, loaded.files, strict=True):
+        contents.append((file.to, int(file.mode, 8), data))
+    for number, data in enumerate(loaded.scripts):
+        contents.append((f"{_BUILD}/{_script_name(loaded, number)}", 0o755, data))
+    with tarfile.open(folder / "files.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for path, mode, data in contents:
+            member = tarfile.TarInfo(path.lstrip("/"))
+            member.mode, member.size, member.mtime = mode, len(data), loaded.recipe.source_date
+            tar.addfile(member, io.BytesIO(data))
+    hook = folder / "hook"
+    hook.write_bytes(HOOK.read_bytes())
+    hook.chmod(0o755)
+    (folder / "files.tar").chmod(0o644)
+    folder.chmod(0o755)
+    return hook
+
+
+def _script_name(loaded: Loaded, number: int) -> str:
+    shown = "".join(char if char.isalnum() else "-" for char in Path(loaded.recipe.scripts[number]).name)
+    return f"script-{number:03}-{shown}"
+
+
+def _plainly(said: str, loaded: Loaded) -> str | None:
+    """Say what the recipe did wrong, where mmdebstrap's words tell; else None."""
+    if match := re.search(r"E: script-(\d+)\S* (ended with exit code .*?); E: ", said):
+        number = int(match[1])
+        return f"scripts[{number}] ({loaded.recipe.scripts[number]}) {match[2]}; mend the script"
+    if unknown := re.findall(r"Unable to locate package ([^\s;]+)", said):
+        packages = ", ".join(dict.fromkeys(unknown))
+        return f"packages: got {packages}, expected packages of Debian {loaded.recipe.suite}; correct {loaded.where}"
+    if "does not have a Release file" in said:
+        return f"suite: got {loaded.recipe.suite!r}, which the mirror does not have; expected one like 'trixie'"
+    return None
