@@ -27,7 +27,7 @@ def service_account() -> Account:
 
 
 def become(account: Account | None) -> list[str]:
-    """Return what goes before an argv so that it runs as `account` and gains nothing; [] when the caller is not root."""
+    """Return what goes before an argv so that it runs as `account` and gains nothing; [] if the caller is not root."""
     if account is None or os.geteuid() != 0:
         return []
     identity = [f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups"]

@@ -59,12 +59,13 @@ def bootstrap(
         BuildFailed: with mmdebstrap's last lines and what to do.
     """
     _check()
-    argv = [*_privilege(), *_argv(suite, packages, options, mirror)]
+    privilege = _privilege()
+    limit = ["timeout", "--kill-after=10", str(int(timeout_seconds))]
     epoch = {} if source_date_epoch is None else {"SOURCE_DATE_EPOCH": str(source_date_epoch)}
     lines: list[str] = []
     with output.open("wb") as sink:
         process = subprocess.Popen(
-            ["timeout", "--kill-after=10", str(int(timeout_seconds)), *argv],
+            [*privilege, *limit, *_argv(suite, packages, options, mirror)],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.PIPE,
@@ -80,7 +81,7 @@ def bootstrap(
                 _tell(line, progress)
             code = process.wait()
         except BaseException:
-            _interrupt(process)
+            _interrupt(process, privilege)
             raise
     if code != 0:
         raise BuildFailed(_explain(suite, code, lines))
@@ -140,9 +141,11 @@ def _explain(suite: str, code: int, lines: Sequence[str]) -> str:
     )
 
 
-def _interrupt(process: "subprocess.Popen[str]") -> None:
+def _interrupt(process: "subprocess.Popen[str]", privilege: Sequence[str]) -> None:
     """Let mmdebstrap clean up after itself (it removes its folder on SIGTERM), then insist."""
     kill_group(process.pid, 15)
+    if privilege:
+        run([*privilege, "kill", "-TERM", "--", f"-{process.pid}"], timeout_seconds=10)
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=20)
     kill_group(process.pid, 9)

@@ -74,6 +74,10 @@ def provide(
     """
     owner = account or service_account()
     place = _place(recipe, owner, cache)
+    there = find(recipe, owner, cache)
+    if there is not None:
+        progress(1.0, "the tree is ready")
+        return there
     place.parent.mkdir(parents=True, exist_ok=True)
     with locked(place.parent / f".{place.name}.lock"):
         tree = find(recipe, owner, cache)
@@ -121,11 +125,13 @@ def unpack(tar: Path, root: Path, owner: Account) -> None:
     as_owner = []
     if os.geteuid() == 0:
         as_owner = ["setpriv", f"--reuid={owner.uid}", f"--regid={owner.gid}", "--clear-groups", "--"]
-    argv = [*as_owner, "tar", "-x", "-C", str(root), "--no-same-owner", "--exclude=./dev/*", "-f", "-"]
+    argv = [*as_owner, "tar", "-x", "--no-same-owner", "--exclude=./dev/*", "-f", "-"]
     with tar.open("rb") as source:
-        done = subprocess.run(argv, stdin=source, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+        # The folder is handed over as the working directory: the owner need not be able to reach it by its path.
+        done = subprocess.run(argv, stdin=source, stderr=subprocess.PIPE, cwd=root, check=False)
     if done.returncode != 0:
-        raise BuildFailed(f"unpacking {tar} to {root}: {done.stderr.strip()[-300:]}; check the space on the disk")
+        said = done.stderr.decode(errors="replace").strip()[-300:]
+        raise BuildFailed(f"unpacking {tar} to {root}: {said}; check the space on the disk")
 
 
 def _add_account(root: Path, owner: Account) -> None:
