@@ -16,8 +16,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     coordinator: "https://host:port". desktop: this computer's name in the grid. state: folder of its own, mode 0700.
     images: folder of images. presence: "linux", or "file:/path" for a desktop without an owner (demo, tests).
     hypervisor: "qemu" or "fake". zone: IANA name of the owner's time zone; empty: the computer's own.
-    hold_seconds: how long a report may be held open. sense_seconds: how often presence is read with VMs here,
-    sense_seconds_at_rest: without.
+    hold_seconds: how long a report may be held open. sense_seconds: how often presence is read with VMs
+    here. sense_seconds_at_rest: the same without VMs.
     """
 
     coordinator: Annotated[str, msgspec.Meta(pattern=r"^https://[A-Za-z0-9.\[\]:-]+$")]

@@ -4,7 +4,6 @@ import logging
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from deskgrid import __version__
@@ -38,6 +37,9 @@ app.add_typer(operator.why_app, name="why")
 app.command("story")(operator.story)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+
+UsageError: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
+"""Typer's own complaint about argv; it exports only this child of it."""
 
 CODES: dict[type[Exception], Exit] = {
     BadName: Exit.WRONG,
@@ -80,11 +82,9 @@ def run(argv: list[str]) -> int:
     try:
         code = app(argv, standalone_mode=False, prog_name="deskgrid")
         return int(code or 0)
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
-    except click.ClickException as error:
+    except UsageError as error:
         error.show()
         return Exit.WRONG
     except Failed as failed:

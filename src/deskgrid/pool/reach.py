@@ -27,7 +27,8 @@ class Reach(msgspec.Struct, frozen=True):
     tree: folder of a root tree whose tools are used; "": those of this machine.
     config: the file for CONDOR_CONFIG; "": the machine's own.
     account: who the tools run as when the caller is root; None: the caller.
-    tokens: folder with the caller's IDTOKEN; keys: folder with the signing key; "": as configured.
+    tokens: folder with the caller's IDTOKEN. keys: folder with the signing key; "": as configured. key: the signing
+    key's name. trust_domain: HTCondor's TRUST_DOMAIN.
     timeout_seconds: for one call of the contract, however many tools it runs.
     """
 

@@ -1,0 +1,135 @@
+"""The manual's tables, drawn from the code: every setting with type, default and help; every command with its help.
+
+A setting's help is in its struct's docstring, as `name: text` or `name, other: text`; a test sees that none lacks.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from datetime import time
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+import typer
+
+from deskgrid.agent.settings import AgentSettings
+from deskgrid.coordinator.settings import CoordinatorSettings
+from deskgrid.host.account import Account
+from deskgrid.images.recipe import Recipe
+
+_NAMES = {
+    str: "text",
+    int: "number",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    time: "time of day",
+    Account: "table (uid, gid)",
+}
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    parts = [
+        "# Settings",
+        "",
+        "Drawn from the code by `make docs`. All files are TOML; all faults of a file are named at once. A name that",
+        'ends in `_bytes` takes a number or a text such as "2GiB"; a time of day is 08:30:00 or "08:30".',
+    ]
+    files: tuple[tuple[str, str, type[msgspec.Struct]], ...] = (
+        ("agent.toml", "`deskgrid agent … --settings agent.toml`", AgentSettings),
+        ("coordinator.toml", "`deskgrid coordinator … --settings coordinator.toml`", CoordinatorSettings),
+        ("A recipe", "`deskgrid image build RECIPE.toml`", Recipe),
+    )
+    for title, use, kind in files:
+        parts += ["", f"## {title}", "", use, "", "| setting | type | default | what it is |", "|---|---|---|---|"]
+        parts += [f"| `{key}` | {type_} | {default} | {text} |" for key, type_, default, text in rows(kind)]
+    return "\n".join([*parts, ""])
+
+
+def rows(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Key, type, default and help of every setting of a struct and of the structs in it."""
+    helps = field_helps(kind)
+    for field in msgspec.structs.fields(kind):
+        inner = _plain(field.type)
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            yield from rows(inner, f"{prefix}{field.encode_name}.")
+            continue
+        yield prefix + field.encode_name, _type(field.type), _default(field), helps.get(field.name, "")
+
+
+def field_helps(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """What a struct's docstring says of its fields."""
+    text = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
+    names = "|".join(re.escape(field.name) for field in msgspec.structs.fields(kind))
+    heads = list(re.finditer(rf"(?:^|(?<=[.;] )|(?<=\) ))((?:{names})(?:, (?:{names}))*): ", text))
+    helps = {}
+    for head, following in zip(heads, [*heads[1:], None], strict=True):
+        said = text[head.end() : following.start() if following else None].strip().rstrip(".;")
+        for name in head[1].split(", "):
+            helps[name] = said.replace("|", "\\|")
+    return helps
+
+
+def commands_page(app: typer.Typer) -> str:
+    """docs/commands.md."""
+    parts = ["# Commands", "", "Drawn from the code by `make docs`. Those that answer have `--json`.", ""]
+    parts += ["| command | what it does |", "|---|---|"]
+    root = typer.main.get_command(app)
+    parts += [f"| `{usage}` | {text} |" for usage, text in _commands(root, "deskgrid")]
+    parts += [
+        "",
+        "Exit codes: 0 done; 1 the answer is no; 2 wrong use or wrong input; 3 something that is needed cannot",
+    ]
+    parts += ["be reached; 4 refused; 5 no such thing; 130 interrupted.", ""]
+    return "\n".join(parts)
+
+
+def _commands(command: Any, path: str) -> Iterator[tuple[str, str]]:
+    children = getattr(command, "commands", None)
+    if children:
+        for name, child in children.items():
+            yield from _commands(child, f"{path} {name}")
+        return
+    arguments = [p.name.upper() for p in command.params if p.param_type_name == "argument"]
+    options = [f"[{p.opts[0]}]" for p in command.params if p.param_type_name == "option" and p.name != "help"]
+    yield " ".join([path, *arguments, *options]), inspect.cleandoc(command.help or "").split("\n")[0]
+
+
+def _plain(kind: Any) -> Any:
+    return _plain(get_args(kind)[0]) if get_origin(kind) is Annotated else kind
+
+
+def _type(kind: Any) -> str:
+    plain = _plain(kind)
+    if get_origin(plain) is Literal:
+        return " or ".join(f'"{choice}"' for choice in get_args(plain))
+    if get_origin(plain) in (tuple, list):
+        element = _plain(get_args(plain)[0])
+        if isinstance(element, type) and issubclass(element, msgspec.Struct):
+            return f"list of tables ({', '.join(field.name for field in msgspec.structs.fields(element))})"
+        return f"list of {_type(element)}"
+    if type(None) in get_args(plain):
+        return " or ".join("none" if member is type(None) else _type(member) for member in get_args(plain))
+    names = {
+        str: "text",
+        int: "number",
+        float: "number",
+        bool: "true or false",
+        Path: "path",
+        time: "time of day",
+        Account: "table (uid, gid)",
+    }
+    return names.get(plain, getattr(plain, "__name__", str(plain)))
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
+        return "must be given"
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    if isinstance(value, int) and field.name.endswith("_bytes") and value % (1 << 20) == 0:
+        return f"{value >> 30} GiB" if value % (1 << 30) == 0 else f"{value >> 20} MiB"
+    if isinstance(value, tuple):
+        return ", ".join(msgspec.json.encode(item).decode().replace('"', "") for item in value) or "none"
+    return {"": "empty"}.get(str(value), f"{value}")
