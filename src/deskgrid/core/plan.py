@@ -11,7 +11,7 @@ Rules, told first:
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -20,7 +20,7 @@ from deskgrid.core.demand import fits
 from deskgrid.core.health import Health
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
-from deskgrid.model.lease import Size
+from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import Grant, LiveLease, Plan, PlanSettings, Shortage, Snapshot, Want
 from deskgrid.model.reason import Reason
 
@@ -45,7 +45,10 @@ class _Planner:
         self.health = Health(snapshot.outcomes, settings)
         self.images = {image.ref.name: image for image in snapshot.images}
         self.reasons = {d.name: r for d in snapshot.desktops if (r := self._unfit(d)) is not None}
-        self.free = {d.name: _without_unseen(d, snapshot) for d in snapshot.desktops if d.name not in self.reasons}
+        leases = _by_desktop(snapshot.leases)
+        self.free = {
+            d.name: _without_unseen(d, leases.get(d.name, ())) for d in snapshot.desktops if d.name not in self.reasons
+        }
         self.starting = [live.lease for live in snapshot.leases if _on_its_way(live, settings, now)]
         self.ramp = max(0, min(settings.ramp, settings.max_starting - len(self.starting)))
         self.grants: list[Grant] = []
@@ -182,10 +185,17 @@ def _less(desktop: Desktop, size: Size) -> Desktop:
     return msgspec.structs.replace(desktop, room=rest)
 
 
-def _without_unseen(desktop: Desktop, snapshot: Snapshot) -> Desktop:
-    """Take away the room of leases that the desktop's last report does not show yet."""
+def _by_desktop(leases: Iterable[LiveLease]) -> dict[str, list[Lease]]:
+    found: dict[str, list[Lease]] = {}
+    for live in leases:
+        found.setdefault(live.lease.desktop, []).append(live.lease)
+    return found
+
+
+def _without_unseen(desktop: Desktop, leases: Sequence[Lease]) -> Desktop:
+    """Take away the room of its leases that the desktop's last report does not show yet."""
     seen = {vm.vm_id for vm in desktop.vms}
-    for live in snapshot.leases:
-        if live.lease.desktop == desktop.name and live.lease.vm_id not in seen:
-            desktop = _less(desktop, live.lease.size)
+    for lease in leases:
+        if lease.vm_id not in seen:
+            desktop = _less(desktop, lease.size)
     return desktop
