@@ -14,6 +14,7 @@ Source: mke2fs(8) and its -d with a tar; GRUB 2.12 util/setup.c (what grub-bios-
 """
 
 import os
+import re
 import struct
 import uuid
 from pathlib import Path
@@ -96,7 +97,7 @@ def _file_system(tools: Tree, tar: Path, disk: Path, size_bytes: int, who: Ident
     if done.ok:
         return
     said = " ".join(done.stderr.split())[-300:]
-    if "No space left" in said and _free_bytes(disk.parent) > 16 << 20:
+    if re.search("No space left|Could not allocate", said) and _free_bytes(disk.parent) > 16 << 20:
         raise ImageError(
             f"disk of the image: got a tree of {tar.stat().st_size >> 20} MiB, which does not fit into "
             f"{size_bytes >> 20} MiB; ask for more disk_bytes in the recipe"

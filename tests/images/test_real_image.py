@@ -1,0 +1,232 @@
+"""The demo's image, really built and booted; a disk made twice; a real pool joined."""
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deskgrid.host import trees
+from deskgrid.host.account import service_account
+from deskgrid.host.entry import run_in
+from deskgrid.host.files import own_folder
+from deskgrid.host.paths import cache_folder
+from deskgrid.images import disk
+from deskgrid.images.build import Built, build
+from deskgrid.images.contract import ImageError
+from deskgrid.images.roottar import RootTar
+from deskgrid.images.store import FolderStore, facts_of
+from deskgrid.model.instance import InstanceData
+from deskgrid.pool.embedded import EmbeddedPool
+from deskgrid.pool.head import HeadSettings
+from deskgrid.pool.tools import CondorPool
+from deskgrid.wire.guest import Hello, Joined, Leave, Left
+
+from .machine import Machine
+from .trees import EPOCH, folder, member, plain, write
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+
+RECIPE = Path(__file__).parents[2] / "recipes/demo.toml"
+Start = Callable[..., Machine]
+
+
+@pytest.fixture(scope="module")
+def built() -> Built:
+    return build(RECIPE)
+
+
+@pytest.fixture(scope="module")
+def tools() -> trees.Tree:
+    return trees.provide()
+
+
+@pytest.fixture
+def start(built: Built, tmp_path: Path) -> Iterator[Start]:
+    made: list[Machine] = []
+
+    def one(direct: bool = True) -> Machine:
+        made.append(Machine(built, direct, tmp_path / f"console-{len(made)}"))
+        return made[-1]
+
+    yield one
+    for machine in made:
+        machine.close()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that the unprivileged account can reach, as the work folder of a build."""
+    place = cache_folder() / "images/.test.work"
+    own_folder(place, service_account())
+    yield place
+    subprocess.run(["rm", "-rf", str(place)], check=True)
+
+
+def small_tar(path: Path) -> Path:
+    """A small root tree, normalised."""
+    raw = write(
+        path.with_suffix(".raw"),
+        folder("./etc"),
+        folder("./boot"),
+        plain("./boot/vmlinuz", b"kernel" * 1000),
+        plain("./boot/initrd", b"initrd" * 1000),
+        folder("./home"),
+        plain("./home/file", b"content", uid=1234, gid=5678, mode=0o640),
+        (member("./link", b"2", linkname="home/file"), b""),
+    )
+    with RootTar(raw) as tree:
+        tree.write_normal(path, EPOCH, {})
+    path.chmod(0o644)
+    return path
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def test_a_disk_made_twice_from_one_tar_has_the_same_bytes(tools: trees.Tree, open_folder: Path) -> None:
+    tar = small_tar(open_folder / "root.tar")
+    who = disk.identity("test", EPOCH)
+    sums = []
+    for name in ("one.raw", "two.raw"):
+        disk.build(tools, tar, open_folder / name, 1 << 30, who, "quiet")
+        sums.append(sha256(open_folder / name))
+        time.sleep(1.1)
+    assert sums[0] == sums[1]
+    assert (open_folder / "one.raw").stat().st_blocks * 512 < 64 << 20
+
+
+def test_the_file_system_is_sound_and_owners_are_those_of_the_tar(tools: trees.Tree, open_folder: Path) -> None:
+    tar = small_tar(open_folder / "root.tar")
+    path = open_folder / "one.raw"
+    disk.build(tools, tar, path, 1 << 30, disk.identity("test", EPOCH), "quiet")
+    with path.open("rb") as file:
+        file.seek(disk.PARTITION_BYTES)
+        (open_folder / "part.raw").write_bytes(file.read(64 << 20))
+    (open_folder / "part.raw").chmod(0o644)
+    argv = ["debugfs", "-R", "stat /home/file", f"{path}?offset={disk.PARTITION_BYTES}"]
+    shown = run_in(tools, argv, timeout_seconds=30, binds=[open_folder])
+    assert "User:  1234   Group:  5678" in shown.stdout, shown
+    assert "Mode:  0640" in shown.stdout
+    argv = ["e2fsck", "-f", "-n", f"{path}?offset={disk.PARTITION_BYTES}"]
+    checked = run_in(tools, argv, timeout_seconds=60, binds=[open_folder])
+    assert checked.code == 0, checked.stdout
+
+
+def test_a_disk_that_is_too_small_is_one_sentence(tools: trees.Tree, open_folder: Path) -> None:
+    tar = small_tar(open_folder / "root.tar")
+    with pytest.raises(ImageError, match=r"does not fit into 2 MiB; ask for more disk_bytes"):
+        disk.build(tools, _grown(tar), open_folder / "one.raw", 2 << 20, disk.identity("test", EPOCH), "quiet")
+
+
+def _grown(tar: Path) -> Path:
+    raw = write(
+        tar.with_suffix(".raw"), folder("./etc"), folder("./boot"), plain("./boot/vmlinuz", bytes(range(256)) * 40000)
+    )
+    with RootTar(raw) as tree:
+        tree.write_normal(tar, EPOCH, {"boot/big": bytes(range(256)) * 40000})
+    return tar
+
+
+def test_an_image_is_whole_for_a_desktops_store(built: Built) -> None:
+    facts = facts_of(built.folder)
+    store = FolderStore(built.folder.parent.parent)
+    store.fetch(facts.ref)
+    assert facts in store.held()
+    assert store.open(facts.ref).cmdline == built.manifest.cmdline
+    assert {"condor", "busybox-static"} <= {package.name for package in built.manifest.packages}
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct kernel", "BIOS and GRUB"])
+def test_a_machine_boots_and_says_hello(start: Start, direct: bool) -> None:
+    machine = start(direct)
+    machine.hear(Hello)
+    machine.say(Leave())
+    assert machine.hear(Left).cause == "asked"
+    assert "Kernel panic" not in machine.said()
+
+
+def test_a_machine_whose_startd_can_not_reach_the_pool_still_leaves_when_asked(start: Start) -> None:
+    machine = start()
+    machine.join(instance(collector="10.0.2.2:1", token="a.b.c"))
+    machine.hear(Joined)
+    time.sleep(3)
+    machine.say(Leave())
+    assert machine.hear(Left, seconds=20).cause == "asked"
+
+
+def test_bad_instance_data_end_a_machine_by_itself(start: Start) -> None:
+    machine = start()
+    machine.join(instance(collector="nowhere"))
+    left = machine.hear(Left)
+    assert (left.cause, "collector" in left.sentence) == ("failed", True)
+    assert machine.process.wait(timeout=60) == 0
+
+
+def test_a_machine_joins_a_real_pool_runs_a_job_and_leaves_without_a_trace(
+    start: Start, tools: trees.Tree, open_folder: Path
+) -> None:
+    with EmbeddedPool.start(tools, open_folder / "pool", HeadSettings(cycle_seconds=1)) as pool:
+        token = CondorPool(pool.reach()).mint_token("vm-real", 3600)
+        own_folder(pool.jobs, service_account())
+        (pool.jobs / "job.sh").write_text("#!/bin/sh\nid -un\ncat /run/condor/tokens.d/* || echo refused\nsleep 600\n")
+        submit = "executable = job.sh\noutput = out\nerror = err\nlog = log\nrequest_memory = 64\nrequest_disk = 1M\n"
+        (pool.jobs / "job.sub").write_text(f'{submit}+vm_name = "demo"\nstream_output = true\nqueue\n')
+        for name in ("job.sh", "job.sub"):
+            (pool.jobs / name).chmod(0o755)
+        assert pool.command(["condor_submit", "job.sub"], cwd=pool.jobs).ok
+        machine = start()
+        machine.join(
+            instance(collector=pool.guest_collector, token=token, trust_domain=pool.state.trust_domain),
+        )
+        machine.hear(Joined)
+        names = ["condor_status", "-af", "Name", "vm_name", "deskgrid_vm_id", "deskgrid_desktop", "PartitionableSlot"]
+        _until(lambda: "vm-real demo vm-real desk-1 true" in _flat(pool.command(names).stdout))
+        _until(lambda: "2" in pool.command(["condor_q", "-af", "JobStatus"]).stdout.split(), 60)
+        _until(lambda: (pool.jobs / "out").exists() and "refused" in (pool.jobs / "out").read_text(), 30)
+        assert (pool.jobs / "out").read_text().split() == ["slot1", "refused"]
+        machine.say(Leave())
+        began = time.monotonic()
+        assert machine.hear(Left).cause == "asked"
+        _until(lambda: pool.command(["condor_q", "-af", "JobStatus"]).stdout.split() == ["1"], 10)
+        assert time.monotonic() - began < 10
+        _until(lambda: not pool.command(["condor_status", "-any", "-af", "Name"]).stdout.count("vm-real"), 10)
+
+
+@pytest.mark.timeout(1800)
+def test_two_whole_builds_with_the_same_packages_give_the_same_image(built: Built) -> None:
+    one = build(RECIPE, rebuild=True)
+    two = build(RECIPE, rebuild=True)
+    if one.manifest.packages != two.manifest.packages:
+        pytest.skip("Debian's packages changed between the two builds")
+    assert one.manifest == two.manifest
+    assert one.ref == two.ref
+
+
+def instance(**changed: str) -> InstanceData:
+    known = {
+        "vm_id": "vm-real",
+        "vm_name": "demo",
+        "desktop": "desk-1",
+        "collector": "",
+        "token": "",
+        "trust_domain": "pool.test",
+        "cpus": 2,
+        "memory_mb": 900,
+    }
+    return InstanceData(**(known | changed))  # type: ignore[arg-type]
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.replace("slot1@", "").replace(".deskgrid.internal", "").split())
+
+
+def _until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not so within {seconds} s"
+        time.sleep(0.2)
