@@ -46,13 +46,14 @@ def run(settings: AgentSettings) -> None:
     """
     if os.geteuid() == 0:
         raise AgentError("user: got root, expected an account without privileges; the agent never runs as root")
-    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        credential = credential_file(settings.state).read_text(encoding="ascii").strip()
-    except FileNotFoundError:
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
         raise AgentError(
-            f"{credential_file(settings.state)}: missing, so this desktop is not enrolled; run `deskgrid agent enrol`"
+            f"state folder {settings.state}: {error.strerror}; expected a folder of uid {os.geteuid()}"
         ) from None
+    credential = _enrolled(credential_file(settings.state))
+    _enrolled(ca_file(settings.state))
     try:
         with locked(settings.state / "agent.lock", wait=False):
             _Running(settings, credential).until_stopped()
@@ -62,14 +63,31 @@ def run(settings: AgentSettings) -> None:
         ) from None
 
 
+def _enrolled(path: Path) -> str:
+    """What enrolment left here. Raises: AgentError."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise AgentError(f"{path}: missing, so this desktop is not enrolled; run `deskgrid agent enrol`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AgentError(f"{path}: can't be read ({error}); run `deskgrid agent enrol` again") from None
+
+
+class _Due:
+    """A fake driver's timer has rung: its call belongs to the loop's thread."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+
+
 class _Running:
     """An agent with its real drivers, between start and stop."""
 
     def __init__(self, settings: AgentSettings, credential: str) -> None:
         self.settings = settings
-        self.inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Item | _Due] = queue.SimpleQueue()
         self.presence = _presence(settings)
-        self.hypervisor, faults = _hypervisor(settings, self.inbox.put)
+        self.hypervisor, faults = _hypervisor(settings, self.inbox)
         self.signals = 0
         around = Around(
             now=steady_clock(),
@@ -110,19 +128,24 @@ class _Running:
 
     def _next(self, at: datetime) -> Item:
         wait = (at - self.loop.around.now()).total_seconds()
+        return self._take(max(0.0, wait)) or Tick()
+
+    def _take(self, seconds: float) -> Item | None:
         try:
-            return self.inbox.get(timeout=max(0.0, wait))
+            item = self.inbox.get(timeout=seconds)
         except queue.Empty:
-            return Tick()
+            return None
+        if isinstance(item, _Due):
+            item.call()
+            return None
+        return item
 
     def _last_word(self) -> None:
         """Let the last report, which says that the VMs have ended, arrive."""
         end = self.loop.around.now().timestamp() + LAST_WORD_SECONDS
         while self.loop.desk.ended and self.loop.around.now().timestamp() < end and self.signals < 2:
-            try:
-                self.loop.turn(self.inbox.get(timeout=0.2))
-            except queue.Empty:
-                continue
+            if (item := self._take(0.2)) is not None:
+                self.loop.turn(item)
 
     def _signalled(self, number: int, frame: object) -> None:
         self.signals += 1
@@ -148,9 +171,23 @@ def _presence(settings: AgentSettings) -> Presence:
 
 
 def _hypervisor(
-    settings: AgentSettings, emit: Callable[[Item], None]
+    settings: AgentSettings, inbox: "queue.SimpleQueue[Item | _Due]"
 ) -> tuple[Hypervisor, Callable[[], tuple[Reason, ...]]]:
+    if settings.hypervisor == "fake":
+        return _fake_hypervisor(inbox.put, lambda call: inbox.put(_Due(call))), tuple
     from deskgrid.hypervisor.qemu import QemuHypervisor
 
-    driver = QemuHypervisor(settings.state, emit)
+    driver = QemuHypervisor(settings.state, inbox.put)
     return driver, tuple
+
+
+def _fake_hypervisor(emit: Callable[[Item], None], due: Callable[[Callable[[], None]], None]) -> Hypervisor:
+    """Pretended VMs in this process, for tests and a first look; they end with the agent."""
+    from deskgrid.hypervisor.fake import FakeHypervisor
+
+    def later(seconds: float, call: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, due, (call,))
+        timer.daemon = True
+        timer.start()
+
+    return FakeHypervisor(emit, later, lambda: datetime.now(UTC))
