@@ -7,6 +7,7 @@ input, never from argv or the environment.
 
 import hashlib
 import hmac
+import os
 import re
 from pathlib import Path
 
@@ -52,8 +53,7 @@ def enrol(url: str, desktop: str, text: str, state: Path) -> None:
     if match is None:
         raise EnrolError("enrolment text: got something else, expected <token>@<fingerprint>; ask the operator for one")
     pem = _fetch_ca(url, match["fingerprint"])
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomic(ca_file(state), pem, 0o644)
+    _make_ready(state)
     import ssl
 
     pinned = urllib3.PoolManager(ssl_context=ssl.create_default_context(cadata=pem.decode()), retries=False)
@@ -65,7 +65,23 @@ def enrol(url: str, desktop: str, text: str, state: Path) -> None:
     if answer.status != 200:
         raise EnrolError(f"coordinator {url} refused: {_sentence(answer.data, answer.status)}")
     enrolled = msgspec.json.decode(answer.data, type=Enrolled)
-    write_atomic(credential_file(state), enrolled.credential.encode(), 0o600)
+    try:
+        write_atomic(ca_file(state), pem, 0o644)
+        write_atomic(credential_file(state), enrolled.credential.encode(), 0o600)
+    except OSError as error:
+        raise EnrolError(f"state folder {state}: {error.strerror}; make room there and enrol again") from None
+
+
+def _make_ready(state: Path) -> None:
+    """Make the folder, before a use of the token is spent."""
+    reason = "no permission to write there"
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(state, os.W_OK | os.X_OK):
+            return
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise EnrolError(f"state folder {state}: {reason}; expected a folder of uid {os.geteuid()}")
 
 
 def _fetch_ca(url: str, fingerprint: str) -> bytes:
