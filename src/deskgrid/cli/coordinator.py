@@ -9,6 +9,7 @@ from deskgrid.cli.office import DEFAULT, Json, Settings, load, office
 from deskgrid.cli.output import Exit, Failed, ago, sentence, show, show_json, size, tell
 from deskgrid.coordinator.service import Ready, ServiceError
 from deskgrid.coordinator.service import run as run_service
+from deskgrid.model.names import name as check_name
 from deskgrid.pool.tools import CondorPool
 
 app = typer.Typer(help="The service beside HTCondor's central manager.", no_args_is_help=True)
@@ -95,4 +96,4 @@ def offer(
 def withdraw(name: str, settings: Settings = DEFAULT) -> None:
     """Offer an image no longer; VMs of it that run go on."""
     with office(settings) as client:
-        tell(client.withdraw_image(name).sentence)
+        tell(client.withdraw_image(check_name("image name", name)).sentence)

@@ -15,6 +15,7 @@ from deskgrid.host.debstrap import BuildFailed
 from deskgrid.host.entry import NoWay
 from deskgrid.host.toml import BadSettings
 from deskgrid.images.contract import ImageError
+from deskgrid.images.recipe import BadRecipe
 from deskgrid.model.names import BadName
 from deskgrid.pool.config import ForeignFile
 from deskgrid.pool.contract import PoolError
@@ -44,6 +45,7 @@ UsageError: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
 CODES: dict[type[Exception], Exit] = {
     BadName: Exit.WRONG,
     BadSettings: Exit.WRONG,
+    BadRecipe: Exit.WRONG,
     ForeignFile: Exit.REFUSED,
     EnrolError: Exit.REFUSED,
     AgentError: Exit.REFUSED,

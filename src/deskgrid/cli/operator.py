@@ -1,5 +1,6 @@
 """What the operator asks about desktops, virtual machines and jobs."""
 
+import re
 from typing import Annotated
 
 import typer
@@ -106,7 +107,7 @@ def why_job(
 ) -> None:
     """Why does this job wait, or where is it?"""
     with office(settings) as client:
-        _answer(client.why_job(job), as_json)
+        _answer(client.why_job(_checked_job(job)), as_json)
 
 
 @why_app.command("desktop")
@@ -128,6 +129,13 @@ def story(
         (line.at.astimezone().strftime("%H:%M:%S.%f")[:-3], line.source, line.state, line.sentence) for line in lines
     ]
     show(lines, as_json, ("at", "who", "state", "what"), rows)
+
+
+def _checked_job(job: str) -> str:
+    """A job's id as HTCondor writes it. Raises: Failed, before it meets a URL."""
+    if re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", job) is None:
+        raise Failed(Exit.WRONG, f'job: got {job[:40]!r}, expected "cluster.proc", such as 12.0')
+    return job
 
 
 def _answer(why: Why, as_json: bool) -> None:
