@@ -25,7 +25,7 @@ from deskgrid.pool.tools import CondorPool
 MIB = 1 << 20
 SMALL, LARGE = Size(1, 512 * MIB), Size(4, 2048 * MIB)
 IMAGE_A, IMAGE_B = OfflineAd("img-a", SMALL, 4096 * MIB), OfflineAd("img-b", SMALL, 4096 * MIB)
-HOSTILE = ('a" || true || "', "'; rm -rf /", "$(RELEASE_DIR) $ENV(HOME)", "é ☃", "img-a\\", "")
+HOSTILE = ("IMG-A", 'a" || true || "', "'; rm -rf /", "$(RELEASE_DIR) $ENV(HOME)", "é ☃", "img-a\\", "")
 
 
 class Bench(Protocol):

@@ -85,9 +85,10 @@ def test_a_group_that_is_missing_from_one_answer_is_remembered_for_a_while() -> 
     before = [Match("img-a", SMALL, "s", 1, 5, NOW), Match("img-a", SMALL, "s", 2, 6, NOW)]
     later = NOW + timedelta(seconds=30)
     known = [Match("img-a", SMALL, "s", 1, 4, later)]
-    assert set(remembered(known, later, before, [seen()])) == {known[0], before[1]}
-    assert remembered([], NOW + timedelta(minutes=11), before, [seen()]) == []
-    assert remembered([], later, before, []) == [], "the ad was withdrawn"
+    assert set(remembered(known, later, before, [seen()], None)) == {known[0], before[1]}
+    assert remembered([], NOW + timedelta(minutes=11), before, [seen()], None) == []
+    assert remembered([], later, before, [], None) == [], "the ad was withdrawn"
+    assert remembered([], later, before, [seen()], {("s", 2)}) == [before[1]], "the others do not wait any more"
 
 
 def test_an_ad_that_the_collector_lacks_is_named() -> None:

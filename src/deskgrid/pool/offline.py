@@ -11,7 +11,7 @@ RegisterAttemptedOfflineMatch). What makes one ad of each kind enough:
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -87,9 +87,9 @@ _PLAIN: Mapping[str, Value | Expression] = {
     "WantAdRevaluate": True,
     "SlotWeight": 1 / _MATCHES,
     "GhostMultiplier": _MATCHES,
-    "Start": Expression("TARGET.vm_name == MY.vm_name"),
+    "Start": Expression("TARGET.vm_name =?= MY.vm_name"),  # with case, as the guest's own START
     "Requirements": Expression(
-        "TARGET.vm_name == MY.vm_name && (TARGET.RequestCpus ?: 1) <= MY.Cpus"
+        "TARGET.vm_name =?= MY.vm_name && (TARGET.RequestCpus ?: 1) <= MY.Cpus"
         " && (TARGET.RequestMemory ?: 0) <= MY.Memory && (TARGET.RequestDisk ?: 0) <= MY.Disk"
     ),
 }
@@ -144,13 +144,26 @@ def matches(ads: Iterable[Ad], schedds: Mapping[str, str]) -> tuple[Match, ...]:
     return tuple(Match(*key, count, moment) for key, (count, moment) in sorted(counted.items()))
 
 
-def remembered(known: Iterable[Match], now: datetime, before: Iterable[Match], ads: Iterable[Ad]) -> list[Match]:
-    """Add matches of an earlier answer that this one lacks, for ads that are still there and not for long.
+def remembered(
+    known: Iterable[Match],
+    now: datetime,
+    before: Iterable[Match],
+    ads: Iterable[Ad],
+    waiting: Container[tuple[str, int]] | None,
+) -> list[Match]:
+    """Add matches of an earlier answer that this one lacks: for ads that are still there, for jobs that still wait.
 
     The negotiator sends its list after every match, over connections of their own: now and then a shorter list
     arrives last and hides a group for one cycle.
+
+    Args:
+        waiting: schedd and autocluster of the groups that have idle jobs; None: unknown.
     """
-    found = {_group(match): match for match in before if now - match.matched_at < _MEMORY}
+    found = {
+        _group(match): match
+        for match in before
+        if now - match.matched_at < _MEMORY and (waiting is None or (match.schedd, match.autocluster) in waiting)
+    }
     found |= {_group(match): match for match in known}
     advertised = {(text_of(ad, "vm_name"), _size(ad)) for ad in ads}
     return [match for match in found.values() if (match.image, match.size) in advertised]

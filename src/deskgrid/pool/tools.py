@@ -92,11 +92,11 @@ class CondorPool:
             answer = self._ask_collector(left)
         except PoolError as error:
             return PoolSnapshot(at, None, None, None, (f"collector: {error}",))
+        idle, schedd_faults = self._idle(answer, left)
         with self._lock:
             faults = list(self._forgotten(answer))
-            matched = None if faults else self._matches(answer, at)
+            matched = None if faults else self._matches(answer, at, idle)
             settling = self._settling(answer, at)
-        idle, schedd_faults = self._idle(answer, left)
         found = None if faults or settling else machines(answer.slots)
         return PoolSnapshot(at, matched, idle, found, (*faults, *settling, *schedd_faults))
 
@@ -182,9 +182,11 @@ class CondorPool:
             return ()
         return (f"collector: it has forgotten {len(missing)} of our {len(self._sent)} offline ads; it was restarted",)
 
-    def _matches(self, answer: Answer, at: datetime) -> tuple[Match, ...]:
+    def _matches(self, answer: Answer, at: datetime, idle: tuple[JobGroup, ...] | None) -> tuple[Match, ...]:
         """What the negotiator matched, joined with what it said shortly before. The caller holds the lock."""
-        self._seen = remembered(matches(answer.offline, answer.schedds), at, self._seen, answer.offline)
+        waiting = None if idle is None else {(group.schedd, group.autocluster) for group in idle}
+        found = matches(answer.offline, answer.schedds)
+        self._seen = remembered(found, at, self._seen, answer.offline, waiting)
         return counted_once(self._seen)
 
     def _settling(self, answer: Answer, at: datetime) -> tuple[str, ...]:
