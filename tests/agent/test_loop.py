@@ -1,6 +1,7 @@
 """One desktop's agent against fakes, under a virtual clock."""
 
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -211,7 +212,7 @@ def test_a_coordinator_that_is_gone_is_tried_again_later_and_later(world: World)
     world.line.down = "connection refused"
     world.pass_(900)
     at = [report.sent_at for report in world.line.said[2:]]
-    waits = [(b - a).total_seconds() for a, b in zip(at, at[1:], strict=False)]
+    waits = [(b - a).total_seconds() for a, b in pairwise(at)]
     assert waits[0] <= 2 * FIRST_RETRY_SECONDS + 0.1
     assert waits == sorted(waits) and waits[-1] <= LAST_RETRY_SECONDS + 0.1
     assert world.loop.link_fault == "connection refused"

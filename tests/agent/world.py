@@ -29,6 +29,8 @@ START = datetime(2026, 3, 3, 20, 0, tzinfo=UTC)
 IMAGE = ImageRef("its-sl6", "a" * 64)
 FACTS = ImageFacts(IMAGE, GIB, 4 * GIB)
 ROOMY = Machine(8, 16 * GIB, 14 * GIB, 100 * GIB)
+SMALL = Size(1, GIB)
+DEFAULT, GUEST = Policy(), GuestBehaviour()
 SECRET = "s3cret-token"
 
 
@@ -71,7 +73,7 @@ class Office:
     def now(self) -> datetime:
         return self.time.now() + self.skew
 
-    def want(self, vm_id: str = "vm-1", size: Size = Size(1, GIB)) -> None:
+    def want(self, vm_id: str = "vm-1", size: Size = SMALL) -> None:
         now = self.now()
         self.wanted[vm_id] = Lease(vm_id, "desk-1", IMAGE, size, now, now, Reason("demand", "A job waits."))
 
@@ -105,8 +107,7 @@ class Office:
 
     def states(self, vm_id: str = "vm-1") -> list[str]:
         """The states that the recorded story tells, without what is only noted."""
-        told = [line.state for line in self.story if line.vm_id == vm_id and line.event not in ("joined", "stopped")]
-        return told
+        return [line.state for line in self.story if line.vm_id == vm_id and line.event not in ("joined", "stopped")]
 
 
 class Line:
@@ -148,8 +149,8 @@ class World:
     def __init__(
         self,
         folder: Path,
-        policy: Policy = Policy(),
-        guest: GuestBehaviour = GuestBehaviour(),
+        policy: Policy = DEFAULT,
+        guest: GuestBehaviour = GUEST,
         owner: Owner = AWAY,
         held: Iterable[ImageFacts] = (FACTS,),
         skew: timedelta = timedelta(0),

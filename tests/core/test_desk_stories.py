@@ -46,9 +46,16 @@ class DeskStory(RuleBasedStateMachine):
         found=st.lists(st.tuples(st.booleans(), st.booleans()), max_size=2),
         new=st.lists(st.sampled_from(Temper), max_size=2),
         reading=READINGS,
+        rounds=st.integers(0, 3),
     )
     def wake(
-        self, grace: float, skew: float, found: list[tuple[bool, bool]], new: list[Temper], reading: Reading
+        self,
+        grace: float,
+        skew: float,
+        found: list[tuple[bool, bool]],
+        new: list[Temper],
+        reading: Reading,
+        rounds: int,
     ) -> None:
         self.policy = msgspec.structs.replace(ALL_DAY, grace_seconds=grace, max_vms=3)
         self.now: datetime = NOW
@@ -79,7 +86,7 @@ class DeskStory(RuleBasedStateMachine):
         for temper in new:
             self._want(Size(1, GIB), temper, stuck=False)
         self._converse()
-        for _ in range(3):
+        for _ in range(rounds):
             self._all_speak()
 
     def _look(self) -> Sensed:
@@ -260,6 +267,11 @@ class DeskStory(RuleBasedStateMachine):
                 assert vm.lease.until > self.now
                 assert self.desk.go_on is None
                 assert self.ran_refused[vm_id] == self.ran_unleased[vm_id] == 0
+
+    @invariant()
+    def without_a_lease_there_is_nothing_but_leaving(self) -> None:
+        ending = (VmState.LEAVING, VmState.KILLING)
+        assert all(vm.lease.until > self.now or vm.state in ending for vm in self.desk.vms.values())
 
     @invariant()
     def after_a_refusal_no_vm_is_left_beyond_grace_leave_and_kill(self) -> None:
