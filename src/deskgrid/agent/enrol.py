@@ -16,6 +16,7 @@ import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from deskgrid.agent.files import ca_file, credential_file
 from deskgrid.host.files import write_atomic
 from deskgrid.model.names import name
 from deskgrid.wire.messages import Enrol, Enrolled, Problem
@@ -26,16 +27,6 @@ _SECONDS = 20.0
 
 class EnrolError(Exception):
     """The desktop was not enrolled. The message says why and what to do; nothing was written."""
-
-
-def credential_file(state: Path) -> Path:
-    """Where the credential lies, mode 0600."""
-    return state / "credential"
-
-
-def ca_file(state: Path) -> Path:
-    """Where the coordinator's CA certificate lies."""
-    return state / "coordinator-ca.pem"
 
 
 def enrol(url: str, desktop: str, text: str, state: Path) -> None:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deskgrid.agent.clock import calendar, steady_clock
-from deskgrid.agent.enrol import ca_file, credential_file
+from deskgrid.agent.files import ca_file, credential_file
 from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.link import HttpsLink
 from deskgrid.agent.loop import Around, Item, Loop, Sense, Stop, Tick
@@ -156,7 +156,7 @@ class _Running:
 
     def _changed(self, desk: Desk) -> None:
         now = datetime.now(UTC)
-        write_status(self.settings.state / "status.json", status_of(self.settings.desktop, os.getpid(), now, desk))
+        write_status(status_file(self.settings.state), status_of(self.settings.desktop, os.getpid(), now, desk))
 
 
 def _presence(settings: AgentSettings) -> Presence:

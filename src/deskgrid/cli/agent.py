@@ -1,5 +1,7 @@
 """`deskgrid agent`: what an administrator and an owner do on a desktop."""
 
+import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +9,7 @@ from typing import Annotated
 import typer
 
 from deskgrid.agent.enrol import enrol as enrol_desktop
-from deskgrid.agent.run import run as run_agent
+from deskgrid.agent.files import status_file
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.agent.status import read_status
 from deskgrid.cli.office import Json
@@ -40,14 +42,17 @@ def enrol(
 @app.command()
 def run(settings: Settings = DEFAULT) -> None:
     """Run the agent until SIGTERM or Ctrl-C. Never as root."""
-    run_agent(toml.read(settings, AgentSettings))
+    toml.read(settings, AgentSettings)
+    verbose = ["--verbose"] if logging.getLogger().isEnabledFor(logging.INFO) else []
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "deskgrid.agent", str(settings), *verbose])  # noqa: S606
 
 
 @app.command()
 def status(settings: Settings = DEFAULT, as_json: Json = False) -> None:
     """What runs on this desktop, and why, or why nothing does."""
     chosen = toml.read(settings, AgentSettings)
-    now = read_status(chosen.state / "status.json")
+    now = read_status(status_file(chosen.state))
     if now is None:
         raise Failed(Exit.ABSENT, f"{chosen.state}: no agent has run with this state folder; `deskgrid agent run`")
     if as_json:

@@ -1,0 +1,35 @@
+"""`python -m deskgrid.agent SETTINGS`: the agent as a process of its own, with nothing of the command line in memory.
+
+`deskgrid agent run` becomes this. Exit codes as everywhere (cli/output.py): 0 done, 2 wrong settings, 4 refused.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from deskgrid.agent.run import AgentError, run
+from deskgrid.agent.settings import AgentSettings
+from deskgrid.host.toml import BadSettings, read
+
+
+def main(argv: list[str]) -> int:
+    """Run until told to stop; return the exit code."""
+    path, *flags = argv
+    level = logging.INFO if "--verbose" in flags else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        run(read(Path(path), AgentSettings))
+    except BadSettings as error:
+        return _say(error, 2)
+    except AgentError as error:
+        return _say(error, 4)
+    return 0
+
+
+def _say(error: Exception, code: int) -> int:
+    sys.stderr.write(f"deskgrid: {error}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
