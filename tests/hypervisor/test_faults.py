@@ -141,7 +141,7 @@ def test_a_qemu_that_does_not_answer_is_paused_by_a_signal_and_goes_on_after(rig
     rig.qemu(vm).suspend()
     rig.driver.pause(vm)
     assert soon(lambda: rig.driver.pause_milliseconds(vm) is not None, 1.0)
-    assert 140 < (rig.driver.pause_milliseconds(vm) or 0) < 400
+    assert 70 < (rig.driver.pause_milliseconds(vm) or 0) < 400
     rig.driver.resume(vm)
     before = rig.lived_seconds(vm)
     assert soon(lambda: rig.lived_seconds(vm) > before + 0.3, 10)

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from deskgrid.hypervisor.keeper_words import (
     Word,
     encode_task,
 )
+from deskgrid.hypervisor.reap import release_memory, wait_until_ended
 from deskgrid.wire.guest import printable
 
 _WORD = msgspec.json.Decoder(Word)
@@ -161,7 +161,7 @@ class KeeperHandle:
 
     def _keeper_gone(self, seconds: float) -> bool:
         if self._process is None:
-            return _wait_until_ended(self._pid, seconds)
+            return wait_until_ended(self._pid, seconds)
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -184,28 +184,12 @@ class KeeperHandle:
             self._errors = -1
 
 
-def _wait_until_ended(pid: int, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while _lives(pid):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def _lives(pid: int) -> bool:
-    """A process that has ended and that nobody has asked after (a zombie) doesn't live."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except (OSError, IndexError):
-        return False
-
-
 def _end_qemu(pid: int, vm_id: str) -> None:
     """Normally it has ended with its keeper; the name in its arguments tells it from a stranger with its number."""
-    if _wait_until_ended(pid, 0.5):
+    if wait_until_ended(pid, 0.1):
         return
     with contextlib.suppress(OSError):
         if f"guest={vm_id}," in Path(f"/proc/{pid}/cmdline").read_text():
             os.kill(pid, signal.SIGKILL)
-            _wait_until_ended(pid, END_SECONDS)
+            release_memory(pid)
+            wait_until_ended(pid, END_SECONDS)

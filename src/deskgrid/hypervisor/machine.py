@@ -4,6 +4,8 @@ The rules:
 - Each accelerator is tried alone, in the order given; the first with which QEMU comes up is used.
 - `pause` is done when no CPU runs: QEMU's own `stop`, and a SIGSTOP if that has not been confirmed in time.
 - `kill` never waits for QEMU's consent.
+- QEMU in the idle class gets a fair share of the CPU while it is to stop or to end: then it does that at once, also on
+  a busy machine.
 
 Source: QEMU's QMP reference (stop, cont, SHUTDOWN, BLOCK_IO_ERROR).
 """
@@ -20,12 +22,14 @@ import msgspec
 from qemu.qmp import EventListener, QMPClient, QMPError
 
 from deskgrid.hypervisor.qemu_args import Handles, Machine, qemu_args
-from deskgrid.hypervisor.spawn import confine, release, spawn
+from deskgrid.hypervisor.reap import release_memory
+from deskgrid.hypervisor.spawn import FAIR_SHARE, LEAST_SHARE, confine, release, set_share, spawn
 from deskgrid.wire.guest import printable
 
-STOP_SECONDS = 0.15
+STOP_SECONDS = 0.08
 """How long QEMU may take to confirm `stop` before it is stopped by a signal."""
 GREETING_SECONDS = 20.0
+SHARE_TRIES, SHARE_SECONDS = 10, 0.03
 _ERROR_CHARS = 400
 _IMAGE_WORDS = ("kernel", "initrd", "ramdisk")
 
@@ -54,6 +58,8 @@ class Qemu:
         self.ports = ports
         self.events = EventListener(names={"SHUTDOWN", "BLOCK_IO_ERROR"})
         self.signalled = False
+        self.idle_class = False
+        self._share = FAIR_SHARE
         self._process = process
         self._errors = errors
         self._qmp = QMPClient()
@@ -98,11 +104,23 @@ class Qemu:
         if self.signalled:
             self._signal(signal.SIGCONT)
             self.signalled = False
+        self._set_share(LEAST_SHARE)
         return self._order("cont")
 
     def stop(self) -> asyncio.Task[bool]:
         """Ask QEMU to stop the CPUs. Returns: true when confirmed, false when not in time."""
+        # On a busy machine it would not even hear us in the idle class.
+        self._set_share(FAIR_SHARE)
         return self._order("stop", STOP_SECONDS)
+
+    def _set_share(self, nice: int) -> None:
+        if self.idle_class:
+            self._share = nice
+            self._try_share(nice, SHARE_TRIES)
+
+    def _try_share(self, nice: int, tries: int) -> None:
+        if tries and self._share == nice and not self._exit.done() and not set_share(self.pid, nice):
+            asyncio.get_running_loop().call_later(SHARE_SECONDS, self._try_share, nice, tries - 1)
 
     def _order(self, command: str, seconds: float | None = None) -> asyncio.Task[bool]:
         answer = asyncio.ensure_future(self._qmp.execute(command))
@@ -122,8 +140,11 @@ class Qemu:
         release(self.pid)
 
     def kill(self) -> None:
-        """End it now; `exit` says when it has ended."""
+        """End it now; its memory is back when this returns, `exit` says when it has ended."""
+        self._set_share(FAIR_SHARE)
         self._signal(signal.SIGKILL)
+        if not self._exit.done():
+            release_memory(self.pid)
 
     def _signal(self, number: signal.Signals) -> None:
         if not self._exit.done():
@@ -193,6 +214,7 @@ async def _try(
         for _, theirs in pairs:
             theirs.close()
     running = Qemu(process, accelerator, errors, Ports(console, channel))
+    running.idle_class = idle_class
     try:
         await running.greet(monitor)
     except asyncio.CancelledError:

@@ -2,8 +2,8 @@
 
 The rules, all set between fork and exec, so that every thread of QEMU has them from its first instruction:
 - It is killed by the kernel when its keeper ends, however that ends (PR_SET_PDEATHSIG).
-- It gets the CPU and the disk only when nobody else wants them: SCHED_IDLE, nice 19, idle I/O class, and the lowest
-  weight of an autogroup of its own (a nice value counts only inside its autogroup: sched(7)).
+- It gets the CPU and the disk only when nobody else wants them: SCHED_IDLE, nice 19, idle I/O class. These count only
+  inside its session's autogroup (sched(7)), so that gets the lowest weight too, by `set_share`, as soon as it runs.
 - When memory runs out, it goes first (oom_score_adj).
 
 Sources: prctl(2), sched(7), ioprio_set(2), proc(5).
@@ -22,6 +22,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _IOPRIO_IDLE = 3 << 13
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+FAIR_SHARE, LEAST_SHARE = 0, 19
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -59,23 +60,35 @@ def _before_exec(parent: int, idle_class: bool) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
-    _say("/proc/self/oom_score_adj", b"1000")
+    with contextlib.suppress(OSError):
+        _say("/proc/self/oom_score_adj", b"1000")
     if idle_class:
-        _say("/proc/self/autogroup", b"19")
         os.setpriority(os.PRIO_PROCESS, 0, 19)
         _to_idle_class(0)
         if (number := _IOPRIO_SET.get(platform.machine())) is not None:
             _libc.syscall(number, 1, 0, _IOPRIO_IDLE)
 
 
+def set_share(pid: int, nice: int) -> bool:
+    """Set the weight of a process's autogroup against other sessions: LEAST_SHARE or FAIR_SHARE; needs no privilege.
+
+    Returns: false when the kernel wants it tried again in a tenth of a second (it takes few such orders).
+    """
+    try:
+        _say(f"/proc/{pid}/autogroup", str(nice).encode())
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # A kernel without autogroups: nice values count by themselves.
+    return True
+
+
 def _say(path: str, text: bytes) -> None:
-    """Best effort: not every kernel has every file."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_WRONLY)
-        try:
-            os.write(handle, text)
-        finally:
-            os.close(handle)
+    handle = os.open(path, os.O_WRONLY)
+    try:
+        os.write(handle, text)
+    finally:
+        os.close(handle)
 
 
 def _to_idle_class(thread: int) -> None:
