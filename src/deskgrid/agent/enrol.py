@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from deskgrid.agent.files import ca_file, credential_file
+from deskgrid.agent.settings import ADDRESS
 from deskgrid.host.files import write_atomic
 from deskgrid.model.names import name
 from deskgrid.wire.messages import Enrol, Enrolled, Problem
@@ -37,9 +38,12 @@ def enrol(url: str, desktop: str, text: str, state: Path) -> None:
         state: the agent's folder.
 
     Raises:
-        EnrolError: the text is none, the certificate is not the one expected, or the coordinator refused.
+        BadName: the desktop's. EnrolError: the text or the address is none, the certificate is not the one expected, or
+            the coordinator refused.
     """
     name("desktop name", desktop)
+    if not re.match(ADDRESS, url):
+        raise EnrolError(f"coordinator: got {url!r}, expected https://host:port")
     match = _TEXT.match(text.strip())
     if match is None:
         raise EnrolError("enrolment text: got something else, expected <token>@<fingerprint>; ask the operator for one")
@@ -55,7 +59,10 @@ def enrol(url: str, desktop: str, text: str, state: Path) -> None:
         raise EnrolError(f"coordinator {url}: {error}; check the address and that it runs") from None
     if answer.status != 200:
         raise EnrolError(f"coordinator {url} refused: {_sentence(answer.data, answer.status)}")
-    enrolled = msgspec.json.decode(answer.data, type=Enrolled)
+    try:
+        enrolled = msgspec.json.decode(answer.data, type=Enrolled)
+    except msgspec.DecodeError as error:
+        raise EnrolError(f"coordinator {url}: an answer that cannot be read ({error}); check the address") from None
     try:
         write_atomic(ca_file(state), pem, 0o644)
         write_atomic(credential_file(state), enrolled.credential.encode(), 0o600)

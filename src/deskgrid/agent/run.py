@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deskgrid.agent.clock import calendar, steady_clock
-from deskgrid.agent.files import ca_file, credential_file
+from deskgrid.agent.files import ca_file, credential_file, status_file
 from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.link import HttpsLink
 from deskgrid.agent.loop import Around, Item, Loop, Sense, Stop, Tick
@@ -44,6 +44,21 @@ def run(settings: AgentSettings) -> None:
 
     Raises: AgentError: as root, not enrolled, or a second agent on the same state folder.
     """
+    credential = check(settings)
+    try:
+        with locked(settings.state / "agent.lock", wait=False):
+            _Running(settings, credential).until_stopped()
+    except Locked:
+        raise AgentError(
+            f"{settings.state}: another agent runs with this state folder; there can be only one"
+        ) from None
+
+
+def check(settings: AgentSettings) -> str:
+    """Whether an agent may run here: not as root, with a folder of its own, enrolled. Returns: its credential. SECRET.
+
+    Raises: AgentError.
+    """
     if os.geteuid() == 0:
         raise AgentError("user: got root, expected an account without privileges; the agent never runs as root")
     try:
@@ -52,15 +67,8 @@ def run(settings: AgentSettings) -> None:
         raise AgentError(
             f"state folder {settings.state}: {error.strerror}; expected a folder of uid {os.geteuid()}"
         ) from None
-    credential = _enrolled(credential_file(settings.state))
     _enrolled(ca_file(settings.state))
-    try:
-        with locked(settings.state / "agent.lock", wait=False):
-            _Running(settings, credential).until_stopped()
-    except Locked:
-        raise AgentError(
-            f"{settings.state}: another agent runs with this state folder; there can be only one"
-        ) from None
+    return _enrolled(credential_file(settings.state))
 
 
 def _enrolled(path: Path) -> str:

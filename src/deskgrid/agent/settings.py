@@ -9,6 +9,9 @@ import msgspec
 from deskgrid.model.names import Name
 from deskgrid.model.policy import Policy, Seconds
 
+ADDRESS = r"^https://[A-Za-z0-9.\[\]:-]+\Z"
+"""Where a coordinator may be: never without TLS, and nothing but host and port."""
+
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One desktop's agent.
@@ -20,7 +23,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     here. sense_seconds_at_rest: the same without VMs.
     """
 
-    coordinator: Annotated[str, msgspec.Meta(pattern=r"^https://[A-Za-z0-9.\[\]:-]+$")]
+    coordinator: Annotated[str, msgspec.Meta(pattern=ADDRESS)]
     desktop: Name
     state: Path
     images: Path

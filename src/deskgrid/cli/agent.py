@@ -10,6 +10,7 @@ import typer
 
 from deskgrid.agent.enrol import enrol as enrol_desktop
 from deskgrid.agent.files import status_file
+from deskgrid.agent.run import check
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.agent.status import read_status
 from deskgrid.cli.office import Json
@@ -42,7 +43,7 @@ def enrol(
 @app.command()
 def run(settings: Settings = DEFAULT) -> None:
     """Run the agent until SIGTERM or Ctrl-C. Never as root."""
-    toml.read(settings, AgentSettings)
+    check(toml.read(settings, AgentSettings))
     verbose = ["--verbose"] if logging.getLogger().isEnabledFor(logging.INFO) else []
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-P", "-m", "deskgrid.agent", str(settings), *verbose])  # noqa: S606

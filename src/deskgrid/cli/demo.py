@@ -52,6 +52,7 @@ def demo(
         keep_hint = f"; logs are in {cast.folder}" if keep else "; run `deskgrid demo --keep` to keep the logs"
         raise Failed(Exit.NO, f"{error}{keep_hint}") from None
     finally:
+        _ignore_interrupts()
         tell("putting everything away")
         cast.close()
     if play.figures.faults:
@@ -76,3 +77,9 @@ def _terminate_as_interrupt() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+def _ignore_interrupts() -> None:
+    """A second Ctrl-C does not leave half of it running: putting away takes seconds and has an end of its own."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
