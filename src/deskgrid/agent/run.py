@@ -67,8 +67,9 @@ def check(settings: AgentSettings) -> str:
         raise AgentError(
             f"state folder {settings.state}: {error.strerror}; expected a folder of uid {os.geteuid()}"
         ) from None
+    credential = _enrolled(credential_file(settings.state))
     _enrolled(ca_file(settings.state))
-    return _enrolled(credential_file(settings.state))
+    return credential
 
 
 def _enrolled(path: Path) -> str:
