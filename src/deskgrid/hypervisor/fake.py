@@ -20,6 +20,7 @@ from deskgrid.hypervisor.contract import (
     GuestLeft,
     Joined,
     Observed,
+    Paused,
     Started,
     StartFailed,
     VmSpec,
@@ -119,11 +120,13 @@ class FakeHypervisor:
         self._later(vm.behaviour.start_seconds, partial(self._started, vm))
 
     def pause(self, vm_id: str) -> None:
-        """Stop its CPUs; memory is kept."""
+        """Stop its CPUs; memory is kept. Event: Paused."""
         vm = self._living(vm_id)
         if vm is not None:
             vm.paused = True
             vm.time.stop()
+            if vm.ran:
+                self._tell(vm, Paused(vm_id, 0.0))
 
     def resume(self, vm_id: str) -> None:
         """Let its CPUs go on."""

@@ -67,7 +67,6 @@ class QemuHypervisor:
         self._vms: dict[str, KeeperHandle] = {}
         self._specs: dict[str, VmSpec] = {}
         self._ended: dict[str, None] = {}
-        self._pauses: dict[str, float] = {}
         for folder in folders(self._home):
             sweep(folder)
 
@@ -85,7 +84,7 @@ class QemuHypervisor:
         self._thread(vm, partial(self._begin, vm, spec, theirs))
 
     def pause(self, vm_id: str) -> None:
-        """Stop its CPUs; memory is kept."""
+        """Stop its CPUs; memory is kept. Event: Paused."""
         self._send(vm_id, words.Pause())
 
     def resume(self, vm_id: str) -> None:
@@ -125,10 +124,6 @@ class QemuHypervisor:
         for vm in list(self._vms.values()):
             vm.send(words.Silence(seconds))
 
-    def pause_milliseconds(self, vm_id: str) -> float | None:
-        """How long the VM's last `pause` took in its keeper; None when it was not paused."""
-        return self._pauses.get(vm_id)
-
     def _send(self, vm_id: str, order: words.Order) -> None:
         vm = self._vms.get(vm_id)
         if vm is not None:
@@ -167,6 +162,7 @@ class QemuHypervisor:
             else:
                 vm.forget()
                 continue
+            vm.send(words.Tend())
             with self._lock:
                 self._vms[vm.vm_id] = vm
             self._thread(vm, partial(self._listen, vm))
@@ -241,7 +237,6 @@ class QemuHypervisor:
                 vm.send(words.Heard(word.number))
             case words.Paused(on, _, milliseconds):
                 if on:
-                    self._pauses[vm.vm_id] = milliseconds
                     self._emit(Paused(vm.vm_id, milliseconds))
                 vm.note(word)
             case words.Replaced():
@@ -255,7 +250,6 @@ class QemuHypervisor:
         with self._lock:
             self._vms.pop(vm.vm_id, None)
             self._specs.pop(vm.vm_id, None)
-            self._pauses.pop(vm.vm_id, None)
             self._ended[vm.vm_id] = None
             while len(self._ended) > _ENDED_KEPT:
                 del self._ended[next(iter(self._ended))]
