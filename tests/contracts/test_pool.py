@@ -90,8 +90,6 @@ class RealBench:
     def __init__(self, tree: trees.Tree, folder: Path) -> None:
         self._tree, self._folder, self._port = tree, folder, free_port()
         self._nodes: dict[str, ExecuteNode] = {}
-        self.go_on()
-        self.fresh()
 
     def fresh(self) -> None:
         for vm_id in list(self._nodes):
@@ -159,7 +157,8 @@ class RealBench:
     def close(self) -> None:
         for vm_id in list(self._nodes):
             self.die(vm_id)
-        self.embedded.stop()
+        if hasattr(self, "embedded"):
+            self.embedded.stop()
 
 
 @pytest.fixture(scope="session")
@@ -169,6 +168,7 @@ def real_bench() -> Iterator[RealBench]:
     folder.chmod(0o755)
     bench = RealBench(tree, folder)
     try:
+        bench.go_on()
         yield bench
     finally:
         bench.close()

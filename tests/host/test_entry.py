@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deskgrid.host import entry, trees
-from deskgrid.host.entry import NoWay, direct, enter, run_in
+from deskgrid.host.entry import NoWay, direct, enter, run_in, tidy
 from deskgrid.host.process import run
 
 pytestmark = pytest.mark.real
@@ -127,3 +127,13 @@ def test_from_a_chroot_on_a_system_with_shared_mounts_a_tree_is_entered_and_no_m
     assert first == second == str(tree.account.uid)
     before, after = counted.split()
     assert before == after
+
+
+def test_the_empty_places_of_a_bound_folder_are_tidied_away(tree: trees.Tree, folder: Path) -> None:
+    (folder / "a/b").mkdir(parents=True)
+    assert run_in(tree, ["true"], 20, [folder / "a/b"]).ok
+    place = tree.root / (folder / "a/b").relative_to("/")
+    assert place.exists()
+    tidy(tree, folder / "a/b")
+    assert not place.parents[1].exists() and (tree.root / "tmp").exists()
+    assert (folder / "a/b").exists()

@@ -16,7 +16,6 @@ Three ways, chosen by trial once in a process:
 """
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cache
@@ -77,6 +76,17 @@ def run_in(
     return run(enter(tree, argv, binds, env, cwd, inside), timeout_seconds + 1, stdin)
 
 
+def tidy(tree: Tree, bind: Path) -> None:
+    """Remove the empty folders on which `bind` was mounted in the tree, when nobody uses it there any more."""
+    place = tree.root / bind.relative_to("/")
+    while place != tree.root and not place.is_mount():
+        try:
+            place.rmdir()
+        except OSError:
+            return
+        place = place.parent
+
+
 def way(tree: Tree) -> Way:
     """Return the first way that works here, by trial; remembered in this process. Raises: NoWay."""
     return _trial(tree.root, tree)
@@ -86,14 +96,12 @@ def way(tree: Tree) -> Way:
 def _trial(_root: Path, tree: Tree) -> Way:
     candidates = (Way.ROOT,) if os.geteuid() == 0 else (Way.USER_NAMESPACE, Way.SUDO)
     said = []
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        for candidate in candidates:
-            argv = _argv(candidate, tree, ["/bin/true"], [Path(folder)], {}, None, 20)
-            tried = run(argv, timeout_seconds=20)
-            if tried.ok:
-                return candidate
-            said.append(f"{candidate}: {_last_line(tried)}")
+    for candidate in candidates:
+        argv = _argv(candidate, tree, ["/bin/true"], [Path("/tmp")], {}, None, 20)  # noqa: S108 -- is everywhere
+        tried = run(argv, timeout_seconds=20)
+        if tried.ok:
+            return candidate
+        said.append(f"{candidate}: {_last_line(tried)}")
     raise NoWay(
         f"no way to run programs in the root tree {tree.root} ({'; '.join(said)}). Run as root, allow user "
         "namespaces, or allow this user to use sudo without a password."

@@ -24,7 +24,7 @@ from types import TracebackType
 import msgspec
 import psutil
 
-from deskgrid.host.entry import enter, run_in
+from deskgrid.host.entry import enter, run_in, tidy
 from deskgrid.host.process import Finished, kill_group
 from deskgrid.host.trees import Tree
 from deskgrid.pool.config import COORDINATOR_USER
@@ -165,6 +165,7 @@ class EmbeddedPool:
                 self._process.wait(timeout=5)
         end(daemons_of(self.folders))
         self.folders.pid.unlink(missing_ok=True)
+        tidy(self.tree, self.folders.run)
 
     def __enter__(self) -> "EmbeddedPool":
         return self
