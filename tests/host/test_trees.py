@@ -100,7 +100,9 @@ trees.provide(trees.Recipe("trixie", ("mount",)), lambda part, what: print(part,
 
 @pytest.mark.real
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_build_leaves_nothing_and_a_killed_one_does_not_hinder_the_next(tmp_path: Path, number: int) -> None:
+def test_an_interrupted_build_leaves_nothing_and_a_killed_one_does_not_hinder_the_next(
+    tmp_path: Path, number: int
+) -> None:
     builder = subprocess.Popen([sys.executable, "-c", BUILDER, str(tmp_path)], stdout=subprocess.PIPE, stderr=-3)
     assert builder.stdout is not None and builder.stdout.readline()
     children = psutil.Process(builder.pid).children(recursive=True)
