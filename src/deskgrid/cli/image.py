@@ -8,7 +8,7 @@ import typer
 from deskgrid.cli.office import Json
 from deskgrid.cli.output import progress, show, show_json, size, tell
 from deskgrid.images.build import Built, build, images_folder
-from deskgrid.images.store import FolderStore
+from deskgrid.images.listing import inspect, listed
 
 app = typer.Typer(help="Images: what virtual machines boot from.", no_args_is_help=True)
 Folder = Annotated[Path | None, typer.Option("--images", help="Folder of images; the cache's if not given.")]
@@ -33,10 +33,45 @@ def build_image(
 
 @app.command("list")
 def images(folder: Folder = None, as_json: Json = False) -> None:
-    """List the images in a folder."""
-    held = FolderStore(folder or images_folder()).held()
-    rows = [(i.ref.name, i.ref.digest[:12], size(i.memory_bytes), size(i.disk_bytes)) for i in held]
-    show(held, as_json, ("image", "digest", "memory", "disk"), rows)
+    """List the images in a folder, also those that can't be used, with the reason."""
+    found = listed(folder or images_folder())
+    rows = [
+        (
+            one.ref.name,
+            one.ref.digest[:12],
+            size(one.manifest.memory_bytes) if one.manifest else "",
+            size(one.manifest.disk_bytes) if one.manifest else "",
+            size(one.used_bytes),
+            one.built_at,
+            one.fault or "whole",
+        )
+        for one in found
+    ]
+    facts = [
+        {"ref": one.ref, "folder": str(one.folder), "used_bytes": one.used_bytes, "fault": one.fault} for one in found
+    ]
+    show(facts, as_json, ("image", "digest", "memory", "disk", "used", "built", "state"), rows)
+
+
+@app.command("inspect")
+def inspect_image(
+    folder: Annotated[Path, typer.Argument(help="The image's folder.")],
+    as_json: Json = False,
+) -> None:
+    """Show what is in an image: its recipe, files and packages."""
+    one = inspect(folder)
+    assert one.manifest is not None
+    if as_json:
+        show_json(one.manifest)
+        return
+    held = one.manifest
+    tell(f"{held.name} {one.ref.digest}", style="bold")
+    tell(f"memory at least {size(held.memory_bytes)}, disk {size(held.disk_bytes)}, takes {size(one.used_bytes)} here")
+    tell(
+        f"Debian {held.recipe.suite}, {len(held.packages)} packages; asked for: {' '.join(held.recipe.packages) or '-'}"
+    )
+    show(held, False, ("file", "bytes", "SHA-256"), [(n, f.size_bytes, f.sha256) for n, f in held.files().items()])
+    show(held, False, ("package", "version"), [(package.name, package.version) for package in held.packages])
 
 
 def build_with_bar(recipe: Path, rebuild: bool = False) -> Built:

@@ -11,6 +11,7 @@ from deskgrid.agent.enrol import EnrolError
 from deskgrid.agent.run import AgentError
 from deskgrid.cli import agent, coordinator, demo, doctor, image, operator, pool
 from deskgrid.cli.output import Exit, Failed, errors
+from deskgrid.coordinator.client import NoAnswer, Refused
 from deskgrid.host.debstrap import BuildFailed
 from deskgrid.host.entry import NoWay
 from deskgrid.host.toml import BadSettings
@@ -49,6 +50,8 @@ CODES: dict[type[Exception], Exit] = {
     ForeignFile: Exit.REFUSED,
     EnrolError: Exit.REFUSED,
     AgentError: Exit.REFUSED,
+    NoAnswer: Exit.UNREACHABLE,
+    Refused: Exit.REFUSED,
     ImageError: Exit.NO,
     BuildFailed: Exit.NO,
     NoWay: Exit.NO,

@@ -112,16 +112,7 @@ def _type(kind: Any) -> str:
         return f"list of {_type(element)}"
     if type(None) in get_args(plain):
         return " or ".join("none" if member is type(None) else _type(member) for member in get_args(plain))
-    names = {
-        str: "text",
-        int: "number",
-        float: "number",
-        bool: "true or false",
-        Path: "path",
-        time: "time of day",
-        Account: "table (uid, gid)",
-    }
-    return names.get(plain, getattr(plain, "__name__", str(plain)))
+    return _NAMES.get(plain, getattr(plain, "__name__", str(plain)))
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
