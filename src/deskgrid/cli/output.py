@@ -18,6 +18,8 @@ from rich.table import Table
 from deskgrid.model.reason import Reason
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=200)  # into a pipe or file: nothing is cut short
 errors = Console(stderr=True, highlight=False)
 
 
