@@ -131,10 +131,12 @@ class Loop:
         hold_seconds: float = 25.0,
         sense_seconds: float = 1.0,
         sense_seconds_at_rest: float = 5.0,
+        tend_seconds: float = 1.0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.around, self.desktop, self.incarnation = around, desktop, incarnation
         self._hold, self._sense = hold_seconds, (sense_seconds, sense_seconds_at_rest)
+        self._tend = timedelta(seconds=tend_seconds)
         self._jitter = jitter
         self._sequence = 0
         self._said: dict[int, tuple[int, datetime]] = {}
@@ -174,7 +176,7 @@ class Loop:
         if (due := next_due(self.desk)) is not None:
             times.append(due)
         if self.desk.vms:
-            times.append(self.around.now() + timedelta(seconds=1))
+            times.append(self.around.now() + self._tend)
         return min(times)
 
     # -- from items to inputs -------------------------------------------------------------------------------------
