@@ -1,0 +1,77 @@
+"""A simulated campus: what holds at each step is asserted in `campus.py`; here, what came of it in the end."""
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from .campus import Campus, Scenario, Summary
+from .clockwork import VirtualLoop
+
+MONDAY = datetime(2026, 3, 16, 7, 0, tzinfo=UTC)
+"""Two weeks later the clocks of Europe change."""
+RESULT = Path(__file__).parents[2] / "build" / "campus.json"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """In memory where that can be had: the simulated database is synced a hundred thousand times."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as made:
+        yield Path(made)
+
+
+def play(scenario: Scenario, folder: Path) -> Summary:
+    began = time.monotonic()
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(MONDAY)) as runner:
+        clock = runner.get_loop()
+        summary = runner.run(Campus(scenario, folder, clock).run())
+    summary.wall_seconds = round(time.monotonic() - began, 1)
+    return summary
+
+
+def keep(name: str, summary: Summary) -> None:
+    """Add it to build/campus.json."""
+    RESULT.parent.mkdir(exist_ok=True)
+    known = msgspec.json.decode(RESULT.read_bytes()) if RESULT.exists() else {}
+    known[name] = msgspec.to_builtins(summary)
+    RESULT.write_bytes(msgspec.json.format(msgspec.json.encode(known)))
+    print(f"{name}: {summary}")
+
+
+def good(summary: Summary) -> None:
+    assert summary.jobs_done == summary.jobs_submitted > 0
+    assert summary.coordinator_restarts > 0
+    assert summary.messages_lost > 0
+
+
+def test_a_small_campus_does_its_work_in_four_days_and_nobody_is_disturbed(folder: Path) -> None:
+    summary = play(Scenario(seed=1, desktops=40, days=4, jobs_a_day=250), folder)
+    keep("small", summary)
+    good(summary)
+
+
+@pytest.mark.real
+def test_a_campus_of_300_desktops_does_its_work_in_three_weeks_and_nobody_is_disturbed(folder: Path) -> None:
+    scenario = Scenario(
+        seed=2,
+        desktops=300,
+        days=21,
+        jobs_a_day=1500,
+        cycle_seconds=120.0,
+        negotiate_seconds=120.0,
+        report_seconds=1800.0,
+        hold_seconds=3600.0,
+        restarts=12,
+        power_cuts=60,
+        agent_kills=200,
+    )
+    summary = play(scenario, folder)
+    keep("full", summary)
+    good(summary)
