@@ -111,22 +111,32 @@ class FakeRig:
     def _new(self) -> FakeHypervisor:
         return FakeHypervisor(
             lambda event: self._events[event.vm_id].append(event),
-            self._later,
-            lambda: self._at,
+            self.later,
+            self.clock,
             desktop=self.desktop,
             behaviours={kind: behaviour for kind, (_, behaviour) in GUESTS.items()},
         )
 
-    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
         heapq.heappush(self._calls, (self._at + timedelta(seconds=seconds), next(self._order), call))
+
+    def clock(self) -> datetime:
+        """The virtual time."""
+        return self._at
 
     def now(self) -> float:
         return self._at.timestamp()
 
     def start(self, kind: str) -> str:
-        vm_id = f"vm-{next(self._ids)}"
-        self.driver.start(spec_of(vm_id, kind, None))
-        return vm_id
+        return self.start_spec(spec_of(f"vm-{next(self._ids)}", kind, None))
+
+    def start_spec(self, spec: VmSpec, image: str = "") -> str:
+        """Start this VM, of this image if one is given."""
+        if image:
+            disk = msgspec.structs.replace(spec.disk, ref=ImageRef(image, "0" * 64))
+            spec = msgspec.structs.replace(spec, disk=disk)
+        self.driver.start(spec)
+        return spec.vm_id
 
     def events(self, vm_id: str) -> list[Event]:
         return self._events[vm_id]

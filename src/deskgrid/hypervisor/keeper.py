@@ -16,7 +16,7 @@ import sys
 
 import msgspec
 
-from deskgrid.hypervisor.keeper_place import CannotKeep, begin_overlay, finish_overlay, machine_of, take
+from deskgrid.hypervisor.keeper_place import CannotKeep, begin_overlay, finish_overlay, goes_direct, machine_of, take
 from deskgrid.hypervisor.keeper_words import LINE_BYTES, Over, Task, decode_task
 from deskgrid.hypervisor.spawn import harden
 
@@ -36,6 +36,8 @@ def main() -> None:
         place = take(task)
         machine = machine_of(task)
         child = begin_overlay(place, machine)
+        direct = goes_direct(f"/proc/self/fd/{place.overlay}", os.O_RDWR)
+        machine = msgspec.structs.replace(machine, overlay_direct=direct)
         # Loaded while the child works.
         from deskgrid.hypervisor.keeper_life import live
 

@@ -38,7 +38,7 @@ from deskgrid.wire.guest import printable
 _WORD = msgspec.json.Decoder(Word)
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHOME", "TMPDIR")
 END_SECONDS = 2.0
-"""How long a keeper, and then its QEMU, may take to end after the last word."""
+"""How long a keeper may take to end after its last word, before it is killed."""
 
 
 class KeeperHandle:
@@ -75,7 +75,8 @@ class KeeperHandle:
         )
         self._pid = self._process.pid
         with self._lock:
-            self._link.sendall(encode_task(task))
+            with contextlib.suppress(OSError):  # A keeper that ended at once is seen, and told of, by the reader.
+                self._link.sendall(encode_task(task))
             waiting, self._waiting = self._waiting or [], None
         for order in waiting:
             self.send(order)
@@ -151,11 +152,10 @@ class KeeperHandle:
                 os.kill(self._pid, signal.SIGKILL)
 
     def wait_all_gone(self) -> None:
-        """Wait until keeper and QEMU have ended; end them if they don't."""
+        """Wait until keeper and QEMU have ended, however long that takes; end them if they don't."""
         self._link.close()
-        if not self._keeper_gone(END_SECONDS):
+        while not self._keeper_gone(END_SECONDS):
             self.end_keeper()
-            self._keeper_gone(END_SECONDS)
         if self.status is not None and self.status.qemu_pid:
             _end_qemu(self.status.qemu_pid, self.vm_id)
 
@@ -186,10 +186,7 @@ class KeeperHandle:
 
 def _end_qemu(pid: int, vm_id: str) -> None:
     """Normally it has ended with its keeper; the name in its arguments tells it from a stranger with its number."""
-    if wait_until_ended(pid, 0.1):
-        return
     with contextlib.suppress(OSError):
-        if f"guest={vm_id}," in Path(f"/proc/{pid}/cmdline").read_text():
+        while not wait_until_ended(pid, 0.1) and f"guest={vm_id}," in Path(f"/proc/{pid}/cmdline").read_text():
             os.kill(pid, signal.SIGKILL)
             release_memory(pid)
-            wait_until_ended(pid, END_SECONDS)

@@ -80,16 +80,14 @@ def machine_of(task: Task) -> Machine:
         kernel=disk.kernel,
         initrd=disk.initrd,
         cmdline=disk.cmdline,
-        base_direct=_goes_direct(disk.disk),
-        overlay_direct=_goes_direct(task.folder),
+        base_direct=goes_direct(disk.disk, os.O_RDONLY),
     )
 
 
-def _goes_direct(path: Path) -> bool:
-    """By trial: can files here be read around the host's cache?"""
-    flags = os.O_RDWR | os.O_TMPFILE if path.is_dir() else os.O_RDONLY
+def goes_direct(path: Path | str, flags: int) -> bool:
+    """By trial: can this file be used around the host's cache?"""
     try:
-        os.close(os.open(path, flags | os.O_DIRECT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, flags | os.O_DIRECT | os.O_CLOEXEC))
     except OSError:
         return False
     return True

@@ -6,22 +6,23 @@ process that has already begun by itself.
 """
 
 import contextlib
-import ctypes
 import os
 import time
 from pathlib import Path
 
 _PROCESS_MRELEASE = 448
 _EAGAIN_TRIES = 5
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def release_memory(pid: int) -> bool:
     """Free the memory of a process that has got SIGKILL. Returns: false if that is left to the process itself."""
+    import ctypes  # Here, because an agent hardly ever gets this far.
+
+    libc = ctypes.CDLL(None, use_errno=True)
     with contextlib.suppress(OSError):
         handle = os.pidfd_open(pid)
         try:
-            return any(_libc.syscall(_PROCESS_MRELEASE, handle, 0) == 0 for _ in range(_EAGAIN_TRIES))
+            return any(libc.syscall(_PROCESS_MRELEASE, handle, 0) == 0 for _ in range(_EAGAIN_TRIES))
         finally:
             os.close(handle)
     return False
