@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from deskgrid import guest
 from deskgrid.host.files import locked
 from deskgrid.images import disk, manifest
 from deskgrid.images.build import build, find, inputs
@@ -16,7 +17,7 @@ from deskgrid.images.contract import ImageError
 from deskgrid.images.listing import inspect, listed
 from deskgrid.images.manifest import Manifest
 from deskgrid.images.recipe import Loaded, load
-from deskgrid.images.tree import HOOK, write_hook
+from deskgrid.images.tree import HOOK, in_plain_words, wanted_packages, write_hook
 
 RECIPE = 'name = "demo"\nsuite = "trixie"\nscripts = ["a script"]\n[[files]]\nsource = "motd"\nto = "/etc/motd"\n'
 
@@ -130,6 +131,41 @@ def test_mmdebstrap_gets_a_program_and_a_tar_that_anybody_can_read(tmp_path: Pat
     assert found["usr/lib/deskgrid/init"] == (0o755, 0)
     assert found["usr/lib/deskgrid/build/script-000-a-script"] == (0o755, 0)
     assert not any(name.startswith("/") or ".." in name for name in found)
+
+
+def test_a_recipe_may_bring_its_own_kernel(loaded: Loaded) -> None:
+    assert guest.KERNEL in wanted_packages(loaded.recipe)
+    other = wanted_packages(msgspec.structs.replace(loaded.recipe, packages=("linux-image-amd64", "condor")))
+    assert guest.KERNEL not in other
+    assert other.count("condor") == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "E: script-000-a-script ended with exit code 3: oh; E: x",
+            "scripts[0] (a script) ended with exit code 3: oh;",
+        ),
+        ("E: Unable to locate package gc; E: y", "packages: got gc, expected packages of Debian trixie; correct "),
+        (
+            "E: The repository 'http://x y Release' does not have a Release file.",
+            "suite: got 'trixie', which the mirror",
+        ),
+        (
+            "E: Failed to fetch http://x/InRelease  Could not resolve 'x'; E: z",
+            "Could not resolve 'x'; check the network",
+        ),
+        ("E: You don't have enough free space in /tmp/x", "no space left in "),
+        ("tar: write: No space left on device", "no space left in "),
+    ],
+)
+def test_what_mmdebstrap_says_becomes_a_sentence_about_the_recipe(loaded: Loaded, said: str, expected: str) -> None:
+    assert expected in (in_plain_words(said, loaded) or "")
+
+
+def test_what_is_not_understood_is_not_rephrased(loaded: Loaded) -> None:
+    assert in_plain_words("E: something else", loaded) is None
 
 
 def test_the_hook_parses() -> None:

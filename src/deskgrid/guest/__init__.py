@@ -4,8 +4,11 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 
-PACKAGES = ("condor", "linux-image-cloud-amd64", "busybox-static", "python3-minimal", "iproute2")
+PACKAGES = ("condor", "busybox-static", "python3-minimal", "iproute2")
 """Debian packages that every guest needs, beside those of its recipe."""
+
+KERNEL = "linux-image-cloud-amd64"
+"""The kernel of a guest whose recipe names none: small, for virtual machines only (disks of VirtualBox included)."""
 
 FOLDER = "/usr/lib/deskgrid"
 """Where the guest's programs are in an image."""

@@ -30,7 +30,7 @@ QUIT_SECONDS = 5.0
 """After so long a fast shutdown that has not ended is ended by force."""
 CLOCK_SECONDS = 5.0
 
-NETWORK_SECONDS = 20.0
+NETWORK_SECONDS = 30.0
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 TEXTS = {
@@ -112,7 +112,6 @@ WANT_VACATE = False
 MAXJOBRETIREMENTTIME = 0
 MachineMaxVacateTime = 1
 KILLING_TIMEOUT = 1
-SHUTDOWN_FAST_TIMEOUT = 4
 
 # Jobs run as an account of their slot, or nobody; never as a user of the pool.
 UID_DOMAIN = {vm_id}.deskgrid.internal
@@ -140,7 +139,6 @@ DISCARD_SESSION_KEYRING_ON_STARTUP = False
 STARTD_SHOULD_WRITE_CLAIM_ID_FILE = False
 STARTD_HISTORY =
 CONSOLE_DEVICES =
-HAS_USER_NAMESPACES = False
 """
 
 
@@ -394,9 +392,11 @@ def await_join(port: Port) -> dict[str, str | int] | None:
 
 
 def await_network(ready: str) -> None:
-    """Wait until `init` says by a file that there is a network, but not for ever: HTCondor looks for it only once."""
+    """Wait until `init` says by a file that there is a network: HTCondor looks for it only once. Raises: Fault."""
     until = time.monotonic() + NETWORK_SECONDS
-    while ready and not os.path.exists(ready) and time.monotonic() < until:  # noqa: PTH110
+    while ready and not os.path.exists(ready):  # noqa: PTH110
+        if time.monotonic() > until:
+            raise Fault(f"no network after {NETWORK_SECONDS:.0f} s: no card eth0, or neither NAT nor DHCP answers")
         time.sleep(0.02)
 
 

@@ -30,7 +30,7 @@ from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Manifest, Package
 from deskgrid.images.recipe import Loaded, load
 from deskgrid.images.roottar import RootTar
-from deskgrid.images.tree import DPKG_OPTIONS, HOOK, make_tree
+from deskgrid.images.tree import DPKG_OPTIONS, HOOK, make_tree, wanted_packages
 from deskgrid.model.image import ImageRef
 
 NEEDED_BYTES = 3 << 29
@@ -99,7 +99,15 @@ def find(loaded: Loaded, images: Path) -> Built | None:
 
 def inputs(loaded: Loaded) -> str:
     """Return a SHA-256 over all that we put into the image ourselves (not the packages' versions)."""
-    parts = [loaded.recipe, *loaded.files, *loaded.scripts, guest.PACKAGES, DPKG_OPTIONS, CMDLINE, manifest.FORMAT]
+    parts = [
+        loaded.recipe,
+        *loaded.files,
+        *loaded.scripts,
+        wanted_packages(loaded.recipe),
+        DPKG_OPTIONS,
+        CMDLINE,
+        manifest.FORMAT,
+    ]
     parts += [guest.PREPARE.read_bytes(), guest.INITRD_INIT.read_bytes(), HOOK.read_bytes()]
     parts += [(path, mode, source.read_bytes()) for path, (source, mode) in sorted(guest.FILES.items())]
     return hashlib.sha256(msgspec.msgpack.encode(parts, order="deterministic")).hexdigest()

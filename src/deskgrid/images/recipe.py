@@ -56,7 +56,8 @@ class Recipe(msgspec.Struct, frozen=True):
     name: the image's name, which jobs ask for. suite: Debian's release, such as "trixie". packages: of Debian, beside
     those that every image needs. files: copied into the image. scripts: run in its tree, in order.
     disk_bytes: size of the (sparse) disk. memory_bytes: least memory a machine needs.
-    components: parts of Debian's archive. mirror: where it is; none: where mmdebstrap finds it. source_date: no time stamp in the image is later (for the same bytes).
+    components: parts of Debian's archive. mirror: where it is; none: where mmdebstrap finds it.
+    source_date: no time stamp in the image is later (for the same bytes).
     """
 
     name: Name

@@ -15,7 +15,7 @@ from pathlib import Path
 from deskgrid import guest
 from deskgrid.host.debstrap import BuildFailed, Progress, bootstrap
 from deskgrid.images.contract import ImageError
-from deskgrid.images.recipe import Loaded
+from deskgrid.images.recipe import Loaded, Recipe
 
 HOOK = Path(__file__).with_name("hook")
 """What mmdebstrap calls."""
@@ -45,7 +45,7 @@ def make_tree(loaded: Loaded, tar: Path, progress: Progress) -> None:
         hook = write_hook(loaded, Path(folder))
         options = [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
         options += [f"--components={','.join(recipe.components)}", f"--customize-hook={hook}"]
-        packages = tuple(dict.fromkeys((*guest.PACKAGES, *recipe.packages)))
+        packages = wanted_packages(recipe)
         try:
             bootstrap(
                 recipe.suite,
@@ -57,9 +57,16 @@ def make_tree(loaded: Loaded, tar: Path, progress: Progress) -> None:
                 source_date_epoch=recipe.source_date,
             )
         except BuildFailed as error:
-            if sentence := _plainly(str(error), loaded):
+            if sentence := in_plain_words(str(error), loaded):
                 raise ImageError(f"image {recipe.name}: {sentence}") from error
             raise
+
+
+def wanted_packages(recipe: Recipe) -> tuple[str, ...]:
+    """Return all packages that are asked for: the guest's, the recipe's, and a kernel if the recipe names none."""
+    own_kernel = any(package.startswith("linux-image-") for package in recipe.packages)
+    kernel = () if own_kernel else (guest.KERNEL,)
+    return tuple(dict.fromkeys((*guest.PACKAGES, *kernel, *recipe.packages)))
 
 
 def write_hook(loaded: Loaded, folder: Path) -> Path:
@@ -91,7 +98,7 @@ def _script_name(loaded: Loaded, number: int) -> str:
     return f"script-{number:03}-{shown}"
 
 
-def _plainly(said: str, loaded: Loaded) -> str | None:
+def in_plain_words(said: str, loaded: Loaded) -> str | None:
     """Say what the recipe did wrong, where mmdebstrap's words tell; else None."""
     if match := re.search(r"E: script-(\d+)\S* (ended with exit code .*?); E: ", said):
         number = int(match[1])
@@ -101,4 +108,8 @@ def _plainly(said: str, loaded: Loaded) -> str | None:
         return f"packages: got {packages}, expected packages of Debian {loaded.recipe.suite}; correct {loaded.where}"
     if "does not have a Release file" in said:
         return f"suite: got {loaded.recipe.suite!r}, which the mirror does not have; expected one like 'trixie'"
+    if re.search("No space left|enough free space", said):
+        return f"no space left in {tempfile.gettempdir()} or the cache; the tree needs 1 GiB: free some, or set TMPDIR"
+    if unreachable := re.search(r"Failed to fetch (\S+)\s+(.*?); ", said):
+        return f"Debian's archive: {unreachable[1]}: {unreachable[2]}; check the network, or the mirror in the recipe"
     return None
