@@ -1,0 +1,131 @@
+"""Run the benchmarks, write build/bench.json, print the table.
+
+    python -m bench                       everything, less than 15 minutes
+    python -m bench --only owner,rest     some of: owner, rest, reports, demo
+    python -m bench --runs 5              so many demos
+
+Exit code 0: measured; 1: something failed, and its figures say why.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import demos, owner, reports, rest
+from bench.figure import ELSEWHERE, Figure, Load, complete, encode, missing, reached, spread, text
+from bench.ground import Ground, ground
+from bench.machine import QUIET_PERCENT, CannotMeasure, await_quiet
+from deskgrid.cli.demo import RECIPE
+from deskgrid.cli.image import build_with_bar
+from deskgrid.cli.pool import provide_tree
+from deskgrid.host.files import write_atomic
+
+MOST_SECONDS = 14 * 60.0
+_FRESH = ("make_demo_fresh_s", "make_demo_again_s", "make_test_s")
+_PARTS: dict[str, tuple[tuple[str, ...], Callable[[Ground, Load], list[Figure]]]] = {
+    "owner": (owner.NAMES, owner.run),
+    "rest": (rest.NAMES, rest.run),
+    "reports": (reports.NAMES, reports.run),
+}
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+
+
+def main() -> int:
+    """Measure what is asked for. Returns: the exit code."""
+    asked = _arguments()
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        console.print(f"{time.monotonic() - began:7.1f} s  {line}", markup=False, soft_wrap=True)
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    tree, image = provide_tree(), build_with_bar(RECIPE)
+    measuring = time.monotonic()
+    asked.output.parent.mkdir(parents=True, exist_ok=True)
+    figures = [missing(name, ELSEWHERE) for name in _FRESH]
+    failed = False
+    for part, (names, run) in _PARTS.items():
+        if part in asked.only:
+            load = await_quiet(asked.wait_quiet, say)
+            try:
+                with ground(tree, image, lambda line, part=part: say(f"{part:<8} {line}")) as place:  # type: ignore[misc]
+                    figures += run(place, load)
+            except CannotMeasure as error:
+                figures += [missing(name, str(error), load) for name in names]
+            except Exception as error:
+                failed = True
+                say(f"{part}: {type(error).__name__}: {error}")
+                figures += [missing(name, f"it failed: {error}", load) for name in names]
+    if "demo" in asked.only:
+        load = await_quiet(asked.wait_quiet, say)
+        until = measuring + MOST_SECONDS
+        figures += demos.run(asked.output.parent, asked.runs, until, load, lambda line: say(f"demo     {line}"))
+    whole = complete(figures)
+    write_atomic(asked.output, encode(whole))
+    _show(whole)
+    console.print(f"figures in {asked.output}", markup=False)
+    return int(failed)
+
+
+def _arguments() -> argparse.Namespace:
+    parts = [*_PARTS, "demo"]
+    parser = argparse.ArgumentParser("python -m bench", description="Measure deskgrid on real parts.")
+    parser.add_argument("--output", type=Path, default=Path("build/bench.json"), help="where the figures go")
+    parser.add_argument("--runs", type=int, default=3, help="so many demos (fewer when time runs out)")
+    parser.add_argument("--only", type=_some_of(parts), default=parts, help=f"some of {','.join(parts)}")
+    parser.add_argument("--wait-quiet", type=float, default=30.0, help="wait so many seconds for a quiet machine")
+    return parser.parse_args()
+
+
+def _some_of(parts: list[str]) -> Callable[[str], list[str]]:
+    def read(words: str) -> list[str]:
+        chosen = words.split(",")
+        if not set(chosen) <= set(parts):
+            raise argparse.ArgumentTypeError(f"got {words!r}, expected some of {','.join(parts)}")
+        return chosen
+
+    return read
+
+
+def _show(figures: tuple[Figure, ...]) -> None:
+    columns = ("figure", "measured", "unit", "goal", "", "runs", "peer's", "others' load")
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for each in figures:
+        met = reached(each.goal, each.value)
+        table.add_row(
+            each.name,
+            "–" if each.value is None else text(each.value),
+            each.unit,
+            each.goal,
+            "" if met is None else "reached" if met else "[bold]missed[/bold]",
+            spread(each.runs),
+            text(each.peer_value),
+            "" if each.load is None else f"{each.load.busy_percent:.0f} %",
+        )
+    console.print(table)
+    for each in figures:
+        peer = f"peer: {each.peer}" if each.peer_value is not None else ""
+        told = "; ".join(word for word in (each.reason, peer, each.note) if word)
+        if told:
+            console.print(f"{each.name}: {told}", markup=False, soft_wrap=True)
+    loads = [each.load.busy_percent for each in figures if each.load is not None]
+    if loads and max(loads) > QUIET_PERCENT:
+        told = f"Others used up to {max(loads):.0f} % of this machine just before: measure again when it is quiet."
+        console.print(told, soft_wrap=True)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

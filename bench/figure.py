@@ -1,0 +1,133 @@
+"""Figures: what is measured, the goals, how a figure is told. Pure.
+
+Rules, told first:
+- One catalogue says every figure's name, unit and goal; names are stable, since programs read them.
+- A figure without a value has a reason, never a guess. Its value is the median of its runs.
+- Goals are printed beside, and judged for the reader's eye only: a busy machine is no fault of the code.
+"""
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+ELSEWHERE = "measured by a fresh run, see docs/measurements.md"
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How busy the machine was just before, by others. average: load of the last minute; it lags behind.
+
+    busy_percent: of all cores together, over the two seconds before. cores: how many there are.
+    """
+
+    average: float
+    busy_percent: float
+    cores: int
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """One figure, as it stands in bench.json."""
+
+    name: str
+    value: float | None
+    unit: str
+    goal: str
+    peer: str = ""
+    peer_value: float | None = None
+    runs: tuple[float, ...] = ()
+    reason: str = ""
+    note: str = ""
+    load: Load | None = None
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A row of the catalogue."""
+
+    name: str
+    unit: str
+    goal: str = ""
+    peer: str = ""
+
+
+_DAEMONS = "HTCondor's execute daemons together"
+CATALOGUE = (
+    Row("submit_to_order_s", "s", "< 15"),
+    Row("start_to_join_s", "s", "< 40"),
+    Row("owner_to_pause_ms", "ms", "< 250"),
+    Row("owner_to_gone_ms", "ms", "< 3000"),
+    Row("evict_to_idle_s", "s", "< 3"),
+    Row("owner_to_pause_repeated_ms", "ms", "< 250"),
+    Row("owner_to_gone_repeated_ms", "ms", "< 3000"),
+    Row("owner_to_gone_stubborn_ms", "ms", "< 3000"),
+    Row("agent_rss_mb", "MB", "< 35", _DAEMONS),
+    Row("agent_cpu_percent", "% of a core", "< 0.2", _DAEMONS),
+    Row("agent_linux_rss_mb", "MB", "< 35", _DAEMONS),
+    Row("agent_linux_cpu_percent", "% of a core", "< 0.2", _DAEMONS),
+    Row("coordinator_reports_per_s", "1/s", "", "condor_collector, updates"),
+    Row("coordinator_reports_per_cpu_s", "1/CPU s", "", "condor_collector, updates"),
+    Row("make_demo_fresh_s", "s", "< 720"),
+    Row("make_demo_again_s", "s", "< 240"),
+    Row("make_test_s", "s", "< 1800"),
+)
+_ROWS = {row.name: row for row in CATALOGUE}
+
+
+def measured(
+    name: str,
+    runs: Sequence[float],
+    *,
+    peer_value: float | None = None,
+    note: str = "",
+    load: Load | None = None,
+) -> Figure:
+    """A figure from its runs; from none: without a value."""
+    if not runs:
+        return missing(name, "no run brought a value")
+    row = _ROWS[name]
+    kept = tuple(rounded(run) for run in runs)
+    peer = None if peer_value is None else rounded(peer_value)
+    return Figure(name, rounded(statistics.median(runs)), row.unit, row.goal, row.peer, peer, kept, "", note, load)
+
+
+def missing(name: str, reason: str, load: Load | None = None) -> Figure:
+    """A figure that could not be measured, and why."""
+    row = _ROWS[name]
+    return Figure(name, None, row.unit, row.goal, row.peer, reason=reason, load=load)
+
+
+def complete(figures: Iterable[Figure], reason: str = "not asked for in this run") -> tuple[Figure, ...]:
+    """Every figure of the catalogue once, in its order; what is not there is missing for `reason`."""
+    found = {figure.name: figure for figure in figures}
+    return tuple(found.get(row.name) or missing(row.name, reason) for row in CATALOGUE)
+
+
+def reached(goal: str, value: float | None) -> bool | None:
+    """Whether a value reaches a goal such as "< 250"; None when there is no goal or no value."""
+    if not goal or value is None:
+        return None
+    sign, _, limit = goal.partition(" ")
+    if sign not in ("<", ">"):
+        raise ValueError(f"goal: got {goal!r}, expected '< number' or '> number'")
+    return value < float(limit) if sign == "<" else value > float(limit)
+
+
+def rounded(value: float) -> float:
+    """Four significant digits are more than any of these figures deserves."""
+    return float(f"{value:.4g}")
+
+
+def spread(runs: Sequence[float]) -> str:
+    """Least, greatest and number of the runs, for a table."""
+    return f"{text(min(runs))} … {text(max(runs))} (n={len(runs)})" if len(runs) > 1 else ""
+
+
+def text(value: float | None) -> str:
+    """A value for a table."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def encode(figures: Sequence[Figure]) -> bytes:
+    """The content of bench.json."""
+    return msgspec.json.format(msgspec.json.encode(list(figures)), indent=2) + b"\n"

@@ -1,0 +1,129 @@
+"""What a benchmark stands on: a folder, processes as the service account, and their end.
+
+Rules, told first:
+- As in the demo, everything runs without privileges, whoever calls, and is put away in reverse order whatever happened.
+- Nothing here waits for ever: each wait has an end and a sentence.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from bench.machine import CannotMeasure
+from deskgrid.coordinator.client import NoAnswer, OperatorClient
+from deskgrid.demo.cast import Cast
+from deskgrid.host.account import become
+from deskgrid.host.process import kill_group
+from deskgrid.host.trees import Tree
+from deskgrid.images.build import Built
+from deskgrid.pool.embedded import free_port
+
+Say = Callable[[str], None]
+_STOP_SECONDS = 15.0
+
+
+class Ground:
+    """A benchmark's place. tree: the root tree with HTCondor. demo: the demo's image. say: tells progress."""
+
+    def __init__(self, cast: Cast, tree: Tree, demo: Built, say: Say) -> None:
+        self.cast, self.tree, self.demo, self.say = cast, tree, demo, say
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start_program(self, module: ModuleType, *arguments: str, before: Callable[[], None] | None = None) -> int:
+        """Start one of our programs as the service account, which need not be able to read our folder.
+
+        Args:
+            before: called in the new process, such as to pin it to a core.
+
+        Returns: its process id.
+        """
+        text = Path(str(module.__file__)).read_text()
+        with (self.cast.folder / f"{module.__name__}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*become(self.cast.account), sys.executable, "-c", text, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.cast.folder,
+                start_new_session=True,
+                preexec_fn=before,
+            )
+        self.processes[module.__name__] = process
+        self.cast.at_end(lambda: _end(process))
+        return process.pid
+
+    def settings_of_coordinator(self, **lines: str) -> tuple[Path, Path, int]:
+        """Write a coordinator's settings. Returns: its settings, its state folder and its port."""
+        state, port = self.cast.make_folder("coordinator"), free_port()
+        rest = "\n".join(f"{key} = {value}" for key, value in lines.items() if not value.startswith("["))
+        tables = "\n".join(value for value in lines.values() if value.startswith("["))
+        text = f'port = {port}\nstate_dir = "{state}"\n{rest}\n\n{tables}\n'
+        return self.cast.write(self.cast.folder / "coordinator.toml", text), state, port
+
+    def client(self, state: Path, port: int) -> OperatorClient:
+        """The operator's way to a coordinator that has just been started."""
+        end = time.monotonic() + 60
+        while True:
+            self.watch()
+            try:
+                client = OperatorClient(f"https://localhost:{port}", state)
+                client.status()
+                return client
+            except NoAnswer as error:
+                if time.monotonic() > end:
+                    raise CannotMeasure(f"coordinator: no answer in 60 s: {error}") from None
+            time.sleep(0.2)
+
+    def start_agent(
+        self, client: OperatorClient, port: int, desktop: str, images: Path, presence: str, rest: str
+    ) -> int:
+        """Enrol and start a real agent. rest: further lines of its settings. Returns: its process id."""
+        state = self.cast.make_folder(desktop)
+        text = (
+            f'coordinator = "https://localhost:{port}"\ndesktop = "{desktop}"\nstate = "{state}"\n'
+            f'images = "{images}"\npresence = "{presence}"\n{rest}\n'
+        )
+        settings = self.cast.write(state / "agent.toml", text)
+        made = client.make_token(3600, 1)
+        self.cast.run("agent", "enrol", "--settings", str(settings), stdin=f"{made.token}@{made.ca_fingerprint}")
+        return self.cast.start(desktop, "agent", "run", "--settings", str(settings)).pid
+
+    def until(self, what: str, seconds: float, done: Callable[[], bool], step_seconds: float = 0.2) -> None:
+        """Wait until it holds. Raises: CannotMeasure."""
+        end = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() > end:
+                raise CannotMeasure(f"waited {seconds:.0f} s for {what}, in vain")
+            self.watch()
+            time.sleep(step_seconds)
+
+    def watch(self) -> None:
+        """Raises: CannotMeasure, DemoError when one of the processes has ended."""
+        self.cast.watch()
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                lines = (self.cast.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
+                raise CannotMeasure(f"{name} ended: {lines[-1] if lines else 'no word'}")
+
+
+@contextmanager
+def ground(tree: Tree, demo: Built, say: Say) -> Iterator[Ground]:
+    """A fresh place, put away at the end."""
+    cast = Cast()
+    try:
+        yield Ground(cast, tree, demo, say)
+    finally:
+        cast.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        kill_group(process.pid, 9)
+        process.wait()
