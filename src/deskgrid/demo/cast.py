@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import psutil
+
 from deskgrid.host.account import become, service_account
 from deskgrid.host.files import own_folder
 
@@ -78,7 +80,7 @@ class Cast:
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a deskgrid command as the account, its log beside; it is ended with the demo."""
         log = self.folder / f"{name}.log"
-        with log.open("wb") as out:
+        with log.open("ab") as out:
             process = subprocess.Popen(
                 self._argv(("--verbose", *arguments)),
                 stdin=subprocess.DEVNULL,
@@ -108,10 +110,18 @@ class Cast:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
+    """End a process and whatever it has started (an agent's virtual machines)."""
+    if process.poll() is not None:
+        return
+    with suppress(psutil.Error):
+        family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for one in family:
+            with suppress(psutil.Error):
+                one.kill()
+        psutil.wait_procs(family, timeout=STOP_SECONDS)

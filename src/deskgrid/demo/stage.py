@@ -1,8 +1,11 @@
-"""Sets the demo's stage: pool, coordinator and two enrolled desktops, running and idle."""
+"""Sets the stage: pool, coordinator and enrolled desktops, running and idle. The demo's, and the system tests'."""
 
 import json
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,63 +20,100 @@ from deskgrid.pool.head import HeadSettings
 from deskgrid.presence.fake import set_presence
 
 CYCLE_SECONDS = 2
-_COORDINATOR = """
-port = {port}
-state_dir = "{state}"
-cycle_seconds = {cycle}
-report_seconds = 5
-hold_seconds = 20
-
-[guest]
-collector = "{collector}"
-trust_domain = "{trust_domain}"
-
-[plan]
-match_seconds = 30
-settle_seconds = 30
-sizes = [{{ cpus = 1, memory_bytes = "1GiB" }}]
-
-[pool]
-{pool}
-"""
-_AGENT = """
-coordinator = "https://localhost:{port}"
-desktop = "{desktop}"
-state = "{state}"
-images = "{images}"
-presence = "file:{presence}"
-
-[policy]
-idle_seconds = 1
-idle_seconds_nobody = 1
-resume_seconds = 1
-grace_seconds = 0
-memory_reserve_bytes = "256MiB"
-memory_short_bytes = "128MiB"
-disk_floor_bytes = "256MiB"
-vm_disk_bytes = "2GiB"
-max_vms = 1
-max_cpus = 1
-"""
+Table = Mapping[str, Any]
+COORDINATOR: Table = {
+    "cycle_seconds": CYCLE_SECONDS,
+    "report_seconds": 5,
+    "hold_seconds": 20,
+    "plan": {
+        "match_seconds": 30,
+        "settle_seconds": 30,
+        "sizes": [{"cpus": 1, "memory_bytes": "1GiB"}],
+    },
+}
+AGENT: Table = {
+    "policy": {
+        "idle_seconds": 1,
+        "idle_seconds_nobody": 1,
+        "resume_seconds": 1,
+        "grace_seconds": 0,
+        "memory_reserve_bytes": "256MiB",
+        "memory_short_bytes": "128MiB",
+        "disk_floor_bytes": "256MiB",
+        "vm_disk_bytes": "2GiB",
+        "max_vms": 1,
+        "max_cpus": 1,
+    },
+}
 
 
 class Stage:
-    """All that runs, and the ways to it."""
+    """All that runs, and the ways to it.
 
-    def __init__(self, cast: Cast, tree: trees.Tree, image: Built) -> None:
+    image: offered at the start. images: the folder that desktops have their images in; None: the one it was built to.
+    """
+
+    def __init__(self, cast: Cast, tree: trees.Tree, image: Built, images: Path | None = None) -> None:
         self.cast, self.tree, self.image = cast, tree, image
+        self.images = images or image.folder.parent.parent
 
     def set(self) -> None:
         """Start everything, in order. Raises: DemoError, EmbeddedError."""
+        self.start_pool(HeadSettings(cycle_seconds=CYCLE_SECONDS))
+        self.start_coordinator()
+        for desktop in DESKTOPS:
+            self.enrol(desktop)
+            self.start_agent(desktop)
+
+    def start_pool(self, settings: HeadSettings) -> None:
+        """Start HTCondor, with the jobs' submit files."""
         cast = self.cast
-        self.pool = EmbeddedPool.start(
-            self.tree, cast.make_folder("pool", 0o755), HeadSettings(cycle_seconds=CYCLE_SECONDS)
-        )
+        self.pool = EmbeddedPool.start(self.tree, cast.make_folder("pool", 0o755), settings)
         cast.at_end(self.pool.stop)
-        write_jobs(self.pool.jobs, (cast.account.uid, cast.account.gid) if _is_root() else None)
+        is_root = os.geteuid() == 0
+        write_jobs(self.pool.jobs, (cast.account.uid, cast.account.gid) if is_root else None)
         self.port = free_port()
-        self._start_coordinator()
-        self._start_agents()
+
+    def start_coordinator(self, more: Table | None = None) -> None:
+        """Start the coordinator, or start it again; return when it answers. more: settings over the demo's."""
+        cast, pool = self.cast, self.pool
+        state = cast.make_folder("coordinator")
+        reach = msgspec.to_builtins(msgspec.structs.replace(pool.reach(), account=None))
+        own = {
+            "port": self.port,
+            "state_dir": str(state),
+            "guest": {"collector": pool.guest_collector, "trust_domain": pool.state.trust_domain},
+            "pool": {key: value for key, value in reach.items() if value is not None},
+        }
+        text = settings_text(over(over(COORDINATOR, own), more or {}))
+        self.settings = cast.write(cast.folder / "coordinator.toml", text)
+        cast.start("coordinator", "coordinator", "run", "--settings", str(self.settings))
+        self.client = self._await_client(state)
+        self.client.offer_image(facts_of(self.image.folder))
+
+    def enrol(self, desktop: str, more: Table | None = None) -> None:
+        """Make a desktop a member, its owner away. more: settings over the demo's."""
+        cast = self.cast
+        state = cast.make_folder(desktop)
+        self.owner(desktop, "away")
+        own = {
+            "coordinator": f"https://localhost:{self.port}",
+            "desktop": desktop,
+            "state": str(state),
+            "images": str(self.images),
+            "presence": f"file:{self.presence(desktop)}",
+        }
+        settings = cast.write(self.agent_settings(desktop), settings_text(over(over(AGENT, own), more or {})))
+        made = self.client.make_token(3600, 1)
+        cast.run("agent", "enrol", "--settings", str(settings), stdin=f"{made.token}@{made.ca_fingerprint}")
+
+    def start_agent(self, desktop: str) -> None:
+        """Start a desktop's agent, or start it again."""
+        self.cast.start(desktop, "agent", "run", "--settings", str(self.agent_settings(desktop)))
+
+    def agent_settings(self, desktop: str) -> Path:
+        """A desktop's settings file."""
+        return self.cast.folder / f"{desktop}.toml"
 
     def presence(self, desktop: str) -> Path:
         """The file that says what a desktop's owner does."""
@@ -86,24 +126,6 @@ class Stage:
     def ask(self, *arguments: str) -> str:
         """Ask deskgrid what a person would ask."""
         return self.cast.run(*arguments, "--settings", str(self.settings)).strip()
-
-    def _start_coordinator(self) -> None:
-        cast, pool = self.cast, self.pool
-        state = cast.make_folder("coordinator")
-        reach = msgspec.to_builtins(msgspec.structs.replace(pool.reach(), account=None))
-        reach = "\n".join(f"{key} = {json.dumps(value)}" for key, value in reach.items() if value is not None)
-        text = _COORDINATOR.format(
-            port=self.port,
-            state=state,
-            cycle=CYCLE_SECONDS,
-            collector=pool.guest_collector,
-            trust_domain=pool.state.trust_domain,
-            pool=reach,
-        )
-        self.settings = cast.write(cast.folder / "coordinator.toml", text)
-        cast.start("coordinator", "coordinator", "run", "--settings", str(self.settings))
-        self.client = self._await_client(state)
-        self.client.offer_image(facts_of(self.image.folder))
 
     def _await_client(self, state: Path) -> OperatorClient:
         deadline = time.monotonic() + 60
@@ -118,25 +140,24 @@ class Stage:
                     raise DemoError(f"coordinator: no answer in 60 s: {error}") from None
             time.sleep(0.2)
 
-    def _start_agents(self) -> None:
-        cast = self.cast
-        made = self.client.make_token(3600, len(DESKTOPS))
-        for desktop in DESKTOPS:
-            state = cast.make_folder(desktop)
-            self.owner(desktop, "away")
-            text = _AGENT.format(
-                port=self.port,
-                desktop=desktop,
-                state=state,
-                images=self.image.folder.parent.parent,
-                presence=self.presence(desktop),
-            )
-            settings = cast.write(state / "agent.toml", text)
-            cast.run("agent", "enrol", "--settings", str(settings), stdin=f"{made.token}@{made.ca_fingerprint}")
-            cast.start(desktop, "agent", "run", "--settings", str(settings))
+
+def over(below: Table, above: Table) -> Table:
+    """Settings over others; tables are joined."""
+    joined = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            joined[key] = over(below[key], above[key])
+    return joined
 
 
-def _is_root() -> bool:
-    import os
+def settings_text(table: Table) -> str:
+    """Settings as TOML."""
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
 
-    return os.geteuid() == 0
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(inner) for inner in value) + "]"
+    return json.dumps(value)
