@@ -275,6 +275,16 @@ def test_a_report_that_was_held_until_its_end_is_followed_by_the_next_at_once(tm
     assert [round((r.sent_at - START).total_seconds()) for r in world.line.said] == [0, 20, 45, 70]
 
 
+def test_after_a_report_that_failed_the_next_one_asks_for_an_answer_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path, ALL_DAY, hold_seconds=25.0)
+    world.pass_(5)
+    world.line.fate = lambda report: ((0.01,), ())
+    world.pass_(60)
+    world.line.fate = lambda report: ((0.01,), (0.01,))
+    world.pass_(60)
+    assert [report.wait_seconds for report in world.line.said] == [25.0, 25.0, 0.0, 0.0, 25.0, 25.0]
+
+
 def test_a_refused_order_leaves_no_secret_behind(world: World) -> None:
     world.office.want(size=Size(64, GIB))
     world.pass_(30)

@@ -315,7 +315,8 @@ class Loop:
     # -- what is said and kept ------------------------------------------------------------------------------------
 
     def _holds(self) -> bool:
-        return self._hold > 0 and self.desk.availability.available
+        """Whether a report may be held open; not after one that failed: leases are to be renewed at once then."""
+        return self._hold > 0 and self.desk.availability.available and not self.link_fault
 
     def _report(self) -> None:
         around, desk = self.around, self.desk
