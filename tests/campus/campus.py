@@ -6,7 +6,6 @@ owners, time. `Campus.run` plays a scenario and returns what came of it.
 
 import asyncio
 import random
-from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -37,7 +36,7 @@ SLACK_SECONDS = 1.5
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """What is played. Times in seconds are of the simulated world."""
+    """What is played. Times in seconds are of the simulated world. job_hours: median of the jobs' run time."""
 
     seed: int
     desktops: int
@@ -51,6 +50,8 @@ class Scenario(msgspec.Struct, frozen=True):
     power_cuts: int = 5
     agent_kills: int = 20
     ramp: int = 20
+    slow_seconds: float = 0.05
+    job_hours: float = 1.0
     policy: Policy = Policy(idle_seconds_nobody=600.0, max_vms=2, max_cpus=4)
 
 
@@ -62,13 +63,14 @@ class Summary(msgspec.Struct):
     jobs_submitted: int = 0
     jobs_done: int = 0
     hours_given: float = 0.0
-    hours_idle: float = 0.0
+    hours_open: float = 0.0
     vms_started: int = 0
     vms_joined: int = 0
     starts_per_desktop_and_day: float = 0.0
     pauses: int = 0
     evictions: int = 0
     reports: int = 0
+    reports_overtaken: int = 0
     messages_lost: int = 0
     messages_repeated: int = 0
     coordinator_restarts: int = 0
@@ -104,7 +106,7 @@ class Campus:
             ),
         )
         self.head = Head(self.settings, self.pool, clock)
-        self.weather = Weather()
+        self.weather = Weather(scenario.slow_seconds)
         self.behaviours = {
             "sl6": GuestBehaviour(),
             "deb": GuestBehaviour(leave_seconds=None),
@@ -119,7 +121,6 @@ class Campus:
         self.over: set[str] = set()
         self.jobs: list[str] = []
         self.said = Summary(desktops=scenario.desktops, days=scenario.days)
-        self.ends: Counter[str] = Counter()
 
     def _desk(self, number: int, folder: Path) -> Desk:
         """Every fortieth has a hardware accelerator on which guests stay silent."""
@@ -159,7 +160,7 @@ class Campus:
         end = self.began + timedelta(days=scenario.days)
         last = end + timedelta(days=3)
         negotiated = self.began
-        while self.clock.now() < end or (self._undone() and self.clock.now() < last):
+        while self.clock.now() < end or (self.clock.now() < last and self._undone()):
             await asyncio.sleep(scenario.cycle_seconds)
             if (self.clock.now() - negotiated).total_seconds() >= scenario.negotiate_seconds:
                 negotiated = self.clock.now()
@@ -171,6 +172,8 @@ class Campus:
             if self.said.cycles % 5 == 0:
                 self._unused_leave()
             self.said.cycles += 1
+        if self.head.office is None:
+            await self._restarting
         await self.head.end(killed=False)
         return self._sum_up()
 
@@ -189,7 +192,7 @@ class Campus:
         image = self.rng.choices(["sl6", "deb", "new"], [6, 3, 0.3])[0]
         cpus = self.rng.choice([1, 1, 1, 2])
         for _ in range(count):
-            seconds = min(6 * 3600.0, self.rng.lognormvariate(8.2, 0.8))
+            seconds = min(8 * 3600.0, self.scenario.job_hours * 3600 * self.rng.lognormvariate(0, 0.8))
             self.jobs += self.pool.submit(image, cpus=cpus, memory_mb=1500 * cpus, run_seconds=seconds)
 
     def _plan_troubles(self) -> None:
@@ -262,6 +265,8 @@ class Campus:
                 self.pool.join(vm.id, vm.spec.disk.ref.name, desk.name, size.cpus, size.memory_bytes >> 20)
                 self.began_at[vm.id] = now
                 self.said.vms_joined += 1
+            case hv.Paused():
+                self.said.pauses += 1
             case hv.GuestLeft():
                 self.left.add(event.vm_id)
                 self.pool.leave(event.vm_id)
@@ -313,6 +318,7 @@ class Campus:
             assert known.availability.available or known.availability.refusals[0].sentence
             here = [vm for vm in desk.iron.vms.values() if vm.stage != "over"]
             self.said.checks += 1
+            self.said.hours_open += (known.go_on is None) * self.scenario.cycle_seconds / 3600
             if not here:
                 continue
             assert sum(vm.spec.size.memory_bytes for vm in here) <= 16 * GIB - policy.memory_reserve_bytes
@@ -340,8 +346,8 @@ class Campus:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def _undone(self) -> int:
-        return sum(self.pool.job(job).status != 4 for job in self.jobs)
+    def _undone(self) -> bool:
+        return any(self.pool.job(job).status != 4 for job in reversed(self.jobs))
 
     def _sum_up(self) -> Summary:
         said, scenario = self.said, self.scenario
@@ -352,5 +358,7 @@ class Campus:
         said.starts_per_desktop_and_day = round(said.vms_started / scenario.desktops / scenario.days, 2)
         said.reports, said.messages_lost = self.weather.reports, self.weather.losses
         said.messages_repeated, said.coordinator_restarts = self.weather.repeats, self.head.restarts - 1
-        said.hours_given = round(said.hours_given, 1)
+        said.reports_overtaken = self.weather.overtaken
+        said.hours_given, said.hours_open = round(said.hours_given, 1), round(said.hours_open, 1)
+        said.ends = self.head.ends()
         return said

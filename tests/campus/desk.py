@@ -27,13 +27,18 @@ TIMEOUT_SECONDS = 30.0
 
 
 class Weather(msgspec.Struct):
-    """How bad the network is, and what it has cost."""
+    """How bad the network is, and what it has cost.
 
+    slow_seconds: a report waits so long, on average, before it goes; one that a newer one has overtaken stays.
+    """
+
+    slow_seconds: float = 0.05
     lost: float = 0.02
     repeated: float = 0.02
     reports: int = 0
     losses: int = 0
     repeats: int = 0
+    overtaken: int = 0
 
 
 class MemoryLeases(LeaseFile):
@@ -194,6 +199,7 @@ class Desk:
     def say(self, report: Report) -> None:
         """A report goes out, and may get lost, come twice, come late; so may its answer."""
         self.weather.reports += 1
+        self._newest = report.sequence
         raw = msgspec.json.encode(report)
         times = 2 if self.rng.random() < self.weather.repeated else 1
         self.weather.repeats += times - 1
@@ -203,7 +209,11 @@ class Desk:
             task.add_done_callback(self.tasks.discard)
 
     async def _carry(self, life: int, report: Report, raw: bytes) -> None:
-        await asyncio.sleep(self.rng.expovariate(20))
+        await asyncio.sleep(self.rng.expovariate(1 / self.weather.slow_seconds))
+        if self._newest != report.sequence and self.weather.slow_seconds > 1:
+            self.weather.overtaken += 1
+            self._put(life, LinkDown(report.sequence, "overtaken"))
+            return
         if self.rng.random() < self.weather.lost:
             self.weather.losses += 1
             await self._down(life, report, "no answer in time")

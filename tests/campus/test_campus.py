@@ -51,8 +51,8 @@ def good(summary: Summary) -> None:
     assert summary.messages_lost > 0
 
 
-def test_a_small_campus_does_its_work_in_four_days_and_nobody_is_disturbed(folder: Path) -> None:
-    summary = play(Scenario(seed=1, desktops=40, days=4, jobs_a_day=250), folder)
+def test_a_small_campus_does_its_work_in_three_days_and_nobody_is_disturbed(folder: Path) -> None:
+    summary = play(Scenario(seed=1, desktops=30, days=3, jobs_a_day=120, cycle_seconds=90.0), folder)
     keep("small", summary)
     good(summary)
 
@@ -63,9 +63,11 @@ def test_a_campus_of_300_desktops_does_its_work_in_three_weeks_and_nobody_is_dis
         seed=2,
         desktops=300,
         days=21,
-        jobs_a_day=1500,
-        cycle_seconds=120.0,
-        negotiate_seconds=120.0,
+        jobs_a_day=500,
+        job_hours=2.5,
+        cycle_seconds=300.0,
+        negotiate_seconds=300.0,
+        slow_seconds=15.0,
         report_seconds=1800.0,
         hold_seconds=3600.0,
         restarts=12,
