@@ -8,7 +8,12 @@ from zoneinfo import ZoneInfo
 Clock = Callable[[], datetime]
 
 
-def steady_clock() -> Clock:
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+def steady_clock(wall: Clock = utc_now) -> Clock:
     """A clock that starts at the wall clock and then never jumps, but counts the time that the computer slept.
 
     Source: clock_gettime(2), CLOCK_BOOTTIME; where it is missing, the monotonic clock.
@@ -18,7 +23,7 @@ def steady_clock() -> Clock:
     def elapsed() -> float:
         return time.clock_gettime(source) if source is not None else time.monotonic()
 
-    start, zero = datetime.now(UTC), elapsed()
+    start, zero = wall(), elapsed()
     return lambda: start + timedelta(seconds=elapsed() - zero)
 
 

@@ -13,10 +13,10 @@ import secrets
 import signal
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from deskgrid.agent.clock import calendar, steady_clock
+from deskgrid.agent.clock import Clock, calendar, steady_clock, utc_now
 from deskgrid.agent.files import ca_file, credential_file, status_file
 from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.link import HttpsLink
@@ -39,15 +39,16 @@ class AgentError(Exception):
     """The agent cannot run here. The message says why and what to do."""
 
 
-def run(settings: AgentSettings) -> None:
+def run(settings: AgentSettings, wall: Clock = utc_now) -> None:
     """Run until SIGTERM or SIGINT.
 
+    Args: wall: the desktop's wall clock; it may be wrong.
     Raises: AgentError: as root, not enrolled, or a second agent on the same state folder.
     """
     credential = check(settings)
     try:
         with locked(settings.state / "agent.lock", wait=False):
-            _Running(settings, credential).until_stopped()
+            _Running(settings, credential, wall).until_stopped()
     except Locked:
         raise AgentError(
             f"{settings.state}: another agent runs with this state folder; there can be only one"
@@ -92,15 +93,15 @@ class _Due:
 class _Running:
     """An agent with its real drivers, between start and stop."""
 
-    def __init__(self, settings: AgentSettings, credential: str) -> None:
-        self.settings = settings
+    def __init__(self, settings: AgentSettings, credential: str, wall: Clock) -> None:
+        self.settings, self.wall = settings, wall
         self.inbox: queue.SimpleQueue[Item | _Due] = queue.SimpleQueue()
         self.presence = _presence(settings)
         self.hypervisor, faults = _hypervisor(settings, self.inbox)
         self.signals = 0
         around = Around(
-            now=steady_clock(),
-            wall=lambda: datetime.now(UTC),
+            now=steady_clock(wall),
+            wall=wall,
             local=calendar(settings.zone),
             read_presence=self.presence.read,
             read_machine=lambda: read_machine(settings.state),
@@ -116,7 +117,7 @@ class _Running:
             around,
             settings.policy,
             settings.desktop,
-            f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
+            f"{wall():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
             hold_seconds=settings.hold_seconds,
             sense_seconds=settings.sense_seconds,
             sense_seconds_at_rest=settings.sense_seconds_at_rest,
@@ -164,8 +165,8 @@ class _Running:
         threading.Thread(target=lambda: self.inbox.put(work()), daemon=True).start()
 
     def _changed(self, desk: Desk) -> None:
-        now = datetime.now(UTC)
-        write_status(status_file(self.settings.state), status_of(self.settings.desktop, os.getpid(), now, desk))
+        told = status_of(self.settings.desktop, os.getpid(), self.wall(), desk)
+        write_status(status_file(self.settings.state), told)
 
 
 def _presence(settings: AgentSettings) -> Presence:
@@ -191,12 +192,13 @@ def _hypervisor(
 
 
 def _fake_hypervisor(emit: Callable[[Item], None], due: Callable[[Callable[[], None]], None]) -> Hypervisor:
-    """Pretended VMs in this process, for tests and a first look; they end with the agent."""
-    from deskgrid.hypervisor.fake import FakeHypervisor
+    """Pretended VMs in this process, for tests and a first look: quick ones, which end with the agent."""
+    from deskgrid.hypervisor.fake import FakeHypervisor, GuestBehaviour
 
     def later(seconds: float, call: Callable[[], None]) -> None:
         timer = threading.Timer(seconds, due, (call,))
         timer.daemon = True
         timer.start()
 
-    return FakeHypervisor(emit, later, lambda: datetime.now(UTC))
+    quick = GuestBehaviour(start_seconds=0.2, alive_after_seconds=1.5, join_seconds=0.5, leave_seconds=0.2)
+    return FakeHypervisor(emit, later, utc_now, default=quick)
