@@ -100,7 +100,9 @@ def test_a_secret_that_the_guest_prints_is_not_repeated() -> None:
 
 
 def test_a_budget_makes_a_flood_wait_and_a_trickle_not() -> None:
-    budget = Budget(1000, 0.0)
-    assert budget.spend(500, 0.0) <= 0
+    budget = Budget(1000, 2000, 0.0)
+    assert budget.spend(1500, 0.0) <= 0
     assert budget.spend(1500, 0.0) == 1.0
     assert budget.spend(10, 2.5) <= 0
+    assert budget.spend(2000, 1000.0) <= 0
+    assert budget.spend(1000, 1000.0) == 1.0

@@ -28,8 +28,8 @@ from deskgrid.hypervisor.machine import Qemu, QemuFailed, launch
 from deskgrid.hypervisor.qemu_args import Machine
 from deskgrid.wire import guest
 
-CHANNEL_BYTES_PER_SECOND = 64 * 1024
-CONSOLE_BYTES_PER_SECOND = 512 * 1024
+CHANNEL_BYTES_AT_ONCE = 1024 * 1024
+CONSOLE_BYTES_AT_ONCE = 8 * 1024 * 1024
 PANIC_SECONDS = 0.5
 """How long a guest that has given up may still explain itself on its console."""
 JOIN_SECONDS = 0.9
@@ -241,8 +241,8 @@ class Life:
         except QemuFailed as failure:
             return words.Over(failed=True, fault=failure.fault, clean=False, sentence=str(failure))
         self._qemu = qemu
-        self._channel = Port(qemu.ports.channel, CHANNEL_BYTES_PER_SECOND, self._on_channel)
-        console = Port(qemu.ports.console, CONSOLE_BYTES_PER_SECOND, self._on_console)
+        self._channel = Port(qemu.ports.channel, CHANNEL_BYTES_AT_ONCE, self._on_channel)
+        console = Port(qemu.ports.console, CONSOLE_BYTES_AT_ONCE, self._on_console)
         self._do(self._listen_to_qemu(qemu))
         self.link.tell(self._status())
         if not self._paused:

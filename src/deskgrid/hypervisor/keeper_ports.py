@@ -10,17 +10,20 @@ from collections.abc import Callable
 from deskgrid.hypervisor.channel import Budget
 
 READ_BYTES = 16 * 1024
+READ_COSTS_BYTES = 1024
+"""What a read counts beside its bytes: QEMU gives a serial port's bytes one by one, and each read costs time."""
+BYTES_PER_SECOND = 64 * 1024
 OUTGOING_BYTES = 64 * 1024
 
 
 class Port:
-    """One serial port."""
+    """One serial port. bytes_at_once: what it may say at once after it was quiet for long."""
 
-    def __init__(self, end: socket.socket, bytes_per_second: int, take: Callable[[bytes], None]) -> None:
+    def __init__(self, end: socket.socket, bytes_at_once: int, take: Callable[[bytes], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._end = end
         self._take = take
-        self._budget = Budget(bytes_per_second, self._loop.time())
+        self._budget = Budget(BYTES_PER_SECOND, bytes_at_once, self._loop.time())
         self._outgoing = bytearray()
         end.setblocking(False)
         self._loop.add_reader(end, self._read)
@@ -37,7 +40,7 @@ class Port:
             self._loop.remove_writer(self._end)
             return
         self._take(data)
-        wait_seconds = self._budget.spend(len(data), self._loop.time())
+        wait_seconds = self._budget.spend(READ_COSTS_BYTES + len(data), self._loop.time())
         if wait_seconds > 0:
             self._loop.remove_reader(self._end)
             self._loop.call_later(wait_seconds, self._loop.add_reader, self._end, self._read)
