@@ -79,6 +79,14 @@ class Machine:
         self.hear(Hello)
         self.say(Join(instance))
 
+    def end(self, seconds: float = 90) -> int:
+        """Listen until the machine has powered itself off; returns QEMU's exit code."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if select.select([self.channel], [], [], 0.2)[0] and not self.channel.recv(4096):
+                return self.process.wait(timeout=10)
+        raise AssertionError(f"it still runs after {seconds} s: {self.said()}")
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()

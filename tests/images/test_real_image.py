@@ -164,7 +164,7 @@ def test_bad_instance_data_end_a_machine_by_itself(start: Start) -> None:
     machine.join(instance(collector="nowhere"))
     left = machine.hear(Left)
     assert (left.cause, "collector" in left.sentence) == ("failed", True)
-    assert machine.process.wait(timeout=60) == 0
+    assert machine.end() == 0
 
 
 def test_a_machine_joins_a_real_pool_runs_a_job_and_leaves_without_a_trace(
