@@ -307,6 +307,8 @@ def test_the_coordinator_hears_at_once_of_what_matters_to_it() -> None:
         assert unsaid(before, does(before, given)[0]) is at_once
     refused = does(desk(reading=TYPING), told(lease()))[0]
     assert unsaid(desk(reading=TYPING), refused)
+    another = does(refused, told(lease("vm-2"), to=2, acknowledged=("vm-1",)))[0]
+    assert [vm.vm_id for vm in another.ended] == ["vm-2"] and unsaid(refused, another)
 
 
 def test_reports_tell_of_every_vm_that_is_here() -> None:

@@ -160,7 +160,7 @@ def unsaid(before: Desk, after: Desk) -> bool:
     return (
         before.availability.available != after.availability.available
         or [(vm.id, vm.state) for vm in before.vms.values()] != [(vm.id, vm.state) for vm in after.vms.values()]
-        or len(after.ended) > len(before.ended)
+        or any(vm not in before.ended for vm in after.ended)
     )
 
 
