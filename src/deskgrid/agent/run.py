@@ -187,7 +187,7 @@ def _hypervisor(
         return _fake_hypervisor(inbox.put, lambda call: inbox.put(_Due(call))), tuple
     from deskgrid.hypervisor.qemu import QemuHypervisor
 
-    driver = QemuHypervisor(settings.state, inbox.put)
+    driver = QemuHypervisor(settings.state, inbox.put, idle_class=settings.idle_class)
     return driver, tuple
 
 

@@ -18,7 +18,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     coordinator: "https://host:port". desktop: this computer's name in the grid. state: folder of its own, mode 0700.
     images: folder of images. presence: "linux", or "file:/path" for a desktop without an owner (demo, tests).
-    hypervisor: "qemu" or "fake". zone: IANA name of the owner's time zone; empty: the computer's own.
+    hypervisor: "qemu" or "fake". idle_class: VMs get only the processor time that nobody else wants.
+    zone: IANA name of the owner's time zone; empty: the computer's own.
     hold_seconds: how long a report may be held open. sense_seconds: how often presence is read with VMs
     here. sense_seconds_at_rest: the same without VMs.
     """
@@ -29,6 +30,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     images: Path
     presence: Annotated[str, msgspec.Meta(pattern=r"^(linux|file:/.+)$")] = "linux"
     hypervisor: Literal["qemu", "fake"] = "qemu"
+    idle_class: bool = True
     zone: str = ""
     hold_seconds: Seconds = 25.0
     sense_seconds: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0

@@ -32,6 +32,7 @@ COORDINATOR: Table = {
     },
 }
 AGENT: Table = {
+    "idle_class": False,  # head and desktops share one machine here: the guests must not starve beside them
     "policy": {
         "idle_seconds": 1,
         "idle_seconds_nobody": 1,
