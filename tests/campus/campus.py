@@ -33,6 +33,8 @@ IMAGES = [
 ]
 UNUSED_SECONDS = 600
 SLACK_SECONDS = 1.5
+SILENT_KVM, BROKEN = 7, 9
+"""Of forty desktops, on this one guests stay silent on kvm, and on this one nothing starts."""
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -77,6 +79,8 @@ class Summary(msgspec.Struct):
     cycles: int = 0
     checks: int = 0
     most_grants_in_a_cycle: int = 0
+    kvm_distrusted: int = 0
+    kvm_distrusted_wrongly: int = 0
     ends: dict[str, int] = {}
     wall_seconds: float = 0.0
 
@@ -123,12 +127,11 @@ class Campus:
         self.said = Summary(desktops=scenario.desktops, days=scenario.days)
 
     def _desk(self, number: int, folder: Path) -> Desk:
-        """Every fortieth has a hardware accelerator on which guests stay silent."""
         rng = random.Random(f"{self.scenario.seed} {number}")
         behaviours = dict(self.behaviours)
-        if number % 40 == 7:
+        if number % 40 == SILENT_KVM:
             behaviours = {n: msgspec.structs.replace(b, silent_on=frozenset({"kvm"})) for n, b in behaviours.items()}
-        if number % 40 == 9:
+        if number % 40 == BROKEN:
             behaviours = {n: msgspec.structs.replace(b, start_fault="desktop") for n, b in behaviours.items()}
         return Desk(
             f"desk-{number:03}",
@@ -360,5 +363,8 @@ class Campus:
         said.messages_repeated, said.coordinator_restarts = self.weather.repeats, self.head.restarts - 1
         said.reports_overtaken = self.weather.overtaken
         said.hours_given, said.hours_open = round(said.hours_given, 1), round(said.hours_open, 1)
+        for number, desk in enumerate(self.desks):
+            said.kvm_distrusted += "kvm" in desk.iron.distrusted
+            said.kvm_distrusted_wrongly += "kvm" in desk.iron.distrusted and number % 40 != SILENT_KVM
         said.ends = self.head.ends()
         return said

@@ -18,7 +18,7 @@ from deskgrid.core.desk import (
     unsaid,
 )
 from deskgrid.core.vm import LEAVE_SECONDS, Command, Kind, Vm
-from deskgrid.model.desktop import VmState
+from deskgrid.model.desktop import Fault, VmState
 from deskgrid.model.policy import GIB, Policy
 from deskgrid.model.presence import Reading
 from deskgrid.model.reason import Reason
@@ -260,6 +260,18 @@ def test_a_silent_guest_makes_its_accelerator_be_distrusted_by_name() -> None:
     now, acts = advance(desk(vms=(vm_in(S.BOOTING, seconds=10),)), Ticked(), after(10))
     assert [(act.command, act.accelerator) for act in acts] == [(C.DISTRUST, "kvm"), (C.KILL, "kvm")]
     assert "on kvm" in now.vms["vm-1"].reason.sentence
+
+
+def test_a_silent_guest_where_guests_have_lived_is_its_images_fault_and_the_accelerator_stays() -> None:
+    lived, _ = does(desk(vms=(vm_in(S.BOOTING), named(vm_in(S.BOOTING, seconds=10), "vm-2"))), happened(K.ALIVE))
+    now, orders = does(lived, Ticked(), at=10)
+    assert orders == [("vm-2", C.KILL)]
+    assert now.vms["vm-2"].fault is Fault.IMAGE
+
+
+def test_a_guest_that_was_found_alive_proves_its_accelerator() -> None:
+    assert running("vm-1").proven == {"kvm"}
+    assert desk(vms=(vm_in(S.BOOTING),)).proven == frozenset()
 
 
 def test_what_is_noted_of_a_vm_that_is_here_is_told_in_its_story_and_decides_nothing() -> None:

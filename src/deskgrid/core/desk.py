@@ -19,7 +19,7 @@ import msgspec
 
 from deskgrid.core import policy as decide
 from deskgrid.core.vm import TABLE, Command, Event, Kind, Vm, order, step
-from deskgrid.model.desktop import Availability, Room, Transition, VmReport, VmState
+from deskgrid.model.desktop import Availability, Fault, Room, Transition, VmReport, VmState
 from deskgrid.model.lease import Lease
 from deskgrid.model.policy import Machine, Policy
 from deskgrid.model.presence import Reading
@@ -99,7 +99,7 @@ class Desk(msgspec.Struct, frozen=True):
     story_from: how many lines of story went before.
     spent: ids that ended, and when their leases end: a late answer may still name them. told: sequence of the newest
     answer.
-    go_on: why VMs may not run on now, or None.
+    go_on: why VMs may not run on now, or None. proven: accelerators on which a guest has lived here.
     """
 
     policy: Policy
@@ -114,11 +114,14 @@ class Desk(msgspec.Struct, frozen=True):
     spent: Mapping[str, datetime] = msgspec.field(default_factory=dict)
     told: int = -1
     finishing: Reason | None = None
+    proven: frozenset[str] = frozenset()
 
 
 def begin(policy: Policy, sensed: Sensed, vms: Sequence[Vm] = ()) -> Desk:
     """An agent's first state, with the VMs that it found running."""
-    desk = Desk(policy, sensed, Availability(False), Room(0, 0, 0, 0), None, {vm.id: vm for vm in vms})
+    proven = frozenset(vm.accelerator for vm in vms if vm.alive)
+    here = {vm.id: vm for vm in vms}
+    desk = Desk(policy, sensed, Availability(False), Room(0, 0, 0, 0), None, here, proven=proven)
     return _judged(desk)
 
 
@@ -193,6 +196,8 @@ class _Work:
             return
         after, commands = step(vm, event, self.now)
         self.acts += [Act(vm_id, command, after.lease, after.accelerator) for command in commands]
+        if event.kind is Kind.ALIVE and after.accelerator not in self.desk.proven:
+            self.desk = msgspec.structs.replace(self.desk, proven=self.desk.proven | {after.accelerator})
         self._keep(vm, after, event)
 
     def note(self, noted: Noted) -> None:
@@ -285,7 +290,8 @@ class _Work:
             if vm.lease.until <= self.now and vm.state not in _ENDING:
                 self.happen(vm_id, Event(Kind.WITHDRAWN, _LEASE_OVER))
             elif vm.deadline is not None and vm.deadline <= self.now:
-                self.happen(vm_id, Event(Kind.DUE, _due(vm)))
+                silent = vm.state is VmState.BOOTING and vm.accelerator in self.desk.proven
+                self.happen(vm_id, Event(Kind.DUE, _due(vm), fault=Fault.IMAGE if silent else Fault.NONE))
 
     def obey_memory(self) -> None:
         reason = decide.memory_is_short(self.desk.policy, self.desk.sensed.machine)

@@ -47,9 +47,9 @@ This page is drawn from the table in `src/deskgrid/core/vm.py`; `make docs` rene
 of date. Every event has a row in every state. Edges read *event / orders to the drivers*.
 """
 _TAIL = """\
-An empty cell orders nothing and moves nothing (a lease still renews the lease). An accelerator that emulates is never
-distrusted. In leaving, a second refusal may only shorten the deadline. What is still there when killing is due is
-killed again.
+An empty cell orders nothing and moves nothing (a lease still renews the lease). An accelerator is distrusted only where
+no guest has lived on it yet, and never one that emulates. In leaving, a second refusal may only shorten the deadline.
+What is still there when killing is due is killed again.
 """
 
 

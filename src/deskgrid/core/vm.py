@@ -11,7 +11,8 @@ Rules, told first:
 - Before the guest is up there is no work to lose: it is killed at once.
 - A VM in a state with a deadline gets DUE when the deadline has passed; a deadline never waits for an answer. Only
   RUNNING has the lease's end for its deadline; in the other states the desk withdraws it when its lease is over.
-- An accelerator that emulates is never distrusted: there is nothing left to fall back to.
+- A guest that stays silent condemns its accelerator only where no guest has lived on it yet; else it is the image's
+  fault. An accelerator that emulates is never distrusted: there is nothing left to fall back to.
 """
 
 from collections.abc import Callable, Mapping
@@ -72,7 +73,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
     reason: why, carried into the VM when the event changes its course.
     until: LEASE only, the new end of the permission. grace_seconds: REFUSED only.
-    accelerator: STARTED only. fault: *_FAILED, LEFT and GONE, whose fault it was.
+    accelerator: STARTED only. fault: *_FAILED, LEFT, GONE and DUE, whose fault it was, if that is known.
     """
 
     kind: Kind
@@ -305,6 +306,7 @@ def step(vm: Vm, event: Event, now: datetime) -> tuple[Vm, tuple[Command, ...]]:
     if vm.state is S.LEAVING and row.to is S.LEAVING and vm.deadline and deadline:
         deadline = min(vm.deadline, deadline)  # a second refusal may only shorten it
     keep_cause = vm.state in _ENDING or not moved
+    fault = vm.fault if keep_cause else _fault(vm, event)
     return (
         Vm(
             lease=lease,
@@ -314,9 +316,9 @@ def step(vm: Vm, event: Event, now: datetime) -> tuple[Vm, tuple[Command, ...]]:
             deadline=deadline,
             alive=vm.alive or event.kind is K.ALIVE,
             accelerator=event.accelerator or vm.accelerator,
-            fault=vm.fault if keep_cause else _fault(vm, event),
+            fault=fault,
         ),
-        tuple(c for c in row.commands if c is not C.DISTRUST or vm.accelerator not in (*SOFTWARE, "")),
+        tuple(c for c in row.commands if c is not C.DISTRUST or (vm.accelerator and fault is Fault.DESKTOP)),
     )
 
 
