@@ -24,11 +24,13 @@ from bench.machine import QUIET_PERCENT, CannotMeasure, await_quiet
 from deskgrid.cli.demo import RECIPE
 from deskgrid.cli.image import build_with_bar
 from deskgrid.cli.pool import provide_tree
+from deskgrid.demo.cast import DemoError
 from deskgrid.host.files import write_atomic
+from deskgrid.pool.embedded import EmbeddedError
 
 MOST_SECONDS = 14 * 60.0
-_FRESH = ("make_demo_fresh_s", "make_demo_again_s", "make_test_s")
-_PARTS: dict[str, tuple[tuple[str, ...], Callable[[Ground, Load], list[Figure]]]] = {
+FRESH = ("make_demo_fresh_s", "make_demo_again_s", "make_test_s")
+PARTS: dict[str, tuple[tuple[str, ...], Callable[[Ground, Load], list[Figure]]]] = {
     "owner": (owner.NAMES, owner.run),
     "rest": (rest.NAMES, rest.run),
     "reports": (reports.NAMES, reports.run),
@@ -48,15 +50,15 @@ def main() -> int:
     tree, image = provide_tree(), build_with_bar(RECIPE)
     measuring = time.monotonic()
     asked.output.parent.mkdir(parents=True, exist_ok=True)
-    figures = [missing(name, ELSEWHERE) for name in _FRESH]
+    figures = [missing(name, ELSEWHERE) for name in FRESH]
     failed = False
-    for part, (names, run) in _PARTS.items():
+    for part, (names, run) in PARTS.items():
         if part in asked.only:
             load = await_quiet(asked.wait_quiet, say)
             try:
                 with ground(tree, image, lambda line, part=part: say(f"{part:<8} {line}")) as place:  # type: ignore[misc]
                     figures += run(place, load)
-            except CannotMeasure as error:
+            except (CannotMeasure, DemoError, EmbeddedError) as error:
                 figures += [missing(name, str(error), load) for name in names]
             except Exception as error:
                 failed = True
@@ -74,7 +76,7 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parts = [*_PARTS, "demo"]
+    parts = [*PARTS, "demo"]
     parser = argparse.ArgumentParser("python -m bench", description="Measure deskgrid on real parts.")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"), help="where the figures go")
     parser.add_argument("--runs", type=int, default=3, help="so many demos (fewer when time runs out)")

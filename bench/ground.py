@@ -5,7 +5,6 @@ Rules, told first:
 - Nothing here waits for ever: each wait has an end and a sentence.
 """
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +16,11 @@ from bench.machine import CannotMeasure
 from deskgrid.coordinator.client import NoAnswer, OperatorClient
 from deskgrid.demo.cast import Cast
 from deskgrid.host.account import become
-from deskgrid.host.process import kill_group
 from deskgrid.host.trees import Tree
 from deskgrid.images.build import Built
 from deskgrid.pool.embedded import free_port
 
 Say = Callable[[str], None]
-_STOP_SECONDS = 15.0
 
 
 class Ground:
@@ -31,30 +28,25 @@ class Ground:
 
     def __init__(self, cast: Cast, tree: Tree, demo: Built, say: Say) -> None:
         self.cast, self.tree, self.demo, self.say = cast, tree, demo, say
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start_program(self, module: ModuleType, *arguments: str, before: Callable[[], None] | None = None) -> int:
+    def start_program(self, module: ModuleType, *arguments: str, core: int | None = None) -> int:
         """Start one of our programs as the service account, which need not be able to read our folder.
 
         Args:
-            before: called in the new process, such as to pin it to a core.
+            core: keep it on this one.
 
         Returns: its process id.
         """
         text = Path(str(module.__file__)).read_text()
-        with (self.cast.folder / f"{module.__name__}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [*become(self.cast.account), sys.executable, "-c", text, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.cast.folder,
-                start_new_session=True,
-                preexec_fn=before,
-            )
-        self.processes[module.__name__] = process
-        self.cast.at_end(lambda: _end(process))
-        return process.pid
+        pinned = [] if core is None else ["taskset", "--cpu-list", str(core)]
+        argv = [*become(self.cast.account), *pinned, sys.executable, "-c", text, *arguments]
+        return self.cast.start_argv(module.__name__, argv).pid
+
+    def end_program(self, module: ModuleType) -> None:
+        """End one of our programs before the rest."""
+        process = self.cast.processes.pop(module.__name__)
+        process.terminate()
+        process.wait(15)
 
     def settings_of_coordinator(self, **lines: str) -> tuple[Path, Path, int]:
         """Write a coordinator's settings. Returns: its settings, its state folder and its port."""
@@ -68,7 +60,7 @@ class Ground:
         """The operator's way to a coordinator that has just been started."""
         end = time.monotonic() + 60
         while True:
-            self.watch()
+            self.cast.watch()
             try:
                 client = OperatorClient(f"https://localhost:{port}", state)
                 client.status()
@@ -93,21 +85,13 @@ class Ground:
         return self.cast.start(desktop, "agent", "run", "--settings", str(settings)).pid
 
     def until(self, what: str, seconds: float, done: Callable[[], bool], step_seconds: float = 0.2) -> None:
-        """Wait until it holds. Raises: CannotMeasure."""
+        """Wait until it holds. Raises: CannotMeasure; DemoError when a process has ended."""
         end = time.monotonic() + seconds
         while not done():
             if time.monotonic() > end:
                 raise CannotMeasure(f"waited {seconds:.0f} s for {what}, in vain")
-            self.watch()
+            self.cast.watch()
             time.sleep(step_seconds)
-
-    def watch(self) -> None:
-        """Raises: CannotMeasure, DemoError when one of the processes has ended."""
-        self.cast.watch()
-        for name, process in self.processes.items():
-            if process.poll() is not None:
-                lines = (self.cast.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
-                raise CannotMeasure(f"{name} ended: {lines[-1] if lines else 'no word'}")
 
 
 @contextmanager
@@ -118,12 +102,3 @@ def ground(tree: Tree, demo: Built, say: Say) -> Iterator[Ground]:
         yield Ground(cast, tree, demo, say)
     finally:
         cast.close()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        kill_group(process.pid, 9)
-        process.wait()

@@ -19,25 +19,25 @@ OBEDIENT, STUBBORN = "bench-obedient", "bench-stubborn"
 FILLED_MIB = 400
 MEMORY_BYTES = 1 << 30
 _DISK_BYTES = 64 << 20
-_INIT = f"""#!/bin/busybox sh
+_INIT = """#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t devtmpfs dev /dev
 $b mount -t proc proc /proc
 $b stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
-(while [ ! -e /have ]; do echo '{{"type":"hello"}}' >&3; $b sleep 1; done) &
+(while [ ! -e /have ]; do echo '{"type":"hello"}' >&3; $b sleep 1; done) &
 while read -r line <&3; do
   case "$line" in
     *'"type":"join"'*)
       if [ ! -e /have ]; then
         : > /have
-        $b mount -t tmpfs -o size={FILLED_MIB + 10}m filled /disk
-        $b dd if=/dev/zero of=/disk/filled bs=1M count={FILLED_MIB}
+        $b mount -t tmpfs -o size=SPACEm filled /disk
+        $b dd if=/dev/zero of=/disk/filled bs=1M count=FILLED
         (while :; do :; done) &
-        echo '{{"type":"joined"}}' >&3
+        echo '{"type":"joined"}' >&3
       fi;;
     *'"type":"leave"'*)
-      $b grep -q bench.stubborn /proc/cmdline || echo '{{"type":"left","cause":"asked","sentence":"left"}}' >&3;;
+      $b grep -q bench.stubborn /proc/cmdline || echo '{"type":"left","cause":"asked","sentence":"left"}' >&3;;
   esac
 done
 while :; do $b sleep 60; done
@@ -49,11 +49,16 @@ def make_images(demo: Built, folder: Path) -> dict[str, Path]:
     return {name: _make(demo, folder, name) for name in (OBEDIENT, STUBBORN)}
 
 
+def program() -> str:
+    """The guest's first and only program."""
+    return _INIT.replace("SPACE", str(FILLED_MIB + 10)).replace("FILLED", str(FILLED_MIB))
+
+
 def _make(demo: Built, folder: Path, name: str) -> Path:
     fresh = folder / f".{name}"
     fresh.mkdir(mode=0o755)
     shutil.copyfile(demo.folder / KERNEL, fresh / KERNEL)
-    ours = cpio.archive([cpio.program("bench-init", _INIT.encode())])
+    ours = cpio.archive([cpio.program("bench-init", program().encode())])
     (fresh / INITRD).write_bytes((demo.folder / INITRD).read_bytes() + ours)
     with (fresh / DISK).open("wb") as disk:
         disk.truncate(_DISK_BYTES)

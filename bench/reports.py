@@ -10,11 +10,8 @@ Rules, told first:
 - What each costs is also told by its own CPU time, which no other load on the machine can spoil.
 """
 
-import os
 import subprocess
 import sys
-from functools import partial
-from pathlib import Path
 
 import msgspec
 
@@ -40,10 +37,7 @@ def run(ground: Ground, load: Load, seconds: float = 10.0, times: int = 3) -> li
     for number in range(times):
         ground.say(f"reports of {DESKTOPS} desktops, {number + 1} of {times}")
         results.append(_drive(task, driver))
-    for process in ground.processes.values():
-        process.terminate()
-        process.wait(15)
-    ground.processes.clear()
+    ground.end_program(coordinator_alone)
     try:
         peer = collector_rate(ground, served, driver)
     except (CannotMeasure, EmbeddedError) as error:
@@ -68,7 +62,7 @@ def _start(ground: Ground, core: int, seconds: float) -> Task:
     """Start the coordinator on one core and enrol all desktops."""
 
     settings, state, port = ground.settings_of_coordinator()
-    pid = ground.start_program(coordinator_alone, str(settings), before=partial(os.sched_setaffinity, 0, {core}))
+    pid = ground.start_program(coordinator_alone, str(settings), core=core)
     client = ground.client(state, port)
     made = client.make_token(3600, DESKTOPS)
     who = []
@@ -83,12 +77,11 @@ def _start(ground: Ground, core: int, seconds: float) -> Task:
 def _drive(task: Task, core: int) -> Result:
 
     done = subprocess.run(
-        [sys.executable, "-c", Path(report_load.__file__).read_text()],
+        ["taskset", "--cpu-list", str(core), sys.executable, "-m", report_load.__name__],
         input=msgspec.json.encode(task),
         capture_output=True,
         timeout=task.warm_seconds + task.seconds + 60,
         check=False,
-        preexec_fn=partial(os.sched_setaffinity, 0, {core}),
     )
     if done.returncode:
         raise CannotMeasure(f"load of reports: {done.stderr.decode(errors='replace').strip()[-300:]}")

@@ -129,7 +129,7 @@ def _watch(ground: Ground, groups: dict[str, list[psutil.Process]], seconds: flo
     before = {name: cpu_seconds(process.pid for process in group) for name, group in groups.items()}
     memory: dict[str, list[float]] = {name: [] for name in groups}
     while (left := began + seconds - time.monotonic()) > 0:
-        ground.watch()
+        ground.cast.watch()
         for name, group in groups.items():
             memory[name].append(sum(process.memory_info().rss for process in group) / _MB)
         ground.say(f"{left:.0f} s to go")

@@ -15,7 +15,6 @@ import re
 import subprocess
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -132,9 +131,10 @@ def _send(ground: Ground, pool: EmbeddedPool, collector: psutil.Process, files: 
 
 
 def _sender(ground: Ground, reach: Reach, file: Path, core: int) -> "subprocess.Popen[bytes]":
-    argv = ["-tcp", "-multiple", "UPDATE_STARTD_AD", str(file)]
+    pinned = ["taskset", "--cpu-list", str(core), *become(ground.cast.account)]
+    words = ["-tcp", "-multiple", "UPDATE_STARTD_AD", str(file)]
     return subprocess.Popen(
-        [*become(ground.cast.account), *direct(ground.tree.root, "usr/sbin/condor_advertise", argv)],
+        [*pinned, *direct(ground.tree.root, "usr/sbin/condor_advertise", words)],
         env={
             "PATH": os.environ.get("PATH", ""),
             "HOME": str(ground.cast.folder),
@@ -145,7 +145,6 @@ def _sender(ground: Ground, reach: Reach, file: Path, core: int) -> "subprocess.
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=partial(os.sched_setaffinity, 0, {core}),
     )
 
 
