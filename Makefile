@@ -22,7 +22,7 @@ test: setup ## everything: lint, types, fast tests, real parts, the demo
 	$(BIN)/pytest -m real tests
 
 check: $(VENV)/.installed lint ## lint, types, fast tests: a minute
-	$(BIN)/coverage run -m pytest -m "not real" tests
+	$(BIN)/coverage run -m pytest -m "not real and not slow" tests
 	$(BIN)/coverage report
 
 .PHONY: lint

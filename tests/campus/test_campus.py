@@ -53,6 +53,7 @@ def good(summary: Summary) -> None:
     assert summary.messages_lost > 0
 
 
+@pytest.mark.slow
 def test_a_small_campus_does_its_work_in_three_days_and_nobody_is_disturbed(folder: Path) -> None:
     summary = play(Scenario(seed=1, desktops=30, days=3, jobs_a_day=120, cycle_seconds=90.0), folder)
     keep("small", summary)
