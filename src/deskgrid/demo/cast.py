@@ -79,10 +79,14 @@ class Cast:
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a deskgrid command as the account, its log beside; it is ended with the demo."""
+        return self.start_argv(name, self._argv(("--verbose", *arguments)))
+
+    def start_argv(self, name: str, argv: list[str]) -> subprocess.Popen[bytes]:
+        """Start any program, its log beside; it is ended with the demo."""
         log = self.folder / f"{name}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
-                self._argv(("--verbose", *arguments)),
+                argv,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

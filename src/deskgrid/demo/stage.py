@@ -15,11 +15,14 @@ from deskgrid.demo.jobs import write_jobs
 from deskgrid.host import trees
 from deskgrid.images.build import Built
 from deskgrid.images.store import facts_of
+from deskgrid.pool.config import PoolSettings
 from deskgrid.pool.embedded import EmbeddedPool, free_port
 from deskgrid.pool.head import HeadSettings
 from deskgrid.presence.fake import set_presence
 
 CYCLE_SECONDS = 2
+LEASE_SECONDS = 60
+"""How long a job waits for a machine that died without a word: shorter than a person watches."""
 Table = Mapping[str, Any]
 COORDINATOR: Table = {
     "cycle_seconds": CYCLE_SECONDS,
@@ -60,7 +63,7 @@ class Stage:
 
     def set(self) -> None:
         """Start everything, in order. Raises: DemoError, EmbeddedError."""
-        self.start_pool(HeadSettings(cycle_seconds=CYCLE_SECONDS))
+        self.start_pool(HeadSettings(PoolSettings(lease_seconds=LEASE_SECONDS), cycle_seconds=CYCLE_SECONDS))
         self.start_coordinator()
         for desktop in DESKTOPS:
             self.enrol(desktop)

@@ -119,6 +119,9 @@ FILESYSTEM_DOMAIN = {vm_id}.deskgrid.internal
 STARTER_ALLOW_RUNAS_OWNER = False
 {slot_users}
 USE_PROCD = False
+# Under emulation, startd and starter were seen to die by signal 11 just when they start a process: by fork it is safer
+# than by clone(2), whose child lives in its parent's memory on a stack of a few KiB.
+USE_CLONE_TO_CREATE_PROCESSES = False
 BASE_CGROUP =
 JOB_RENICE_INCREMENT = 0
 

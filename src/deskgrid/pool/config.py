@@ -128,6 +128,11 @@ def _jobs(settings: PoolSettings) -> DropIn:
         why="Schedds: what happens to a job that names an image (+vm_name) when it is submitted.",
         settings=(
             Setting(
+                f"JOB_DEFAULT_LEASE_DURATION = {lease}",
+                "A job that names no image may run in a virtual machine too, and would be lost for 40 minutes "
+                "when that machine dies without a word.",
+            ),
+            Setting(
                 "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridImage",
                 "Adds to the transforms that this schedd may have already.",
             ),
