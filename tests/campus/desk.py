@@ -81,6 +81,7 @@ class Desk:
         self.leases = MemoryLeases()
         self.owner_gib = 2
         self.owner_here = False
+        self.move: Move | None = None
         self.life = 0
         self.loop: Loop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -182,16 +183,24 @@ class Desk:
         self.owner_here = move.owner.present
         self.owner_gib = self.rng.choice([2, 3, 4, 6, 14]) if move.owner.present else 2
         self.presence.set(move.owner)
-        self.put(Sense())
+        self.look()
         if not move.owner.present:
             wait = self.policy.idle_seconds if move.owner.logged_in else self.policy.idle_seconds_nobody
             for seconds in (self.policy.resume_seconds, wait):
-                self.clock.call_later(seconds + 0.1, self.look)
+                self.clock.call_later(seconds + 0.1, self._look_again, move)
+        self.move = move
         self.live(moves)
 
+    def _look_again(self, since: Move) -> None:
+        if self.move is since:
+            self.look()
+
     def look(self) -> None:
-        """What a real agent does every few seconds: look at the owner."""
-        if self.loop is not None:
+        """What a real agent does every few seconds: look at the owner. Not simulated where nothing can come of it."""
+        if self.loop is None:
+            return
+        known = self.loop.desk
+        if known.vms or known.availability.available or not self.owner_here:
             self.put(Sense())
 
     # -- its line to the coordinator ------------------------------------------------------------------------------
