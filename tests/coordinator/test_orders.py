@@ -321,3 +321,18 @@ def test_an_order_says_an_image_by_its_digest(tmp_path: Path) -> None:
 
 def test_the_clock_of_these_tests_stands_still() -> None:
     assert Clock()() == START
+
+
+def test_a_report_that_was_long_on_its_way_does_not_make_its_desktops_clock_look_late(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with started(tmp_path) as (here, desk, _):
+            await desk.say()
+            late = desk.report()
+            here.clock.pass_by(40)
+            await desk.send(late)
+            known = here.part.fleet.get(desk.name)
+            assert known is not None
+            assert known.skew_seconds == 0
+            assert known.warnings() == ()
+
+    asyncio.run(story())

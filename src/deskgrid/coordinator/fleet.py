@@ -5,7 +5,8 @@ Rules, told first:
 - An older or repeated report changes nothing; it is answered with what is ordered now.
 - A new incarnation supersedes the one before; a report of a superseded one is refused, since two agents that share
   one desktop would end each other's VMs.
-- Times are the coordinator's; a desktop's own clock is only measured, so that it may be an hour wrong.
+- Times are the coordinator's; a desktop's own clock is only measured, so that it may be an hour wrong. A report that
+  was long on its way makes that clock look late: of the last reports, the one that came fastest is believed.
 - Unknown fields of a report are kept, for those who look.
 """
 
@@ -21,6 +22,7 @@ from deskgrid.wire.messages import Report
 
 SKEW_SECONDS = 60.0
 _SUPERSEDED = 32
+_SKEWS = 16
 
 
 class AnotherAgent(Exception):
@@ -30,16 +32,25 @@ class AnotherAgent(Exception):
 class Known:
     """One desktop's last report. skew_seconds: its clock minus ours. raw: the report as it came."""
 
-    __slots__ = ("name", "raw", "received_at", "report", "skew_seconds", "superseded")
+    __slots__ = ("_skews", "name", "raw", "received_at", "report", "skew_seconds", "superseded")
 
     def __init__(
-        self, name: str, report: Report, raw: bytes, received_at: datetime, superseded: tuple[str, ...]
+        self,
+        name: str,
+        report: Report,
+        raw: bytes,
+        received_at: datetime,
+        superseded: tuple[str, ...],
+        before: "Known | None" = None,
     ) -> None:
         self.name = name
         self.report = report
         self.raw = raw
         self.received_at = received_at
-        self.skew_seconds = (report.sent_at - received_at).total_seconds()
+        skew = (report.sent_at - received_at).total_seconds()
+        near = before is not None and skew > before.skew_seconds - SKEW_SECONDS  # else it was set to another time
+        self._skews: tuple[float, ...] = (*(before._skews if before is not None and near else ()), skew)[-_SKEWS:]
+        self.skew_seconds: float = max(self._skews)
         self.superseded = superseded
 
     def desktop(self) -> Desktop:
@@ -96,9 +107,11 @@ class Fleet:
         """
         known = self._known.get(name)
         superseded: tuple[str, ...] = ()
+        before = None
         if known is not None:
             superseded = known.superseded
             if report.incarnation == known.report.incarnation:
+                before = known
                 if report.sequence <= known.report.sequence:
                     return False
             elif report.incarnation in superseded:
@@ -108,7 +121,7 @@ class Fleet:
                 )
             else:
                 superseded = (*superseded, known.report.incarnation)[-_SUPERSEDED:]
-        self._known[name] = Known(name, report, raw, now, superseded)
+        self._known[name] = Known(name, report, raw, now, superseded, before)
         return True
 
     def drop(self, name: str) -> None:
