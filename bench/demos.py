@@ -60,6 +60,7 @@ def _once(folder: Path, number: int) -> tuple[Figures | None, str]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches it once, by us: a second signal would disturb its putting away
         )
         fault = _await(process)
     try:

@@ -11,6 +11,7 @@ Rules, told first
 
 import statistics
 import time
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -83,21 +84,20 @@ def run(ground: Ground, load: Load, seconds: float = 90.0) -> list[Figure]:
     used = _watch(ground, groups, seconds)
     peer = used["daemons"]
     told = f"{', '.join(peer.names)}; not shared with others: {peer.unique_mb:.1f} MB"
+    terminals = len([path for path in Path("/dev/pts").iterdir() if path.name.isdigit()])
+    what = {
+        "file": "its owner is away, its report is held open",
+        "linux": f"with the Linux presence driver; {terminals} pseudo terminals are open on this computer",
+    }
     figures = []
     for kind, (memory, cpu) in (("file", NAMES[:2]), ("linux", NAMES[2:])):
         mine = used[kind]
-        note = f"{_WHAT[kind]}; not shared with others: {mine.unique_mb:.1f} MB. Peer: {told}"
+        note = f"{what[kind]}; not shared with others: {mine.unique_mb:.1f} MB. Peer: {told}"
         figures += [
             measured(memory, mine.rss_mb, peer_value=statistics.median(peer.rss_mb), note=note, load=load),
             measured(cpu, [mine.cpu_percent], peer_value=peer.cpu_percent, note=f"over {seconds:.0f} s", load=load),
         ]
     return figures
-
-
-_WHAT = {
-    "file": "its owner is away, its report is held open",
-    "linux": "with the Linux presence driver on this computer",
-}
 
 
 def _agents(ground: Ground, pool: EmbeddedPool) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from deskgrid.pool.embedded import EmbeddedPool
 from deskgrid.pool.reach import Reach
 
 SENDERS = 8
-UPDATES_EACH = 6000
+UPDATES_EACH = 5000
 _STILL_SECONDS, _STEP_SECONDS, _IDLING_SECONDS = 0.3, 0.02, 0.001
 
 
@@ -62,7 +62,12 @@ def collector_rate(ground: Ground, served: int, driver: int) -> Rate:
     pin(collector.pid, served)
 
     def cost(text: str, each: int) -> Cost:
-        return _send(ground, pool, collector, _files(ground, text, each), driver)
+        files = _files(ground, text, each)
+        try:
+            return _send(ground, pool, collector, files, driver)
+        finally:
+            for file in files:
+                file.unlink()
 
     few = cost(ad, 1)
     ground.say(f"{SENDERS * UPDATES_EACH} updates of the collector")
