@@ -7,7 +7,7 @@ Rules, told first:
 - "The image is broken" needs witnesses: when an image has joined, failures on one desktop alone are held against that
   desktop, not against the image. Since its last join failed on two: against the image, until it joins again.
 - A probe of an image goes to a desktop that has not seen it fail, if there is one: else one bad desktop that
-  is always the best candidate would condemn the image for ever.
+  is always the best candidate would condemn the image for ever. And to one where guests have joined: its word counts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,7 +41,10 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Health:
-    """The standing of images and desktops, folded from outcomes (oldest first or not: they are sorted)."""
+    """The standing of images and desktops, folded from outcomes (oldest first or not: they are sorted).
+
+    good: desktops where a guest has joined and nothing has failed since.
+    """
 
     def __init__(self, outcomes: Iterable[Outcome], settings: PlanSettings) -> None:
         self._settings = settings
@@ -57,6 +60,9 @@ class Health:
         self._desktops = _streaks(
             (o.desktop, o) for o in ordered if o.ok or (o.fault is not Fault.NONE and id(o) not in theirs)
         )
+
+        joined_on = {o.desktop for o in ordered if o.ok}
+        self.good = frozenset(name for name in joined_on if not self._desktops.get(name))
 
     def image(self, name: str, now: datetime) -> Standing:
         """How an image stands."""

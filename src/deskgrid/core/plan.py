@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from deskgrid.core.demand import fits
-from deskgrid.core.health import Health
+from deskgrid.core.health import Health, Standing
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Lease, Size
@@ -76,7 +76,7 @@ class _Planner:
             return
         goal = 1 if standing.probing else missing
         given = 0
-        for desktop in self._candidates(image, want.size, standing.witnesses):
+        for desktop in self._candidates(image, want.size, standing):
             if given == goal or len(self.grants) >= self.ramp:
                 break
             self._grant(desktop, image, want)
@@ -97,9 +97,13 @@ class _Planner:
         self.reasons[desktop.name] = reason
         self.free[desktop.name] = _less(desktop, want.size)
 
-    def _candidates(self, image: ImageFacts, size: Size, witnesses: frozenset[str]) -> Iterable[Desktop]:
+    def _candidates(self, image: ImageFacts, size: Size, standing: Standing) -> Iterable[Desktop]:
+        """The desktops with room, best first; for a probe, those whose word counts come first."""
         fitting = [d for d in self.free.values() if fits(d, size) and not self._probed(d.name)]
-        return sorted(fitting, key=lambda d: (d.name in witnesses, _preference(d, image)))
+        if not standing.probing:
+            return sorted(fitting, key=lambda d: _preference(d, image))
+        seen, good = standing.witnesses, self.health.good
+        return sorted(fitting, key=lambda d: (d.name in seen, d.name not in good, _preference(d, image)))
 
     def _probed(self, desktop: str) -> bool:
         """A desktop that has failed gets one VM at a time."""
