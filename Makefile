@@ -17,13 +17,11 @@ demo: setup ## the main job on real parts: HTCondor, QEMU, a Linux guest, HTTPS
 
 test: setup ## everything: lint, types, fast tests, real parts, the demo
 	$(MAKE) --no-print-directory lint
-	$(BIN)/coverage run -m pytest -m "not real" tests
-	$(BIN)/coverage report
+	$(BIN)/pytest -n 4 --cov --cov-report=term -m "not real" tests
 	$(BIN)/pytest -m real tests
 
 check: $(VENV)/.installed lint ## lint, types, fast tests: a minute
-	$(BIN)/coverage run -m pytest -m "not real and not slow" tests
-	$(BIN)/coverage report
+	$(BIN)/pytest -n 4 --cov --cov-report=term -m "not real and not slow" tests
 
 .PHONY: lint
 lint: $(VENV)/.installed
