@@ -1,6 +1,7 @@
 """A bad network: a real TLS proxy between agents and coordinator that loses, repeats, delays and reorders requests.
 
-Whole HTTP requests have fates. Each is decided by a seeded source of chance, and counted; when `calm` is set all pass, when it is `down` none.
+Whole HTTP requests have fates. Each is decided by a seeded source of chance, and counted; when `calm` is set all pass,
+when it is `down` none.
 """
 
 import random

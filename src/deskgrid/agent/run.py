@@ -13,7 +13,7 @@ import secrets
 import signal
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from deskgrid.agent.clock import Clock, calendar, steady_clock, utc_now
@@ -33,6 +33,8 @@ from deskgrid.presence.contract import Presence
 
 log = logging.getLogger("deskgrid.agent")
 LAST_WORD_SECONDS = 3.0
+STATUS_EVERY = timedelta(seconds=30)
+"""The status is written when something has changed, and so often for its figures: the owner's disk is the owner's."""
 
 
 class AgentError(Exception):
@@ -99,6 +101,8 @@ class _Running:
         self.presence = _presence(settings)
         self.hypervisor, faults = _hypervisor(settings, self.inbox)
         self.signals = 0
+        self.told: object = None
+        self.told_at = wall()
         around = Around(
             now=steady_clock(wall),
             wall=wall,
@@ -165,8 +169,12 @@ class _Running:
         threading.Thread(target=lambda: self.inbox.put(work()), daemon=True).start()
 
     def _changed(self, desk: Desk) -> None:
-        told = status_of(self.settings.desktop, os.getpid(), self.wall(), desk)
-        write_status(status_file(self.settings.state), told)
+        now = self.loop.around.now()
+        told = [reason.name for reason in desk.availability.refusals], [(vm.id, vm.state) for vm in desk.vms.values()]
+        if told != self.told or now - self.told_at > STATUS_EVERY:
+            self.told, self.told_at = told, now
+            status = status_of(self.settings.desktop, os.getpid(), self.wall(), desk)
+            write_status(status_file(self.settings.state), status)
 
 
 def _presence(settings: AgentSettings) -> Presence:
