@@ -1,8 +1,10 @@
 """`deskgrid pool`: HTCondor's side, on an existing pool or embedded."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from deskgrid.cli.output import Exit, Failed, progress, show_json, tell
@@ -99,6 +101,10 @@ def provide_tree() -> trees.Tree:
         return trees.provide(progress=lambda part, text: bar.update(task, completed=part, description=text))
 
 
+def _inline(table: dict[str, object]) -> str:
+    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + " }"
+
+
 def _folder(run: Path | None) -> Path:
     return run or cache_folder() / "pool"
 
@@ -113,15 +119,20 @@ def _find(run: Path | None) -> EmbeddedPool:
 
 def _describe(pool: EmbeddedPool, as_json: bool) -> None:
     daemons = pool.daemon_pids()
+    reach = {key: value for key, value in msgspec.to_builtins(pool.reach()).items() if value not in (None, "")}
     facts = {
         "collector": pool.collector,
         "guest_collector": pool.guest_collector,
         "run": str(pool.folders.run),
         "daemons": daemons,
+        "reach": reach,
     }
     if as_json:
         show_json(facts)
         return
     tell(f"collector {pool.collector} (guests see {pool.guest_collector}), folder {pool.folders.run}")
     tell("running: " + ", ".join(f"{name} ({pid})" for name, pid in sorted(daemons.items())))
-    tell("try: deskgrid pool tool condor_status -any")
+    tell("try: deskgrid pool tool condor_status -any\n\nfor coordinator.toml:\n\n[guest]")
+    tell(f'collector = "{pool.guest_collector}"\ntrust_domain = "{pool.state.trust_domain}"\n\n[pool]')
+    for key, value in reach.items():
+        tell(f"{key} = {json.dumps(value)}" if not isinstance(value, dict) else f"{key} = {_inline(value)}")
