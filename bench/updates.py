@@ -4,10 +4,11 @@ Rules, told first:
 - HTCondor's own client sends them: `condor_advertise -tcp -multiple` sends each ad as an update command of its own on
   a connection that stays open, as daemons do, after one authentication by IDTOKEN, encrypted.
 - Several senders at once, each with its own connection and its own machine; each ad is a startd's real one.
-- Starting a sender and authenticating it is not what is asked for: the same senders with one ad each are measured, too,
-  and taken off.
-- Updates are not answered. So the end is when the collector's CPU time stands still, and afterwards it is asked how
-  many updates it has counted: all must have arrived.
+- A sender reads all its ads before it sends the first. So the time counts that the collector is at work: from a
+  twentieth of its CPU time until the last twentieth.
+- Updates are not answered: afterwards the collector is asked how many it has counted; all must have arrived.
+- The senders may be slower than the collector. Then the rate by the clock is theirs, and `note` says how much of its
+  core the collector used; the rate by its CPU time is its own in any case.
 """
 
 import os
@@ -23,14 +24,16 @@ import psutil
 from bench.ground import Ground
 from bench.machine import CannotMeasure, cpu_seconds, pin
 from bench.rest import slot_ad, start_node, start_pool
+from bench.stillness import Sample
 from deskgrid.host.account import become
 from deskgrid.host.entry import direct
 from deskgrid.pool.embedded import EmbeddedPool
 from deskgrid.pool.reach import Reach
 
-SENDERS = 8
-UPDATES_EACH = 5000
-_STILL_SECONDS, _STEP_SECONDS, _IDLING_SECONDS = 0.3, 0.02, 0.001
+SENDERS = 4
+UPDATES_EACH = 8000
+_STILL_SECONDS, _STEP_SECONDS, _IDLING_NS = 0.3, 0.02, 500_000
+_EDGE = 0.05
 
 
 _HOW = f"{SENDERS} senders, each a TCP connection that stays open, authenticated by IDTOKEN and encrypted"
@@ -44,13 +47,6 @@ class Rate(msgspec.Struct, frozen=True):
     note: str
 
 
-class Cost(msgspec.Struct, frozen=True):
-    """What a number of updates took: by the clock, and of the collector's CPU."""
-
-    seconds: float
-    cpu_seconds: float
-
-
 def collector_rate(ground: Ground, served: int, driver: int) -> Rate:
     """Measure, with the collector on core `served` and the senders on `driver`. Raises: CannotMeasure."""
     ground.say("starting a pool for the collector's updates")
@@ -60,35 +56,33 @@ def collector_rate(ground: Ground, served: int, driver: int) -> Rate:
     node.leave()
     collector = psutil.Process(pool.daemon_pids()["condor_collector"])
     pin(collector.pid, served)
-
-    def cost(text: str, each: int) -> Cost:
-        files = _files(ground, text, each)
-        try:
-            return _send(ground, pool, collector, files, driver)
-        finally:
-            for file in files:
-                file.unlink()
-
-    few = cost(ad, 1)
-    ground.say(f"{SENDERS * UPDATES_EACH} updates of the collector")
-    whole = rate(few, cost(ad, UPDATES_EACH), SENDERS * (UPDATES_EACH - 1), ad)
-    _check(pool, SENDERS * (1 + UPDATES_EACH))
-    small = small_ad(ad)
-    ground.say(f"{SENDERS * UPDATES_EACH} small updates of the collector")
-    other = rate(few, cost(small, UPDATES_EACH), SENDERS * (UPDATES_EACH - 1), small)
-    return msgspec.structs.replace(whole, note=f"{_HOW}; {whole.note}; against that {other.note}")
+    rates = []
+    for text in (ad, small_ad(ad)):
+        ground.say(f"{SENDERS * UPDATES_EACH} updates of the collector, {len(text)} bytes each")
+        seen = _send(ground, pool, collector.pid, text, driver)
+        rates.append(rate(seen, SENDERS * UPDATES_EACH, text))
+    _check(pool, 2 * SENDERS * UPDATES_EACH)
+    whole, small = rates
+    return msgspec.structs.replace(whole, note=f"{_HOW}; {whole.note}; {small.note}")
 
 
-def rate(few: Cost, many: Cost, more_updates: int, ad: str) -> Rate:
-    """The rate, with the senders' start taken off. Raises: CannotMeasure."""
-    seconds, cpu = many.seconds - few.seconds, many.cpu_seconds - few.cpu_seconds
-    if seconds <= 0 or cpu <= 0:
-        raise CannotMeasure("updates of the collector: sending many took no longer than sending few")
+def rate(seen: Sequence[Sample], updates: int, ad: str) -> Rate:
+    """The rate while the collector was at work. Raises: CannotMeasure.
+
+    Args:
+        seen: its CPU time, from before the first update until after the last. ad: what was sent.
+    """
+    used = seen[-1].ran - seen[0].ran
+    began = next(each.at for each in seen if each.ran - seen[0].ran >= _EDGE * used)
+    ended = next(each.at for each in seen if each.ran - seen[0].ran >= (1 - _EDGE) * used)
+    if used <= 0 or ended <= began:
+        raise CannotMeasure("updates of the collector: it took no time that could be measured")
+    seconds, cpu = (ended - began) / (1 - 2 * _EDGE), used / 1e9
     note = (
-        f"with ads of {len(ad.splitlines())} attributes, {len(ad)} bytes: {more_updates / seconds:,.0f}/s, "
-        f"{more_updates / cpu:,.0f} per CPU second, {100 * cpu / seconds:.0f} % of its core used"
+        f"with ads of {len(ad.splitlines())} attributes, {len(ad)} bytes: {updates / seconds:,.0f}/s, "
+        f"{updates / cpu:,.0f} per CPU second; it used {100 * cpu / seconds:.0f} % of its core"
     )
-    return Rate(more_updates / seconds, more_updates / cpu, note)
+    return Rate(updates / seconds, updates / cpu, note)
 
 
 def small_ad(ad: str) -> str:
@@ -107,32 +101,43 @@ def machine_ad(ad: str, number: int) -> str:
     return text
 
 
-def _files(ground: Ground, ad: str, count: int) -> list[Path]:
-    folder = ground.cast.make_folder(f"updates-{count}", 0o755)
-    return [
-        ground.cast.write(folder / f"{number}", f"{machine_ad(ad, number)}\n" * count, 0o644)
+def _send(ground: Ground, pool: EmbeddedPool, collector: int, ad: str, core: int) -> list[Sample]:
+    """Send all. Returns: the collector's CPU time meanwhile."""
+    folder = ground.cast.make_folder("updates", 0o755)
+    files = [
+        ground.cast.write(folder / f"{number}", f"{machine_ad(ad, number)}\n" * UPDATES_EACH, 0o644)
         for number in range(SENDERS)
     ]
-
-
-def _send(ground: Ground, pool: EmbeddedPool, collector: psutil.Process, files: Sequence[Path], core: int) -> Cost:
-    reach = pool.reach()
-    cpu, began = cpu_seconds([collector.pid]), time.monotonic()
-    senders = [_sender(ground, reach, file, core) for file in files]
+    senders = [_sender(ground, pool.reach(), file, core) for file in files]
     try:
-        end = began + 120
-        while any(sender.poll() is None for sender in senders):
-            if time.monotonic() > end:
-                raise CannotMeasure("updates of the collector: not all sent after 120 s")
-            time.sleep(_STEP_SECONDS)
+        seen = _watch(collector, senders)
     finally:
         for sender in senders:
             sender.kill()
             sender.wait()
+        for file in files:
+            file.unlink()
     if any(sender.returncode for sender in senders):
         raise CannotMeasure("updates of the collector: condor_advertise failed; see `deskgrid doctor`")
-    ended = _still(collector)
-    return Cost(ended - began, cpu_seconds([collector.pid]) - cpu)
+    return seen
+
+
+def _watch(collector: int, senders: "Sequence[subprocess.Popen[bytes]]") -> list[Sample]:
+    """Read the collector's CPU time until all is sent and it has come to rest."""
+    seen = [_sample(collector)]
+    resting_since = seen[0].at
+    while resting_since + _STILL_SECONDS > seen[-1].at:
+        if seen[-1].at > seen[0].at + 120:
+            raise CannotMeasure("updates of the collector: not all sent after 120 s")
+        time.sleep(_STEP_SECONDS)
+        seen.append(_sample(collector))
+        if seen[-1].ran - seen[-2].ran > _IDLING_NS or any(sender.poll() is None for sender in senders):
+            resting_since = seen[-1].at
+    return seen
+
+
+def _sample(pid: int) -> Sample:
+    return Sample(time.monotonic(), round(cpu_seconds([pid]) * 1e9))
 
 
 def _sender(ground: Ground, reach: Reach, file: Path, core: int) -> "subprocess.Popen[bytes]":
@@ -151,17 +156,6 @@ def _sender(ground: Ground, reach: Reach, file: Path, core: int) -> "subprocess.
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-
-
-def _still(process: psutil.Process) -> float:
-    """Wait until a process uses no CPU. Returns: since when."""
-    last, since = cpu_seconds([process.pid]), time.monotonic()
-    while time.monotonic() - since < _STILL_SECONDS:
-        time.sleep(_STEP_SECONDS)
-        now = cpu_seconds([process.pid])
-        if now > last + _IDLING_SECONDS:
-            last, since = now, time.monotonic()
-    return since
 
 
 def _check(pool: EmbeddedPool, expected: int) -> None:

@@ -8,7 +8,8 @@ from bench.figure import Load
 from bench.guest import program
 from bench.machine import CannotMeasure, cpu_seconds, sample
 from bench.report_load import Counted, Desktop, report_at_rest
-from bench.updates import Cost, machine_ad, rate, small_ad
+from bench.stillness import Sample
+from bench.updates import machine_ad, rate, small_ad
 from deskgrid.demo.figures import Figures
 from deskgrid.wire.guest import Hello, Joined, Left, decode_from_guest
 from deskgrid.wire.messages import Report
@@ -17,15 +18,18 @@ AD = 'MyType = "Machine"\nName = "slot1@bench-node"\nMachine = "vm"\nCpus = 1\nC
 QUIET = Load(0.1, 1.0, 2)
 
 
-def test_a_rate_takes_off_what_starting_the_senders_costs() -> None:
-    found = rate(Cost(1.0, 0.5), Cost(5.0, 2.5), 8000, AD)
-    assert (found.per_second, found.per_cpu_second) == (2000.0, 4000.0)
+def test_a_rate_counts_only_the_time_in_which_the_collector_is_at_work() -> None:
+    idle = [Sample(float(at), 0) for at in range(5)]
+    at_work = [Sample(5 + 0.1 * step, 50_000_000 * step) for step in range(41)]
+    after = [Sample(9.0 + at, 2_000_000_000) for at in range(1, 4)]
+    found = rate([*idle, *at_work, *after], 8000, AD)
+    assert (found.per_second, found.per_cpu_second) == (pytest.approx(2000), pytest.approx(4000))
     assert "50 % of its core" in found.note
 
 
 def test_a_rate_from_nothing_is_refused() -> None:
-    with pytest.raises(CannotMeasure, match="no longer"):
-        rate(Cost(2.0, 0.5), Cost(1.0, 0.5), 8000, AD)
+    with pytest.raises(CannotMeasure, match="no time"):
+        rate([Sample(0.0, 7), Sample(1.0, 7)], 8000, AD)
 
 
 def test_each_sender_is_a_machine_of_its_own() -> None:
