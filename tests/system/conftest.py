@@ -17,6 +17,7 @@ from .grid import Grid, tiny_images
 RECIPE = Path(__file__).parents[2] / "recipes/demo.toml"
 TINY = {
     "mute": "",  # joined by its own word, but no startd of it is ever seen
+    "sound": "dg.spin=",
     "silent": "dg.hello=never",
     "panics": "dg.panic=1",
 }

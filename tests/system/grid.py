@@ -4,7 +4,6 @@ import json
 import os
 import select
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -14,7 +13,6 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import msgspec
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "hypervisor"))
@@ -22,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "hypervisor"))
 from tiny_guest import CMDLINE, DISK_BYTES, tiny_guest
 
 from deskgrid.coordinator.kept import LeaseRecord
-from deskgrid.demo.cast import Cast
 from deskgrid.demo.stage import Stage, Table
 from deskgrid.images import manifest
 from deskgrid.images.recipe import Recipe
@@ -108,7 +105,8 @@ class Grid:
         return [(vm, job) for vm, job in (line.split()[:2] for line in told.splitlines() if line)]
 
     def remove_jobs(self) -> None:
-        self.condor("condor_rm", "-all")
+        """Remove what is in the queue, if there is anything."""
+        self.stage.pool.command(["condor_rm", "-all"], timeout_seconds=60)
 
     # -- machines ---------------------------------------------------------------------------------------------
 
@@ -276,33 +274,3 @@ class Bell:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-
-class LeftBehind(msgspec.Struct):
-    """What a demo or a stage could leave running."""
-
-    processes: dict[int, str]
-    folders: set[str]
-
-    @classmethod
-    def now(cls) -> "LeftBehind":
-        """Everything that looks like a part of ours."""
-        found = {}
-        for process in psutil.process_iter(["name", "cmdline"]):
-            words = process.info["cmdline"] or []
-            name = process.info["name"] or ""
-            ours = name.startswith(("qemu-system", "condor_")) or any(w.startswith("deskgrid") for w in words)
-            with suppress(psutil.Error):
-                if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found[process.pid] = " ".join(words)[:200]
-        return cls(found, {path.name for path in Path("/tmp").glob("deskgrid-demo-*")})
-
-
-def cast_of(keep: bool = False) -> Cast:
-    """Where everything of a test is, and what ends it."""
-    return Cast(keep)
-
-
-def interrupt(pid: int) -> None:
-    """Ctrl-C."""
-    os.kill(pid, signal.SIGINT)

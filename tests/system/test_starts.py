@@ -149,7 +149,7 @@ def test_an_agent_killed_takes_its_machine_with_it_within_five_seconds(labs: Gri
     assert "its agent was restarted or lost it" in labs.sentences(vm_id)
 
 
-@pytest.mark.parametrize("image", ["silent"], indirect=True)
+@pytest.mark.parametrize("image", ["sound"], indirect=True)
 def test_a_full_disk_is_the_desktops_fault_and_the_image_starts_elsewhere(labs: Grid, image: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system for it")
