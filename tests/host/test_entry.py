@@ -118,6 +118,8 @@ def test_from_a_chroot_on_a_system_with_shared_mounts_a_tree_is_entered_and_no_m
     script.write_bytes(ENTER.read_bytes())
     try:
         words = [str(tree.root), "/tmp/enter.sh", str(tree.account.uid)]
+        if not run(["unshare", "--mount", "true"], 10).ok:
+            pytest.skip("this is a chroot itself, whose mounts can't be shared anew")
         done = run(["unshare", "--mount", "sh", "-c", CHROOT, "chroot", *words], 30)
     finally:
         script.unlink()

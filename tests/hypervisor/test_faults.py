@@ -151,11 +151,15 @@ def agent(words: str = "") -> Iterator[tuple["subprocess.Popen[str]", Path, str]
     """An agent in a process of its own, as an ordinary user, with one VM that has joined."""
     rig = QemuRig()
     home = Path(tempfile.mkdtemp(prefix="dg-"))
+    code = Path(tempfile.mkdtemp(prefix="dg-code-"))  # the checkout may lie where an ordinary user can't read
+    code.chmod(0o755)
+    for name in ("agent_process.py", "rigs.py", "tiny_guest.py"):
+        shutil.copy(Path(__file__).parent / name, code)
     user = UNPRIVILEGED if os.geteuid() == 0 else None
     if user is not None:
         os.chown(home, user, user)
     vm = f"vm-a-{os.getpid()}-{time.monotonic_ns()}"
-    args = [sys.executable, str(Path(__file__).parent / "agent_process.py"), str(home), vm, words]
+    args = [sys.executable, str(code / "agent_process.py"), str(home), vm, words]
     process = subprocess.Popen(
         [*args, str(rig.guest.kernel.parent)],
         stdout=subprocess.PIPE,
@@ -177,6 +181,7 @@ def agent(words: str = "") -> Iterator[tuple["subprocess.Popen[str]", Path, str]
     finally:
         process.kill()
         process.wait()
+        shutil.rmtree(code)
         assert soon(lambda: not qemus(vm), 15)
         shutil.rmtree(home)
         rig.close()

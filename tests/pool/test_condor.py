@@ -132,7 +132,7 @@ def test_the_transform_adds_the_image_and_bounds_the_lease(embedded: EmbeddedPoo
     assert value(embedded, short, "JobLeaseDuration") == "60"
     without = submit(embedded)
     assert "vm_name" not in value(embedded, without, "Requirements")
-    assert value(embedded, without, "JobLeaseDuration") == "2400"
+    assert value(embedded, without, "JobLeaseDuration") == "180"
     no_text = submit(embedded, "+vm_name = 5")
     assert "vm_name" not in value(embedded, no_text, "Requirements")
 

@@ -17,6 +17,7 @@ from deskgrid.demo.jobs import JOBS
 from deskgrid.demo.play import Play
 from deskgrid.demo.stage import Stage
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RECIPE = Path(__file__).parents[1] / "recipes/demo.toml"
 
 
@@ -35,7 +36,7 @@ def demo(
     def say(who: str, what: str) -> None:
         console.print(f"{time.monotonic() - prepared:7.1f} s  {who:<12} {what}", markup=False, soft_wrap=True)
 
-    _terminate_as_interrupt()
+    _take_signals()
     cast = Cast(keep)
     play: Play | None = None
     try:
@@ -52,7 +53,7 @@ def demo(
         keep_hint = f"; logs are in {cast.folder}" if keep else "; run `deskgrid demo --keep` to keep the logs"
         raise Failed(Exit.NO, f"{error}{keep_hint}") from None
     finally:
-        _ignore_interrupts()
+        _ignore_signals()
         tell("putting everything away")
         cast.close()
     if play.figures.faults:
@@ -70,16 +71,17 @@ def _end(play: Play, prepare_seconds: float, total_seconds: float, output: Path)
     tell(f"figures in {output}")
 
 
-def _terminate_as_interrupt() -> None:
-    """SIGTERM puts everything away as Ctrl-C does."""
+def _take_signals() -> None:
+    """Ctrl-C and SIGTERM put everything away, once: an impatient second one does not leave half of it running."""
 
     def interrupt(number: int, frame: object) -> None:
+        _ignore_signals()
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in _SIGNALS:
+        signal.signal(number, interrupt)
 
 
-def _ignore_interrupts() -> None:
-    """A second Ctrl-C does not leave half of it running: putting away takes seconds and has an end of its own."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
