@@ -75,8 +75,8 @@ class EmbeddedPool:
         prepare(tree.account, folders, settings, state)
         pool = cls(tree, folders, state, None)
         pool._make_token()
-        pool._process = pool._spawn()
         try:
+            pool._process = pool._spawn()
             pool._await(timeout_seconds, waiting)
         except BaseException:
             pool.stop()
