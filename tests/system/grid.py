@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -228,17 +228,20 @@ def tiny_images(folder: Path, kinds: dict[str, str]) -> None:
 
 
 class Bell:
-    """Jobs in guests call here each second, and end when they are told to."""
+    """Jobs in guests call here each second, and end when they are told to. starts: of each job, as it says itself."""
 
     def __init__(self) -> None:
         self.beats: Counter[str] = Counter()
+        self.starts: dict[str, list[str]] = defaultdict(list)
         self._done: set[str] = set()
         bell = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                job = self.path.strip("/")
+                job, start = self.path.strip("/").split("/")
                 bell.beats[job] += 1
+                if start not in bell.starts[job]:
+                    bell.starts[job].append(start)
                 self.send_response(200)
                 self.end_headers()
                 with suppress(OSError):
@@ -255,7 +258,8 @@ class Bell:
         script = folder / f"{name}.sh"
         script.write_text(
             "#!/bin/sh\n"
-            f'until [ "$(busybox wget -q -T 9 -O - http://10.0.2.2:{self._server.server_port}/{name})" = end ]\n'
+            "start=$(cat /proc/sys/kernel/random/uuid)\n"
+            f'until [ "$(busybox wget -q -T 9 -O - http://10.0.2.2:{self._server.server_port}/{name}/$start)" = end ]\n'
             "do sleep 1; done\n"
             f'echo "{name} was told to end"\n'
         )
