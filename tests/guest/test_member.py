@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from deskgrid import guest
@@ -89,12 +91,12 @@ class Guest:
             time.sleep(0.02)
 
     def close(self) -> None:
+        family = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.process.kill()
         self.process.wait()
-        if (self.folder / "seen").exists():
-            pid = int((self.folder / "seen").read_text().split()[-1])
-            if Path(f"/proc/{pid}/cmdline").exists() and str(self.folder) in Path(f"/proc/{pid}/cmdline").read_text():
-                os.kill(pid, 9)
+        for child in family:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
         os.close(self.ours)
         os.close(self._theirs)
 
