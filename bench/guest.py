@@ -1,4 +1,4 @@
-"""A guest that keeps its processor busy and half of its memory filled, made from the demo image's own kernel.
+"""A guest that keeps its processor busy and a quarter of its memory filled, made from the demo image's own kernel.
 
 Rules, told first:
 - A busy guest is what an owner comes back to, and what makes "its processors stand still" visible from outside.
@@ -16,7 +16,7 @@ from deskgrid.images.manifest import DISK, FILE, INITRD, KERNEL, FileFacts, Mani
 from deskgrid.images.recipe import Recipe
 
 OBEDIENT, STUBBORN = "bench-obedient", "bench-stubborn"
-FILLED_MIB = 400
+FILLED_MIB = 256
 MEMORY_BYTES = 1 << 30
 _DISK_BYTES = 64 << 20
 _INIT = """#!/bin/busybox sh

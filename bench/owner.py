@@ -32,11 +32,12 @@ NAMES = (
     "owner_to_gone_stubborn_ms",
 )
 _BOOT_SECONDS = 120.0
-_ENDS_SECONDS = 180.0
+_ENDS_SECONDS = 240.0
 _STILL_SECONDS = 0.5
 _STEP_SECONDS = 0.001
 _BUSY_SHARE = 0.3
 _POLICY = """sense_seconds_at_rest = 1
+hold_seconds = 2
 [policy]
 idle_seconds = 0.5
 idle_seconds_nobody = 0.5
@@ -122,7 +123,7 @@ def run(ground: Ground, load: Load, pauses: int = 25, ends: int = 20, stubborn: 
     gone = _ends(bench, ends, OBEDIENT, _ENDS_SECONDS)
     bench.offer(STUBBORN)
     stayed = _ends(bench, stubborn, STUBBORN, _ENDS_SECONDS / 3)
-    note = "a 1-CPU guest that computes, 400 MiB of its memory touched"
+    note = "a 1-CPU guest that computes, 256 MiB of its memory touched"
     return [
         measured(NAMES[0], paused, note=f"{note}; seen in its processor threads' time", load=load),
         measured(NAMES[1], gone, note=f"{note}; it leaves when asked, grace 0", load=load),
