@@ -82,6 +82,9 @@ def test_a_running_job_is_shown_with_its_vm() -> None:
     assert why_job(changed(status=2), view(pool=heard(machines=(machine,)))).vms == ("vm-1",)
     assert why_job(changed(status=2), view(pool=heard(machines=None))).vms == ()
     assert why_job(changed(status=2), View(START, SETTINGS)).vms == ()
+    # the job's own ad already names the machine, and the last cycle has not seen the collector's answer yet
+    on_vm_1 = changed(status=2, remote_host="slot1_1@vm-1.deskgrid.internal")
+    assert why_job(on_vm_1, view(leases=(LiveLease(LEASE),))).vms == ("vm-1",)
 
 
 def test_before_the_first_cycle_nothing_is_known() -> None:

@@ -187,6 +187,11 @@ def agent(words: str = "") -> Iterator[tuple["subprocess.Popen[str]", Path, str]
         rig.close()
 
 
+def news(events: list[Event]) -> list[Event]:
+    """What a second driver hears, less what the first may have died before confirming: that is told again."""
+    return [event for event in events if not isinstance(event, Started | Alive | Joined)]
+
+
 def test_an_agent_killed_ends_its_vm_within_five_seconds_and_nothing_stays() -> None:
     with agent() as (process, home, vm):
         assert where_the_secret_is(home) == []
@@ -227,11 +232,11 @@ def test_an_agent_killed_and_started_again_finds_its_vm() -> None:
         for _ in range(12):
             driver.tend()
             time.sleep(0.5)
-        assert events == []
+        assert news(events) == []
         assert len(qemus(vm)) == 1
         driver.kill(vm)
-        assert soon(lambda: events != [], 2.0)
-        assert events == [Gone(vm, True, "it was ended as ordered")]
+        assert soon(lambda: news(events) != [], 2.0)
+        assert news(events) == [Gone(vm, True, "it was ended as ordered")]
         assert list((home / "vms").iterdir()) == []
 
 
@@ -244,9 +249,9 @@ def test_an_announced_silence_is_waited_out() -> None:
         driver = QemuHypervisor(home, events.append, accelerators=("tcg",))
         assert [seen.vm_id for seen in driver.observe()] == [vm]
         time.sleep(0.5)
-        assert events == []
+        assert news(events) == []
         driver.kill(vm)
-        assert soon(lambda: events != [], 2.0)
+        assert soon(lambda: news(events) != [], 2.0)
 
 
 def test_a_second_driver_takes_over_and_the_first_lets_go(rig: QemuRig) -> None:

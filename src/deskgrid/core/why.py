@@ -83,14 +83,23 @@ def why_job(job: Job, view: View) -> Why:
 def _not_idle(subject: str, job: Job, view: View) -> Why:
     if job.status == 2:
         host = job.remote_host or "an unknown machine"
-        here = tuple(m.vm_id for m in (view.pool.machines or () if view.pool else ()) if job.id in m.jobs)
-        return Why(subject, Reason("running", f"It runs on {host}.", f"start number {job.starts}"), vms=here)
+        return Why(
+            subject, Reason("running", f"It runs on {host}.", f"start number {job.starts}"), vms=_here(job, view)
+        )
     if job.status == 4:
         return Why(subject, Reason("completed", "It has finished.", f"started {job.starts} times"))
     if job.status == 5:
         return Why(subject, Reason("held", f"It is held: {job.hold_reason or 'HTCondor does not say why'}"))
     state = _STATUS.get(job.status, f"in state {job.status}")
     return Why(subject, Reason(state.replace(" ", "-"), f"It is {state}."))
+
+
+def _here(job: Job, view: View) -> tuple[str, ...]:
+    """The VM that a job runs in: as its own ad names the machine (slot1_1@VM_ID.domain), or as the collector says."""
+    machine = (job.remote_host or "").rpartition("@")[2].partition(".")[0]
+    leases = view.snapshot.leases if view.snapshot is not None else ()
+    named = tuple(live.lease.vm_id for live in leases if live.lease.vm_id == machine)
+    return named or tuple(m.vm_id for m in (view.pool.machines or () if view.pool else ()) if job.id in m.jobs)
 
 
 def _names_none(job: Job) -> Reason:
