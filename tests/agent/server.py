@@ -14,12 +14,17 @@ Reply = tuple[int, bytes]
 
 
 class Server:
-    """Where it listens, its CA, and what was asked of it. replies: by path; a function of the request's body."""
+    """Where it listens, its CA, and what was asked of it. replies: by path; a function of the request's body.
+
+    peers: the port of each asker. hang_up: close each connection after its answer, without having said so.
+    """
 
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
         self.url = ""
         self.asked: list[tuple[str, bytes, str]] = []
+        self.peers: list[int] = []
+        self.hang_up = False
         self.replies: dict[str, Callable[[bytes], Reply]] = {"/v1/ca": lambda body: (200, self.ca())}
 
     def ca(self) -> bytes:
@@ -37,12 +42,14 @@ def serving(folder: Path) -> Iterator[Server]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            server.peers.append(self.client_address[1])
             server.asked.append((self.path, body, self.headers.get("Authorization", "")))
             status, said = server.replies[self.path](body)
             self.send_response(status)
             self.send_header("Content-Length", str(len(said)))
             self.end_headers()
             self.wfile.write(said)
+            self.close_connection = server.hang_up
 
         do_GET = do_POST
 

@@ -78,7 +78,7 @@ def test_a_coordinator_that_is_not_there_is_told_in_plain_words(server: Server) 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"https://127.0.0.1:{free.getsockname()[1]}"
-    assert "connection refused or no route" in down(say(server, url=url))
+    assert "connection refused" in down(say(server, url=url))
 
 
 def test_a_server_with_another_ca_is_not_trusted_and_hears_no_credential(server: Server, tmp_path: Path) -> None:
@@ -105,3 +105,15 @@ def test_more_than_three_reports_under_way_are_refused_at_once(server: Server) -
     go_on.set()
     rest = [inbox.get(timeout=20) for _ in range(3)]
     assert {item.answer.to for item in rest if isinstance(item, Answered)} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("hang_up", [False, True], ids=["kept", "closed-by-the-coordinator"])
+def test_the_next_report_uses_the_same_connection_if_it_still_stands(server: Server, hang_up: bool) -> None:
+    server.replies["/v1/report"], server.hang_up = answer, hang_up
+    inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
+    link = HttpsLink(server.url, server.authority.certificate, "desk-1", "s3cret", inbox.put)
+    for sequence in (1, 2, 3):
+        link.say(report(sequence))
+        item = inbox.get(timeout=20)
+        assert isinstance(item, Answered) and item.answer.to == sequence
+    assert len(set(server.peers)) == (3 if hang_up else 1)
