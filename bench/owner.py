@@ -48,7 +48,15 @@ memory_short_bytes = "128MiB"
 disk_floor_bytes = "64MiB"
 vm_disk_bytes = "128MiB"
 max_vms = 1
-max_cpus = 1
+on_battery = true
+battery_min_percent = 0
+metered = true
+full_screen = true
+boot_delay_seconds = 0
+start_spacing_seconds = 0
+start_offset_seconds = 0
+others_cpu_max = 1
+memory_pressure_max = 100
 """
 
 

@@ -136,7 +136,7 @@ def test_settings_need_only_four_lines() -> None:
         ("sense_seconds = 0", "sense_seconds"),
         ('colour = "blue"', "colour"),
         ("policy.idle_seconds = -1", "policy.idle_seconds"),
-        ('policy.closed_from = "25:00"', "policy.closed_from"),
+        ('policy.closed = ["25:00-26:00"]', r"policy.closed\[0\]"),
     ],
 )
 def test_settings_with_a_fault_are_refused_with_its_place(line: str, place: str) -> None:

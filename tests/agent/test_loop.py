@@ -21,7 +21,7 @@ from deskgrid.presence.fake import PRESENT, Owner
 
 from .world import IMAGE, ROOMY, SECRET, START, World
 
-ALL_DAY = Policy(closed_from=Policy().closed_until)
+ALL_DAY = Policy(closed=())
 NO_GRACE = msgspec.structs.replace(ALL_DAY, grace_seconds=0.0)
 
 

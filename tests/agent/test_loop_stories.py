@@ -23,7 +23,7 @@ from deskgrid.wire.messages import Report
 from .world import World
 
 LOOK_SECONDS = 0.5
-ALL_DAY = Policy(closed_from=Policy().closed_until)
+ALL_DAY = Policy(closed=())
 GUESTS = [
     GuestBehaviour(),
     GuestBehaviour(leave_seconds=None),

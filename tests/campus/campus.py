@@ -16,6 +16,7 @@ from deskgrid.core.vm import FINISH_SECONDS, KILL_AGAIN_SECONDS, LEAVE_SECONDS
 from deskgrid.hypervisor import contract as hv
 from deskgrid.hypervisor.fake import GuestBehaviour
 from deskgrid.model.desktop import VmState
+from deskgrid.model.hours import window
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import Plan, PlanSettings
@@ -54,7 +55,7 @@ class Scenario(msgspec.Struct, frozen=True):
     ramp: int = 20
     slow_seconds: float = 0.05
     job_hours: float = 1.0
-    policy: Policy = Policy(idle_seconds_nobody=600.0, max_vms=2, max_cpus=4)
+    policy: Policy = Policy(idle_seconds_nobody=600.0, max_vms=2, cpu_share=0.5)
 
 
 class Summary(msgspec.Struct):
@@ -245,8 +246,8 @@ class Campus:
         """The policy's hours begin and end: a real agent looks every few seconds."""
         for number in range(self.scenario.days + 4):
             day = self.began.astimezone(ZONE) + timedelta(days=number)
-            for clock in (self.scenario.policy.closed_from, self.scenario.policy.closed_until):
-                at = day.replace(hour=clock.hour, minute=clock.minute, second=1)
+            for minute in {m for text in self.scenario.policy.closed for m in (window(text).start, window(text).end)}:
+                at = day.replace(hour=minute // 60 % 24, minute=minute % 60, second=1)
                 if at > self.began:
                     self.clock.at(at, self._everybody_looks)
 

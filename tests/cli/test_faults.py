@@ -48,14 +48,14 @@ def test_all_faults_of_an_agents_settings_are_named_at_once(deskgrid: Command, t
     file = tmp_path / "agent.toml"
     file.write_text(
         'coordinator = "http://insecure"\ndesktop = "../desk"\nstate = "/x"\nimage = "/y"\npresence = "guess"\n'
-        '[policy]\nidle_seconds = -1\nmemory_reserve_bytes = "2 parsecs"\nclosed_from = "25:00"\n'
+        '[policy]\nidle_seconds = -1\nmemory_reserve_bytes = "2 parsecs"\nclosed = ["25:00-26:00"]\n'
     )
     said = deskgrid("agent", "run", "--settings", file)
     assert said.code == Exit.WRONG
     for key in ("coordinator", "desktop", "image", "images", "presence", "policy.idle_seconds"):
         assert f"{file}: {key}: " in said.err
     assert f"{file}: policy.memory_reserve_bytes: got '2 parsecs'" in said.err
-    assert f"{file}: policy.closed_from: " in said.err
+    assert f"{file}: policy.closed[0]: " in said.err
 
 
 def test_all_faults_of_a_recipe_are_named_at_once_and_nothing_is_built(deskgrid: Command, tmp_path: Path) -> None:

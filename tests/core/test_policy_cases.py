@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from deskgrid.core.policy import availability, may_go_on, memory_is_short, room
+from deskgrid.core.limits import memory_is_short, room
+from deskgrid.core.policy import availability, may_go_on
 from deskgrid.core.vm import Vm
 from deskgrid.model.desktop import VmState
 from deskgrid.model.lease import Size

@@ -1,6 +1,5 @@
 """Settings files: every fault is named at once, with its path."""
 
-from datetime import time
 from pathlib import Path
 
 import msgspec
@@ -24,12 +23,12 @@ class Whole(msgspec.Struct, frozen=True):
 
 def test_a_file_without_faults_becomes_typed_values() -> None:
     whole = parse(
-        'folder = "/srv"\nwords = ["a"]\n[policy]\nclosed_from = 08:30:00\nclosed_until = "18:00"\n'
+        'folder = "/srv"\nwords = ["a"]\n[policy]\nclosed = ["08:30-18:00"]\n'
         'memory_reserve_bytes = "3 GiB"\n[[parts]]\nname = "x"\nsize_bytes = "1k"',
         Whole,
     )
     assert whole.folder == Path("/srv")
-    assert (whole.policy.closed_from, whole.policy.closed_until) == (time(8, 30), time(18))
+    assert whole.policy.closed == ("08:30-18:00",)
     assert whole.policy.memory_reserve_bytes == 3 << 30
     assert whole.parts == (Part("x", 1024),)
 

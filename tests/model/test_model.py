@@ -90,13 +90,15 @@ def test_fields_of_a_lease_that_a_newer_coordinator_adds_are_let_pass() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"closed_from": "07:00:00Z"},
-        {"closed_from": "25:00:00"},
+        {"closed": ["07:00-17:00Z"]},
+        {"closed": ["25:00-26:00"]},
+        {"closed": ["07:00-07:00"]},
+        {"closed_nobody": ["Mon 24:00-07:00"]},
         {"idle_seconds": -1},
         {"grace_seconds": 8 * 86400},
         {"vm_disk_bytes": 0},
         {"max_vms": 65},
-        {"max_cpus": -1},
+        {"cpu_share": 1.5},
         {"idle_secs": 5},
     ],
 )

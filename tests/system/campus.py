@@ -117,7 +117,7 @@ class Campus:
             "images": str(self.images),
             "presence": f"file:{state / 'owner'}",
             "hypervisor": "fake",
-            "policy": {"max_vms": 2, "max_cpus": 2},
+            "policy": {"max_vms": 2, "cpu_share": 1},
         }
         settings = cast.write(cast.folder / f"{name}.toml", settings_text(over(AGENT, own)))
         made = self.client.make_token(3600, 1)

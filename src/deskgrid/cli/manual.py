@@ -6,7 +6,7 @@ A setting's help is in its struct's docstring, as `name: text` or `name, other: 
 import inspect
 import re
 from collections.abc import Iterator
-from datetime import time
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -17,6 +17,7 @@ from deskgrid.agent.settings import AgentSettings
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.host.account import Account
 from deskgrid.images.recipe import Recipe
+from deskgrid.model.policy import ROWS, Policy
 
 _NAMES = {
     str: "text",
@@ -25,6 +26,7 @@ _NAMES = {
     bool: "true or false",
     Path: "path",
     time: "time of day",
+    date: "day",
     Account: "table (uid, gid)",
 }
 
@@ -60,12 +62,14 @@ def rows(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def field_helps(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """What a struct's docstring says of its fields."""
+    """What a struct's docstring says of its fields; of a policy's, its rows."""
+    if kind is Policy:
+        return {row.name: row.help.replace("|", "\\|") for row in ROWS}
     text = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
     names = "|".join(re.escape(field.name) for field in msgspec.structs.fields(kind))
     heads = list(re.finditer(rf"(?:^|(?<=[.;] )|(?<=\) ))((?:{names})(?:, (?:{names}))*): ", text))
     helps = {}
-    for head, following in zip(heads, [*heads[1:], None], strict=True):
+    for head, following in zip(heads, [*heads[1:], None], strict=False):
         said = text[head.end() : following.start() if following else None].strip().rstrip(".;")
         for name in head[1].split(", "):
             helps[name] = said.replace("|", "\\|")

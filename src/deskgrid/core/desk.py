@@ -17,6 +17,7 @@ from typing import assert_never
 
 import msgspec
 
+from deskgrid.core import limits
 from deskgrid.core import policy as decide
 from deskgrid.core.vm import TABLE, Command, Event, Kind, Vm, order, step
 from deskgrid.model.desktop import Availability, Fault, Room, Transition, VmReport, VmState
@@ -294,7 +295,7 @@ class _Work:
                 self.happen(vm_id, Event(Kind.DUE, _due(vm), fault=Fault.IMAGE if silent else Fault.NONE))
 
     def obey_memory(self) -> None:
-        reason = decide.memory_is_short(self.desk.policy, self.desk.sensed.machine)
+        reason = limits.memory_is_short(self.desk.policy, self.desk.sensed.machine)
         if reason is None:
             return
         ending = [vm.id for vm in self.desk.vms.values() if vm.state in _ENDING]
@@ -308,7 +309,7 @@ def _judged(desk: Desk) -> Desk:
     return msgspec.structs.replace(
         desk,
         availability=decide.availability(desk.policy, sensed.reading, sensed.machine, sensed.local, sensed.faults),
-        room=decide.room(desk.policy, sensed.machine, vms),
+        room=limits.room(desk.policy, sensed.machine, vms),
         go_on=decide.may_go_on(desk.policy, sensed.reading, sensed.local),
     )
 

@@ -46,7 +46,16 @@ AGENT: Table = {
         "disk_floor_bytes": "256MiB",
         "vm_disk_bytes": "2GiB",
         "max_vms": 1,
-        "max_cpus": 1,
+        "others_cpu_max": 1,  # head, desktops and guests share one machine: each would make way for the others
+        "memory_pressure_max": 100,
+        "on_battery": True,  # somebody who looks at the demo on a laptop wants to see it run
+        "battery_min_percent": 0,
+        "metered": True,
+        "lid_closed": True,
+        "full_screen": True,
+        "boot_delay_seconds": 0,
+        "start_spacing_seconds": 0,
+        "start_offset_seconds": 0,
     },
 }
 

@@ -12,18 +12,12 @@ from typing import Annotated
 
 import msgspec
 
+from deskgrid.model.hours import Hours, window
+
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=7 * 86400)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
-_DAY = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
-Hours = Annotated[
-    str, msgspec.Meta(pattern=rf"^({_DAY}(-{_DAY})?(,{_DAY}(-{_DAY})?)* )?[0-2]\d:[0-5]\d-[0-2]\d:[0-5]\d\Z")
-]
-"""Hours of the owner's calendar: "Mon-Fri 07:00-17:00", "Sat,Sun 10:00-12:00", "22:00-06:00" (every day).
-
-A window that spans midnight belongs to the day on which it begins; "00:00-24:00" is the whole day.
-"""
 Program = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 GIB = 1 << 30
 
@@ -151,6 +145,14 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start_offset_seconds: Seconds = 60.0
     grace_seconds: Seconds = 60.0
 
+    def __post_init__(self) -> None:
+        for key, texts in (("closed", self.closed), ("closed_nobody", self.closed_nobody)):
+            for number, text in enumerate(texts):
+                try:
+                    window(text)
+                except ValueError as error:
+                    raise ValueError(f"{key}[{number}]: {error}") from None
+
 
 class Machine(msgspec.Struct, frozen=True):
     """The desktop's resources at one moment. None: unknown; where the policy asks for it, unknown counts against VMs.
@@ -158,7 +160,7 @@ class Machine(msgspec.Struct, frozen=True):
     memory_available_bytes: what could be had without paging.
     memory_pressure: percent of the last 10 s in which some process of others waited for memory.
     others_cpu: share of all processors (0 to 1) that others than the grid have used since the last reading.
-    on_battery, battery_percent: None and None without a battery.
+    on_battery, battery_percent: None and None without a battery; None and a number: not known whether it is in use.
     programs: those of the policy's `quiet_programs` that run. up_seconds: since the computer has started.
     images_bytes: what images take on its disk.
     """
