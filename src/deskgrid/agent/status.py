@@ -1,30 +1,51 @@
-"""What the agent tells on its own desktop: one small file, whole at any time, for `deskgrid agent status`."""
+"""What the agent tells on its own desktop: to those who ask over the local socket, and in one small file for when it
+is not there to be asked."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
+from deskgrid.agent.usage import Gift
 from deskgrid.core.desk import Desk
 from deskgrid.core.desk import reports as vm_reports
 from deskgrid.host.files import write_atomic
 from deskgrid.model.desktop import Availability, Room, VmReport
+from deskgrid.model.moment import Moment
+from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
+from deskgrid.model.wish import Wish
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What runs here and why, or why nothing does. go_on: why running VMs must stop, or None."""
+    """What runs here and why, or why nothing does.
+
+    at: when this was so. go_on: why running VMs must stop, or None. sources: how the owner is seen; presence_faults:
+    what could not be read of them. reached_at: when the coordinator last answered; link_fault: why it does not.
+    wish: what accounts of this computer ask of the grid. faults: what is wrong with policy, wish or other files here.
+    gift: what this desktop gave. cpus, memory_bytes: the computer's.
+    cpu: by VM id, how many processors it uses now, where that is known. policy: what holds here.
+    """
 
     desktop: str
     pid: int
-    at: datetime
+    at: Moment
     availability: Availability
     room: Room
     vms: tuple[VmReport, ...]
     sources: tuple[str, ...]
     go_on: Reason | None = None
-    reached_at: datetime | None = None
+    reached_at: Moment | None = None
     link_fault: str = ""
+    presence_faults: tuple[str, ...] = ()
+    wish: Wish | None = None
+    faults: tuple[str, ...] = ()
+    gift: Gift | None = None
+    cpus: int = 0
+    memory_bytes: int = 0
+    cpu: dict[str, float] = {}
+    policy: Policy | None = None
 
 
 def write_status(path: Path, status: Status) -> None:
@@ -39,12 +60,42 @@ def read_status(path: Path) -> Status | None:
     """Read the last status, or None when no agent has written one here."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Status)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
 
-def status_of(desktop: str, pid: int, at: datetime, desk: Desk) -> Status:
-    """The status of a desk."""
+def status_of(
+    desktop: str,
+    pid: int,
+    at: datetime,
+    desk: Desk,
+    *,
+    wish: Wish | None = None,
+    faults: tuple[str, ...] = (),
+    gift: Gift | None = None,
+    cpu: Mapping[str, float] | None = None,
+    reached_at: datetime | None = None,
+    link_fault: str = "",
+) -> Status:
+    """The status of a desk. What the desk does not know is given beside it; see `Status`."""
+    reading, machine = desk.sensed.reading, desk.sensed.machine
     return Status(
-        desktop, pid, at, desk.availability, desk.room, vm_reports(desk), desk.sensed.reading.sources, desk.go_on
+        desktop,
+        pid,
+        at,
+        desk.availability,
+        desk.room,
+        vm_reports(desk),
+        reading.sources,
+        desk.go_on,
+        reached_at,
+        link_fault,
+        reading.faults,
+        wish,
+        faults,
+        gift,
+        machine.cpus,
+        machine.memory_bytes,
+        dict(cpu or {}),
+        desk.policy,
     )

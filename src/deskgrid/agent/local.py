@@ -1,0 +1,264 @@
+"""The agent's ear for the accounts of this computer: a Unix socket, one thread, bounded in every way.
+
+Rules, told first:
+- Who speaks is what the kernel says (SO_PEERCRED). What an account may do is decided in `agent/wishes.py`.
+- It never waits for a peer: sockets do not block, and who is silent or does not fetch its answers in time is let go.
+  The thread sleeps in the kernel while nobody talks. A flood is answered no faster than `Limits` says, in turns.
+- A helper's word lasts as long as its connection, and no longer than `told_seconds` after it was said.
+- The callables that it is made with are called from its thread, and must not wait either.
+"""
+
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from deskgrid.agent.clerk import Clerk
+from deskgrid.agent.clock import Clock, utc_now
+from deskgrid.agent.local_socket import Limits, LocalError, Pace, inode, listen, peer_uid
+from deskgrid.agent.local_words import LINE_BYTES, Answer, Question, Refused, Tell, decode_question, encode
+from deskgrid.agent.status import Status
+from deskgrid.agent.wishes import ROOT, WishBook
+from deskgrid.model.presence import SessionReading
+from deskgrid.model.wish import Wish
+
+log = logging.getLogger("deskgrid.agent.local")
+DEFAULT = Limits()
+_TELL_COST = 5.0
+_NOT_UNDERSTOOD = Refused("local socket: got a line that is no question, expected one of the local protocol")
+_FULL = Refused("The agent is talked to by too many at once; try again in a moment.")
+
+
+class _Peer:
+    """One connection. key: its number, never used again. coming: not read yet by us; going: not read yet by it."""
+
+    def __init__(self, link: socket.socket, key: int, uid: int, now: float) -> None:
+        self.link, self.key, self.uid, self.heard_at = link, key, uid, now
+        self.coming, self.going = bytearray(), bytearray()
+        self.told = self.last_words = False
+
+
+class LocalServer:
+    """Listens at `path` until `close`.
+
+    Args:
+        path: the socket; its folder is made if it is missing. wishes: what is asked here.
+        status: what is true now.
+        wish: hears what the grid shall obey, at the start too; Ask.RESUME when nothing stands any more.
+        told: hears what helpers see of their sessions, by connection; None: forget what this one said.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        wishes: WishBook,
+        status: Callable[[], Status],
+        wish: Callable[[Wish], None],
+        told: Callable[[int, SessionReading | None], None],
+        wall: Clock = utc_now,
+        limits: Limits = DEFAULT,
+    ) -> None:
+        self.path, self.limits = path, limits
+        self._clerk, self._told = Clerk(wishes, status, wish, wall), told
+        self._pace = Pace(limits)
+        self._selector = selectors.DefaultSelector()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._peers: dict[int, _Peer] = {}
+        self._turns: list[int] = []
+        self._number = 0
+        self._closing = False
+        self._listener: socket.socket | None = None
+        self._inode = 0
+        self._thread = threading.Thread(target=self._run, name="local", daemon=True)
+
+    def start(self) -> None:
+        """Listen. Raises: LocalError."""
+        self._listen()
+        self._clerk.obey()
+        self._thread.start()
+
+    def mend(self) -> None:
+        """Listen anew if somebody took the socket's file away; from any thread. Cheap: for every now and then."""
+        if self._thread.is_alive() and inode(self.path) != self._inode:
+            os.eventfd_write(self._bell, 1)
+
+    def close(self) -> None:
+        """Stop listening and take the socket's file away. A second time does nothing."""
+        if self._closing:
+            return
+        self._closing = True
+        os.eventfd_write(self._bell, 1)
+        if self._thread.is_alive():
+            self._thread.join()
+        for peer in list(self._peers.values()):
+            self._end(peer)
+        if self._listener is not None:
+            self._listener.close()
+            if inode(self.path) == self._inode:
+                self.path.unlink(missing_ok=True)
+            self._listener = None
+        self._selector.close()
+        os.close(self._bell)
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._closing:
+            for ready, mask in self._selector.select(self._sleep_seconds()):
+                self._serve(ready.data, mask)
+            turns, self._turns = self._turns, []
+            for key in turns:
+                if (peer := self._peers.get(key)) is not None:
+                    self._turn(peer)
+            self._look_at_clocks()
+
+    def _serve(self, peer: _Peer | socket.socket | None, mask: int) -> None:
+        if isinstance(peer, _Peer):
+            if mask & selectors.EVENT_WRITE:
+                self._flush(peer)
+            elif peer.key not in self._turns:
+                self._hear(peer)
+        elif peer is not None:
+            self._accept(peer)
+        else:
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
+            if not self._closing and inode(self.path) != self._inode:
+                self._listen_again()
+
+    def _sleep_seconds(self) -> float | None:
+        """Until it is somebody's turn, a peer has been silent for too long or a wish ends; None: for ever."""
+        if self._turns:
+            return 0.0
+        now = time.monotonic()
+        ends = [peer.heard_at + self._patience(peer) - now for peer in self._peers.values()]
+        if (seconds := self._clerk.look_again_seconds()) is not None:
+            ends.append(seconds)
+        return max(0.0, min(ends)) + 0.01 if ends else None
+
+    def _patience(self, peer: _Peer) -> float:
+        return self.limits.told_seconds if peer.told and not peer.going else self.limits.silence_seconds
+
+    def _look_at_clocks(self) -> None:
+        now = time.monotonic()
+        for peer in [one for one in self._peers.values() if one.heard_at + self._patience(one) <= now]:
+            self._end(peer)
+        if self._clerk.look_again_seconds() == 0.0:
+            self._clerk.obey()
+
+    # -- listening ------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        self._listener = listen(self.path)
+        self._inode = inode(self.path)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
+
+    def _listen_again(self) -> None:
+        if self._listener is not None:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
+        try:
+            self._listen()
+        except LocalError as error:
+            log.warning("%s", error)
+
+    def _accept(self, listener: socket.socket) -> None:
+        self._pace.spend()
+        try:
+            link, _ = listener.accept()
+        except OSError:
+            return  # it went away, or we have no descriptor left: the pace keeps that from being a busy loop
+        link.setblocking(False)
+        uid = peer_uid(link)
+        same = sum(peer.uid == uid for peer in self._peers.values())
+        limits = self.limits
+        if len(self._peers) >= limits.connections or (uid != ROOT and same >= limits.connections_per_account):
+            with suppress(OSError):
+                link.send(encode(_FULL), socket.MSG_NOSIGNAL)
+            link.close()
+            return
+        self._number += 1
+        peer = _Peer(link, self._number, uid, time.monotonic())
+        self._peers[peer.key] = peer
+        self._selector.register(link, selectors.EVENT_READ, peer)
+
+    # -- one peer -------------------------------------------------------------------------------------------------
+
+    def _hear(self, peer: _Peer) -> None:
+        """Read a little."""
+        try:
+            data = peer.link.recv(LINE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end(peer)
+            return
+        peer.coming += data
+        self._turns.append(peer.key)
+
+    def _turn(self, peer: _Peer) -> None:
+        """Answer one line; what else has been said waits for the next turn."""
+        end = peer.coming.find(b"\n")
+        if end < 0 and len(peer.coming) <= LINE_BYTES:
+            return
+        self._pace.spend()
+        question = decode_question(bytes(peer.coming[:end])) if 0 <= end < LINE_BYTES else None
+        del peer.coming[: end + 1]
+        try:
+            self._take(peer, question)
+        except Exception:
+            log.exception("local socket: a question could not be answered")
+            self._end(peer)
+        if peer.key in self._peers and not (peer.going or peer.last_words or peer.key in self._turns):
+            self._turns.append(peer.key)
+
+    def _take(self, peer: _Peer, question: Question | None) -> None:
+        if question is None:
+            peer.last_words = True
+            self._say(peer, _NOT_UNDERSTOOD)
+            return
+        peer.heard_at = time.monotonic()
+        if isinstance(question, Tell):
+            self._pace.spend(_TELL_COST - 1)
+            peer.told = True
+            self._told(peer.key, question.reading)
+            return
+        self._say(peer, self._clerk.answer(peer.uid, question))
+
+    def _say(self, peer: _Peer, answer: Answer) -> None:
+        peer.going += encode(answer)
+        self._flush(peer)
+
+    def _flush(self, peer: _Peer) -> None:
+        """Let it fetch what it has not got yet; until it has all, it is not heard."""
+        try:
+            sent = peer.link.send(peer.going, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._end(peer)
+            return
+        del peer.going[:sent]
+        if peer.last_words and not peer.going:
+            self._end(peer)
+            return
+        self._selector.modify(peer.link, selectors.EVENT_WRITE if peer.going else selectors.EVENT_READ, peer)
+        if not peer.going and peer.coming and peer.key not in self._turns:
+            self._turns.append(peer.key)
+
+    def _end(self, peer: _Peer) -> None:
+        if self._peers.pop(peer.key, None) is None:
+            return
+        self._selector.unregister(peer.link)
+        peer.link.close()
+        if peer.told:
+            self._told(peer.key, None)
