@@ -1,5 +1,6 @@
 """What every hypervisor driver MUST do, on the fake and on real QEMU: the sentences of `hypervisor/contract.py`."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,6 +203,95 @@ def test_what_happened_while_no_agent_was_there_is_told_to_the_next_one(rig: Rig
     assert [seen.vm_id for seen in rig.driver.observe()] == [vm]
     rig.wait(vm, Joined)
     assert kinds(rig, vm) == ["Started", "Alive", "Joined"]
+
+
+def test_a_limit_of_cores_holds_for_vms_that_run_and_for_those_that_start_later(rig: Rig) -> None:
+    one = rig.start("silent")
+    rig.wait(one, Started)
+    rig.driver.limit(1)
+    other = rig.start("silent")
+    rig.wait(other, Started)
+    rig.pass_time(0.5)
+    assert (rig.cores(one), rig.cores(other)) == (1, 1)
+    rig.driver.limit(2)
+    rig.pass_time(0.5)
+    assert rig.cores(one) == rig.cores(other) == min(2, len(os.sched_getaffinity(0)))
+
+
+def test_under_a_limit_of_no_core_no_cpu_runs_not_even_if_it_is_resumed_until_the_limit_is_raised(rig: Rig) -> None:
+    vm = rig.start("busy")
+    rig.wait(vm, Joined)
+    rig.driver.limit(0)
+    rig.wait(vm, Paused, 0.2 + rig.slack_seconds)
+    before = rig.lived_seconds(vm)
+    rig.driver.resume(vm)
+    rig.pass_time(1.0)
+    assert rig.lived_seconds(vm) - before < 0.1
+    assert [seen.paused for seen in rig.driver.observe()] == [True]
+    rig.driver.limit(1)
+    rig.pass_time(1.5)
+    assert rig.lived_seconds(vm) - before > 0.2
+    assert [seen.paused for seen in rig.driver.observe()] == [False]
+
+
+def test_a_vm_that_is_paused_stays_so_when_the_limit_is_raised(rig: Rig) -> None:
+    vm = rig.start("busy")
+    rig.wait(vm, Joined)
+    rig.driver.pause(vm)
+    rig.wait(vm, Paused, 0.2 + rig.slack_seconds)
+    rig.driver.limit(0)
+    rig.driver.limit(2)
+    rig.pass_time(0.5)
+    before = rig.lived_seconds(vm)
+    rig.pass_time(1.0)
+    assert rig.lived_seconds(vm) - before < 0.05
+    assert [seen.paused for seen in rig.driver.observe()] == [True]
+
+
+def test_a_vm_that_leaves_runs_confined_even_under_a_limit_of_no_core(rig: Rig) -> None:
+    vm = rig.start("obedient")
+    rig.wait(vm, Joined)
+    rig.driver.limit(0)
+    rig.driver.vacate(vm)
+    assert rig.wait(vm, GuestLeft).cause == "asked"
+    assert rig.cores(vm) == 1
+
+
+def test_the_limit_of_the_next_agent_holds_for_vms_that_it_has_found(rig: Rig) -> None:
+    vm = rig.start("silent")
+    rig.wait(vm, Started)
+    rig.crash()
+    rig.come_back()
+    rig.driver.limit(1)
+    assert [seen.vm_id for seen in rig.driver.observe()] == [vm]
+    rig.pass_time(0.5)
+    assert rig.cores(vm) == 1
+
+
+def test_an_agent_that_hands_over_has_the_announced_time_and_its_vms_go_on(rig: Rig) -> None:
+    vm = rig.start("obedient")
+    rig.wait(vm, Joined)
+    rig.driver.hand_over(15.0)
+    rig.crash()
+    rig.pass_time(8.0)
+    rig.come_back()
+    assert [seen.vm_id for seen in rig.driver.observe()] == [vm]
+    rig.pass_time(1.0)
+    assert kinds(rig, vm) == ["Started", "Alive", "Joined"]
+    rig.crash()
+    rig.pass_time(5.0 + rig.slack_seconds)
+    assert rig.left_behind(vm) == []
+
+
+def test_an_agent_that_hands_over_and_does_not_come_back_is_not_waited_for_for_ever(rig: Rig) -> None:
+    vm = rig.start("obedient")
+    rig.wait(vm, Joined)
+    rig.driver.hand_over(6.0)
+    rig.crash()
+    rig.pass_time(5.0)
+    assert rig.left_behind(vm)
+    rig.pass_time(2.0 + rig.slack_seconds)
+    assert rig.left_behind(vm) == []
 
 
 def test_several_vms_do_not_disturb_each_other(rig: Rig) -> None:

@@ -29,7 +29,7 @@ def main() -> None:
     while not upgrade.is_set():
         driver.tend()
         time.sleep(0.5)
-    driver.announce_silence(10.0)
+    driver.hand_over(10.0)
     driver.close()
 
 

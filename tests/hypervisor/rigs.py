@@ -42,7 +42,9 @@ GUESTS = {
 }
 
 
-def spec_of(vm_id: str, kind: str, guest: TinyGuest | None, words: str = "", overlay_bytes: int = 128 * MIB) -> VmSpec:
+def spec_of(
+    vm_id: str, kind: str, guest: TinyGuest | None, words: str = "", overlay_bytes: int = 128 * MIB, cpus: int = 1
+) -> VmSpec:
     """What to start: a guest of one kind. guest: the real files; None: the fake needs none."""
     nowhere = Path("/nonexistent/disk.raw")
     disk = Disk(
@@ -52,8 +54,8 @@ def spec_of(vm_id: str, kind: str, guest: TinyGuest | None, words: str = "", ove
         initrd=guest.initrd if guest is not None else None,
         cmdline=f"{CMDLINE} {GUESTS[kind][0]} {words}",
     )
-    instance = InstanceData(vm_id, kind, "desk-1", "10.0.2.2:9618", SECRET, "test", 1, 256)
-    return VmSpec(vm_id, disk, Size(1, 256 * MIB), instance, overlay_bytes)
+    instance = InstanceData(vm_id, kind, "desk-1", "10.0.2.2:9618", SECRET, "test", cpus, 256)
+    return VmSpec(vm_id, disk, Size(cpus, 256 * MIB), instance, overlay_bytes)
 
 
 class Rig(Protocol):
@@ -176,7 +178,7 @@ class FakeRig:
         return self.desktop.vms[vm_id].time.lived_seconds()
 
     def cores(self, vm_id: str) -> int:
-        return 1 if self.desktop.vms[vm_id].confined else 2
+        return 1 if self.desktop.vms[vm_id].confined or self.desktop.cpus in (0, 1) else 2
 
     def left_behind(self, vm_id: str) -> list[str]:
         return [name for name, vm in self.desktop.vms.items() if name == vm_id and vm.stage != "over"]
@@ -217,9 +219,9 @@ class QemuRig:
     def now(self) -> float:
         return time.monotonic()
 
-    def start(self, kind: str, words: str = "", overlay_bytes: int = 128 * MIB) -> str:
+    def start(self, kind: str, words: str = "", overlay_bytes: int = 128 * MIB, cpus: int = 1) -> str:
         vm_id = f"vm-{os.getpid()}-{next(self._ids)}"
-        self.driver.start(spec_of(vm_id, kind, self.guest, words, overlay_bytes))
+        self.driver.start(spec_of(vm_id, kind, self.guest, words, overlay_bytes, cpus))
         return vm_id
 
     def events(self, vm_id: str) -> list[Event]:
@@ -261,8 +263,12 @@ class QemuRig:
         return times.user + times.system
 
     def cores(self, vm_id: str) -> int:
+        return len(self.core_set(vm_id))
+
+    def core_set(self, vm_id: str) -> set[int]:
+        """The cores that any of its threads may use."""
         pid = self.qemu(vm_id).pid
-        return len(set().union(*(os.sched_getaffinity(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir())))
+        return set().union(*(os.sched_getaffinity(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()))
 
     def left_behind(self, vm_id: str) -> list[str]:
         files = [str(path) for path in (self.home / "vms").rglob("*") if vm_id in str(path)]

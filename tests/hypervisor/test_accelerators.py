@@ -1,6 +1,7 @@
 """Which QEMU, and on what: by trial, and remembered."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,35 @@ def test_distrust_is_remembered_for_this_version_and_kernel_only(tmp_path: Path)
     content["bound_to"] = content["bound_to"] + "x"
     file.write_text(json.dumps(content))
     assert Trust(file).trusted("10.0.2", everything) == everything
+
+
+def test_distrust_ends_after_a_week_and_when_the_clock_is_set_back(tmp_path: Path) -> None:
+    file, at = tmp_path / "accelerators.json", datetime(2026, 3, 1, tzinfo=UTC)
+    Trust(file, lambda: at).distrust("kvm", "10.0.2")
+
+    def trusted(after: timedelta) -> tuple[str, ...]:
+        return Trust(file, lambda: at + after).trusted("10.0.2", ("kvm", "tcg"))
+
+    assert trusted(timedelta(days=6, hours=23)) == ("tcg",)
+    assert trusted(timedelta(days=7)) == ("kvm", "tcg")
+    assert trusted(timedelta(hours=-1)) == ("kvm", "tcg")
+
+
+def test_a_guest_that_lives_proves_its_accelerator_and_one_silent_guest_then_costs_only_the_proof(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "accelerators.json"
+    Trust(file).prove("tcg", "10.0.2")
+    Trust(file).prove("kvm", "10.0.2")
+    assert Trust(file).proven("10.0.2") == ("kvm", "tcg")
+    assert Trust(file).proven("10.0.3") == ()
+    Trust(file).distrust("kvm", "10.0.2")
+    assert Trust(file).proven("10.0.2") == ("tcg",)
+    assert Trust(file).trusted("10.0.2", ("kvm", "tcg")) == ("kvm", "tcg")
+    Trust(file).distrust("kvm", "10.0.2")
+    assert Trust(file).trusted("10.0.2", ("kvm", "tcg")) == ("tcg",)
+    Trust(file).prove("kvm", "10.0.2")
+    assert Trust(file).trusted("10.0.2", ("kvm", "tcg")) == ("kvm", "tcg")
 
 
 def test_software_emulation_is_never_distrusted(tmp_path: Path) -> None:

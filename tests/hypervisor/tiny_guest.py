@@ -8,7 +8,7 @@ kernel's command line:
 - `dg.unused=N`: leaves by itself N seconds after it has joined.
 - `dg.write=M`: writes M MiB to its disk once it has joined. `dg.read=1`: prints the disk's first line on its console.
 - `dg.flood=channel|console`: writes garbage there as fast as it can. `dg.garbage=1`: hostile lines before its hello.
-- `dg.spin=1`: keeps one CPU busy. `dg.tell=1`: prints its instance data on its console.
+- `dg.spin=N`: keeps one CPU busy, or two. `dg.tell=1`: prints its instance data on its console.
 
 Built once, kept in the cache; needs mmdebstrap, no root.
 """
@@ -61,6 +61,7 @@ echo "tiny guest is up"
 [ "$dg_flood" = channel ] && { while :; do cat /dev/zero | tr '\0' '[' | head -c 1000000 >&3; echo >&3; done & }
 [ "$dg_flood" = console ] && { while :; do echo "words words words words words words words words"; done & }
 [ -n "$dg_spin" ] && { while :; do :; done & }
+[ "$dg_spin" = 2 ] && { while :; do :; done & }
 onto='of=/dev/vda bs=1M seek=1 oflag=direct iflag=fullblock'
 fill() { tr '\0' x < /dev/zero | dd $onto count=$dg_write; sync; }
 joined() {

@@ -3,11 +3,12 @@
 The rules:
 - The order is kvm, hvf, whpx, tcg. What the system offers at all is asked of the system; whether QEMU comes up with it
   is tried by the keeper; whether a guest then lives is seen by the agent, who says `distrust` if not.
-- Distrust holds for one version of QEMU on one version of the system's kernel; after an update it is tried again.
+- A guest that lives proves its accelerator, and that is remembered. One silent guest then costs only the proof, since
+  it may be the guest's fault; the next one costs the trust.
+- Distrust holds for a week, for one version of QEMU on one version of the system's kernel; then it is tried again.
 - Software emulation (tcg) is never distrusted: a guest that is silent there is a broken guest.
 """
 
-import json
 import os
 import platform
 import re
@@ -15,15 +16,19 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
 from deskgrid.host.files import write_atomic
+from deskgrid.model.moment import Moment
 
 ORDER = ("kvm", "hvf", "whpx", "tcg")
 LAST_RESORT = "tcg"
 LEAST_VERSION = (8, 2)
+DISTRUST = timedelta(days=7)
 _VERSION_SECONDS = 10
 _OS_RELEASE = Path("/etc/os-release")
 
@@ -89,37 +94,72 @@ def _kvm_opens() -> bool:
     return True
 
 
-class Trust:
-    """What has been distrusted on this machine, in one small file. Any thread may ask."""
+class Known(msgspec.Struct, frozen=True):
+    """What is remembered. bound_to: of which QEMU on which system. Times are of this computer's clock."""
 
-    def __init__(self, file: Path) -> None:
+    bound_to: str
+    proven: dict[str, Moment] = {}
+    distrusted: dict[str, Moment] = {}
+
+
+class Trust:
+    """What was proven and distrusted on this machine, in one small file. Any thread may ask."""
+
+    def __init__(self, file: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._file = file
+        self._now = now
         self._lock = threading.Lock()
 
+    def prove(self, accelerator: str, version: str) -> None:
+        """A guest lives on it."""
+        if accelerator not in ORDER:
+            return
+        with self._lock:
+            known = self._read(version)
+            if accelerator not in known.proven or accelerator in known.distrusted:
+                proven = {**known.proven, accelerator: self._now()}
+                self._write(known.bound_to, proven, _without(known.distrusted, accelerator))
+
     def distrust(self, accelerator: str, version: str) -> None:
-        """Do not use it again with this version of QEMU."""
+        """A guest was silent on it: do not use it again, if no guest has lived there before."""
         if accelerator == LAST_RESORT or accelerator not in ORDER:
             return
         with self._lock:
-            named = sorted({*self._read(version), accelerator})
-            content = {"bound_to": _bound_to(version), "distrusted": named}
-            write_atomic(self._file, json.dumps(content).encode(), 0o600)
+            known = self._read(version)
+            proven = _without(known.proven, accelerator)
+            now_distrusted = {} if accelerator in known.proven else {accelerator: self._now()}
+            self._write(known.bound_to, proven, known.distrusted | now_distrusted)
 
     def trusted(self, version: str, candidates: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `candidates` that may be used, in their order."""
         with self._lock:
-            distrusted = self._read(version)
+            distrusted = self._read(version).distrusted
         return tuple(name for name in candidates if name not in distrusted)
 
-    def _read(self, version: str) -> frozenset[str]:
+    def proven(self, version: str) -> tuple[str, ...]:
+        """Those on which a guest has lived, best first."""
+        with self._lock:
+            known = self._read(version).proven
+        return tuple(name for name in ORDER if name in known)
+
+    def _read(self, version: str) -> Known:
         """A file that can't be understood says nothing: the worst that follows is one more trial."""
+        bound_to, now = _bound_to(version), self._now()
         try:
-            content = json.loads(self._file.read_bytes())
-            if content["bound_to"] == _bound_to(version):
-                return frozenset(content["distrusted"])
-        except (OSError, ValueError, TypeError, KeyError):
-            pass
-        return frozenset()
+            known = msgspec.json.decode(self._file.read_bytes(), type=Known)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return Known(bound_to)
+        if known.bound_to != bound_to:
+            return Known(bound_to)
+        held = {name: at for name, at in known.distrusted.items() if at <= now < at + DISTRUST}
+        return Known(bound_to, known.proven, held)
+
+    def _write(self, bound_to: str, proven: dict[str, datetime], distrusted: dict[str, datetime]) -> None:
+        write_atomic(self._file, msgspec.json.encode(Known(bound_to, proven, distrusted)), 0o600)
+
+
+def _without(known: dict[str, datetime], accelerator: str) -> dict[str, datetime]:
+    return {name: at for name, at in known.items() if name != accelerator}
 
 
 def _bound_to(version: str) -> str:

@@ -98,7 +98,11 @@ Emit = Callable[[Event], None]
 
 
 class Observed(msgspec.Struct, frozen=True):
-    """A VM that is there, as seen from processes and sockets, not remembered."""
+    """A VM that is there, as seen from processes and sockets, not remembered.
+
+    group: the folder of its cgroup, where VMs have one of their own: its `cpu.pressure`, `memory.pressure` and
+    `io.pressure` say how much of the system's pressure is that of VMs.
+    """
 
     vm_id: str
     image: ImageRef
@@ -108,6 +112,7 @@ class Observed(msgspec.Struct, frozen=True):
     accelerator: str
     paused: bool
     alive: bool
+    group: str = ""
 
 
 class Hypervisor(Protocol):
@@ -118,10 +123,12 @@ class Hypervisor(Protocol):
       does nothing;
     - pause within 200 ms: after `pause`, no CPU of the VM runs;
     - on `vacate`: confine the VM to one core in the idle class, let it run, and ask the guest to leave;
+    - after `limit`: run all VMs of this desktop together on at most so many cores, those that start later and those
+      that are found again too;
     - on `kill`: end the VM within a second whatever the guest does, paused or not, then emit Gone;
     - leave nothing when it emits StartFailed or Gone: no process, no overlay, no socket;
-    - end a VM within 5 s when nobody has called `tend` for it (the agent died), and when the agent comes
-      back in time, find it again by `observe`;
+    - end a VM within 5 s when nobody has called `tend` for it (the agent died), later only if `hand_over` has announced
+      that; and when the agent comes back in time, find it again by `observe`;
     - hold no secret in argv, environment, logs or on a disk in the clear.
     """
 
@@ -142,11 +149,21 @@ class Hypervisor(Protocol):
     def kill(self, vm_id: str) -> None:
         """End it now. Event: Gone."""
 
+    def limit(self, cpus: int) -> None:
+        """All VMs of this desktop together run on at most so many cores from now on; before the first call: on all.
+
+        0: none of them runs until the limit is raised, even if it is resumed meanwhile; a VM that leaves (`vacate`)
+        runs confined all the same. Events: Paused, for those that ran.
+        """
+
     def distrust(self, accelerator: str) -> None:
         """A guest showed no sign of life on this accelerator: do not use it again on this machine (remembered)."""
 
     def tend(self) -> None:
         """Tell all VMs that the agent is alive; called at least once a second."""
+
+    def hand_over(self, seconds: float) -> None:
+        """The agent is about to be replaced: VMs wait so long for the next one, at most 60 s. Then call `close`."""
 
     def observe(self) -> list[Observed]:
         """The VMs that run now, found from their processes; attaches to them, so that their events come here."""

@@ -9,7 +9,7 @@ The rules:
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from deskgrid.hypervisor.contract import (
@@ -29,7 +29,7 @@ from deskgrid.hypervisor.fake_guest import GuestBehaviour, GuestTime, Later, Now
 
 __all__ = ["FakeDesktop", "FakeHypervisor", "GuestBehaviour"]
 
-SILENCE_SECONDS = 4.0
+SILENCE_SECONDS, SILENCE_SECONDS_MAX = 4.0, 60.0
 
 
 class FakeVm:
@@ -60,7 +60,8 @@ class FakeDesktop:
         self.distrusted: set[str] = set()
         self.vms: dict[str, FakeVm] = {}
         self.ended: set[str] = set()
-        self.tended_at = datetime.min.replace(tzinfo=UTC)
+        self.tended_at = self.quiet_until = datetime.min.replace(tzinfo=UTC)
+        self.cpus: int | None = None
 
     def usable(self) -> tuple[str, ...]:
         """The accelerators that are not distrusted; the last one never is."""
@@ -133,7 +134,27 @@ class FakeHypervisor:
         vm = self._living(vm_id)
         if vm is not None:
             vm.paused = vm.confined = False
+            self._obey_limit(vm)
+
+    def limit(self, cpus: int) -> None:
+        """All VMs together run on at most so many cores from now on."""
+        if self._closed or cpus == self.desktop.cpus:
+            return
+        self.desktop.cpus = cpus
+        for vm in self.desktop.vms.values():
+            if vm.stage != "over":
+                self._obey_limit(vm)
+
+    def _obey_limit(self, vm: FakeVm) -> None:
+        if self._may_run(vm):
             self._go_on(vm)
+        elif not vm.paused:
+            vm.time.stop()
+            if vm.ran:
+                self._tell(vm, Paused(vm.id, 0.0))
+
+    def _may_run(self, vm: FakeVm) -> bool:
+        return not vm.paused and (vm.confined or self.desktop.cpus != 0)
 
     def vacate(self, vm_id: str) -> None:
         """Let it run confined while the guest ends its jobs fast."""
@@ -161,7 +182,12 @@ class FakeHypervisor:
     def tend(self) -> None:
         """Tell all VMs that the agent is alive."""
         if not self._closed:
-            self.desktop.tended_at = self._now()
+            self.desktop.tended_at = self.desktop.quiet_until = self._now()
+
+    def hand_over(self, seconds: float) -> None:
+        """The agent is about to be replaced: VMs wait so long for the next one."""
+        if not self._closed:
+            self.desktop.quiet_until = self._now() + timedelta(seconds=min(max(seconds, 0.0), SILENCE_SECONDS_MAX))
 
     def observe(self) -> list[Observed]:
         """The VMs that run now; attaches to them."""
@@ -180,7 +206,7 @@ class FakeHypervisor:
                 desktop=vm.spec.instance.desktop,
                 started_at=vm.started_at,
                 accelerator=vm.accelerator,
-                paused=vm.paused,
+                paused=not self._may_run(vm),
                 alive=vm.alive,
             )
             for vm in running
@@ -217,7 +243,7 @@ class FakeHypervisor:
         self._go_on(vm)
 
     def _go_on(self, vm: FakeVm) -> None:
-        if vm.paused or vm.stage != "running":
+        if not self._may_run(vm) or vm.stage != "running":
             return
         if not vm.ran:
             vm.ran = True
@@ -270,9 +296,10 @@ class FakeHypervisor:
         """End a VM that nobody tends; forget one whose end nobody wants to hear."""
         if self.desktop.vms.get(vm.id) is not vm:
             return
-        left_seconds = silence_seconds - (self._now() - self.desktop.tended_at).total_seconds()
+        until = max(self.desktop.tended_at + timedelta(seconds=silence_seconds), self.desktop.quiet_until)
+        left_seconds = (until - self._now()).total_seconds()
         if left_seconds > 0:
-            self._later(left_seconds, partial(self._watch, vm, silence_seconds))
+            self._later(min(left_seconds, silence_seconds), partial(self._watch, vm, silence_seconds))
         elif vm.stage == "over":
             if vm.driver is None:
                 del self.desktop.vms[vm.id]

@@ -5,6 +5,8 @@ The rules:
 - What happens is told once, in order: Started, Alive, Joined, GuestLeft; then `Over`.
 - The driver's silence is measured by this process's own clock; what is already in the socket counts as heard.
 - The first cause of the end is the one that is told.
+- The VM's CPUs run if the driver wants that and its limit of cores is not 0; a VM that leaves runs confined anyway.
+- The cores that QEMU's threads may use are set again now and then: others may have changed them.
 """
 
 import asyncio
@@ -19,13 +21,16 @@ from datetime import UTC, datetime
 import msgspec
 
 from deskgrid.hypervisor import keeper_words as words
+from deskgrid.hypervisor.cgroup import group_of
 from deskgrid.hypervisor.channel import Console, Lines
+from deskgrid.hypervisor.cores import here
 from deskgrid.hypervisor.endings import disk_words, exit_words
 from deskgrid.hypervisor.keeper_link import Link
 from deskgrid.hypervisor.keeper_place import Place
 from deskgrid.hypervisor.keeper_ports import Port
 from deskgrid.hypervisor.machine import Qemu, QemuFailed, launch
 from deskgrid.hypervisor.qemu_args import Machine
+from deskgrid.hypervisor.spawn import Limits
 from deskgrid.wire import guest
 
 CHANNEL_BYTES_AT_ONCE = 1024 * 1024
@@ -46,6 +51,9 @@ def live(task: words.Task, machine: Machine, place: Place, driver: socket.socket
 
     asyncio.run(whole_life())
     os._exit(0)
+
+
+KEEP_CORES_SECONDS = 5.0
 
 
 class End(msgspec.Struct, frozen=True):
@@ -77,6 +85,7 @@ class Life:
         self._shutdown_reason = ""
         self._joined_at = 0.0
         self._paused = self._confined = False
+        self._cpus = task.cpus
         self._started = self._alive = self._joined = self._left = False
         self.link = Link(place.listener, self._status, self._obey)
 
@@ -92,10 +101,13 @@ class Life:
             case words.Pause():
                 self._pause()
             case words.Resume():
-                self._confined = False
-                self._go_on()
+                self._confined = self._paused = False
+                self._obey_limit()
             case words.Vacate():
                 self._vacate()
+            case words.Limit(cpus) if cpus != self._cpus:
+                self._cpus = cpus
+                self._obey_limit()
             case words.Kill():
                 self._finish(End("it was ended as ordered", clean=True))
 
@@ -104,28 +116,46 @@ class Life:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    @property
+    def _may_run(self) -> bool:
+        return not self._paused and (self._confined or self._cpus != 0)
+
     def _pause(self) -> None:
         self._paused = True
-        if self._qemu is not None:
-            self._do(self._confirm_pause(self._qemu, self._qemu.stop(), time.monotonic()))
+        self._stop()
 
-    async def _confirm_pause(self, qemu: Qemu, stopped: Awaitable[bool], begun: float) -> None:
+    def _stop(self) -> None:
+        if self._qemu is not None:
+            self._do(self._confirm_stop(self._qemu, self._qemu.stop(), time.monotonic()))
+
+    async def _confirm_stop(self, qemu: Qemu, stopped: Awaitable[bool], begun: float) -> None:
         confirmed = await stopped
-        if self._paused and not confirmed:
+        if not self._may_run and not confirmed:
             qemu.freeze()
-        if self._paused or confirmed:  # it stood still, even if it is leaving by now
+        if not self._may_run or confirmed:  # it stood still, even if it is leaving by now
             how = "stop" if confirmed else "signal"
             self.link.tell(words.Paused(True, how, (time.monotonic() - begun) * 1000))
 
+    def _obey_limit(self) -> None:
+        """Run or stand still, as wish and limit say now."""
+        if self._may_run:
+            self._go_on()
+        elif not self._paused:
+            self._stop()
+
+    def _cores(self) -> frozenset[int]:
+        return here(1 if self._confined else self._cpus)
+
+    def _keep_cores(self) -> None:
+        if self._qemu is not None:
+            self._qemu.keep_on(self._cores(), to_idle=self._confined)
+        self._loop.call_later(KEEP_CORES_SECONDS, self._keep_cores)
+
     def _go_on(self) -> None:
         """Let the CPUs run, on one core if the guest is to leave."""
-        self._paused = False
         if self._qemu is None:
             return
-        if self._confined:
-            self._qemu.confine()
-        elif self._started:
-            self._qemu.release()
+        self._qemu.keep_on(self._cores(), to_idle=self._confined)
         self._do(self._confirm_go_on(self._qemu, self._qemu.go_on(), time.monotonic()))
 
     async def _confirm_go_on(self, qemu: Qemu, running: Awaitable[bool], begun: float) -> None:
@@ -133,11 +163,11 @@ class Life:
         if not self._started and not qemu.ended:
             self._started = True
             self.link.happened("started", accelerator=qemu.accelerator)
-        if not self._paused:
+        if self._may_run:
             self.link.tell(words.Paused(False, "cont", (time.monotonic() - begun) * 1000))
 
     def _vacate(self) -> None:
-        self._confined = True
+        self._confined, self._paused = True, False
         self._go_on()
         if not self._alive:
             self._guest_left("asked", "it had not come up yet, so there was nothing to vacate")
@@ -215,6 +245,7 @@ class Life:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.add_signal_handler(number, self._finish, End("its keeper was told to end"))
         self._watch_silence()
+        self._keep_cores()
         over = await self._run_qemu()
         os.close(self._place.overlay)
         if not self.link.attached:
@@ -245,7 +276,7 @@ class Life:
         console = Port(qemu.ports.console, CONSOLE_BYTES_AT_ONCE, self._on_console)
         self._do(self._listen_to_qemu(qemu))
         self.link.tell(self._status())
-        if not self._paused:
+        if self._may_run:
             self._go_on()
         exited = self._loop.create_task(qemu.exit())
         await asyncio.wait({exited, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -258,9 +289,8 @@ class Life:
 
     async def _launch(self) -> Qemu:
         task, place = self._task, self._place
-        return await launch(
-            task.qemu, self._machine, task.accelerators, place.overlay, place.passphrase, task.idle_class
-        )
+        limits = Limits(self._cores(), task.idle_class, task.group)
+        return await launch(task.qemu, self._machine, task.accelerators, place.overlay, place.passphrase, limits)
 
     def _over(self, what_qemu_did: str) -> words.Over:
         # Without a cause of ours QEMU ended by itself; after the guest has left that is as it should be.
@@ -279,7 +309,8 @@ class Life:
             desktop=spec.instance.desktop,
             started_at=self._started_at,
             accelerator=self._qemu.accelerator if self._qemu is not None else "",
-            paused=self._paused,
+            paused=not self._may_run,
             alive=self._alive,
             qemu_pid=self._qemu.pid if self._qemu is not None else 0,
+            group=group_of(self._qemu.pid) if self._qemu is not None else "",
         )

@@ -31,7 +31,7 @@ class Task(msgspec.Struct, frozen=True):
     """All that a keeper must know. Holds a SECRET (the instance data's token).
 
     qemu: the program. accelerators: to be tried in this order. idle_class: run QEMU only when nobody else wants the
-    CPU.
+    CPU. cpus: as in `Limit`. group: the folder of the cgroup that QEMU belongs to.
     """
 
     spec: VmSpec
@@ -39,6 +39,8 @@ class Task(msgspec.Struct, frozen=True):
     qemu: str
     accelerators: tuple[str, ...]
     idle_class: bool
+    cpus: int | None = None
+    group: Path | None = None
 
 
 _TASK = msgspec.json.Decoder(Task, dec_hook=lambda kind, text: kind(text))
@@ -76,6 +78,12 @@ class Vacate(msgspec.Struct, frozen=True, tag="vacate"):
     """Let them go on, confined, and ask the guest to leave."""
 
 
+class Limit(msgspec.Struct, frozen=True, tag="limit"):
+    """All VMs together run on so many cores; None: on all; 0: on none."""
+
+    cpus: int | None
+
+
 class Kill(msgspec.Struct, frozen=True, tag="kill"):
     """End the VM."""
 
@@ -86,11 +94,11 @@ class Heard(msgspec.Struct, frozen=True, tag="heard"):
     number: int
 
 
-Order = Tend | Silence | Pause | Resume | Vacate | Kill | Heard
+Order = Tend | Silence | Pause | Resume | Vacate | Limit | Kill | Heard
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):
-    """What a keeper sees of its VM now. qemu_pid: 0 before QEMU runs."""
+    """What a keeper sees of its VM now. qemu_pid: 0 before QEMU runs. group: its cgroup's folder, if it has one."""
 
     vm_id: str
     image: ImageRef
@@ -101,6 +109,7 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     paused: bool
     alive: bool
     qemu_pid: int
+    group: str = ""
 
 
 class Happened(msgspec.Struct, frozen=True, tag="happened"):

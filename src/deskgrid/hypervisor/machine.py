@@ -21,9 +21,10 @@ import subprocess
 import msgspec
 from qemu.qmp import EventListener, QMPClient, QMPError
 
+from deskgrid.hypervisor.cores import keep_on
 from deskgrid.hypervisor.qemu_args import Handles, Machine, qemu_args
 from deskgrid.hypervisor.reap import release_memory
-from deskgrid.hypervisor.spawn import FAIR_SHARE, LEAST_SHARE, confine, release, set_share, spawn
+from deskgrid.hypervisor.spawn import FAIR_SHARE, LEAST_SHARE, Limits, set_share, spawn, to_idle_class
 from deskgrid.wire.guest import printable
 
 STOP_SECONDS = 0.08
@@ -131,13 +132,12 @@ class Qemu:
         self.signalled = True
         self._signal(signal.SIGSTOP)
 
-    def confine(self) -> None:
-        """One core, idle class."""
-        confine(self.pid)
-
-    def release(self) -> None:
-        """Every core again."""
-        release(self.pid)
+    def keep_on(self, cores: frozenset[int], to_idle: bool) -> None:
+        """Run on these cores only, whatever threads it has by now. to_idle: in the idle class from now on."""
+        if not self._exit.done():
+            keep_on(self.pid, cores)
+            if to_idle:
+                to_idle_class(self.pid)
 
     def kill(self) -> None:
         """End it now; its memory is back when this returns, `exit` says when it has ended."""
@@ -172,7 +172,7 @@ def _whose(words: str) -> str:
 
 
 async def launch(
-    qemu: str, machine: Machine, accelerators: tuple[str, ...], overlay: int, passphrase: bytes, idle_class: bool
+    qemu: str, machine: Machine, accelerators: tuple[str, ...], overlay: int, passphrase: bytes, limits: Limits
 ) -> Qemu:
     """Start QEMU with the first accelerator that works; its CPUs wait for `go_on`.
 
@@ -184,7 +184,7 @@ async def launch(
     while attempts:
         accelerator, shape = attempts.pop(0)
         try:
-            return await _try(qemu, shape, accelerator, overlay, passphrase, idle_class)
+            return await _try(qemu, shape, accelerator, overlay, passphrase, limits)
         except QemuFailed as failure:
             if shape.sandbox and ("sandbox" in str(failure) or "seccomp" in str(failure)):
                 # This QEMU was built without it.
@@ -193,9 +193,7 @@ async def launch(
     raise failures[-1] if failures else QemuFailed("no accelerator is left to try; update QEMU")
 
 
-async def _try(
-    qemu: str, machine: Machine, accelerator: str, overlay: int, passphrase: bytes, idle_class: bool
-) -> Qemu:
+async def _try(qemu: str, machine: Machine, accelerator: str, overlay: int, passphrase: bytes, limits: Limits) -> Qemu:
     pairs = [socket.socketpair() for _ in range(3)]
     (monitor, its_monitor), (console, its_console), (channel, its_channel) = pairs
     errors = os.memfd_create("qemu-errors", os.MFD_CLOEXEC)
@@ -206,7 +204,7 @@ async def _try(
     args = qemu_args(qemu, machine, accelerator, handles)
     inherited = [handles.qmp, handles.console, handles.channel, handles.overlay, handles.passphrase]
     try:
-        process = spawn(args, inherited, errors, idle_class)
+        process = spawn(args, inherited, errors, limits)
     except (OSError, subprocess.SubprocessError) as error:
         raise QemuFailed(f"QEMU could not be started: {error}; install it again (see `deskgrid doctor`)") from error
     finally:
@@ -214,7 +212,7 @@ async def _try(
         for _, theirs in pairs:
             theirs.close()
     running = Qemu(process, accelerator, errors, Ports(console, channel))
-    running.idle_class = idle_class
+    running.idle_class = limits.idle_class
     try:
         await running.greet(monitor)
     except asyncio.CancelledError:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from deskgrid.hypervisor import keeper_words as words
 from deskgrid.hypervisor.accelerators import NoHypervisor, Program, Trust, find_qemu, offered
+from deskgrid.hypervisor.cgroup import made_here
 from deskgrid.hypervisor.contract import Emit, Event, Gone, Observed, Paused, StartFailed, VmSpec
 from deskgrid.hypervisor.folders import folders, has_keeper, sweep
 from deskgrid.hypervisor.keeper_handle import KeeperHandle
@@ -61,6 +62,8 @@ class QemuHypervisor:
         self._qemu = qemu
         self._candidates = accelerators
         self._idle_class = idle_class
+        self._group = made_here() if idle_class else None
+        self._cpus: int | None = None
         self._trust = Trust(state_dir / "accelerators.json")
         self._program: Program | None = None
         self._lock = threading.Lock()
@@ -109,6 +112,12 @@ class QemuHypervisor:
         if self._vms.get(vm.vm_id) is vm and vm.over is None:
             vm.end_keeper()
 
+    def limit(self, cpus: int) -> None:
+        """All VMs together run on at most so many cores from now on."""
+        self._cpus = cpus
+        for vm in list(self._vms.values()):
+            vm.send(words.Limit(cpus))
+
     def distrust(self, accelerator: str) -> None:
         """Do not use it again with this QEMU on this system."""
         with contextlib.suppress(NoHypervisor, OSError):
@@ -119,8 +128,8 @@ class QemuHypervisor:
         for vm in list(self._vms.values()):
             vm.send(words.Tend())
 
-    def announce_silence(self, seconds: float) -> None:
-        """The agent is about to be replaced: VMs wait so long for the next one (at most 60 s). Then call `close`."""
+    def hand_over(self, seconds: float) -> None:
+        """The agent is about to be replaced: VMs wait so long for the next one, at most 60 s. Then call `close`."""
         for vm in list(self._vms.values()):
             vm.send(words.Silence(seconds))
 
@@ -163,6 +172,8 @@ class QemuHypervisor:
                 vm.forget()
                 continue
             vm.send(words.Tend())
+            if self._cpus is not None:
+                vm.send(words.Limit(self._cpus))
             with self._lock:
                 self._vms[vm.vm_id] = vm
             self._thread(vm, partial(self._listen, vm))
@@ -183,6 +194,7 @@ class QemuHypervisor:
             accelerator=status.accelerator,
             paused=status.paused,
             alive=status.alive,
+            group=status.group,
         )
 
     # -- one VM's thread --------------------------------------------------------------------------------------
@@ -200,6 +212,8 @@ class QemuHypervisor:
                 qemu=str(program.path),
                 accelerators=self._trust.trusted(program.version, candidates),
                 idle_class=self._idle_class,
+                cpus=self._cpus,
+                group=self._group,
             )
             vm.spawn(task, theirs)
         except (NoHypervisor, OSError) as error:
@@ -231,6 +245,7 @@ class QemuHypervisor:
                 vm.status = word
             case words.Happened():
                 vm.note(word)
+                self._learn(vm, word)
                 event = words.event_of(vm.vm_id, word)
                 if event is not None:
                     self._emit(event)
@@ -245,6 +260,12 @@ class QemuHypervisor:
                     self._vms.pop(vm.vm_id, None)
             case words.Over():
                 vm.over = word
+
+    def _learn(self, vm: KeeperHandle, word: words.Happened) -> None:
+        """A guest that lives proves its accelerator."""
+        if word.kind == "alive" and vm.status is not None:
+            with contextlib.suppress(NoHypervisor, OSError):
+                self._trust.prove(vm.status.accelerator, self._found().version)
 
     def _last(self, vm: KeeperHandle, event: Event) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 The rules, all set between fork and exec, so that every thread of QEMU has them from its first instruction:
 - It is killed by the kernel when its keeper ends, however that ends (PR_SET_PDEATHSIG).
+- It is in the desktop's group for VMs, where there is one (`cgroup.py`), and on the VMs' cores (`cores.py`).
 - It gets the CPU and the disk only when nobody else wants them: SCHED_IDLE, nice 19, idle I/O class. These count only
   inside its session's autogroup (sched(7)), so that gets the lowest weight too, by `set_share`, as soon as it runs.
 - When memory runs out, it goes first (oom_score_adj).
@@ -19,6 +20,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
+from deskgrid.hypervisor.cores import threads
+
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _IOPRIO_IDLE = 3 << 13
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
@@ -33,12 +38,22 @@ def harden() -> None:
     os.umask(0o077)
 
 
-def spawn(args: Sequence[str], handles: Sequence[int], errors: int, idle_class: bool) -> subprocess.Popen[bytes]:
+class Limits(msgspec.Struct, frozen=True):
+    """What QEMU is held to from its first instruction.
+
+    cores: that it may use. idle_class: run it only when nobody else wants the CPU. group: the folder of a cgroup.
+    """
+
+    cores: frozenset[int]
+    idle_class: bool = True
+    group: Path | None = None
+
+
+def spawn(args: Sequence[str], handles: Sequence[int], errors: int, limits: Limits) -> subprocess.Popen[bytes]:
     """Start a program that dies with the calling process; call from the main thread.
 
     Args:
         handles: open files that it inherits under the same numbers. errors: where its stderr goes.
-        idle_class: run it only when nobody else wants the CPU.
     """
     parent = os.getpid()
     return subprocess.Popen(
@@ -50,11 +65,11 @@ def spawn(args: Sequence[str], handles: Sequence[int], errors: int, idle_class: 
         cwd="/",
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
         start_new_session=True,
-        preexec_fn=lambda: _before_exec(parent, idle_class),
+        preexec_fn=lambda: _before_exec(parent, limits),
     )
 
 
-def _before_exec(parent: int, idle_class: bool) -> None:
+def _before_exec(parent: int, limits: Limits) -> None:
     # Dumpable again, until exec: else /proc/self belongs to root and the files below can't be written.
     _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -62,7 +77,12 @@ def _before_exec(parent: int, idle_class: bool) -> None:
         os._exit(1)
     with contextlib.suppress(OSError):
         _say("/proc/self/oom_score_adj", b"1000")
-    if idle_class:
+    if limits.group is not None:
+        with contextlib.suppress(OSError):
+            _say(f"{limits.group}/cgroup.procs", b"0")
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, limits.cores)
+    if limits.idle_class:
         os.setpriority(os.PRIO_PROCESS, 0, 19)
         _to_idle_class(0)
         if (number := _IOPRIO_SET.get(platform.machine())) is not None:
@@ -96,31 +116,7 @@ def _to_idle_class(thread: int) -> None:
         os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
 
 
-def confine(pid: int) -> None:
-    """Put all threads of a process on one core, in the idle class."""
-    core = {max(os.sched_getaffinity(pid))}
-    _each_thread(pid, core)
-
-
-def release(pid: int) -> None:
-    """Let all threads of a process use every core that we may use."""
-    _each_thread(pid, os.sched_getaffinity(0))
-
-
-def _each_thread(pid: int, cores: set[int]) -> None:
-    done: set[int] = set()
-    while left := _threads(pid) - done:
-        # A thread that one of these starts meanwhile is seen in the next round, or has inherited its cores.
-        for thread in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(thread, cores)
-                if len(cores) == 1:
-                    _to_idle_class(thread)
-        done |= left
-
-
-def _threads(pid: int) -> set[int]:
-    try:
-        return {int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()}
-    except FileNotFoundError:
-        return set()
+def to_idle_class(pid: int) -> None:
+    """Put every thread of a process into the idle class."""
+    for thread in threads(pid):
+        _to_idle_class(thread)
