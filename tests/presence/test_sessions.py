@@ -30,7 +30,9 @@ def with_line(text: str, **changes: str) -> str:
 
 
 def test_a_graphical_session_at_the_seat_is_known_by_its_keyboard_and_not_by_its_terminal() -> None:
-    assert parse_logind("2", HEAD + WAYLAND) == Session("logind", "2", Kind.SEAT, "", 1000, False, True)
+    assert parse_logind("2", HEAD + WAYLAND) == Session(
+        "logind", "2", Kind.SEAT, "", 1000, False, active=True, graphical=True
+    )
 
 
 def test_a_login_over_ssh_is_known_by_its_terminal() -> None:

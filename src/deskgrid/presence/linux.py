@@ -1,12 +1,15 @@
-"""The owner of a Linux desktop: sessions, terminals, and keyboard and mouse.
+"""The owner of a Linux desktop: sessions, terminals, keyboard and mouse, and what logind and people's helpers say.
 
 Rules, told first:
-- Sources, each a module: `sessions` (logind's files, utmp), `terminals` (access times), `input_devices`
-  (/dev/input/event*, for members of group input) and, only where some of those may not be read, `interrupts` (weak).
-  `weigh` says what they mean together. docs/presence.md says what each can't see.
-- One thread, asleep in epoll. Input devices, sessions, new terminals and new devices wake it. Access times and
-  interrupt counters can't wake anybody: while only they would tell of somebody (at a remote terminal, or at a
-  keyboard that we may not read) it looks at them every 150 ms, else once a second, as a net under the rest.
+- Sources, each a module: `logind` (over D-Bus), `sessions` (logind's files, utmp), `terminals` (access times),
+  `input_devices` (/dev/input/event*, for members of group input), `told` (helpers in sessions) and, only where some
+  devices may not be read, `interrupts` (weak). `weigh` says what they mean together. docs/presence.md says what each
+  can't see.
+- One thread, asleep in epoll. Input devices, D-Bus, sessions, new terminals and new devices wake it. Access times and
+  interrupt counters can't wake anybody: while virtual machines run (`pace`) and only they would tell of somebody, it
+  looks at them every 150 ms, else once a second as a net under the rest. While none runs nothing has to be stopped:
+  then it looks every 5 s, and rests for a second after each sign.
+- What only D-Bus can tell counts as busy when it is not known, if logind should be there.
 - No privileges: what this account may not read is a fault in the reading.
 """
 
@@ -18,13 +21,16 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.model.presence import Reading
+from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.presence.inotify import ENTRIES, IN_ATTRIB, IN_MODIFY, Inotify, open_inotify
 from deskgrid.presence.input_devices import InputDevices
 from deskgrid.presence.interrupts import Interrupts
-from deskgrid.presence.listener import Listener
+from deskgrid.presence.listener import REST_SECONDS, Listener
+from deskgrid.presence.power import lid_closed
 from deskgrid.presence.sessions import Logins, read_logins
+from deskgrid.presence.system import System
 from deskgrid.presence.terminals import Terminals
+from deskgrid.presence.told import Told
 from deskgrid.presence.weigh import Hands, weigh
 
 FAST_SECONDS = 0.15
@@ -35,7 +41,7 @@ _FIND_SECONDS = 30.0
 
 
 class Roots(msgspec.Struct, frozen=True):
-    """Where the kernel and logind are looked for; tests give others."""
+    """Where the kernel, logind and the bus (run/dbus/system_bus_socket) are looked for; tests give others."""
 
     dev: Path = Path("/dev")
     run: Path = Path("/run")
@@ -48,7 +54,8 @@ class LinuxPresence:
 
     Args:
         roots: where to look.
-        grid_uids: accounts whose terminals are the grid's own; None: the account that we run as, unless it is root.
+        grid_uids: accounts whose terminals and inhibitors are the grid's own; None: the account that we run as, unless
+            it is root.
     """
 
     def __init__(self, roots: Roots | None = None, grid_uids: frozenset[int] | None = None) -> None:
@@ -61,12 +68,15 @@ class LinuxPresence:
         self._devices = InputDevices(self._roots.dev / "input")
         self._interrupts = Interrupts(self._roots.proc, self._roots.sysfs)
         self._terminals = Terminals(self._roots.dev, grid_uids)
+        self._system, self._helpers = System(self._roots.run, grid_uids), Told()
         self._logins = Logins((), known=False)
-        self._signs = self._told = 0
+        self._lid: bool | None = None
+        self._signs = self._told = self._heard = 0
         self._looked_at = self._consoles_at = 0.0
         self._found: tuple[object, float] = (None, 0.0)
-        self._woken = False
-        self._closed = False
+        self._running = True
+        self._woken = self._closed = False
+        self._system.first_answers()
         self._look_at_all()
         self._signs = 0
 
@@ -76,7 +86,7 @@ class LinuxPresence:
             with self._lock:
                 if not self._closed:
                     self._look_at_all()
-                reading = weigh(self._logins, self._terminals.quiet(), self._hands(), self._terminals.faults)
+                reading = self._weigh()
                 listener = self._listener if self._signs != self._told else None
             if listener is not None:  # we took the sign away from it
                 listener.wake()
@@ -85,17 +95,47 @@ class LinuxPresence:
         return reading
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Call `changed` at each sign of the owner and when sessions begin or end."""
+        """Call `changed` at each sign of the owner, and when something of a reading but its idle time changes."""
         if self._listener is not None:
             self._listener.close()
         with self._lock:
             self._inotify = self._inotify or open_inotify()
             self._look_at_all()
             self._told = self._signs
-            descriptors = [self._devices.fileno()]
+            descriptors = [self._devices.fileno(), self._system.fileno()]
             if self._inotify is not None:
                 descriptors.append(self._inotify.fileno())
-            self._listener = Listener(descriptors, self._notice, self._tick_seconds, changed)
+            self._listener = Listener(descriptors, self._notice, self._tick_seconds, changed, self._rest_seconds)
+            self._hold()
+
+    def told(self, uid: int, reading: SessionReading | None) -> None:
+        """Take what a helper in a session of this account says; None: it has gone. From any thread."""
+        with self._lock:
+            self._signs += self._helpers.take(uid, reading)
+            listener = self._listener if self._signs != self._told else None
+        if listener is not None:
+            listener.wake()
+
+    def pace(self, running: bool) -> None:
+        """Say whether virtual machines run, or may soon: only then is it watched closely, and sleep waits for us."""
+        with self._lock:
+            if running == self._running:
+                return
+            self._running = running
+            self._hold()
+            listener = self._listener
+        if listener is not None:
+            listener.wake()
+
+    def ready_to_end(self) -> None:
+        """All virtual machines are stopped: the computer may sleep or shut down now, as it has announced."""
+        with self._lock:
+            self._system.ready_to_end()
+
+    def metered(self) -> bool | None:
+        """Whether the network connection is metered; None: unknown."""
+        with self._lock:
+            return self._system.metered()
 
     def close(self) -> None:
         """Stop watching and close all devices; may be called twice."""
@@ -107,16 +147,20 @@ class LinuxPresence:
                 self._inotify.close()
                 self._inotify = None
             self._devices.close()
+            self._system.close()
             self._closed = True
 
+    # -- what the listener asks -----------------------------------------------------------------------------------
+
     def _notice(self) -> bool:
-        """For the listener: look at what may have changed, and say whether there is a sign that wasn't told yet."""
+        """Look at what may have changed, and say whether there is a sign that wasn't told yet."""
         with self._lock:
             if self._closed:
                 return False
             now = time.monotonic()
-            every_seconds = ALL_SECONDS if self._woken else SLOW_SECONDS
+            every_seconds = ALL_SECONDS if self._woken or not self._running else SLOW_SECONDS
             stirred = self._inotify is not None and bool(self._inotify.drain())
+            stirred |= self._tend()
             if stirred or now - self._looked_at >= every_seconds - _BARELY_SECONDS:
                 self._look_at_all()
             else:
@@ -127,6 +171,12 @@ class LinuxPresence:
 
     def _tick_seconds(self) -> float:
         """How long may pass until the next look."""
+        due = self._system.due_seconds()
+        return min(self._net_seconds(), ALL_SECONDS if due is None else max(due, _BARELY_SECONDS))
+
+    def _net_seconds(self) -> float:
+        if not self._running:
+            return ALL_SECONDS
         if self._unseen():
             blind = self._terminals.pseudo or self._terminals.consoles or self._interrupts.active
         else:
@@ -134,9 +184,14 @@ class LinuxPresence:
             blind = self._terminals.pseudo and (not sessions or any(one.remote for one in sessions))
         return FAST_SECONDS if blind else SLOW_SECONDS
 
+    def _rest_seconds(self) -> float:
+        return REST_SECONDS if self._running else SLOW_SECONDS
+
     def _unseen(self) -> bool:
         """Whether there may be a keyboard or mouse that can't wake us."""
         return not self._devices.complete and (bool(self._devices.refused) or self._interrupts.keyboards is not False)
+
+    # -- looking --------------------------------------------------------------------------------------------------
 
     def _look(self, consoles: bool = False) -> None:
         """Empty what wakes us, and look at what can't."""
@@ -150,14 +205,31 @@ class LinuxPresence:
 
     def _look_at_all(self) -> None:
         self._looked_at = time.monotonic()
+        self._tend()
         self._listen()
         came_or_went = self._devices.scan()
         if not self._devices.complete:
             self._find_interrupts()
-        before, self._logins = self._logins, read_logins(self._roots.run, self._roots.dev)
-        self._signs += came_or_went or self._logins.sessions != before.sessions
+        before, self._logins = self._logins, self._read_logins()
+        lid_before, self._lid = self._lid, lid_closed(self._roots.proc)
+        self._signs += came_or_went or self._logins.sessions != before.sessions or self._lid is not lid_before
         self._terminals.relist()
         self._look(consoles=True)
+
+    def _read_logins(self) -> Logins:
+        return read_logins(self._roots.run, self._roots.dev, self._system.said.sessions)
+
+    def _tend(self) -> bool:
+        """Hear what D-Bus has to say. Returns whether something has changed."""
+        self._system.tend()
+        if self._system.changes == self._heard:
+            return False
+        self._heard = self._system.changes
+        self._signs += 1
+        return True
+
+    def _hold(self) -> None:
+        self._system.hold(self._running and self._listener is not None)
 
     def _find_interrupts(self) -> None:
         """Find out which interrupts to count, when devices came or went, and now and then."""
@@ -177,6 +249,16 @@ class LinuxPresence:
         logind = self._inotify.add(run / "systemd/sessions", ENTRIES)
         utmp = self._inotify.add(run / "utmp", IN_MODIFY)
         self._woken = devices and terminals and (logind or utmp)
+
+    # -- what it means --------------------------------------------------------------------------------------------
+
+    def _weigh(self) -> Reading:
+        system = self._system
+        faults = (*self._terminals.faults, *system.faults)
+        words, watching = self._helpers.words(), system.watching
+        reading = weigh(self._logins, self._terminals.quiet(), self._hands(), faults, words, watching)
+        lid = system.said.lid_closed if self._lid is None else self._lid
+        return msgspec.structs.replace(reading, lid_closed=lid, ending=system.said.ending)
 
     def _hands(self) -> tuple[Hands, ...]:
         devices, found = self._devices, []

@@ -2,8 +2,8 @@
 
 Rules, told first:
 - It sleeps in the kernel until a descriptor is ready or the source asks to be looked at (`tick_seconds`).
-- A sign is told at once; then it rests for 100 ms with deaf ears. What happens meanwhile waits in the descriptors, so
-  nothing is lost, and a mouse that reports a thousand times a second wakes us ten times.
+- A sign is told at once; then it rests with deaf ears, for 100 ms unless the source says longer. What happens meanwhile
+  waits in the descriptors, so nothing is lost, and a mouse that reports a thousand times a second wakes us ten times.
 - It outlives whatever the source or the callback raise: a thread that died would not see the owner.
 """
 
@@ -28,6 +28,7 @@ class Listener:
         notice: looks, empties the descriptors, and says whether there was a sign.
         tick_seconds: how long to wait at most before looking again; None: for ever.
         changed: called from this thread.
+        rest_seconds: how long to rest after a sign.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Listener:
         notice: Callable[[], bool],
         tick_seconds: Callable[[], float | None],
         changed: Callable[[], None],
+        rest_seconds: Callable[[], float] = lambda: REST_SECONDS,
     ) -> None:
         self._notice, self._tick_seconds, self._changed = notice, tick_seconds, changed
+        self._rest_seconds = rest_seconds
         self._closing = self._ended = False
         self._lock = threading.Lock()
         self._bell, self._stop = (os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2))
@@ -95,7 +98,7 @@ class Listener:
         if not sign or self._closing:
             return 0.0
         self._tell()
-        return REST_SECONDS
+        return self._rest_seconds()
 
     def _tell(self) -> None:
         try:

@@ -1,11 +1,12 @@
 """Who is logged in, as logind and utmp say it.
 
 Rules, told first:
-- logind's state files (/run/systemd/sessions/*) are what libsystemd's sd_session_* functions read; reading them
-  ourselves costs no D-Bus connection (4 MB) and no library. Debian 13 and later have no utmp: there they are all.
+- logind's state files (/run/systemd/sessions/*) are what libsystemd's sd_session_* functions read; they tell of
+  sessions without D-Bus too. What logind says over D-Bus (`logind`) is taken first: it also knows which sessions are
+  locked. Debian 13 and later have no utmp.
 - A person's session counts, local or remote, whatever its state, except one that is closing. Greeters (the login
   screen), background sessions (cron) and user managers don't count. A class that we don't know counts.
-- Both sources are read; either saying "somebody" is enough. "Nobody" needs at least one source, and no fault.
+- All sources are read; any saying "somebody" is enough. "Nobody" needs at least one source, and no fault.
 - What a session's idleness can be learned from is its kind: its terminal, the hands at the seat, or nothing. utmp
   writes a graphical session as "tty2" too; where logind isn't there to tell, a console therefore counts as the seat.
 """
@@ -13,6 +14,7 @@ Rules, told first:
 import os
 import re
 import struct
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
@@ -39,7 +41,7 @@ class Kind(StrEnum):
 class Session(msgspec.Struct, frozen=True, order=True):
     """One person's session. terminal: "tty2", "pts/3" or "". uid: None where the source doesn't tell.
 
-    active: it is in the foreground of its seat.
+    active: it is in the foreground of its seat. graphical: it has a screen of its own. locked: None: unknown.
     """
 
     source: str
@@ -49,6 +51,8 @@ class Session(msgspec.Struct, frozen=True, order=True):
     uid: int | None
     remote: bool
     active: bool = False
+    graphical: bool = False
+    locked: bool | None = None
 
 
 class Logins(msgspec.Struct, frozen=True):
@@ -67,16 +71,22 @@ class Logins(msgspec.Struct, frozen=True):
         return None if self.faults or not self.known else False
 
 
-def read_logins(run: Path, dev: Path) -> Logins:
-    """Read both sources. Never raises for what it finds.
+def read_logins(run: Path, dev: Path, told: tuple[Session, ...] | None = None) -> Logins:
+    """Read all sources. Never raises for what it finds.
 
     Args:
         run: /run. dev: /dev, to recognise utmp entries that outlived their terminal.
+        told: the sessions that logind has named over D-Bus; None: it has not.
     """
     logind, logind_faults, logind_known = _logind(run / "systemd/sessions")
+    if told is not None:
+        named = {session.id for session in told}
+        logind, logind_known = (*told, *(one for one in logind if one.id not in named)), True
     utmp, utmp_faults, utmp_known = _utmp(run / "utmp", dev)
     if not logind_known:
         utmp = tuple(_at_seat(session) for session in utmp)
+    elif any(session.kind is Kind.SEAT for session in logind):
+        utmp = tuple(session for session in utmp if session.kind is not Kind.SEAT)  # the same, less exactly
     sources = []
     if logind_known:
         sources.append(_count("logind", logind))
@@ -133,7 +143,15 @@ def parse_logind(name: str, text: str) -> Session | None:
 
     Keys: systemd's logind-session.c, session_save; classes and types: sd-login.h and org.freedesktop.login1(5).
     """
-    facts = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    return session_of(name, dict(line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#"))
+
+
+def session_of(name: str, facts: Mapping[str, str]) -> Session | None:
+    """Return the session with these facts; None when it isn't a present person's. What isn't told counts as a person's.
+
+    Args:
+        facts: by the keys of logind's state files; LOCKED (0 or 1), where that is known.
+    """
     if facts.get("CLASS", "").startswith(_NOT_A_PERSON) or facts.get("STATE") == "closing":
         return None
     remote = facts.get("REMOTE") == "1"
@@ -148,7 +166,15 @@ def parse_logind(name: str, text: str) -> Session | None:
     else:
         kind, terminal = (Kind.SEAT if facts.get("SEAT") and not remote else Kind.OTHER), ""
     return Session(
-        "logind", name, kind, terminal, int(uid) if uid.isdecimal() else None, remote, facts.get("ACTIVE") == "1"
+        "logind",
+        name,
+        kind,
+        terminal,
+        int(uid) if uid.isdecimal() else None,
+        remote,
+        active=facts.get("ACTIVE") == "1",
+        graphical=facts.get("TYPE") in _GRAPHICAL,
+        locked={"0": False, "1": True}.get(facts.get("LOCKED", "")),
     )
 
 
