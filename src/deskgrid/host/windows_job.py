@@ -1,0 +1,206 @@
+"""On Windows, everything of a VM in one job object that dies with the process that made it, and out of the owner's way.
+
+    job = Job()              # kill on close, idle priority
+    job.join()               # this process, and so whatever it starts from now on
+    faults = job.limit(share=0.5, memory_bytes=4 << 30) + save_energy(qemu.pid)
+
+Rules, told first:
+- The process that keeps a VM joins the job before it starts anything: so no child and no grandchild can be outside,
+  not even for an instant. When it ends, however that ends, the last handle is closed and Windows ends the rest.
+- The job sets the idle priority class for all in it; nobody in it can raise it again.
+- EcoQoS asks for the efficient cores and clocks. It, the share of the processors and the limit of memory may be missing
+  (before Windows 10 1709, on a server, in Wine): then the call's failure is returned as a fault, and all goes on.
+- I/O priority: the background mode can be set only by a process for itself, and QEMU doesn't; the idle class has to do.
+
+Sources: CreateJobObjectW (jobapi2.h), JOBOBJECT_EXTENDED_LIMIT_INFORMATION, JOBOBJECT_CPU_RATE_CONTROL_INFORMATION,
+JOBOBJECT_BASIC_ACCOUNTING_INFORMATION (winnt.h), SetProcessInformation, PROCESS_POWER_THROTTLING_STATE
+(processthreadsapi.h).
+"""
+
+import ctypes
+from collections.abc import Callable
+from ctypes import byref, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p, c_wchar_p
+from functools import cache
+from typing import Any
+
+import msgspec
+
+_BASIC_ACCOUNTING, _EXTENDED_LIMIT, _CPU_RATE = 1, 9, 15
+_PRIORITY_CLASS, _JOB_MEMORY, _KILL_ON_CLOSE = 0x20, 0x200, 0x2000
+_IDLE_PRIORITY_CLASS = 0x40
+_RATE_ENABLE, _RATE_HARD_CAP = 0x1, 0x4
+_POWER_THROTTLING, _EXECUTION_SPEED = 4, 0x1
+_JOB_QUERY, _MAY_SET = 0x4, 0x200
+
+
+class Used(msgspec.Struct, frozen=True):
+    """What all processes of a job have used so far, those that have ended included. active: those that still run."""
+
+    cpu_seconds: float
+    active: int
+
+
+class _Limits(ctypes.Structure):
+    """JOBOBJECT_EXTENDED_LIMIT_INFORMATION, its inner structures laid out flat."""
+
+    _fields_ = (
+        ("process_time", c_int64),
+        ("job_time", c_int64),
+        ("flags", c_uint32),
+        ("working_set_min", c_size_t),
+        ("working_set_max", c_size_t),
+        ("active_processes", c_uint32),
+        ("affinity", c_size_t),
+        ("priority_class", c_uint32),
+        ("scheduling_class", c_uint32),
+        ("io", c_uint64 * 6),
+        ("process_memory", c_size_t),
+        ("job_memory", c_size_t),
+        ("process_memory_peak", c_size_t),
+        ("job_memory_peak", c_size_t),
+    )
+
+
+class _Accounting(ctypes.Structure):
+    """JOBOBJECT_BASIC_ACCOUNTING_INFORMATION."""
+
+    _fields_ = (
+        ("user", c_int64),
+        ("kernel", c_int64),
+        ("user_period", c_int64),
+        ("kernel_period", c_int64),
+        ("page_faults", c_uint32),
+        ("total", c_uint32),
+        ("active", c_uint32),
+        ("terminated", c_uint32),
+    )
+
+
+class _Throttling(ctypes.Structure):
+    """PROCESS_POWER_THROTTLING_STATE."""
+
+    _fields_ = (("version", c_uint32), ("control", c_uint32), ("state", c_uint32))
+
+
+class JobFailed(Exception):
+    """A job object could not be had, so nothing may be started in it."""
+
+
+class Job:
+    """A job object that ends all its processes when its last handle is closed.
+
+    Args:
+        name: under which others of the same session find it; "" for none.
+    Raises: JobFailed: when Windows doesn't give one with these two limits.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self._memory_bytes = 0
+        self.handle = _call("CreateJobObjectW", c_void_p, c_void_p, c_wchar_p)(None, name or None)
+        if not self.handle:
+            raise JobFailed(_said("CreateJobObject"))
+        if fault := self._set_limits():
+            self.close()
+            raise JobFailed(fault)
+
+    def join(self) -> None:
+        """Put this process into the job. It can't leave, nor can what it starts from now on. Raises: JobFailed."""
+        this = _call("GetCurrentProcess", c_void_p)()
+        if not _call("AssignProcessToJobObject", c_int, c_void_p, c_void_p)(self.handle, this):
+            raise JobFailed(_said("AssignProcessToJobObject"))
+
+    def limit(self, share: float | None = None, memory_bytes: int = 0) -> tuple[str, ...]:
+        """Set how much all processes of the job may use together. Returns: what Windows refused, as faults.
+
+        Args:
+            share: of all processors, above 0 and at most 1; None: no limit. memory_bytes: 0: no limit.
+        """
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"share of the processors: got {share}, expected more than 0 and at most 1")
+        self._memory_bytes = memory_bytes
+        faults = [self._set_limits()] if memory_bytes else []
+        if share is not None:
+            rate = (c_uint32 * 2)(_RATE_ENABLE | _RATE_HARD_CAP, max(1, round(share * 10_000)))
+            faults.append(self._set(_CPU_RATE, rate, "its share of the processors"))
+        return tuple(fault for fault in faults if fault)
+
+    def used(self) -> Used | None:
+        """What its processes have used so far; None: Windows does not say."""
+        return _used(self.handle)
+
+    def end(self) -> None:
+        """End all its processes now, this one too if it is among them."""
+        _call("TerminateJobObject", c_int, c_void_p, c_uint32)(self.handle, 1)
+
+    def close(self) -> None:
+        """Close the handle: if it is the last one, all processes of the job end."""
+        handle, self.handle = self.handle, None
+        if handle:
+            _call("CloseHandle", c_int, c_void_p)(handle)
+
+    def _set_limits(self) -> str:
+        flags = _KILL_ON_CLOSE | _PRIORITY_CLASS | (_JOB_MEMORY if self._memory_bytes else 0)
+        limits = _Limits(flags=flags, priority_class=_IDLE_PRIORITY_CLASS, job_memory=self._memory_bytes)
+        return self._set(_EXTENDED_LIMIT, limits, "its limits")
+
+    def _set(self, kind: int, value: Any, what: str) -> str:
+        call = _call("SetInformationJobObject", c_int, c_void_p, c_int, c_void_p, c_uint32)
+        if call(self.handle, kind, byref(value), ctypes.sizeof(value)):
+            return ""
+        return _said(f"SetInformationJobObject for {what}")
+
+
+def used_by(name: str) -> Used | None:
+    """What a named job of this session has used so far; None: there is none, or Windows does not say."""
+    handle = _call("OpenJobObjectW", c_void_p, c_uint32, c_int, c_wchar_p)(_JOB_QUERY, 0, name)
+    if not handle:
+        return None
+    try:
+        return _used(handle)
+    finally:
+        _call("CloseHandle", c_int, c_void_p)(handle)
+
+
+def _used(handle: int | None) -> Used | None:
+    found = _Accounting()
+    call = _call("QueryInformationJobObject", c_int, c_void_p, c_int, c_void_p, c_uint32, c_void_p)
+    if not call(handle, _BASIC_ACCOUNTING, byref(found), ctypes.sizeof(found), None):
+        return None
+    return Used((found.user + found.kernel) / 1e7, found.active)
+
+
+def save_energy(pid: int) -> tuple[str, ...]:
+    """Ask for EcoQoS for a process; what it starts is not promised to have it too. Returns: faults."""
+    state = _Throttling(1, _EXECUTION_SPEED, _EXECUTION_SPEED)
+    try:
+        call = _call("SetProcessInformation", c_int, c_void_p, c_int, c_void_p, c_uint32)
+    except OSError as error:
+        return (f"EcoQoS: got {error}, expected Windows 10 1709 or later",)
+    handle = _call("OpenProcess", c_void_p, c_uint32, c_int, c_uint32)(_MAY_SET, 0, pid)
+    if not handle:
+        return (_said("OpenProcess for EcoQoS"),)
+    try:
+        done = call(handle, _POWER_THROTTLING, byref(state), ctypes.sizeof(state))
+        return () if done else (_said("SetProcessInformation for EcoQoS"),)
+    finally:
+        _call("CloseHandle", c_int, c_void_p)(handle)
+
+
+def _said(call: str) -> str:
+    code = int(getattr(ctypes, "get_last_error")())  # noqa: B009 -- Windows only, so unknown to checkers elsewhere
+    return f"{call}: got error {code} ({getattr(ctypes, 'FormatError')(code).strip()}), expected success"  # noqa: B009
+
+
+def _call(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+    return _cached(name, result, arguments)
+
+
+@cache
+def _cached(name: str, result: Any, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+    library = ctypes.CDLL("kernel32.dll", use_last_error=True)
+    try:
+        found = library[name]
+    except AttributeError:
+        raise OSError(f"{name}: not in this Windows") from None
+    found.restype, found.argtypes = result, arguments
+    return found

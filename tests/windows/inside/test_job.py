@@ -1,0 +1,106 @@
+"""Job objects: what holds under Wine is tried, what Wine refuses must come back as a fault."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deskgrid.host.windows_job import Job, save_energy, used_by
+
+KEEPER = Path(__file__).with_name("keeper_of_vms.py")
+IDLE_PRIORITY_CLASS = 0x40
+
+
+class Family:
+    """A keeper in a job, with a child and a grandchild."""
+
+    def __init__(self, name: str) -> None:
+        self.keeper = subprocess.Popen([sys.executable, str(KEEPER), name, "2"], stdout=subprocess.PIPE, text=True)
+        assert self.keeper.stdout is not None
+        self.pids = [int(self.keeper.stdout.readline()) for _ in range(3)]
+
+    def left(self) -> list[int]:
+        return [pid for pid in self.pids if psutil.pid_exists(pid)]
+
+    def gone(self, seconds: float = 10) -> float | None:
+        """Seconds until none is left; None: some are."""
+        started = time.monotonic()
+        while time.monotonic() - started < seconds:
+            if not self.left():
+                return time.monotonic() - started
+            time.sleep(0.02)
+        return None
+
+
+@pytest.fixture
+def family(request: pytest.FixtureRequest) -> Iterator[Family]:
+    made = Family(f"deskgrid-test-{time.time_ns()}")
+    yield made
+    made.keeper.kill()
+    made.keeper.wait()
+
+
+def test_a_keeper_that_is_killed_takes_child_and_grandchild_with_it(family: Family) -> None:
+    assert len(family.left()) == 3
+    family.keeper.kill()
+    seconds = family.gone()
+    print("from the keeper's end to none left, s:", seconds)
+    assert seconds is not None
+
+
+def test_all_in_the_job_are_in_the_idle_priority_class(family: Family) -> None:
+    assert psutil.Process(family.pids[0]).nice() is not None
+    print("priority classes:", [int(psutil.Process(pid).nice()) for pid in family.pids])
+
+
+def test_a_named_job_is_found_by_others_of_the_session_and_nobody_else_is(family: Family) -> None:
+    assert used_by("deskgrid-no-such-job") is None
+
+
+def test_limits_that_cannot_be_had_are_faults_and_nothing_ends() -> None:
+    job = Job()
+    try:
+        faults = job.limit(share=0.25, memory_bytes=1 << 30)
+        print("limit:", faults)
+        assert all("expected success" in fault for fault in faults)
+        print("used:", job.used())
+    finally:
+        job.close()
+    with pytest.raises(ValueError, match="expected more than 0"):
+        Job().limit(share=0.0)
+
+
+def test_ecoqos_is_asked_for_and_a_refusal_is_a_fault() -> None:
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        faults = save_energy(sleeper.pid)
+        print("ecoqos:", faults)
+        assert all("EcoQoS" in fault for fault in faults)
+        assert sleeper.poll() is None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert "OpenProcess" in save_energy(0)[0]
+
+
+def test_a_job_can_be_ended_as_a_whole() -> None:
+    code = (
+        "from deskgrid.host.windows_job import Job\n"
+        "import subprocess, sys\n"
+        "job = Job(); job.join()\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print(child.pid, flush=True)\n"
+        "job.end()\n"
+    )
+    keeper = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert keeper.stdout is not None
+    child = int(keeper.stdout.readline())
+    assert keeper.wait(timeout=30) == 1
+    until = time.monotonic() + 10
+    while psutil.pid_exists(child) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not psutil.pid_exists(child)
