@@ -132,7 +132,7 @@ class MockBus:
     def log_in(self, name: str, uid: int = 1000, **properties: tuple[str, Any]) -> str:
         body = (name, "seat0", uid, f"user{uid}", True)
         path: str = self.ask(LOGIN, "/org/freedesktop/login1", MOCK, "AddSession", "ssusb", *body)[0]
-        self.be(SESSION, path, Type=("s", "wayland"), **properties)
+        self.be(SESSION, path, **{"Type": ("s", "wayland"), **properties})
         self.emit("SessionNew", "so", ("s", name), ("o", path))
         return path
 

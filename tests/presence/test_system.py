@@ -80,7 +80,7 @@ def test_sessions_that_come_lock_are_remote_and_go_are_told_each_time(desk: Desk
     assert desk.read().locked is False
     desk.bus.be(SESSION, path, LockedHint=("b", True))
     eventually(lambda: desk.read().locked)
-    desk.bus.log_in("7", uid=1001, Remote=("b", True), Type=("s", "x11"), Seat=("(so)", ("", "/")))
+    desk.bus.log_in("7", uid=1001, Remote=("b", True), Type=("s", "x11"))
     eventually(lambda: desk.read().remote)
     reading = desk.read()
     assert (reading.locked, reading.logged_in) == (False, True)
