@@ -1,5 +1,6 @@
 """What the doctor says, from values; and one visit to this very machine."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from deskgrid.host.doctor import Finding, Level, examine, worst
-from deskgrid.host.doctor_facts import GIB, PACKAGES, Facts, Kvm, Namespaces, gather
+from deskgrid.host.doctor import examine
+from deskgrid.host.doctor_contact import Contact
+from deskgrid.host.doctor_desktop import virtualisation
+from deskgrid.host.doctor_facts import GIB, PACKAGES, Agent, Facts, Kvm, Namespaces
+from deskgrid.host.doctor_finding import Finding, Level, worst
+from deskgrid.host.doctor_gather import Who, gather
+from deskgrid.model.inventory import Trial, Verdict, Virtualisation
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HEALTHY = Facts(now=NOW, newest_file_at=NOW - timedelta(days=2))
@@ -34,6 +40,8 @@ def test_names_are_unique_and_stable() -> None:
     names = [finding.name for finding in examine(HEALTHY)]
     assert names == list(dict.fromkeys(names))
     assert [finding.name for finding in examine(ill(qemu=None, uid=0, programs=frozenset()))] == names
+    desktop = [finding.name for finding in examine(HEALTHY, desktop=True)]
+    assert set(names) - set(desktop) == {*PACKAGES, "archive-keys", "root-trees", "subordinate-ids"}
 
 
 def test_every_finding_is_one_sentence_that_ends() -> None:
@@ -45,12 +53,18 @@ def test_every_finding_is_one_sentence_that_ends() -> None:
         namespaces=Namespaces(False, "not permitted"),
         subordinate_ids=False,
         sudo=False,
-        virtualisation=False,
         kvm=Kvm.MISSING,
         memory_bytes=GIB,
         disk_free_bytes=0,
         input_refused=5,
         now=NOW - timedelta(days=30),
+        trials=(Trial("kvm", Verdict.FAILS, 50, "ioctl(KVM_CREATE_VM) failed: 16 Device or resource busy"),),
+        vboxdrv=True,
+        virtualbox="7.2.22",
+        contact=Contact("https://head:9443", "no answer in time"),
+        state="/var/lib/deskgrid",
+        state_error="No such file or directory",
+        logind=False,
     )
     findings = examine(everything_wrong)
     assert all(finding.sentence.endswith(".") for finding in findings)
@@ -160,7 +174,8 @@ def test_dev_kvm_that_opens_is_not_called_proof() -> None:
     ("changes", "mend"),
     [
         ({"kvm": Kvm.REFUSED}, ("sudo usermod -aG kvm alice  # then log in again",)),
-        ({"kvm": Kvm.REFUSED, "uid": 0}, ("chmod 0666 /dev/kvm",)),
+        ({"kvm": Kvm.REFUSED, "uid": 0, "account": "uid 61999"}, ("chmod 0666 /dev/kvm",)),
+        ({"kvm": Kvm.REFUSED, "uid": 0, "account": "grid"}, ("usermod -aG kvm grid  # then log in again",)),
         ({"kvm": Kvm.REFUSED, "uid": 0, "virtualisation": False}, ()),
         ({"kvm": Kvm.MISSING}, ("sudo modprobe kvm_intel",)),
         ({"kvm": Kvm.MISSING, "vendor": "AuthenticAMD"}, ("sudo modprobe kvm_amd",)),
@@ -175,6 +190,65 @@ def test_without_kvm_it_goes_on_slower_and_says_what_may_help(changes: dict[str,
 def test_a_cpu_without_virtualisation_is_told_where_to_switch_it_on() -> None:
     assert "firmware" in one("cpu", virtualisation=False).sentence
     assert "hypervisor that runs this machine" in one("cpu", virtualisation=False, hypervised=True).sentence
+    assert one("cpu", virtualisation=False, offered=True).mend == ("sudo deskgrid firmware enable-virtualization",)
+
+
+BUSY = (Trial("kvm", Verdict.FAILS, 40, "ioctl(KVM_CREATE_VM) failed: 16 Device or resource busy"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, Virtualisation.ON),
+        ({"virtualisation": False, "offered": False}, Virtualisation.ABSENT),
+        ({"virtualisation": False, "offered": True}, Virtualisation.OFF),
+        ({"virtualisation": False, "said_off": True}, Virtualisation.OFF),
+        ({"virtualisation": False}, Virtualisation.UNKNOWN),
+        ({"virtualisation": False, "hypervised": True, "offered": False}, Virtualisation.HIDDEN),
+        ({"said_off": True, "kvm": Kvm.MISSING}, Virtualisation.OFF),
+        ({"said_off": True}, Virtualisation.ON),
+        ({"vboxdrv": True}, Virtualisation.ON),
+        ({"vboxdrv": True, "trials": BUSY}, Virtualisation.HELD),
+        ({"trials": BUSY}, Virtualisation.ON),
+    ],
+)
+def test_virtualisation_is_absent_or_off_or_hidden_or_held_as_far_as_that_can_be_known(
+    changes: dict[str, Any], state: Virtualisation
+) -> None:
+    assert virtualisation(ill(**changes)) is state
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "level"),
+    [
+        ({"kvm": Verdict.WORKS, "tcg": Verdict.WORKS}, Level.OK),
+        ({"kvm": Verdict.SLOW, "tcg": Verdict.WORKS}, Level.WARN),
+        ({"tcg": Verdict.WORKS}, Level.WARN),
+        ({"kvm": Verdict.HANGS, "tcg": Verdict.FAILS}, Level.BAD),
+        ({}, Level.WARN),
+    ],
+)
+def test_an_accelerator_counts_when_a_guest_has_run_on_it(verdicts: dict[str, Verdict], level: Level) -> None:
+    trials = tuple(Trial(name, verdict, 100, "so it was") for name, verdict in verdicts.items())
+    found = one("accelerators", trials=trials)
+    assert found.level is level
+    assert all(f"{trial.accelerator}: {trial.verdict.value}, so it was." in found.sentence for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level", "words"),
+    [(3.0, Level.OK, "differ by 3 s"), (-61.0, Level.WARN, "61 s behind"), (3600.0, Level.WARN, "3600 s ahead of")],
+)
+def test_the_clock_is_compared_with_the_coordinators(ahead: float, level: Level, words: str) -> None:
+    found = one("coordinator-clock", contact=Contact("https://head:9443", "", 12, ahead))
+    assert (found.level, words in found.sentence) == (level, True)
+
+
+def test_a_coordinator_that_can_not_be_reached_is_bad_and_one_that_has_no_date_is_odd() -> None:
+    found = one("coordinator", contact=Contact("https://head:9443", "no answer in time; is the way to it open?"))
+    assert found.level is Level.BAD
+    assert "no answer in time" in found.sentence
+    assert one("coordinator-clock", contact=Contact("https://head:9443")).level is Level.WARN
 
 
 @pytest.mark.parametrize(
@@ -225,8 +299,37 @@ def test_an_account_that_can_not_hear_the_keyboard_is_told_which_group_it_needs(
     assert one("owner", input_devices=0).level is Level.OK
 
 
+def test_another_account_is_judged_by_owner_group_and_the_rest(tmp_path: Path) -> None:
+    file = tmp_path / "device"
+    file.touch()
+    me, group = file.stat().st_uid, file.stat().st_gid
+    stranger, fellow = Who("x", me + 1, frozenset()), Who("y", me + 1, frozenset({group}))
+    file.chmod(0o060)
+    assert fellow.may(file, os.R_OK | os.W_OK)
+    assert not stranger.may(file, os.R_OK)
+    file.chmod(0o004)
+    assert stranger.may(file, os.R_OK)
+    assert not stranger.may(file, os.R_OK | os.W_OK)
+    assert not fellow.may(file, os.R_OK)
+    assert not stranger.may(tmp_path / "missing", os.R_OK)
+
+
+def test_the_agents_state_folder_must_be_its_own_alone(tmp_path: Path) -> None:
+    agent = Agent(tmp_path / "state")
+    assert gather(agent=agent, trial_seconds=0).state_error == "No such file or directory"
+    agent.state.mkdir(mode=0o755)
+    if os.geteuid() == 0:
+        assert "never runs as root" in gather(agent=agent, trial_seconds=0).state_error
+        os.chown(agent.state, 61999, 61999)
+    agent.state.chmod(0o755)
+    assert gather(agent=agent, trial_seconds=0).state_error == "others may look into it"
+    agent.state.chmod(0o700)
+    facts = gather(agent=agent, trial_seconds=0)
+    assert (facts.state_error, facts.contact, facts.trials) == ("", None, ())
+
+
 def test_this_machine_can_be_asked_and_judged(tmp_path: Path) -> None:
-    facts = gather(tmp_path / "not" / "made" / "yet")
+    facts = gather(tmp_path / "not" / "made" / "yet", trial_seconds=0)
     assert facts.python >= (3, 11, 0)
     assert facts.memory_bytes >= facts.memory_available_bytes > 0
     assert facts.disk_free_bytes > 0
@@ -239,4 +342,4 @@ def test_this_machine_can_be_asked_and_judged(tmp_path: Path) -> None:
 
 def test_a_folder_below_a_file_can_not_hold_the_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert gather(tmp_path / "file" / "cache").cache_error
+    assert gather(tmp_path / "file" / "cache", trial_seconds=0).cache_error

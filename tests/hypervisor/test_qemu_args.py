@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host.doctor_trial import arguments
 from deskgrid.hypervisor.qemu_args import Handles, Machine, qemu_args
 from deskgrid.model.lease import Size
 
@@ -85,3 +86,13 @@ def test_a_file_system_without_direct_access_is_used_through_the_host_s_cache() 
 def test_a_qemu_without_seccomp_gets_no_sandbox() -> None:
     machine = msgspec.structs.replace(MACHINE, sandbox=False)
     assert "-sandbox" not in qemu_args("qemu", machine, "tcg", HANDLES)
+
+
+def test_the_doctors_trial_gets_the_machine_and_the_processor_that_vms_get() -> None:
+    for accelerator in ("kvm", "hvf", "whpx", "tcg"):
+        ours = qemu_args("qemu", MACHINE, accelerator, HANDLES)
+        trial = arguments("qemu", accelerator, Path("/disk"))
+        for option in ("-machine", "-cpu"):
+            assert (option in trial) == (option in ours)
+            if option in ours:
+                assert trial[trial.index(option) + 1] == ours[ours.index(option) + 1]

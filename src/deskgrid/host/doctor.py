@@ -5,18 +5,17 @@ Rules, told first:
 - Each finding is a sentence and a level: BAD stops deskgrid, WARN makes it worse or may, OK is said too.
 - Nothing is mended here. The commands are text for a person: they name `sudo` unless the caller is root, and nothing
   that a person would have to guess.
-- /dev/kvm that opens proves nothing: it can run the firmware and hang every guest. Only a booted guest counts.
+- /dev/kvm that opens proves nothing: it can run the firmware and hang every guest. Only a guest that ran counts.
 """
 
 import re
 import shlex
-from collections.abc import Sequence
 from datetime import timedelta
-from enum import StrEnum
 
-import msgspec
-
-from deskgrid.host.doctor_facts import GIB, PACKAGES, Facts, Kvm
+from deskgrid.host import doctor_desktop as parts
+from deskgrid.host.doctor_facts import GIB, PACKAGES, Facts
+from deskgrid.host.doctor_finding import Finding, Level, as_root, sudo
+from deskgrid.host.doctor_finding import worst as worst
 
 LEAST_PYTHON = (3, 11)
 LEAST_QEMU = (8, 2)
@@ -27,65 +26,40 @@ _GOOD_DISK_BYTES = 20 * GIB
 _CLOCK_AHEAD = timedelta(days=5 * 365)
 
 
-class Level(StrEnum):
-    """How much a finding matters."""
-
-    OK = "ok"
-    WARN = "warn"
-    BAD = "bad"
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at. mend: commands for a shell, in order; empty: nothing to do, or nothing to type."""
-
-    name: str
-    level: Level
-    sentence: str
-    mend: tuple[str, ...] = ()
-
-
-def examine(facts: Facts) -> tuple[Finding, ...]:
+def examine(facts: Facts, desktop: bool = False) -> tuple[Finding, ...]:
     """Say what this machine has and lacks.
 
     Args:
-        facts: as `gather` found them.
+        facts: as `gather` found them. desktop: leave out what only building images and the demo need.
 
     Returns:
         All findings, the good ones too, in the order in which to mend them.
     """
+    builder = () if desktop else (*_programs(facts), _root_trees(facts), _subordinate_ids(facts))
     return (
         _python(facts),
         _rights(facts),
         _clock(facts),
         _qemu(facts),
-        *_programs(facts),
-        _root_trees(facts),
-        _subordinate_ids(facts),
-        _virtualisation(facts),
-        _kvm(facts),
+        *builder,
+        parts.cpu(facts),
+        parts.kvm(facts),
+        parts.accelerators(facts),
+        parts.virtualbox(facts),
         _memory(facts),
         _disk(facts),
-        _owner(facts),
+        parts.owner(facts),
+        parts.logind(facts),
+        parts.state_folder(facts),
+        parts.coordinator(facts),
+        parts.coordinator_clock(facts),
     )
-
-
-def worst(findings: Sequence[Finding]) -> Level:
-    """The level of the worst finding."""
-    return max((one.level for one in findings), key=tuple(Level).index, default=Level.OK)
-
-
-def _as_root(facts: Facts, *commands: str) -> tuple[str, ...]:
-    return tuple(f"{_sudo(facts)}{command}" for command in commands)
-
-
-def _sudo(facts: Facts) -> str:
-    return "sudo " if facts.uid != 0 and "sudo" in facts.programs else ""
 
 
 def _install(facts: Facts, *packages: str) -> tuple[str, ...]:
     if not facts.apt:
         return ()
-    return _as_root(facts, "apt-get update", f"apt-get install --no-install-recommends {' '.join(packages)}")
+    return as_root(facts, "apt-get update", f"apt-get install --no-install-recommends {' '.join(packages)}")
 
 
 def _python(facts: Facts) -> Finding:
@@ -115,7 +89,7 @@ def _rights(facts: Facts) -> Finding:
 
 def _clock(facts: Facts) -> Finding:
     shown = f"{facts.now:%Y-%m-%d %H:%M} UTC"
-    mend = _as_root(facts, "timedatectl set-ntp true")
+    mend = as_root(facts, "timedatectl set-ntp true")
     if facts.now < facts.newest_file_at - timedelta(minutes=5):
         sentence = (
             f"The clock is wrong: it says {shown}, but this machine has files from "
@@ -152,10 +126,10 @@ def _install_qemu(facts: Facts) -> tuple[str, ...]:
     if facts.codename != "bookworm" or not facts.apt:
         return _install(facts, "qemu-system-x86", "qemu-utils")
     source = f"deb {facts.apt_uri or 'YOUR-MIRROR'} bookworm-backports main"
-    add = f"echo {shlex.quote(source)} | {_sudo(facts)}tee /etc/apt/sources.list.d/bookworm-backports.list"
+    add = f"echo {shlex.quote(source)} | {sudo(facts)}tee /etc/apt/sources.list.d/bookworm-backports.list"
     return (
         *(() if facts.backports else (add,)),
-        *_as_root(
+        *as_root(
             facts,
             "apt-get update",
             "apt-get install --no-install-recommends -t bookworm-backports qemu-system-x86 qemu-utils",
@@ -208,7 +182,7 @@ def _root_trees(facts: Facts) -> Finding:
     else:
         sentence = f"User namespaces do not work here: {spaces.error or 'no reason given'}."
         why = ()
-    mend = _as_root(facts, *why)
+    mend = as_root(facts, *why)
     if facts.sudo:
         return Finding(name, Level.OK if facts.in_chroot else Level.WARN, f"{sentence} sudo is used instead.", mend)
     mend += ("sudo -v",) if "sudo" in facts.programs else ()
@@ -221,41 +195,7 @@ def _subordinate_ids(facts: Facts) -> Finding:
     sentence = f"{facts.user} has no subordinate ids (/etc/subuid, /etc/subgid): images can't be built without root."
     ranges = "--add-subuids 100000-165535 --add-subgids 100000-165535"
     level = Level.WARN if facts.sudo else Level.BAD
-    return Finding("subordinate-ids", level, sentence, _as_root(facts, f"usermod {ranges} {shlex.quote(facts.user)}"))
-
-
-def _virtualisation(facts: Facts) -> Finding:
-    if facts.virtualisation:
-        return Finding("cpu", Level.OK, "The CPU offers hardware virtualisation.")
-    where = (
-        "switch on nested virtualisation in the hypervisor that runs this machine"
-        if facts.hypervised
-        else "switch on VT-x or AMD-V (SVM) in the firmware's setup"
-    )
-    sentence = (
-        "The CPU offers no hardware virtualisation (flags vmx, svm): virtual machines run under software emulation, "
-        f"many times slower. If the hardware can, {where}."
-    )
-    return Finding("cpu", Level.WARN, sentence)
-
-
-def _kvm(facts: Facts) -> Finding:
-    if facts.kvm is Kvm.OPENS:
-        sentence = "/dev/kvm opens; that proves nothing until a guest has booted on it, so the first one is watched."
-        return Finding("kvm", Level.OK, sentence)
-    if facts.kvm is Kvm.REFUSED:
-        account = "uid 61999, which runs the virtual machines," if facts.uid == 0 else facts.user
-        sentence = f"{account} may not open /dev/kvm: software emulation is used, many times slower."
-        if not facts.virtualisation:
-            sentence += " As the CPU offers no virtualisation, it would probably hang its guests anyway."
-            return Finding("kvm", Level.WARN, sentence)
-        join = f"usermod -aG kvm {shlex.quote(facts.user)}  # then log in again"
-        return Finding("kvm", Level.WARN, sentence, _as_root(facts, "chmod 0666 /dev/kvm" if facts.uid == 0 else join))
-    if not facts.virtualisation:
-        return Finding("kvm", Level.WARN, "/dev/kvm is missing, as the CPU offers no virtualisation.")
-    module = "kvm_amd" if facts.vendor == "AuthenticAMD" else "kvm_intel"
-    sentence = "/dev/kvm is missing although the CPU offers virtualisation: the kernel's module isn't loaded."
-    return Finding("kvm", Level.WARN, sentence, _as_root(facts, f"modprobe {module}"))
+    return Finding("subordinate-ids", level, sentence, as_root(facts, f"usermod {ranges} {shlex.quote(facts.user)}"))
 
 
 def _memory(facts: Facts) -> Finding:
@@ -272,7 +212,7 @@ def _disk(facts: Facts) -> Finding:
     if facts.cache_error:
         sentence = f"The cache folder {facts.cache} can't be written ({facts.cache_error}): nothing can be kept."
         own = f"install -d -o {shlex.quote(facts.user)} {shlex.quote(facts.cache)}"
-        return Finding("disk", Level.BAD, sentence, _as_root(facts, own))
+        return Finding("disk", Level.BAD, sentence, as_root(facts, own))
     shown = f"{facts.disk_free_bytes / GIB:.0f} GiB free at {facts.cache}"
     if facts.disk_free_bytes < _LEAST_DISK_BYTES:
         sentence = f"{shown}: too little for a root tree and an image beside the 5 GiB that stay free."
@@ -280,17 +220,3 @@ def _disk(facts: Facts) -> Finding:
     if facts.disk_free_bytes < _GOOD_DISK_BYTES:
         return Finding("disk", Level.WARN, f"{shown}: enough for a first look, not for many images.")
     return Finding("disk", Level.OK, f"{shown}.")
-
-
-def _owner(facts: Facts) -> Finding:
-    """Whether the agent, run by this account, would see keyboard and mouse."""
-    if facts.input_devices == 0:
-        return Finding("owner", Level.OK, "No keyboard or mouse here; only terminals and logins tell of an owner.")
-    if facts.input_refused == 0:
-        return Finding("owner", Level.OK, "Keyboard and mouse can be heard, so an owner's return is seen at once.")
-    sentence = (
-        f"{facts.user} may not hear {facts.input_refused} of {facts.input_devices} input devices: an owner at a "
-        "graphical desktop can't be seen well, and what isn't known counts as busy. The agent's user needs group input."
-    )
-    mend = _as_root(facts, f"usermod -aG input {shlex.quote(facts.user)}  # then log in again")
-    return Finding("owner", Level.WARN, sentence, mend)

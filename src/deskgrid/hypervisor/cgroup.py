@@ -127,17 +127,16 @@ def group_of(pid: int) -> str:
     return "" if found is None or found[0] == found[1] else str(found[1])
 
 
-def see(group: Path | None = None) -> Seen:
-    """What is found here. group: that of VMs, if it was made."""
-    found = own_folder()
+def see(pid: int | None = None) -> Seen:
+    """What is found of an agent, by its process; None: of this process."""
+    found = own_folder(Path(f"/proc/{pid or 'self'}"))
     if found is None:
         return Seen("", "", (), None)
     root, own = found
-    base = base_of(root, own)
-    if group is None and base is not None and (base[0] / VMS).is_dir():
-        group = base[0] / VMS
-    levels = levels_of(root, group or own)
-    return Seen(str(own), "" if group is None else str(group), levels, gives_way(levels))
+    group = (own.parent if own.name == AGENT else own) / VMS
+    there = own != root and group.is_dir()
+    levels = levels_of(root, group if there else own)
+    return Seen(str(own), str(group) if there else "", levels, gives_way(levels))
 
 
 def _ours(root: Path, folder: Path) -> bool:
@@ -160,8 +159,9 @@ def _text(path: Path) -> str:
 
 def main() -> None:
     """Print what is found."""
-    group = made_here() if "--make" in sys.argv[1:] else None
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(see(group)), indent=2).decode() + "\n")
+    if "--make" in sys.argv[1:]:
+        made_here()
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(see()), indent=2).decode() + "\n")
 
 
 if __name__ == "__main__":
