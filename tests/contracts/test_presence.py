@@ -1,5 +1,6 @@
 """What every presence driver does, whoever it asks: the fake (told directly, by a file, by a file without inotify),
-and Linux over real pseudo terminals and a real pipe in the place of an input device."""
+and Linux over real pseudo terminals and a real pipe in the place of an input device. What drivers do besides, where the
+system lets them: the fake, and Linux over a real D-Bus with logind's interface."""
 
 import os
 import pty
@@ -8,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from deskgrid.model.presence import Reading
-from deskgrid.presence.contract import Presence
-from deskgrid.presence.fake import AWAY, PRESENT, FakePresence, Owner, set_presence
+from deskgrid.model.presence import Ending, Reading, SessionReading
+from deskgrid.presence.contract import Presence, SystemPresence
+from deskgrid.presence.fake import AWAY, PRESENT, FakePresence, Has, Owner, set_presence
 from deskgrid.presence.linux import LinuxPresence, Roots
+from tests.presence.mock_bus import MANAGER, NETWORK, SESSION, MockBus, eventually, needs_bus
 
 SOON_SECONDS = 3.0  # the contract says 0.2; a busy machine may be late, and bench measures it
 
@@ -235,3 +238,172 @@ def test_several_threads_may_read_at_once(bench: Bench) -> None:
     for thread in threads:
         thread.join()
     assert len(readings) == 80
+
+
+class System:
+    """A driver, and the hands on its system: one session is there, of uid 1000, at the seat."""
+
+    driver: SystemPresence
+
+    def lock(self, locked: bool) -> None:
+        raise NotImplementedError
+
+    def film(self) -> None:
+        raise NotImplementedError
+
+    def lid(self, closed: bool) -> None:
+        raise NotImplementedError
+
+    def end(self, ending: Ending, begins: bool) -> None:
+        raise NotImplementedError
+
+    def metered(self, metered: bool) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.driver.close()
+
+
+class FakeSystem(System):
+    def __init__(self, _: Path) -> None:
+        self._owner = Owner(logged_in=True, idle_seconds=900.0, locked=False)
+        self.driver = self._fake = FakePresence(owner=self._owner)
+
+    def _be(self, **facts: object) -> None:
+        self._owner = msgspec.structs.replace(self._owner, **facts)
+        self._fake.set(self._owner)
+
+    def lock(self, locked: bool) -> None:
+        self._be(locked=locked)
+
+    def film(self) -> None:
+        self._be(watching=("Totem: a film",))
+
+    def lid(self, closed: bool) -> None:
+        self._be(lid_closed=closed)
+
+    def end(self, ending: Ending, begins: bool) -> None:
+        self._be(ending=ending if begins else None)
+
+    def metered(self, metered: bool) -> None:
+        self._be(machine=Has(metered=metered))
+
+
+class LinuxSystem(System):
+    def __init__(self, folder: Path) -> None:
+        roots = linux_roots(folder)
+        self._bus = MockBus(roots.run)
+        self._bus.start()
+        self._bus.logind()
+        self._bus.network_manager()
+        self._session = self._bus.log_in("2")
+        os.mkfifo(roots.dev / "input/event0")
+        self._hand = os.open(roots.dev / "input/event0", os.O_RDWR)
+        self.driver = LinuxPresence(roots, grid_uids=frozenset())
+
+    def lock(self, locked: bool) -> None:
+        self._bus.be(SESSION, self._session, LockedHint=("b", locked))
+
+    def film(self) -> None:
+        self._bus.inhibit("idle", "Totem", "a film")
+
+    def lid(self, closed: bool) -> None:
+        self._bus.be(MANAGER, "/org/freedesktop/login1", LidClosed=("b", closed))
+
+    def end(self, ending: Ending, begins: bool) -> None:
+        member = {Ending.SLEEP: "PrepareForSleep", Ending.SHUTDOWN: "PrepareForShutdown"}[ending]
+        self._bus.emit(member, "b", ("b", begins))
+
+    def metered(self, metered: bool) -> None:
+        self._bus.be(NETWORK, "/org/freedesktop/NetworkManager", NETWORK, Metered=("u", 1 if metered else 2))
+
+    def close(self) -> None:
+        super().close()
+        self._bus.stop()
+        os.close(self._hand)
+
+
+@pytest.fixture(params=[FakeSystem, pytest.param(LinuxSystem, marks=needs_bus)])
+def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
+    made = request.param(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_session_that_locks_and_unlocks_is_told_and_known(system: System) -> None:
+    told = threading.Event()
+    system.driver.watch(told.set)
+    assert system.driver.read().locked is False
+    for locked in (True, False):
+        told.clear()
+        system.lock(locked)
+        assert told.wait(SOON_SECONDS)
+        eventually(lambda locked=locked: system.driver.read().locked is locked)
+
+
+def test_what_keeps_the_computer_awake_is_told_and_named(system: System) -> None:
+    told = threading.Event()
+    assert system.driver.read().watching == ()
+    system.driver.watch(told.set)
+    system.film()
+    assert told.wait(SOON_SECONDS)
+    eventually(lambda: system.driver.read().watching == ("Totem: a film",))
+
+
+def test_a_lid_that_closes_is_known(system: System) -> None:
+    system.driver.watch(lambda: None)
+    assert system.driver.read().lid_closed is False
+    system.lid(True)
+    eventually(lambda: system.driver.read().lid_closed)
+
+
+@pytest.mark.parametrize("ending", list(Ending))
+def test_an_end_that_is_announced_is_told_and_known_until_it_is_over(system: System, ending: Ending) -> None:
+    told = threading.Event()
+    system.driver.watch(told.set)
+    system.end(ending, begins=True)
+    assert told.wait(SOON_SECONDS)
+    assert system.driver.read().ending is ending
+    system.driver.ready_to_end()
+    assert system.driver.read().ending is ending
+    system.end(ending, begins=False)
+    eventually(lambda: system.driver.read().ending is None)
+
+
+def test_a_helper_may_only_make_the_desktop_count_as_used(system: System) -> None:
+    told = threading.Event()
+    system.driver.watch(told.set)
+    time.sleep(1.2)  # an input device counts as touched when it was first seen
+    before = system.driver.read()
+    system.driver.told(1000, SessionReading("a liar", 1e6, locked=True, full_screen=False))
+    after = system.driver.read()
+    assert before.idle_seconds is not None
+    assert after.idle_seconds is not None
+    assert after.idle_seconds < before.idle_seconds + SOON_SECONDS
+    assert (after.locked, after.watching, after.full_screen) == (False, (), False)
+    told.clear()
+    system.driver.told(1000, SessionReading("a helper", 0.0, full_screen=True, watching=("a talk",)))
+    assert told.wait(SOON_SECONDS)
+    busy = system.driver.read()
+    assert busy.idle_seconds is not None
+    assert busy.idle_seconds < SOON_SECONDS
+    assert (busy.full_screen, busy.watching) == (True, ("a talk",))
+    system.driver.told(1000, None)
+    assert system.driver.read().watching == ()
+
+
+def test_a_paced_driver_still_reads_all(system: System) -> None:
+    system.driver.watch(lambda: None)
+    system.driver.pace(running=False)
+    system.film()
+    eventually(lambda: system.driver.read().watching)
+    system.driver.pace(running=True)
+    system.lock(True)
+    eventually(lambda: system.driver.read().locked)
+
+
+def test_a_metered_network_is_known(system: System) -> None:
+    system.driver.watch(lambda: None)
+    for metered in (True, False):
+        system.metered(metered)
+        eventually(lambda metered=metered: (system.driver.read(), system.driver.metered() is metered)[1])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from deskgrid.model.policy import Machine
+from deskgrid.model.presence import Ending
 from deskgrid.presence.fake import AWAY, PRESENT, FakePresence, Owner, parse, set_presence
 
 
@@ -97,3 +99,21 @@ def test_a_folder_that_is_not_there_yet_is_looked_for_by_polling(tmp_path: Path)
     set_presence(path, "present")
     assert told.wait(3)
     driver.close()
+
+
+def test_what_the_file_says_of_the_machine_stands_for_what_is(tmp_path: Path) -> None:
+    path = tmp_path / "owner"
+    real = Machine(4, 8 << 30, 4 << 30, 1 << 40, others_cpu=0.5)
+    driver = FakePresence(path)
+    assert (driver.machine(real), driver.metered()) == (real, None)
+    path.write_text(
+        '{"logged_in": true, "idle_seconds": 900, "locked": true, "remote": true, "watching": ["Totem: a film"],'
+        ' "full_screen": true, "lid_closed": true, "ending": "sleep",'
+        ' "machine": {"on_battery": true, "battery_percent": 40, "metered": true, "programs": ["zoom"]}}'
+    )
+    machine = driver.machine(real)
+    assert (machine.on_battery, machine.battery_percent, machine.programs) == (True, 40, ("zoom",))
+    assert (machine.others_cpu, machine.cpus, driver.metered()) == (0.5, 4, True)
+    reading = driver.read()
+    assert (reading.locked, reading.remote, reading.full_screen, reading.lid_closed) == (True, True, True, True)
+    assert (reading.watching, reading.ending) == (("Totem: a film",), Ending.SLEEP)

@@ -1,10 +1,12 @@
 """What the sources say together."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as some
 
 from deskgrid.presence.sessions import Kind, Logins, Session
 from deskgrid.presence.terminals import Quiet
+from deskgrid.presence.told import Word
 from deskgrid.presence.weigh import BUSY_SECONDS, Hands, weigh
 
 NOBODY = Logins((), known=True, sources=("logind: 0 sessions",))
@@ -70,6 +72,61 @@ def test_without_any_source_nothing_is_known() -> None:
     assert "no terminal and no input device" in reading.faults[1]
 
 
+def graphical(uid: int = 1000, name: str = "1", kind: Kind = Kind.SEAT, locked: bool | None = None) -> Session:
+    return Session("logind", name, kind, "", uid, remote=kind is Kind.OTHER, graphical=True, locked=locked)
+
+
+def test_a_helper_vouches_for_the_one_graphical_session_of_its_account() -> None:
+    word = Word(1000, "mutter", 500.0)
+    assert weigh(logged_in(graphical()), (), (), words=(word,)).idle_seconds == 500.0
+    assert weigh(logged_in(graphical(kind=Kind.OTHER)), (), (), words=(word,)).idle_seconds == 500.0
+    assert weigh(logged_in(graphical(1001)), (), (), words=(word,)).idle_seconds is None
+    assert weigh(logged_in(graphical(), graphical(1001, "2")), (), (), words=(word,)).idle_seconds is None
+    assert weigh(logged_in(graphical(), graphical(1000, "2")), (), (), words=(word,)).idle_seconds is None
+    assert weigh(logged_in(session(Kind.SEAT)), (), (), words=(word,)).idle_seconds is None
+    both = (word, Word(1001, "x11", 300.0))
+    assert weigh(logged_in(graphical(), graphical(1001, "2")), (), (), words=both).idle_seconds == 300.0
+
+
+def test_a_helper_that_has_been_silent_for_long_vouches_for_nothing_and_still_says_busy() -> None:
+    stale = Word(1000, "mutter", 500.0, fresh=False, full_screen=True, watching=("a film",))
+    reading = weigh(logged_in(graphical()), (), (HEARD,), words=(stale,))
+    assert (reading.idle_seconds, reading.full_screen, reading.watching) == (300.0, True, ("a film",))
+    assert "silent since long" in reading.sources[-1]
+    assert weigh(logged_in(graphical()), (), (), words=(stale,)).idle_seconds is None
+
+
+def test_with_nobody_logged_in_a_helper_stands_for_no_other_source() -> None:
+    assert weigh(NOBODY, (), (), words=(Word(1000, "mutter", 500.0),)).idle_seconds is None
+
+
+def test_locked_is_every_session_and_what_logind_knows_goes_before_what_a_helper_says() -> None:
+    locked, lies = graphical(locked=True), (Word(1000, "x", None, locked=True),)
+    assert weigh(logged_in(locked), (), ()).locked is True
+    assert weigh(logged_in(locked, graphical(1001, "2", locked=False)), (), ()).locked is False
+    assert weigh(logged_in(graphical(locked=False)), (), (), words=lies).locked is False
+    assert weigh(logged_in(graphical()), (), ()).locked is None
+    assert weigh(logged_in(graphical()), (), (), words=lies).locked is True
+    assert weigh(logged_in(graphical(1001)), (), (), words=lies).locked is None
+    assert weigh(logged_in(locked), (), (), words=(Word(1000, "x", None, locked=False),)).locked is False
+    assert weigh(NOBODY, (), ()).locked is None
+
+
+def test_a_login_from_elsewhere_that_only_utmp_knows_is_not_locked() -> None:
+    mosh = Session("utmp", "pts/4", Kind.TERMINAL, "pts/4", None, remote=True)
+    window = Session("utmp", "pts/1", Kind.TERMINAL, "pts/1", None, remote=False)
+    assert weigh(logged_in(graphical(locked=True), window), (), ()).locked is True
+    assert weigh(logged_in(graphical(locked=True), mosh), (), ()).locked is False
+
+
+def test_remote_is_known_as_well_as_logins_are() -> None:
+    assert weigh(NOBODY, (), ()).remote is False
+    assert weigh(logged_in(graphical(kind=Kind.OTHER)), (), ()).remote is True
+    assert weigh(logged_in(graphical()), (), ()).remote is False
+    assert weigh(Logins((), known=False), (), ()).remote is None
+    assert weigh(Logins((graphical(),), known=True, faults=("utmp",)), (), ()).remote is None
+
+
 seconds = some.floats(0, 1e6)
 sessions = some.builds(
     Session,
@@ -99,3 +156,67 @@ def test_no_source_is_ever_overruled_towards_idle(
         assert reading.logged_in is True
     if any(one.kind is Kind.OTHER for one in who) and reading.idle_seconds is not None:
         assert reading.idle_seconds < BUSY_SECONDS
+
+
+persons = some.builds(
+    Session,
+    some.sampled_from(["logind", "utmp"]),
+    some.text(),
+    some.sampled_from(Kind),
+    some.sampled_from(["", "pts/1"]),
+    some.sampled_from([None, 1000, 1001]),
+    some.booleans(),
+    some.booleans(),
+    some.booleans(),
+    some.sampled_from([None, True, False]),
+)
+words = some.lists(
+    some.builds(
+        Word,
+        some.sampled_from([1000, 1001, 1002]),
+        some.just("helper"),
+        some.none() | seconds,
+        some.booleans(),
+        some.sampled_from([None, True, False]),
+        some.sampled_from([None, True, False]),
+        some.lists(some.text(), max_size=2).map(tuple),
+    ),
+    min_size=1,
+)
+several = some.lists(persons, max_size=4).map(tuple)
+
+
+def _gap(who: tuple[Session, ...], said: list[Word]) -> bool:
+    """The two things that an account may vouch for: a graphical session that is its only one."""
+    mine = [one.uid for one in who if one.graphical and one.uid is not None]
+    return any(word.fresh and mine.count(word.uid) == 1 for word in said)
+
+
+@given(several, some.booleans(), terminals, hands, words, some.lists(some.text(), max_size=2))
+def test_helpers_never_make_a_desktop_count_as_less_used_but_for_their_own_session(
+    who: tuple[Session, ...], known: bool, quiet: list[Quiet], heard: list[Hands], said: list[Word], films: list[str]
+) -> None:
+    logins = Logins(who, known)
+    without = weigh(logins, quiet, heard, watching=films)
+    with_them = weigh(logins, quiet, heard, words=said, watching=films)
+    assert (with_them.logged_in, with_them.remote) == (without.logged_in, without.remote)
+    assert set(with_them.watching) >= set(without.watching)
+    if without.idle_seconds is not None:
+        assert with_them.idle_seconds is not None
+        assert with_them.idle_seconds <= without.idle_seconds
+    elif with_them.idle_seconds is not None and with_them.idle_seconds >= BUSY_SECONDS:
+        assert _gap(who, said)
+    if with_them.locked is True and without.locked is not True:
+        assert without.locked is None
+        assert _gap(who, said)
+
+
+@given(several, terminals, hands, words)
+def test_busy_is_said_by_whoever_says_it(
+    who: tuple[Session, ...], quiet: list[Quiet], heard: list[Hands], said: list[Word]
+) -> None:
+    busy = msgspec.structs.replace(said[0], idle_seconds=0.0, full_screen=True, watching=("a film",))
+    reading = weigh(Logins(who, known=True), quiet, heard, words=[*said[1:], busy])
+    assert reading.idle_seconds == 0.0
+    assert reading.full_screen is True
+    assert "a film" in reading.watching

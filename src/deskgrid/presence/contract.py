@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from deskgrid.model.presence import Reading
+from deskgrid.model.presence import Reading, SessionReading
 
 
 class Presence(Protocol):
@@ -13,7 +13,9 @@ class Presence(Protocol):
     - return from `read` within 100 ms and never raise: what cannot be read is a fault in the reading, and makes
       `logged_in` or `idle_seconds` None when nothing else says busy (unknown is busy);
     - say busy if any source says busy, idle only for as long as all known sources agree;
-    - once `watch` was called, call back within 200 ms of a sign of the owner, from any thread, until `close`;
+    - once `watch` was called, call back within 200 ms of a sign of the owner, and of a session that comes, goes, locks
+      or unlocks, of what keeps the computer awake, and of its being about to end, from any thread, until `close`;
+    - name in `ending` that the computer is about to sleep or to shut down from that moment until it is over;
     - not count what the grid itself does as the owner.
     """
 
@@ -25,3 +27,26 @@ class Presence(Protocol):
 
     def close(self) -> None:
         """Stop watching."""
+
+
+class SystemPresence(Presence, Protocol):
+    """What a driver does besides where the system lets it.
+
+    It MUST
+    - let no word of a helper make the desktop count as less used than it does without, except that an account may
+      vouch for its own session (`presence/told.py` says for what);
+    - keep the computer from sleeping and shutting down, for as long as the system allows, while virtual machines may
+      run, until `ready_to_end`.
+    """
+
+    def told(self, uid: int, reading: SessionReading | None) -> None:
+        """Take what a helper in a session of this account says; None: it has gone. From any thread."""
+
+    def pace(self, running: bool) -> None:
+        """Say whether virtual machines run, or may soon. While none does, signs may be told within 5 s."""
+
+    def ready_to_end(self) -> None:
+        """All virtual machines are stopped: the computer may sleep or shut down now, as it has announced."""
+
+    def metered(self) -> bool | None:
+        """Whether the network connection is metered; None: unknown."""
