@@ -61,7 +61,7 @@ def test_a_file_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
 
 def test_the_status_says_what_runs_here_or_why_nothing_does(tmp_path: Path) -> None:
     file = tmp_path / "status.json"
-    desk = begin(Policy(), Sensed(Reading(True, 3.0, ("tty1 3 s",)), ROOMY, START))
+    desk = begin("desk-1", Policy(), Sensed(Reading(True, 3.0, ("tty1 3 s",)), ROOMY, START), START)
     write_status(file, status_of("desk-1", 4711, START, desk))
     status = read_status(file)
     assert status is not None
@@ -78,7 +78,7 @@ def test_a_status_that_is_missing_or_broken_is_none(tmp_path: Path, content: byt
 
 
 def test_a_status_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
-    desk = begin(Policy(), Sensed(Reading(None, None), ROOMY, START))
+    desk = begin("desk-1", Policy(), Sensed(Reading(None, None), ROOMY, START), START)
     write_status(tmp_path / "missing" / "status.json", status_of("desk-1", 1, START, desk))
 
 

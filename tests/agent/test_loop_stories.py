@@ -23,7 +23,7 @@ from deskgrid.wire.messages import Report
 from .world import World
 
 LOOK_SECONDS = 0.5
-ALL_DAY = Policy(closed=())
+ALL_DAY = Policy(closed=(), start_spacing_seconds=0.0, start_offset_seconds=0.0)
 GUESTS = [
     GuestBehaviour(),
     GuestBehaviour(leave_seconds=None),

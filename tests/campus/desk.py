@@ -200,7 +200,7 @@ class Desk:
         if self.loop is None:
             return
         known = self.loop.desk
-        if known.vms or known.availability.available or not self.owner_here:
+        if known.vms or known.availability.available or known.wake_at is not None or not self.owner_here:
             self.put(Sense())
 
     # -- its line to the coordinator ------------------------------------------------------------------------------

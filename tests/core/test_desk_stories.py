@@ -85,7 +85,7 @@ class DeskStory(RuleBasedStateMachine):
             vms.append(
                 adopt(old, paused=paused, alive=alive, accelerator="kvm", grace_seconds=grace, since=NOW, now=NOW)
             )
-        self.desk: Desk = begin(self.policy, self._look(), vms)
+        self.desk: Desk = begin("desk-1", self.policy, self._look(), NOW, vms)
         self.take(self._look())
         for temper in new:
             self._want(Size(1, GIB), temper, stuck=False)

@@ -1,125 +1,67 @@
-"""Policy: each case is a sentence in `cases/policy-*.json`, facts in, decision out.
+"""Policy: each case is a sentence in `cases/policy-*.json`, facts in, decision out; see `deskgrid.core.cases`.
 
-A case's `given` says what differs from an idle desktop at noon UTC with 8 processors, 16 GiB of memory (14 available)
-and 100 GiB of free disk, under the default policy. `then` holds exactly what is asserted.
+They are tried on the default policy without spacing and offset, which have cases of their own.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
 
-from deskgrid.core.limits import memory_is_short, room
+from deskgrid.core.cases import Case, Given, decided, differences, facts_of, policy_of
 from deskgrid.core.policy import availability, may_go_on
-from deskgrid.core.vm import Vm
-from deskgrid.model.desktop import VmState
-from deskgrid.model.lease import Size
-from deskgrid.model.policy import GIB, Machine, Policy
-from deskgrid.model.presence import Reading
-from deskgrid.model.reason import Reason
+from deskgrid.core.refusals import REFUSALS
+from deskgrid.model.policy import Policy
 
-from .values import NOW, ROOMY, WHY, lease
+from .values import ROOMY
 
 CASES = Path(__file__).parent / "cases"
+TRIED = Policy(start_spacing_seconds=0.0, start_offset_seconds=0.0)
 
 
-class Here(msgspec.Struct, forbid_unknown_fields=True):
-    """A VM that is here. memory in GiB."""
-
-    state: VmState
-    cpus: int = 1
-    memory: float = 1
+def _read() -> list[tuple[str, Case]]:
+    paths = sorted(CASES.glob("policy-*.json"))
+    return [(path.stem[7:], case) for path in paths for case in msgspec.json.decode(path.read_bytes(), type=list[Case])]
 
 
-class Given(msgspec.Struct, forbid_unknown_fields=True):
-    """local: wall clock, ISO; fold: 1 in the second pass of an hour that comes twice. Memory and disk in GiB."""
-
-    policy: Policy = Policy()
-    zone: str = "UTC"
-    local: str = "2026-03-03T12:00:00"
-    fold: int = 0
-    logged_in: bool | None = False
-    idle_seconds: float | None = 86400.0
-    sources: tuple[str, ...] = ()
-    presence_faults: tuple[str, ...] = ()
-    cpus: int = 8
-    memory: float = 16
-    memory_available: float = 14
-    disk_free: float = 100
-    faults: tuple[Reason, ...] = ()
-    vms: tuple[Here, ...] = ()
-
-
-class Then(msgspec.Struct, forbid_unknown_fields=True):
-    """What is decided. `until`: of the first refusal. `room`: processors, memory and disk in GiB, VMs."""
-
-    available: bool | None = None
-    refusals: tuple[str, ...] | None = None
-    sentence: str | None = None
-    reading: str | None = None
-    until: datetime | None = None
-    go_on: str | None = ""
-    memory_short: bool | None = None
-    room: tuple[int, float, float, int] | None = None
-
-
-class Case(msgspec.Struct, forbid_unknown_fields=True):
-    """One sentence."""
-
-    it: str
-    given: Given
-    then: Then
-
-
-def _cases() -> list[pytest.ParameterSet]:
-    found = []
-    for path in sorted(CASES.glob("policy-*.json")):
-        cases = msgspec.json.decode(path.read_bytes(), type=list[Case])
-        found += [pytest.param(case, id=f"{path.stem[7:]}: {case.it}") for case in cases]
-    return found
-
-
-@pytest.mark.parametrize("case", _cases())
+@pytest.mark.parametrize("case", [pytest.param(case, id=f"{file}: {case.name}") for file, case in _read()])
 def test_policy_decides(case: Case) -> None:
-    given, then = case.given, case.then
-    local = datetime.fromisoformat(given.local).replace(tzinfo=ZoneInfo(given.zone), fold=given.fold)
-    reading = Reading(given.logged_in, given.idle_seconds, given.sources, given.presence_faults)
-    machine = Machine(given.cpus, *(int(n * GIB) for n in (given.memory, given.memory_available, given.disk_free)))
-    answer = availability(given.policy, reading, machine, local, given.faults)
-    first = answer.refusals[0] if answer.refusals else None
-    go_on = may_go_on(given.policy, reading, local)
-
-    assert answer.available is (not answer.refusals)
-    assert all(
-        r.name and r.sentence.endswith(".") and (r.until is None or r.until.tzinfo is UTC) for r in answer.refusals
-    )
-    _same(then.available, answer.available)
-    _same(then.refusals, tuple(r.name for r in answer.refusals))
-    _same(then.sentence, first and first.sentence)
-    _same(then.reading, first and first.reading)
-    _same(then.until, first and first.until)
-    if then.go_on != "":
-        assert (go_on and go_on.name) == then.go_on
-    _same(then.memory_short, memory_is_short(given.policy, machine) is not None)
-    if then.room is not None:
-        vms = [_vm(n, here) for n, here in enumerate(given.vms)]
-        left = room(given.policy, machine, vms)
-        assert (left.cpus, left.memory_bytes / GIB, left.disk_bytes / GIB, left.vms) == then.room
+    zone = ZoneInfo(case.given.zone)
+    assert differences(case, TRIED, zone) == ()
+    facts = facts_of(case.given, zone)
+    order = [refusal.name for refusal in REFUSALS]
+    refusals = availability(policy_of(case.given, TRIED), facts).refusals
+    for refusal in refusals:
+        assert refusal.sentence.endswith(".") and (refusal.until is None or refusal.until.tzinfo is UTC)
+    names = [refusal.name for refusal in refusals if refusal not in facts.faults]
+    assert names == sorted(names, key=order.index)
+    stops = may_go_on(policy_of(case.given, TRIED), facts)
+    assert stops is None or next(refusal for refusal in REFUSALS if refusal.name == stops.name).stops
 
 
-def _same(expected: object, got: object) -> None:
-    if expected is not None:
-        assert got == expected
+def test_every_refusal_has_a_case() -> None:
+    said = set()
+    for _, case in _read():
+        said |= set(decided(case.given, TRIED, ZoneInfo(case.given.zone))["refusals"])
+    assert {refusal.name for refusal in REFUSALS} <= said
 
 
-def _vm(number: int, here: Here) -> Vm:
-    size = Size(here.cpus, int(here.memory * GIB))
-    return Vm(lease(f"vm-{number}", size=size), here.state, NOW, WHY, None)
+def test_a_case_that_expects_something_else_is_told_what_was_decided() -> None:
+    text = '{"name": "n", "given": {"logged_in": true}, "expect": {"refusal": null, "may_start": true, "spared": 0}}'
+    found = differences(msgspec.json.decode(text, type=Case), TRIED, UTC)
+    assert [(one.key, one.expected, one.got) for one in found] == [
+        ("may_start", True, False),
+        ("refusal", None, "working-hours"),
+    ]
+
+
+@pytest.mark.parametrize("wrong", [{"policy": {"idle_secs": 3}}, {"policy": {"max_vms": -1}}, {"at": "yesterday"}])
+def test_a_case_with_something_wrong_in_it_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"idle_secs|max_vms|isoformat"):
+        decided(msgspec.convert(wrong, Given), TRIED, UTC)
 
 
 def test_a_machine_like_the_one_that_cases_assume_is_the_ordinary_one() -> None:
-    given = Given()
-    memory, available, disk = (int(n * GIB) for n in (given.memory, given.memory_available, given.disk_free))
-    assert Machine(given.cpus, memory, available, disk) == ROOMY
+    assert facts_of(Given(), UTC).machine == msgspec.structs.replace(ROOMY, up_seconds=86400.0)

@@ -20,7 +20,7 @@ OTHER = ImageRef("lscsoft", "b" * 64)
 ROOMY = Machine(cpus=8, memory_bytes=16 * GIB, memory_available_bytes=14 * GIB, disk_free_bytes=100 * GIB)
 AWAY = Reading(logged_in=False, idle_seconds=86400.0)
 TYPING = Reading(logged_in=True, idle_seconds=0.0)
-ALL_DAY = Policy(closed=())
+ALL_DAY = Policy(closed=(), start_spacing_seconds=0.0, start_offset_seconds=0.0)
 WHY = Reason("why", "Because.")
 
 
@@ -57,7 +57,7 @@ def told(*leases: Lease, to: int = 1, at: datetime = NOW, acknowledged: tuple[st
 
 def desk(policy: Policy = ALL_DAY, reading: Reading = AWAY, machine: Machine = ROOMY, vms: tuple[Vm, ...] = ()) -> Desk:
     """A desk that has just begun."""
-    return begin(policy, sensed(reading, machine), vms)
+    return begin("desk-1", policy, sensed(reading, machine), NOW, vms)
 
 
 def ordered(vm_id: str = "vm-1") -> Vm:

@@ -147,7 +147,7 @@ class Loop:
         self._sensed_at = self._next_report = now
         self.reached_at: datetime | None = None
         self.link_fault = ""
-        self.desk = begin(policy, self._look(), self._found(policy, now))
+        self.desk = begin(desktop, policy, self._look(), now, self._found(policy, now))
         self._advance(self.desk.sensed)  # VMs that were found obey the owner at once
         self._report()
 

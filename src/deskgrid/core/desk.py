@@ -5,125 +5,54 @@ Rules, told first:
 - The coordinator's answer says all that should run; what it no longer names is withdrawn, what it names anew is begun
   only if the policy allows it now and there is room. A refused order ends at once, with the reason, and is not retried.
 - A lease that is over is withdrawn, whether the coordinator can be reached or not.
-- Memory short: VMs end at once, newest first, one at a time. Only a fresh reading says that it is (still) short: one
-  from before the last VM ended says nothing about the memory that is back.
+- Memory or disk short: VMs end at once, newest first, one at a time. Only a fresh reading says that it is (still)
+  short: one from before the last VM ended says nothing about the memory that is back. Pressure is a mean over 10 s,
+  so after one VM has ended for it, the next one is given that time.
+- A wish, another policy and a computer that sleeps or shuts down are obeyed at once, as the owner who returns is.
+- While somebody uses the computer the policy may let its oldest VMs run on, never new ones.
 - What has ended stays ended: a driver that says that such a VM runs is told to kill it.
 - Lease times are moved to this desktop's clock when they arrive, so that a clock that is wrong does no harm.
 """
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import assert_never
 
 import msgspec
 
-from deskgrid.core import limits
-from deskgrid.core import policy as decide
-from deskgrid.core.vm import TABLE, Command, Event, Kind, Vm, order, step
-from deskgrid.model.desktop import Availability, Fault, Room, Transition, VmReport, VmState
+from deskgrid.core import limits, pacing
+from deskgrid.core.inputs import Act as Act
+from deskgrid.core.inputs import Finishing as Finishing
+from deskgrid.core.inputs import HandingOver as HandingOver
+from deskgrid.core.inputs import Happened as Happened
+from deskgrid.core.inputs import Input as Input
+from deskgrid.core.inputs import Noted as Noted
+from deskgrid.core.inputs import Ruled as Ruled
+from deskgrid.core.inputs import Sensed as Sensed
+from deskgrid.core.inputs import Ticked as Ticked
+from deskgrid.core.inputs import Told as Told
+from deskgrid.core.inputs import Wished as Wished
+from deskgrid.core.known import ENDING, judged, report
+from deskgrid.core.known import Desk as Desk
+from deskgrid.core.known import begin as begin
+from deskgrid.core.known import next_due as next_due
+from deskgrid.core.known import reports as reports
+from deskgrid.core.known import unsaid as unsaid
+from deskgrid.core.vm import LEAVE_SECONDS, TABLE, Event, Kind, Vm, order, step
+from deskgrid.model.desktop import Fault, Transition, VmState
 from deskgrid.model.lease import Lease
-from deskgrid.model.policy import Machine, Policy
-from deskgrid.model.presence import Reading
+from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 
 STORY_LINES = 1000
 """So many unacknowledged lines of story are kept; then the oldest go."""
-_ENDING = (VmState.LEAVING, VmState.KILLING, VmState.ENDED)
+PRESSURE_SECONDS = 10.0 + LEAVE_SECONDS
+"""So long after a VM was ended because programs waited for memory, the mean says nothing new yet."""
+_PRESSURE = timedelta(seconds=PRESSURE_SECONDS)
+_AT_WORK = (VmState.RUNNING, VmState.PAUSED)
 _WITHDRAWN = Reason("withdrawn", "The coordinator no longer wants this virtual machine here.")
+_ALLOWED = Reason("allowed", "The owner has left again.")
+_SPARED = Reason("spared", "The policy lets it run on while somebody uses the computer.")
 _LEASE_OVER = Reason("lease-over", "Its lease is over and was not renewed.")
-
-
-class Sensed(msgspec.Struct, frozen=True):
-    """Presence and resources were read. local: now in the desktop's time zone. faults: see `availability`."""
-
-    reading: Reading
-    machine: Machine
-    local: datetime
-    faults: tuple[Reason, ...] = ()
-
-
-class Told(msgspec.Struct, frozen=True):
-    """The coordinator answered a report.
-
-    their_now: its clock. to: the sequence of the report it answers. story_until: so many lines of story, counted from
-    the agent's start, are recorded there.
-    """
-
-    to: int
-    their_now: datetime
-    leases: tuple[Lease, ...]
-    acknowledged: tuple[str, ...] = ()
-    story_until: int = 0
-
-
-class Happened(msgspec.Struct, frozen=True):
-    """Something happened to a VM."""
-
-    vm_id: str
-    event: Event
-
-
-class Noted(msgspec.Struct, frozen=True):
-    """Something that decides nothing, but belongs into a VM's story."""
-
-    vm_id: str
-    event: str
-    sentence: str
-
-
-class Ticked(msgspec.Struct, frozen=True):
-    """Time passed."""
-
-
-class Finishing(msgspec.Struct, frozen=True):
-    """The agent is to stop: every VM is asked to leave."""
-
-    reason: Reason
-
-
-Input = Sensed | Told | Happened | Noted | Ticked | Finishing
-
-
-class Act(msgspec.Struct, frozen=True):
-    """A command for the drivers of one VM. lease: of a VM that is known; accelerator: for DISTRUST."""
-
-    vm_id: str
-    command: Command
-    lease: Lease | None = None
-    accelerator: str = ""
-
-
-class Desk(msgspec.Struct, frozen=True):
-    """All that an agent knows.
-
-    vms: by id, in the order in which they were begun; none is ENDED. ended, story: not acknowledged yet.
-    story_from: how many lines of story went before.
-    spent: ids that ended, and when their leases end: a late answer may still name them. told: sequence of the newest
-    answer.
-    go_on: why VMs may not run on now, or None. proven: accelerators on which a guest has lived here.
-    """
-
-    policy: Policy
-    sensed: Sensed
-    availability: Availability
-    room: Room
-    go_on: Reason | None
-    vms: Mapping[str, Vm] = msgspec.field(default_factory=dict)
-    ended: tuple[VmReport, ...] = ()
-    story: tuple[Transition, ...] = ()
-    story_from: int = 0
-    spent: Mapping[str, datetime] = msgspec.field(default_factory=dict)
-    told: int = -1
-    finishing: Reason | None = None
-    proven: frozenset[str] = frozenset()
-
-
-def begin(policy: Policy, sensed: Sensed, vms: Sequence[Vm] = ()) -> Desk:
-    """An agent's first state, with the VMs that it found running."""
-    proven = frozenset(vm.accelerator for vm in vms if vm.alive)
-    here = {vm.id: vm for vm in vms}
-    desk = Desk(policy, sensed, Availability(False), Room(0, 0, 0, 0), None, here, proven=proven)
-    return _judged(desk)
 
 
 def advance(desk: Desk, given: Input, now: datetime) -> tuple[Desk, tuple[Act, ...]]:
@@ -137,47 +66,22 @@ def advance(desk: Desk, given: Input, now: datetime) -> tuple[Desk, tuple[Act, .
     """
     work = _Work(desk, now)
     match given:
-        case Sensed():
-            work.desk = _judged(msgspec.structs.replace(desk, sensed=given))
-            work.obey_owner()
-            work.obey_memory()
+        case Sensed() | Wished() | Ruled():
+            work.obey(given)
         case Told():
             work.obey_coordinator(given)
         case Happened():
             work.happen(given.vm_id, given.event)
         case Noted():
             work.note(given)
-        case Finishing():
-            work.desk = msgspec.structs.replace(desk, finishing=given.reason)
-            for vm_id in work.ids():
-                work.happen(vm_id, Event(Kind.WITHDRAWN, given.reason))
+        case Finishing() | HandingOver():
+            work.stop(given)
         case Ticked():
             pass
         case _:
             assert_never(given)
     work.obey_time()
-    return _judged(work.desk), tuple(work.acts)
-
-
-def unsaid(before: Desk, after: Desk) -> bool:
-    """Whether the coordinator should hear at once: VMs changed, ended, or the answer to "may VMs start" did."""
-    return (
-        before.availability.available != after.availability.available
-        or [(vm.id, vm.state) for vm in before.vms.values()] != [(vm.id, vm.state) for vm in after.vms.values()]
-        or any(vm not in before.ended for vm in after.ended)
-    )
-
-
-def reports(desk: Desk) -> tuple[VmReport, ...]:
-    """The VMs that are here, as a report tells them."""
-    return tuple(_report(vm) for vm in desk.vms.values())
-
-
-def next_due(desk: Desk) -> datetime | None:
-    """When the next deadline or lease end falls, or None."""
-    times = [vm.lease.until for vm in desk.vms.values() if vm.state not in _ENDING]
-    times += [vm.deadline for vm in desk.vms.values() if vm.deadline is not None]
-    return min(times, default=None)
+    return judged(work.desk, now), tuple(work.acts)
 
 
 class _Work:
@@ -186,6 +90,10 @@ class _Work:
     def __init__(self, desk: Desk, now: datetime) -> None:
         self.desk, self.now = desk, now
         self.acts: list[Act] = []
+
+    def change(self, **fields: object) -> None:
+        """Something of what is known changes, and all that follows from it."""
+        self.desk = judged(msgspec.structs.replace(self.desk, **fields), self.now)
 
     def ids(self) -> list[str]:
         return list(self.desk.vms)
@@ -219,18 +127,43 @@ class _Work:
         ended, spent = desk.ended, desk.spent
         if after.state is VmState.ENDED:
             del vms[after.id]
-            ended = (*ended, _report(after))
+            ended = (*ended, report(after))
             spent = {**spent, after.id: after.lease.until}
         self.desk = msgspec.structs.replace(desk, vms=vms, ended=ended, spent=spent)
 
+    def obey(self, given: Sensed | Wished | Ruled) -> None:
+        """The owner's side has changed: what is seen of them, what they ask for, what they allow."""
+        if isinstance(given, Sensed):
+            pace = pacing.load_seen(self.desk.pace, self.desk.policy, given.machine, self.now)
+            self.change(sensed=given, pace=pace)
+        elif isinstance(given, Wished):
+            self.change(wish=given.wish)
+        else:
+            self.change(policy=given.policy)
+        self.obey_owner()
+        if isinstance(given, Sensed):
+            self.obey_memory()
+
+    def stop(self, given: Finishing | HandingOver) -> None:
+        """Nothing new is begun any more; what runs leaves, or waits for the next agent."""
+        self.change(finishing=given.reason)
+        handed = isinstance(given, HandingOver)
+        for vm_id in self.ids():
+            if handed:
+                self.note(Noted(vm_id, Kind.HANDED_OVER, given.reason.sentence))
+            self.happen(vm_id, Event(Kind.HANDED_OVER if handed else Kind.WITHDRAWN, given.reason))
+
     def obey_owner(self) -> None:
-        reason = self.desk.go_on
+        reason, policy, spared = self.desk.go_on, self.desk.policy, self.desk.spared
         for vm_id in self.ids():
             vm = self.desk.vms[vm_id]
-            if reason is not None and vm.state is not VmState.PAUSED:
-                self.happen(vm_id, _refusal(self.desk.policy, reason))
-            elif reason is None and vm.state is VmState.PAUSED:
-                self.happen(vm_id, Event(Kind.ALLOWED, Reason("allowed", "The owner has left again.")))
+            spare = spared > 0 and vm.state in _AT_WORK
+            spared -= spare
+            if reason is not None and not spare:
+                self.happen(vm_id, _refusal(policy, reason))
+            elif vm.state is VmState.PAUSED:
+                told = _SPARED if reason is not None else _ALLOWED
+                self.happen(vm_id, Event(Kind.ALLOWED, told))
 
     def obey_coordinator(self, told: Told) -> None:
         if told.to <= self.desk.told:
@@ -257,7 +190,7 @@ class _Work:
                 self._begin(lease)
 
     def _begin(self, lease: Lease) -> None:
-        self.desk = _judged(self.desk)
+        self.change()
         vm, commands = order(lease, self.now)
         event = Event(Kind.LEASE, lease.reason)
         refusal = self._refuse(lease)
@@ -266,6 +199,7 @@ class _Work:
             self._keep(vm, msgspec.structs.replace(vm, state=VmState.ENDED, reason=refusal), Event(event.kind, refusal))
             return
         self.acts += [Act(vm.id, command, lease) for command in commands]
+        self.change(pace=msgspec.structs.replace(self.desk.pace, started_at=self.now))
 
     def _refuse(self, lease: Lease) -> Reason | None:
         desk = self.desk
@@ -288,33 +222,32 @@ class _Work:
     def obey_time(self) -> None:
         for vm_id in self.ids():
             vm = self.desk.vms[vm_id]
-            if vm.lease.until <= self.now and vm.state not in _ENDING:
+            if vm.lease.until <= self.now and vm.state not in ENDING:
                 self.happen(vm_id, Event(Kind.WITHDRAWN, _LEASE_OVER))
             elif vm.deadline is not None and vm.deadline <= self.now:
                 silent = vm.state is VmState.BOOTING and vm.accelerator in self.desk.proven
                 self.happen(vm_id, Event(Kind.DUE, _due(vm), fault=Fault.IMAGE if silent else Fault.NONE))
 
     def obey_memory(self) -> None:
-        reason = limits.memory_is_short(self.desk.policy, self.desk.sensed.machine)
+        policy, machine, pace = self.desk.policy, self.desk.sensed.machine, self.desk.pace
+        reason = limits.memory_is_short(policy, machine) or limits.disk_is_short(policy, machine)
         if reason is None:
             return
-        ending = [vm.id for vm in self.desk.vms.values() if vm.state in _ENDING]
+        ending = [vm.id for vm in self.desk.vms.values() if vm.state in ENDING]
+        pressed = reason.name == limits.MEMORY_PRESSURE
+        if pressed and not ending and pace.eased_at and self.now - pace.eased_at < _PRESSURE:
+            return
         for vm_id in ending or self.ids()[-1:]:
             self.happen(vm_id, Event(Kind.REFUSED_NOW, reason))
-
-
-def _judged(desk: Desk) -> Desk:
-    """Bring what follows from the rest up to date."""
-    sensed, vms = desk.sensed, tuple(desk.vms.values())
-    return msgspec.structs.replace(
-        desk,
-        availability=decide.availability(desk.policy, sensed.reading, sensed.machine, sensed.local, sensed.faults),
-        room=limits.room(desk.policy, sensed.machine, vms),
-        go_on=decide.may_go_on(desk.policy, sensed.reading, sensed.local),
-    )
+        if pressed and not ending:
+            self.change(pace=msgspec.structs.replace(pace, eased_at=self.now))
 
 
 def _refusal(policy: Policy, reason: Reason) -> Event:
+    if reason.name == "computer-sleeps":
+        return Event(Kind.SLEEPING, reason, grace_seconds=policy.grace_seconds)
+    if reason.name == "computer-shuts-down":
+        return Event(Kind.SHUTTING_DOWN, reason)
     if policy.grace_seconds > 0:
         return Event(Kind.REFUSED, reason, grace_seconds=policy.grace_seconds)
     return Event(Kind.REFUSED_NOW, reason)
@@ -335,7 +268,3 @@ def _due(vm: Vm) -> Reason:
         VmState.KILLING: "It has not ended yet, so it is ended again.",
     }
     return Reason(f"{vm.state}-overdue", sentences[vm.state], f"in {vm.state} since {vm.since:%H:%M:%S} UTC")
-
-
-def _report(vm: Vm) -> VmReport:
-    return VmReport(vm.id, vm.lease.image, vm.lease.size, vm.state, vm.since, vm.reason, vm.accelerator, vm.fault)

@@ -28,6 +28,9 @@ KINDS = {
     Kind.REFUSED: "the policy says no, and it may wait paused for the grace",
     Kind.REFUSED_NOW: "the policy says no without grace, or memory is short",
     Kind.ALLOWED: "the policy says yes again",
+    Kind.SLEEPING: "the computer is about to sleep",
+    Kind.SHUTTING_DOWN: "the computer is about to shut down",
+    Kind.HANDED_OVER: "its agent makes way for a newer one, which finds it again",
     Kind.FETCHED: "its image is here",
     Kind.FETCH_FAILED: "its image could not be had",
     Kind.STARTED: "its processors run",
@@ -48,8 +51,8 @@ of date. Every event has a row in every state. Edges read *event / orders to the
 """
 _TAIL = """\
 An empty cell orders nothing and moves nothing (a lease still renews the lease). An accelerator is distrusted only where
-no guest has lived on it yet, and never one that emulates. In leaving, a second refusal may only shorten the deadline.
-What is still there when killing is due is killed again.
+no guest has lived on it yet, and never one that emulates. In leaving and in paused, a second refusal may only shorten
+the deadline. What is still there when killing is due is killed again.
 """
 
 

@@ -3,7 +3,9 @@
 Rules, told first:
 - The operating system keeps its reserve: a VM starts only if after its memory the reserve is still free.
 - A VM that has not touched its memory yet is counted as if it had.
-- Memory (or disk) that is short is given back at once, by the newest VM first, one at a time.
+- What is short (memory, disk) is given back at once, by the newest VM first, one at a time.
+- With a spacing between starts there is room for one VM at a time: the next one is asked for when it may start.
+- The disk's floor refuses starts; below half of it VMs end, so that one that just fitted does not end at once.
 """
 
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from deskgrid.model.reason import Reason
 
 _UNTOUCHED = (VmState.FETCHING, VmState.STARTING, VmState.BOOTING)
 _ROUNDING = 1e-9
+MEMORY_PRESSURE = "memory-pressure"
 
 
 def allowed_cpus(policy: Policy, machine: Machine, in_use: bool) -> int:
@@ -43,7 +46,7 @@ def room(policy: Policy, machine: Machine, vms: Sequence[Vm]) -> Room:
         cpus=max(0, allowed_cpus(policy, machine, in_use=False) - sum(vm.lease.size.cpus for vm in here)),
         memory_bytes=max(0, memory),
         disk_bytes=max(0, machine.disk_free_bytes - policy.disk_floor_bytes),
-        vms=max(0, policy.max_vms - len(here)),
+        vms=max(0, min(policy.max_vms - len(here), 1 if policy.start_spacing_seconds > 0 else policy.max_vms)),
     )
 
 
@@ -63,9 +66,31 @@ def memory_pressure(policy: Policy, machine: Machine) -> Reason | None:
     if machine.memory_pressure is None or machine.memory_pressure <= policy.memory_pressure_max:
         return None
     return Reason(
-        "memory-pressure",
+        MEMORY_PRESSURE,
         "Programs on this computer wait for memory, so the newest virtual machine gives its memory back.",
         f"{machine.memory_pressure:.1f} % of the last 10 s, at most {policy.memory_pressure_max:.1f} %",
+    )
+
+
+def disk_is_short(policy: Policy, machine: Machine) -> Reason | None:
+    """Whether a VM must give its disk back at once: None, or the reason."""
+    if machine.disk_free_bytes * 2 >= policy.disk_floor_bytes:
+        return None
+    return Reason(
+        "disk-short",
+        "The disk is nearly full, so the newest virtual machine gives its disk back.",
+        f"{mib(machine.disk_free_bytes)} free, at least half of {mib(policy.disk_floor_bytes)} must be",
+    )
+
+
+def may_fetch(policy: Policy, machine: Machine) -> Reason | None:
+    """Whether a further image may be fetched: None, or the reason why not. Asked of one that is not here yet."""
+    if machine.images_bytes < policy.images_bytes:
+        return None
+    return Reason(
+        "images-full",
+        "Images take as much of this disk as they may, so no further one is fetched.",
+        f"{mib(machine.images_bytes)} of {mib(policy.images_bytes)}",
     )
 
 

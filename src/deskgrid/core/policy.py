@@ -1,100 +1,93 @@
 """May virtual machines run on this desktop now? Every no is a named value with a sentence and the reading behind it.
 
 Rules, told first:
-- Unknown counts as busy. The first refusal wins; all are returned, so that `why` can show them.
-- Nobody logged in: any time. Somebody logged in: not in the closed hours, and only when idle.
-- Starting asks for a long quiet time, going on for a short one: `availability` and `may_go_on` differ only in that.
-- The operating system keeps its reserve: a VM starts only if after its memory the reserve is still free.
+- Unknown counts as busy. The first refusal wins; all are returned, so that `why` can show them. `core/refusals.py`
+  lists them all.
+- Starting asks for a long quiet time, going on for a short one, so that a bumped mouse costs no work.
+- What is scarce (memory, disk) and pacing refuse only starts; whether VMs must give memory back is in `limits.py`.
+- A tighter policy never allows more: that is a property which tests look for.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 
-from deskgrid.core.hours import closed
-from deskgrid.core.limits import mib
+import msgspec
+
+from deskgrid.core import owner, pacing, resources
+from deskgrid.core.facts import Facts
+from deskgrid.core.limits import allowed_cpus
 from deskgrid.model.desktop import Availability
-from deskgrid.model.policy import Machine, Policy
-from deskgrid.model.presence import Reading
+from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
+from deskgrid.model.wish import Ask
 
 
-def availability(
-    policy: Policy, reading: Reading, machine: Machine, local: datetime, faults: Sequence[Reason] = ()
-) -> Availability:
+class Standing(msgspec.Struct, frozen=True):
+    """May VMs that are here run on?
+
+    refusal: why not, or None. spared: so many, the oldest, may in spite of it. in_use: somebody uses the computer.
+    cpus: processors that all VMs together may use now.
+    """
+
+    refusal: Reason | None
+    spared: int
+    in_use: bool
+    cpus: int
+
+
+def unpaced(policy: Policy, facts: Facts) -> list[Reason]:
+    """What refuses a start, but for pacing: in the policy's order."""
+    return [
+        *facts.faults,
+        *_people(policy, facts, owner.quiet_seconds(policy, facts.reading)),
+        *_machine(policy, facts),
+        *resources.memory_and_disk(policy, facts.machine),
+        *pacing.just_booted(policy, facts.machine, facts.local),
+    ]
+
+
+def available(facts: Facts, refusals: Sequence[Reason]) -> Availability:
+    """The answer to "may a further VM start now", from all that refuses it."""
+    return Availability(not refusals, tuple(refusals), facts.reading.idle_seconds, facts.reading.logged_in)
+
+
+def availability(policy: Policy, facts: Facts) -> Availability:
     """Decide whether a further VM may start now.
 
     Args:
-        policy: what this desktop allows. reading: what is known of the owner. machine: its resources.
-        local: now, in the desktop's own time zone (aware).
-        faults: what makes the desktop unfit whatever its owner does, such as a missing hypervisor.
+        policy: what this desktop allows. facts: what is known.
     """
-    refusals = [*faults, *_owner(policy, reading, local, _needed(policy, reading)), *_resources(policy, machine)]
-    return Availability(not refusals, tuple(refusals), reading.idle_seconds, reading.logged_in)
+    return available(facts, [*unpaced(policy, facts), *pacing.paced(policy, facts.waits, facts.local)])
 
 
-def may_go_on(policy: Policy, reading: Reading, local: datetime) -> Reason | None:
-    """Decide whether VMs that are here may run on: None, or the reason why not.
-
-    Idleness needs only `resume_seconds`, so that a bumped mouse costs no work.
-    """
-    needed = min(policy.resume_seconds, _needed(policy, reading))
-    return next(iter(_owner(policy, reading, local, needed)), None)
-
-
-def _needed(policy: Policy, reading: Reading) -> float:
-    return policy.idle_seconds_nobody if reading.logged_in is False else policy.idle_seconds
+def standing(policy: Policy, facts: Facts) -> Standing:
+    """Decide whether VMs that are here may run on, how many of them, and on how many processors."""
+    needed = min(policy.resume_seconds, owner.quiet_seconds(policy, facts.reading))
+    refusals = [*_people(policy, facts, needed, starting=False), *_machine(policy, facts)]
+    names = {refusal.name for refusal in refusals}
+    in_use = bool(names & owner.IN_USE)
+    cpus = allowed_cpus(policy, facts.machine, in_use)
+    spared = policy.max_vms_in_use if in_use and names <= owner.IN_USE and cpus else 0
+    return Standing(next(iter(refusals), None), spared, in_use, cpus)
 
 
-def _owner(policy: Policy, reading: Reading, local: datetime, needed: float) -> list[Reason]:
-    refusals = []
-    seen = ", ".join(reading.sources)
-    if reading.logged_in is None or reading.idle_seconds is None:
-        what = "whether somebody is logged in" if reading.logged_in is None else "when the computer was last used"
-        refusals.append(
-            Reason(
-                "presence-unknown",
-                f"It is not known {what}, and unknown counts as in use.",
-                "; ".join(reading.faults) or seen,
-            )
-        )
-    if reading.idle_seconds is not None and reading.idle_seconds < needed:
-        refusals.append(
-            Reason(
-                "owner-active",
-                f"Somebody used this computer {reading.idle_seconds:.0f} s ago; "
-                f"virtual machines wait for {needed:.0f} s without use.",
-                f"idle {reading.idle_seconds:.1f} s of {needed:.0f} s" + (f" ({seen})" if seen else ""),
-                local.astimezone(UTC) + timedelta(seconds=needed - reading.idle_seconds),
-            )
-        )
-    if reading.logged_in is not False and (shut := closed(policy.closed, local, policy.days_off)) is not None:
-        refusals.append(
-            Reason(
-                "working-hours",
-                f'Somebody is logged in, and in the hours "{shut.by}" nothing runs then.',
-                f"local time {local:%a %H:%M}, logged in: {'unknown' if reading.logged_in is None else 'yes'}",
-                shut.until,
-            )
-        )
-    return refusals
+def may_go_on(policy: Policy, facts: Facts) -> Reason | None:
+    """Decide whether VMs that are here and not spared may run on: None, or the reason why not."""
+    return standing(policy, facts).refusal
 
 
-def _resources(policy: Policy, machine: Machine) -> list[Reason]:
-    refusals = []
-    if machine.memory_available_bytes <= policy.memory_reserve_bytes:
-        refusals.append(
-            Reason(
-                "memory-reserve",
-                "The memory that is free is kept for the computer itself.",
-                f"{mib(machine.memory_available_bytes)} available, reserve {mib(policy.memory_reserve_bytes)}",
-            )
-        )
-    if machine.disk_free_bytes <= policy.disk_floor_bytes:
-        refusals.append(
-            Reason(
-                "disk-floor",
-                "The disk is nearly full, and what is free is kept for the computer itself.",
-                f"{mib(machine.disk_free_bytes)} free, floor {mib(policy.disk_floor_bytes)}",
-            )
-        )
-    return refusals
+def _people(policy: Policy, facts: Facts, needed: float, starting: bool = True) -> list[Reason]:
+    asked = owner.wishes(facts)
+    if not starting and facts.wish is not None and facts.wish.ask is Ask.FINISH:
+        asked = []  # what runs may end its work
+    return [
+        *asked,
+        *owner.endings(facts.reading),
+        *owner.presence(facts, needed),
+        *owner.hours(policy, facts),
+        *owner.doings(policy, facts),
+    ]
+
+
+def _machine(policy: Policy, facts: Facts) -> list[Reason]:
+    machine = facts.machine
+    return [*resources.power(policy, machine), *resources.network(policy, machine), *resources.load(policy, facts)]

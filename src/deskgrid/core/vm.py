@@ -9,6 +9,8 @@ Rules, told first:
   again within the policy's grace, it goes on. If not, or if memory is short, it leaves: for at most LEAVE_SECONDS it
   runs confined while the guest ends its jobs fast, then it is killed and its memory is back.
 - Before the guest is up there is no work to lose: it is killed at once.
+- A computer that goes to sleep is like an owner who returns: the VM is paused, and time goes on while it sleeps. One
+  that shuts down leaves no time for a grace. An agent that is replaced orders nothing: its VMs are found again.
 - A VM in a state with a deadline gets DUE when the deadline has passed; a deadline never waits for an answer. Only
   RUNNING has the lease's end for its deadline; in the other states the desk withdraws it when its lease is over.
 - A guest that stays silent condemns its accelerator only where no guest has lived on it yet; else it is the image's
@@ -45,6 +47,9 @@ class Kind(StrEnum):
     REFUSED = "refused"  # the policy says no; the VM may wait paused for a grace
     REFUSED_NOW = "refused-now"  # the policy says no, and there is no grace
     ALLOWED = "allowed"  # the policy says yes again
+    SLEEPING = "sleeping"  # the computer is about to sleep; the VM may wait paused for a grace
+    SHUTTING_DOWN = "shutting-down"  # the computer is about to shut down
+    HANDED_OVER = "handed-over"  # this agent makes way for a newer one, which will find the VM again
     FETCHED = "fetched"  # the image is here and open
     FETCH_FAILED = "fetch-failed"
     STARTED = "started"  # its CPUs run
@@ -72,7 +77,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something that happened to a VM.
 
     reason: why, carried into the VM when the event changes its course.
-    until: LEASE only, the new end of the permission. grace_seconds: REFUSED only.
+    until: LEASE only, the new end of the permission. grace_seconds: REFUSED and SLEEPING only.
     accelerator: STARTED only. fault: *_FAILED, LEFT, GONE and DUE, whose fault it was, if that is known.
     """
 
@@ -152,6 +157,9 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.REFUSED: Row(S.ENDED, (C.CANCEL_FETCH,), _never),
         K.REFUSED_NOW: Row(S.ENDED, (C.CANCEL_FETCH,), _never),
         K.ALLOWED: Row(S.FETCHING),
+        K.SLEEPING: Row(S.ENDED, (C.CANCEL_FETCH,), _never),
+        K.SHUTTING_DOWN: Row(S.ENDED, (C.CANCEL_FETCH,), _never),
+        K.HANDED_OVER: Row(S.FETCHING),
         K.FETCHED: Row(S.STARTING, (C.START,), _after(START_SECONDS)),
         K.FETCH_FAILED: _END,
         K.STARTED: _KILL,  # of an earlier life: nobody ordered it
@@ -167,6 +175,9 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.REFUSED: _KILL,
         K.REFUSED_NOW: _KILL,
         K.ALLOWED: Row(S.STARTING),
+        K.SLEEPING: _KILL,
+        K.SHUTTING_DOWN: _KILL,
+        K.HANDED_OVER: Row(S.STARTING),
         K.FETCHED: Row(S.STARTING),
         K.FETCH_FAILED: Row(S.STARTING),
         K.STARTED: Row(S.BOOTING, (), _sign_of_life),
@@ -182,6 +193,9 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.REFUSED: _KILL,
         K.REFUSED_NOW: _KILL,
         K.ALLOWED: Row(S.BOOTING),
+        K.SLEEPING: _KILL,
+        K.SHUTTING_DOWN: _KILL,
+        K.HANDED_OVER: Row(S.BOOTING),
         K.FETCHED: Row(S.BOOTING),
         K.FETCH_FAILED: Row(S.BOOTING),
         K.STARTED: Row(S.BOOTING),
@@ -197,6 +211,9 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.REFUSED: Row(S.PAUSED, (C.PAUSE,), _grace),
         K.REFUSED_NOW: Row(S.LEAVING, (C.PAUSE, C.VACATE), _after(LEAVE_SECONDS)),
         K.ALLOWED: Row(S.RUNNING),
+        K.SLEEPING: Row(S.PAUSED, (C.PAUSE,), _grace),
+        K.SHUTTING_DOWN: Row(S.LEAVING, (C.PAUSE, C.VACATE), _after(LEAVE_SECONDS)),
+        K.HANDED_OVER: Row(S.RUNNING),
         K.FETCHED: Row(S.RUNNING),
         K.FETCH_FAILED: Row(S.RUNNING),
         K.STARTED: Row(S.RUNNING),
@@ -209,9 +226,12 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
     S.PAUSED: {
         K.LEASE: Row(S.PAUSED),
         K.WITHDRAWN: Row(S.LEAVING, (C.VACATE,), _after(LEAVE_SECONDS)),
-        K.REFUSED: Row(S.PAUSED),
+        K.REFUSED: Row(S.PAUSED, (), _grace),
         K.REFUSED_NOW: Row(S.LEAVING, (C.VACATE,), _after(LEAVE_SECONDS)),
         K.ALLOWED: Row(S.RUNNING, (C.RESUME,), _lease_end),
+        K.SLEEPING: Row(S.PAUSED, (), _grace),
+        K.SHUTTING_DOWN: Row(S.LEAVING, (C.VACATE,), _after(LEAVE_SECONDS)),
+        K.HANDED_OVER: Row(S.PAUSED),
         K.FETCHED: Row(S.PAUSED),
         K.FETCH_FAILED: Row(S.PAUSED),
         K.STARTED: Row(S.PAUSED, (C.PAUSE,)),  # it must not run
@@ -227,6 +247,9 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.REFUSED: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
         K.REFUSED_NOW: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
         K.ALLOWED: Row(S.LEAVING),
+        K.SLEEPING: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
+        K.SHUTTING_DOWN: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
+        K.HANDED_OVER: Row(S.LEAVING),
         K.FETCHED: Row(S.LEAVING),
         K.FETCH_FAILED: Row(S.LEAVING),
         K.STARTED: _KILL,
@@ -242,6 +265,9 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.REFUSED: Row(S.KILLING),
         K.REFUSED_NOW: Row(S.KILLING),
         K.ALLOWED: Row(S.KILLING),
+        K.SLEEPING: Row(S.KILLING),
+        K.SHUTTING_DOWN: Row(S.KILLING),
+        K.HANDED_OVER: Row(S.KILLING),
         K.FETCHED: Row(S.KILLING),
         K.FETCH_FAILED: Row(S.KILLING),
         K.STARTED: _KILL,
@@ -303,7 +329,7 @@ def step(vm: Vm, event: Event, now: datetime) -> tuple[Vm, tuple[Command, ...]]:
     lease = msgspec.structs.replace(vm.lease, until=event.until) if event.until else vm.lease
     moved = row.to is not vm.state
     deadline = row.deadline(vm, event, now) if row.deadline else vm.deadline
-    if vm.state is S.LEAVING and row.to is S.LEAVING and vm.deadline and deadline:
+    if vm.state is row.to in (S.LEAVING, S.PAUSED) and vm.deadline and deadline:
         deadline = min(vm.deadline, deadline)  # a second refusal may only shorten it
     keep_cause = vm.state in _ENDING or not moved
     fault = vm.fault if keep_cause else _fault(vm, event)
