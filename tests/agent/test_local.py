@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.local import LocalServer
+from deskgrid.agent.local import DEFAULT, LocalServer
 from deskgrid.agent.local_socket import Limits, LocalError, listening_place
 from deskgrid.agent.local_words import (
     Answer,
@@ -48,7 +48,7 @@ class Ear:
     """A server, and what it has told its agent."""
 
     def __init__(
-        self, folder: Path, limits: Limits = Limits(), now: datetime | None = None, start: bool = True
+        self, folder: Path, limits: Limits = DEFAULT, now: datetime | None = None, start: bool = True
     ) -> None:
         self.wishes: list[Wish] = []
         self.told: list[tuple[int, SessionReading | None]] = []

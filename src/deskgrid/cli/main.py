@@ -9,7 +9,7 @@ import typer
 from deskgrid import __version__
 from deskgrid.agent.enrol import EnrolError
 from deskgrid.agent.run import AgentError
-from deskgrid.cli import agent, coordinator, demo, doctor, image, operator, pool
+from deskgrid.cli import agent, coordinator, demo, doctor, image, operator, owner, pool
 from deskgrid.cli.output import Exit, Failed, errors
 from deskgrid.coordinator.client import NoAnswer, Refused
 from deskgrid.host.debstrap import BuildFailed
@@ -29,6 +29,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("status")(owner.status)
+app.command("pause")(owner.pause)
+app.command("resume")(owner.resume)
+app.command("finish")(owner.finish)
+app.command("page")(owner.page)
 app.add_typer(pool.app, name="pool")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(agent.app, name="agent")

@@ -1,0 +1,224 @@
+"""What the owner of a desktop asks of it: what runs here and why, and to make it stop. Without administrator rights.
+
+Exit codes: 0 done; 2 wrong words; 3 no agent runs here (`status` then shows what the last one left); 4 refused.
+"""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+import typer
+
+from deskgrid.agent.clerk import account_name
+from deskgrid.agent.files import status_file
+from deskgrid.agent.local_words import Answer, AskStatus, Done, Finish, Now, Pause, Question, Refused, Resume
+from deskgrid.agent.settings import AgentSettings
+from deskgrid.agent.status import Status, read_status
+from deskgrid.cli.agent import DEFAULT
+from deskgrid.cli.agent import Settings as SettingsOption
+from deskgrid.cli.office import Json
+from deskgrid.cli.output import Exit, Failed, ago, show, show_json, size, tell
+from deskgrid.host import toml
+from deskgrid.model.desktop import VmReport, VmState
+from deskgrid.model.reason import Reason
+from deskgrid.session import words
+from deskgrid.session.client import NoAgent, ask, places
+
+HowLong = Annotated[
+    str, typer.Argument(metavar="[HOW_LONG]", help="30m, 1h, 2h30m, 1d, 18:00, today, or forever (until you resume).")
+]
+Why = Annotated[bool, typer.Option("--why", "--all", help="All reasons, with what was read and when each should end.")]
+
+
+def local_now() -> datetime:
+    """Now, in this computer's time zone, which knows when daylight saving changes."""
+    try:
+        if "TZ" in os.environ:
+            return datetime.now(ZoneInfo(os.environ["TZ"].lstrip(":")))
+        with Path("/etc/localtime").open("rb") as file:
+            return datetime.now(ZoneInfo.from_file(file))
+    except (OSError, ValueError, KeyError):
+        return datetime.now().astimezone()
+
+
+def sockets(settings: Path) -> tuple[tuple[Path, ...], Path | None]:
+    """Where the agent may listen, and its state folder, if the settings can be read by this account."""
+    try:
+        chosen = toml.read(settings, AgentSettings)
+    except toml.BadSettings:
+        if settings != DEFAULT:
+            raise
+        return places(None, None), None
+    return places(getattr(chosen, "local", None), chosen.state), chosen.state
+
+
+def status(settings: SettingsOption = DEFAULT, why: Why = False, as_json: Json = False) -> None:
+    """What runs on this computer, for whom and since when, why or why nothing does, and what it gave this month."""
+    tried, state = sockets(settings)
+    try:
+        answer = ask(tried, AskStatus())
+    except NoAgent as error:
+        _left_behind(error, tried, state, why, as_json)
+        return
+    if isinstance(answer, Refused):
+        raise Failed(Exit.REFUSED, answer.sentence)
+    assert isinstance(answer, Now)
+    if as_json:
+        show_json({"running": True, "status": answer.status, "rights": answer.rights})
+        return
+    _show(answer.status, why)
+    if answer.status.wish is not None and not answer.rights.may_resume:
+        tell(answer.rights.why_not)
+
+
+def pause(how_long: HowLong = "forever", settings: SettingsOption = DEFAULT) -> None:
+    """Let nothing run on this computer, for a time or until `deskgrid resume`."""
+    _wish(settings, Pause(_until(how_long)))
+
+
+def finish(how_long: HowLong = "forever", settings: SettingsOption = DEFAULT) -> None:
+    """Let nothing new start on this computer; what runs may end its work."""
+    _wish(settings, Finish(_until(how_long)))
+
+
+def resume(settings: SettingsOption = DEFAULT) -> None:
+    """Take back what you asked with `pause` or `finish`."""
+    _wish(settings, Resume())
+
+
+def _until(how_long: str) -> datetime | None:
+    try:
+        return words.until_of(how_long, local_now())
+    except words.BadDuration as error:
+        raise Failed(Exit.WRONG, str(error)) from None
+
+
+def _wish(settings: Path, question: Question) -> None:
+    answer = _ask(sockets(settings)[0], question)
+    if isinstance(answer, Refused):
+        raise Failed(Exit.REFUSED, answer.sentence)
+    assert isinstance(answer, Done)
+    tell(words.done_sentence(answer, account_name(os.geteuid()), local_now()))
+
+
+def _ask(tried: tuple[Path, ...], question: Question) -> Answer:
+    try:
+        return ask(tried, question)
+    except NoAgent as error:
+        raise Failed(Exit.UNREACHABLE if error.missing else Exit.REFUSED, str(error)) from None
+
+
+def _left_behind(error: NoAgent, tried: tuple[Path, ...], state: Path | None, why: bool, as_json: bool) -> None:
+    """What the last agent has left, in its state folder or beside its socket; the exit code says that it is gone."""
+    left = _newest_left(tried, state)
+    if left is None:
+        raise Failed(Exit.UNREACHABLE if error.missing else Exit.REFUSED, str(error))
+    if as_json:
+        show_json({"running": False, "status": left, "fault": str(error)})
+    else:
+        tell(f"{left.desktop}, as it was {ago(left.at)}:")
+        _show(left, why)
+    raise Failed(Exit.UNREACHABLE, str(error))
+
+
+def _newest_left(tried: Sequence[Path], state: Path | None) -> Status | None:
+    folders = [path.parent for path in tried] + ([state] if state else [])
+    known = [left for folder in folders if (left := read_status(status_file(folder))) is not None]
+    return max(known, key=lambda one: one.at, default=None)
+
+
+def _show(status: Status, why: bool) -> None:
+    now = local_now()
+    what, because = words.headline(status, now)
+    tell(f"{status.desktop}: {what} {because}".rstrip(), style="bold")
+    if (ends := words.why_ends(status)) is not None and because:
+        tell(f"That should end at {words.clock(ends, now)}.")
+    if status.vms:
+        tell("")
+        columns = ("image", "state", "since", "CPUs", "uses now", "memory", "for", "why")
+        show(None, False, columns, (_row(vm, status, now) for vm in status.vms))
+        tell("")
+    refusals = status.availability.refusals
+    if why:
+        _reasons(status, now)
+    elif len(refusals) > 1:
+        tell(f"{len(refusals) - 1} more reasons: `deskgrid status --why`")
+    if status.gift is not None:
+        tell(words.gift_sentence(status.gift.total()))
+    for fault in status.faults:
+        tell(f"wrong: {fault}", style="bold")
+    if status.link_fault:
+        tell(f"the grid cannot be reached: {status.link_fault}")
+
+
+def _row(vm: VmReport, status: Status, now: datetime) -> tuple[object, ...]:
+    used = status.cpu.get(vm.vm_id)
+    return (
+        vm.image.name,
+        words.STATES[vm.state],
+        words.clock(vm.since, now),
+        vm.size.cpus,
+        "" if used is None else f"{used:.1f}",
+        size(vm.size.memory_bytes),
+        words.for_whom(vm),
+        "" if vm.state is VmState.RUNNING else vm.reason.sentence,
+    )
+
+
+def _reasons(status: Status, now: datetime) -> None:
+    rows: list[Reason] = list(status.availability.refusals)
+    if status.go_on is not None and status.go_on not in rows:
+        rows.insert(0, status.go_on)
+    if rows:
+        tell("")
+        show(None, False, ("why not", "what was read", "ends", "name"), (_reason(one, now) for one in rows))
+        tell("")
+    room = status.room
+    if status.availability.available:
+        tell(f"room for {room.vms} virtual machines, {room.cpus} CPUs, {size(room.memory_bytes)}")
+    if status.sources:
+        tell(f"you, as seen by: {', '.join(status.sources)}")
+    for fault in status.presence_faults:
+        tell(f"not seen: {fault}")
+
+
+def _reason(reason: Reason, now: datetime) -> tuple[object, ...]:
+    ends = words.clock(reason.until, now) if reason.until else ""
+    return reason.sentence, reason.reading, ends, reason.name
+
+
+def page(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
+    show_it: Annotated[bool, typer.Option("--open", help="Open it in your browser.")] = False,
+    settings: SettingsOption = DEFAULT,
+) -> None:
+    """Show the same on a page for you alone, with buttons, until Ctrl-C."""
+    from deskgrid.session.serve import Page, PageServer, browser, door
+
+    tried, state = sockets(settings)
+    told = Page(lambda question: ask(tried, question), lambda: _newest_left(tried, state), local_now)
+    try:
+        server = PageServer(told, port)
+    except OSError as error:
+        raise Failed(Exit.NO, f"port {port} on 127.0.0.1: {error.strerror}; choose another with --port") from None
+    tell(f"Your page, until Ctrl-C: {server.url}")
+    file = door(server.url) if show_it else None
+    try:
+        if file is not None:
+            _open_browser(browser(file))
+        server.serve_forever()
+    finally:
+        server.server_close()
+        if file is not None:
+            file.unlink(missing_ok=True)
+
+
+def _open_browser(words_: Sequence[str]) -> None:
+    try:
+        subprocess.Popen(words_, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError as error:
+        tell(f"{words_[0]}: {error.strerror}; open the address above yourself")

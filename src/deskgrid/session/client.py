@@ -1,0 +1,107 @@
+"""Asks the agent of this computer over its local socket."""
+
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from deskgrid.agent.local_socket import RUN_FOLDER, SOCKET_NAME
+from deskgrid.agent.local_words import ANSWER_BYTES, Answer, Question, Refused, decode_answer, encode
+
+ANSWER_SECONDS = 10.0
+START = "start it with `systemctl start deskgrid-agent`, or ask your administrator whether this computer takes part"
+
+
+class NoAgent(Exception):
+    """No agent can be asked here. The message says why and what to do. missing: nobody listens."""
+
+    def __init__(self, sentence: str, missing: bool = True) -> None:
+        self.missing = missing
+        super().__init__(sentence)
+
+
+def places(chosen: Path | None, state: Path | None) -> tuple[Path, ...]:
+    """Where an agent may listen, the likeliest first (see `agent.local_socket.listening_place`)."""
+    if chosen is not None:
+        return (chosen,)
+    folders = [RUN_FOLDER] if state is None else [RUN_FOLDER, state]
+    return tuple(folder / SOCKET_NAME for folder in folders)
+
+
+class Agent:
+    """A connection to the agent. Raises from all methods: NoAgent."""
+
+    def __init__(self, tried: Sequence[Path], seconds: float = ANSWER_SECONDS) -> None:
+        faults = []
+        for path in tried:
+            try:
+                self.link = _connected(path, seconds)
+            except OSError as error:
+                faults.append((path, error))
+                continue
+            self.path = path
+            self._coming = b""
+            return
+        raise _no_agent(faults)
+
+    def __enter__(self) -> "Agent":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.link.close()
+
+    def say(self, question: Question) -> None:
+        """Say something that gets no answer."""
+        try:
+            self.link.sendall(encode(question))
+        except OSError as error:
+            raise NoAgent(f"{self.path}: the agent does not listen any more ({error.strerror})") from None
+
+    def ask(self, question: Question) -> Answer:
+        """Ask, and wait for the answer."""
+        self.say(question)
+        try:
+            while b"\n" not in self._coming and len(self._coming) <= ANSWER_BYTES:
+                data = self.link.recv(65536)
+                if not data:
+                    raise NoAgent(f"{self.path}: the agent has ended; try again in a moment")
+                self._coming += data
+            line, _, self._coming = self._coming.partition(b"\n")
+            return decode_answer(line)
+        except OSError:
+            raise NoAgent(f"{self.path}: the agent gave no answer in time; try again in a moment") from None
+        except ValueError:
+            raise NoAgent(f"{self.path}: got an answer that is none; do agent and command have one version?") from None
+
+
+def ask(tried: Sequence[Path], question: Question) -> Answer:
+    """Ask one thing. Raises: NoAgent."""
+    with Agent(tried) as agent:
+        answer = agent.ask(question)
+        if isinstance(answer, Refused) and answer.sentence.startswith("local socket:"):
+            raise NoAgent(f"{agent.path}: {answer.sentence}; do agent and command have one version?")
+        return answer
+
+
+def _connected(path: Path, seconds: float) -> socket.socket:
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # not settimeout: with it connect fails at once when others are waiting before us
+        wait = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+        link.connect(os.fsencode(path))
+    except OSError:
+        link.close()
+        raise
+    return link
+
+
+def _no_agent(faults: Sequence[tuple[Path, OSError]]) -> NoAgent:
+    for path, error in faults:
+        if isinstance(error, PermissionError):
+            return NoAgent(f"{path}: this account may not talk to the agent there; expected mode 0666", False)
+    tried = ", ".join(str(path) for path, _ in faults)
+    return NoAgent(f"no agent runs on this computer (nobody listens at {tried}); {START}")
