@@ -52,6 +52,34 @@ class Gone(Exception):
     """The guest does not answer any more."""
 
 
+class Wire:
+    """Lines to and from the machine. A late line is read by the next who asks."""
+
+    def __init__(self, stream: socket.socket, last_words: Callable[[], str]) -> None:
+        self._stream, self._last_words, self._rest = stream, last_words, b""
+
+    def send(self, data: bytes) -> None:
+        """Say something. Raises: Gone."""
+        try:
+            self._stream.sendall(data)
+        except OSError as error:
+            raise Gone(f"{error}; console: {self._last_words()}") from None
+
+    def line(self, seconds: float) -> bytes:
+        """The next line. Raises: Gone."""
+        self._stream.settimeout(seconds)
+        while b"\n" not in self._rest:
+            try:
+                data = self._stream.recv(65536)
+            except OSError as error:
+                raise Gone(f"{error}; console: {self._last_words()}") from None
+            if not data:
+                raise Gone(f"the machine has ended; console: {self._last_words()}")
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
 class Guest:
     """One machine, from its start to `close`."""
 
@@ -73,8 +101,8 @@ class Guest:
                 argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=os.environ | {"TMPDIR": "/var/tmp"}
             )
         try:
-            (self._qmp, self._qmp_in), (self._hand, self._hand_in) = [self._accept(each) for each in listeners]
-            self._qmp_in.readline()
+            self._qmp, self._hand = [self._accept(each) for each in listeners]
+            self._qmp.line(30)
             self.qmp("qmp_capabilities")
         except BaseException:
             self.close()
@@ -84,19 +112,14 @@ class Guest:
 
     def await_up(self) -> None:
         """Wait until root answers."""
-        self._hand.settimeout(BOOT_SECONDS)
-        self._line(self._hand_in)
+        self._hand.line(BOOT_SECONDS)
 
     def run(self, *argv: str, stdin: str = "", seconds: float = 60.0) -> Done:
         """Run a command as root. Raises: Gone."""
         number = next(self._ids)
         ask = {"id": number, "argv": argv, "stdin": stdin, "seconds": seconds}
-        self._hand.settimeout(seconds + 60)
-        try:
-            self._hand.sendall(json.dumps(ask).encode() + b"\n")
-        except OSError as error:
-            raise Gone(str(error)) from None
-        while (done := msgspec.json.decode(self._line(self._hand_in), type=Done)).id != number:
+        self._hand.send(json.dumps(ask).encode() + b"\n")
+        while (done := msgspec.json.decode(self._hand.line(seconds + 60), type=Done)).id != number:
             pass
         return done
 
@@ -108,11 +131,10 @@ class Guest:
 
     def qmp(self, command: str, **arguments: object) -> object:
         """Ask QEMU's monitor. Raises: Gone; AssertionError when it refuses."""
-        self._qmp.settimeout(60)
         text = json.dumps({"execute": command, "arguments": arguments} if arguments else {"execute": command})
-        self._qmp.sendall(text.encode())
+        self._qmp.send(text.encode())
         while True:
-            answer = json.loads(self._line(self._qmp_in))
+            answer = json.loads(self._qmp.line(60))
             if "event" in answer:
                 self._events.append(answer)
                 continue
@@ -121,13 +143,12 @@ class Guest:
 
     def await_event(self, name: str, seconds: float) -> None:
         """Wait until QEMU has told of this (such as "SUSPEND"); what it told before counts too, once."""
-        self._qmp.settimeout(seconds)
         while True:
             for event in self._events:
                 if event["event"] == name:
                     self._events.remove(event)
                     return
-            self._events.append(json.loads(self._line(self._qmp_in)))
+            self._events.append(json.loads(self._qmp.line(seconds)))
 
     def press(self, *keys: str) -> None:
         """Press keys together, by QEMU's names."""
@@ -171,24 +192,14 @@ class Guest:
         self.qemu.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _accept(self, listener: socket.socket) -> tuple[socket.socket, io.BufferedReader]:
+    def _accept(self, listener: socket.socket) -> "Wire":
         listener.settimeout(30)
         try:
-            stream, _ = listener.accept()
+            return Wire(listener.accept()[0], self.last_words)
         except TimeoutError:
             raise Gone(f"QEMU: {(self.folder / 'stderr').read_text()}") from None
         finally:
             listener.close()
-        return stream, stream.makefile("rb")
-
-    def _line(self, reader: io.BufferedReader) -> bytes:
-        try:
-            line = reader.readline()
-        except (TimeoutError, OSError) as error:
-            raise Gone(f"{error}; console: {self.last_words()}") from None
-        if not line:
-            raise Gone(f"the machine has ended; console: {self.last_words()}")
-        return line
 
     def last_words(self, count: int = 2000) -> str:
         """The end of the console."""
@@ -221,7 +232,7 @@ def _argv(debian: Debian, folder: Path, brought: Path) -> list[str]:
         name = f"if=none,id=d{number},format=raw,snapshot={snapshot},read-only={readonly},cache=unsafe,file={path}"
         drives += ["-drive", name, "-device", f"virtio-blk-pci,drive=d{number}"]
     return [
-        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", "pc", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max", "-smp", "2", "-m", "768"),
         *("-kernel", str(debian.kernel), "-initrd", str(debian.initrd), "-append", _CMDLINE),
         *drives,
@@ -241,6 +252,8 @@ def _bring(path: Path, files: Mapping[str, tuple[bytes, int]]) -> None:
                 _add_package(tar, Path(spec.origin).parent, f"opt/deskgrid/{name}")
         ours = {
             "opt/hand.py": ((HERE / "hand.py").read_bytes(), 0o755),
+            "opt/visitor.py": ((HERE / "visitor.py").read_bytes(), 0o755),
+            "etc/pam.d/visitor": ((HERE / "visitor.pam").read_bytes(), 0o644),
             f"{units}/hand.service": ((HERE / "hand.service").read_bytes(), 0o644),
             f"{units}/deskgrid-agent.service": ((HERE / "agent.service").read_bytes(), 0o644),
             "etc/deskgrid/agent.toml": ((HERE / "agent.toml").read_bytes(), 0o644),
