@@ -120,9 +120,7 @@ def test_an_inventory_that_takes_too_long_is_none() -> None:
 
 
 def test_reading_an_inventory_loads_nothing_that_the_agent_does_not_have() -> None:
-    code = (
-        "import sys, deskgrid.host.inventory; print([m for m in sys.modules if 'doctor' in m or m == 'ctypes'])"
-    )
+    code = "import sys, deskgrid.host.inventory; print([m for m in sys.modules if 'doctor' in m or m == 'ctypes'])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert said.stdout == "[]\n"
 

@@ -1,12 +1,14 @@
 """What the operator asks about desktops, virtual machines and jobs."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from deskgrid.cli.office import DEFAULT, Json, Settings, office
 from deskgrid.cli.output import Exit, Failed, ago, sentence, show, show_json, size, tell
+from deskgrid.coordinator.kept import DesktopInventory
 from deskgrid.core.why import Why
 from deskgrid.model.names import name as check_name
 
@@ -53,6 +55,55 @@ def desktop(name: str, settings: Settings = DEFAULT, as_json: Json = False) -> N
         tell(f"- {sentence(reason)}")
     for vm in d.vms:
         tell(f"VM {vm.vm_id} of {vm.image.name}: {vm.state} since {vm.since:%H:%M:%S} UTC; {sentence(vm.reason)}")
+
+    if d.inventory is not None:
+        _tell_inventory(d.inventory)
+
+
+def _tell_inventory(said: DesktopInventory) -> None:
+    made = said.inventory
+    product = " ".join(f"{made.maker} {made.product}".split()) or "an unknown product"
+    tell(f"{product}, firmware {made.firmware or '?'}; {made.processor or '?'}; {made.system}, {made.kernel}")
+    tell(f"virtualisation {made.virtualisation}; QEMU {made.qemu or 'missing'}")
+    if made.virtualbox:
+        tell(f"VirtualBox {made.virtualbox}")
+    for trial in made.trials:
+        tell(f"- {trial.accelerator} {trial.verdict}: {trial.sentence}")
+    if made.problems:
+        tell(f"its doctor, {ago(said.at)}, minds: {', '.join(made.problems)}")
+
+
+@desktop_app.command("inventory")
+def inventory(
+    each: Annotated[bool, typer.Option("--each", help="One row for each desktop, not for each product.")] = False,
+    settings: Settings = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """What the desktops are made of, and how many of each product have virtualisation off."""
+    with office(settings) as client:
+        found = client.inventory()
+    if each:
+        show(found, as_json, _COLUMNS, (_row(one) for one in found.desktops))
+        return
+    counts = [(k.product, str(k.virtualisation), k.desktops, _counts(k.proven), _counts(k.problems)) for k in found.kinds]
+    if found.silent:
+        counts.append(("not said yet", "", found.silent, "", ""))
+    show(found, as_json, ("product", "virtualisation", "desktops", "proven", "problems"), counts)
+
+
+_COLUMNS = ("desktop", "product", "virtualisation", "proven", "QEMU", "memory", "problems", "said")
+
+
+def _row(said: DesktopInventory) -> tuple[str, ...]:
+    made = said.inventory
+    product = " ".join(f"{made.maker} {made.product}".split())
+    proven, problems = " ".join(made.proven), " ".join(made.problems)
+    version = made.qemu.partition(" ")[0]
+    return said.desktop, product, made.virtualisation, proven, version, size(made.memory_bytes), problems, ago(said.at)
+
+
+def _counts(table: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in table.items())
 
 
 @desktop_app.command("revoke")

@@ -7,6 +7,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 import urllib3
 
+from deskgrid.coordinator.inventories import FleetInventory
 from deskgrid.coordinator.kept import LeaseRecord, Line
 from deskgrid.coordinator.views import (
     Because,
@@ -73,6 +74,10 @@ class OperatorClient:
     def desktop(self, name: str) -> DesktopView:
         """One desktop."""
         return self._get(f"/v1/desktop/{quote(name, safe='')}", DesktopView)
+
+    def inventory(self) -> FleetInventory:
+        """What the fleet's desktops are made of."""
+        return self._get("/v1/inventory", FleetInventory)
 
     def vms(self) -> list[VmView]:
         """The VMs that live."""

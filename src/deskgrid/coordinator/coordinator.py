@@ -14,7 +14,8 @@ from deskgrid.coordinator.database import Database
 from deskgrid.coordinator.fleet import Fleet
 from deskgrid.coordinator.forgetting import DELAYS_SECONDS, Forgetting
 from deskgrid.coordinator.holding import Holding
-from deskgrid.coordinator.kept import LeaseRecord, Member
+from deskgrid.coordinator.inventories import Inventories
+from deskgrid.coordinator.kept import DesktopInventory, LeaseRecord, Member
 from deskgrid.coordinator.ledger import Ledger
 from deskgrid.coordinator.outcomes import KEPT_DAYS, Outcomes
 from deskgrid.coordinator.recorder import Recorder
@@ -44,6 +45,7 @@ class Coordinator:
         self.fleet = Fleet()
         self.holding = Holding(settings.max_held)
         self.members = {member.name: member for member in loaded.members}
+        self.inventories = Inventories(loaded.inventories)
         self.images = {facts.ref.name: facts for facts in loaded.images}
         self.ledger = Ledger(settings.plan.lease_seconds, settings.guest.token_seconds, Outcomes(loaded.outcomes))
         self.ledger.restore(loaded.living, loaded.gone, self.started_at)
@@ -96,6 +98,7 @@ class Loaded:
     def _read(self, connection: sa.Connection, now: datetime) -> None:
         self.members: list[Member] = records.members(connection)
         self.images: list[ImageFacts] = records.images(connection)
+        self.inventories: list[DesktopInventory] = records.inventories(connection)
         self.living: list[LeaseRecord] = records.live_leases(connection)
         self.gone = records.ended_leases(connection, now - timedelta(seconds=GONE_SECONDS), 10_000)
         self.outcomes: list[Outcome] = records.outcomes(connection, now - timedelta(days=KEPT_DAYS), 20_000)

@@ -123,6 +123,14 @@ story = sa.Table(
     sa.Column("sentence", sa.Text, nullable=False),
 )
 
+inventories = sa.Table(
+    "inventories",
+    metadata,
+    sa.Column("desktop", sa.String(64), sa.ForeignKey("desktops.name"), primary_key=True),
+    sa.Column("at", Utc, nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
+)
+
 audit = sa.Table(
     "audit",
     metadata,

@@ -4,6 +4,7 @@ import msgspec
 
 from deskgrid import __version__
 from deskgrid.coordinator.coordinator import Coordinator
+from deskgrid.coordinator.inventories import FleetInventory, fleet
 from deskgrid.coordinator.kept import Member
 from deskgrid.coordinator.views import DesktopView, Status, VmView
 from deskgrid.core import why
@@ -41,10 +42,17 @@ def status(office: Coordinator, fingerprint: str) -> Status:
 
 
 def desktop(office: Coordinator, member: Member, whole: bool = False) -> DesktopView:
-    """One desktop; with `whole`, its unknown fields too."""
+    """One desktop; with `whole`, its unknown fields and its inventory too."""
     known = office.fleet.get(member.name)
     answer = why_desktop(office, member.name)
-    shown = DesktopView(member.name, member.enrolled_at, member.revoked_at, reason=answer.reason, leases=answer.vms)
+    shown = DesktopView(
+        member.name,
+        member.enrolled_at,
+        member.revoked_at,
+        reason=answer.reason,
+        leases=answer.vms,
+        inventory=office.inventories.get(member.name) if whole else None,
+    )
     if known is None:
         return shown
     report = known.report
@@ -65,6 +73,12 @@ def desktop(office: Coordinator, member: Member, whole: bool = False) -> Desktop
         warnings=known.warnings(),
         unknown=known.unknown_fields() if whole else {},
     )
+
+
+def inventory(office: Coordinator) -> FleetInventory:
+    """What the fleet's desktops are made of; those whose membership has ended do not count."""
+    members = {name for name, member in office.members.items() if member.revoked_at is None}
+    return fleet((one for one in office.inventories.all() if one.desktop in members), len(members))
 
 
 def vms(office: Coordinator) -> list[VmView]:

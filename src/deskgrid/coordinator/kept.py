@@ -5,6 +5,7 @@ from datetime import datetime
 import msgspec
 
 from deskgrid.model.desktop import Fault
+from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease
 from deskgrid.model.plan import Outcome
 from deskgrid.model.reason import Reason
@@ -55,6 +56,14 @@ class Member(msgspec.Struct, frozen=True):
     used: bool
     revoked_at: datetime | None = None
     revoked_reason: str | None = None
+
+
+class DesktopInventory(msgspec.Struct, frozen=True):
+    """What a desktop is made of, and when it said so."""
+
+    desktop: str
+    at: datetime
+    inventory: Inventory
 
 
 class TokenRecord(msgspec.Struct, frozen=True):

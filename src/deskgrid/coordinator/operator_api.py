@@ -53,6 +53,7 @@ class OperatorApi:
             "/v1/status": self.status,
             "/v1/desktops": self.desktops,
             "/v1/desktop/{name}": self.desktop,
+            "/v1/inventory": self.inventory,
             "/v1/vms": self.vms,
             "/v1/leases": self.leases,
             "/v1/images": self.images,
@@ -97,6 +98,10 @@ class OperatorApi:
     async def desktop(self, request: Request) -> object:
         """One desktop."""
         return explain.desktop(self._office, self._member(request), whole=True)
+
+    async def inventory(self, request: Request) -> object:
+        """What the fleet's desktops are made of."""
+        return explain.inventory(self._office)
 
     async def vms(self, request: Request) -> object:
         """The VMs that live."""

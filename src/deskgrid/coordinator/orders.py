@@ -24,13 +24,16 @@ async def answer(office: Coordinator, name: str, report: Report, raw: bytes) -> 
         name: the desktop, authenticated. raw: the report as it came.
 
     Raises:
-        AnotherAgent: when the report's agent was superseded. SQLAlchemyError: when an end could not be recorded.
+        AnotherAgent: when the report's agent was superseded. SQLAlchemyError: when an end or an inventory could
+        not be recorded.
     """
     now = office.clock()
     fresh = office.fleet.take(name, report, raw, now)
     if fresh:
         office.holding.release(name)
         _take_in(office, name, report)
+    if fresh and report.inventory is not None:
+        await office.inventories.keep(office.recorder, name, report.inventory, now)
     if report.ended or report.story or office.ledger.ended:
         office.forget_ended()
         await office.recorder.flush()

@@ -1,5 +1,6 @@
 """What is asked of the database and written to it; each function runs inside one transaction of its caller."""
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -8,9 +9,10 @@ import msgspec
 import sqlalchemy as sa
 
 from deskgrid.coordinator import database as db
-from deskgrid.coordinator.kept import COORDINATOR, LeaseRecord, Line, Member, TokenRecord, outcomes_of
+from deskgrid.coordinator.kept import COORDINATOR, DesktopInventory, LeaseRecord, Line, Member, TokenRecord, outcomes_of
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import Outcome
 from deskgrid.model.reason import Reason
@@ -76,6 +78,26 @@ def save_member(connection: sa.Connection, member: Member) -> None:
     c = db.desktops.c
     if connection.execute(db.desktops.update().where(c.name == member.name).values(**values)).rowcount == 0:
         connection.execute(db.desktops.insert().values(**values))
+
+
+def inventories(connection: sa.Connection) -> list[DesktopInventory]:
+    """What desktops have said of themselves; what another version wrote and this one can't read is left out."""
+    found = []
+    for row in connection.execute(sa.select(db.inventories)).mappings():
+        with contextlib.suppress(msgspec.DecodeError):
+            content = msgspec.json.decode(row["content"], type=Inventory)
+            found.append(DesktopInventory(row["desktop"], row["at"], content))
+    return found
+
+
+def save_inventories(connection: sa.Connection, said: Sequence[DesktopInventory]) -> None:
+    """Write what desktops have said of themselves, in place of what they said before."""
+    c = db.inventories.c
+    for one in said:
+        values = {"at": one.at, "content": msgspec.json.encode(one.inventory).decode()}
+        known = connection.execute(db.inventories.update().where(c.desktop == one.desktop).values(**values)).rowcount
+        if not known:
+            connection.execute(db.inventories.insert().values(desktop=one.desktop, **values))
 
 
 def note(connection: sa.Connection, who: str, what: str, now: datetime) -> None:

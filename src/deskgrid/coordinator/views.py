@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from deskgrid.coordinator.kept import LeaseRecord, Line
+from deskgrid.coordinator.kept import DesktopInventory, LeaseRecord, Line
 from deskgrid.core.why import Why
 from deskgrid.model.desktop import Availability, Room, VmReport
 from deskgrid.model.image import ImageFacts, ImageRef
@@ -24,7 +24,8 @@ __all__ = ["LeaseRecord", "Line", "Why"]
 class DesktopView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A desktop. reported_at, availability and what follows: of its last report, if it has reported.
 
-    skew_seconds: its clock minus the coordinator's. unknown: fields of its report that this version does not know.
+    skew_seconds: its clock minus the coordinator's. inventory: what it is made of, as it last said.
+    unknown: fields of its report that this version does not know.
     """
 
     name: Name
@@ -45,6 +46,7 @@ class DesktopView(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: Reason | None = None
     warnings: tuple[Reason, ...] = ()
     unknown: dict[str, Any] = {}
+    inventory: DesktopInventory | None = None
 
 
 class VmView(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,6 +10,7 @@ from deskgrid.model.desktop import Availability, Room, VmReport
 from deskgrid.model.desktop import Transition as Transition
 from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
+from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease
 from deskgrid.model.moment import Moment
 from deskgrid.model.names import Name
@@ -24,6 +25,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     sent_at: the agent's clock. wait_seconds: how long the coordinator may hold the answer open.
     ended: VMs that ended and whose end the coordinator has not acknowledged yet.
     story: transitions not acknowledged yet, oldest first.
+    inventory: what the desktop is made of; in the first reports of an incarnation until one is answered, and again when
+    it has changed.
     """
 
     incarnation: Name
@@ -41,6 +44,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     vms: tuple[VmReport, ...] = ()
     ended: tuple[VmReport, ...] = ()
     story: tuple[Transition, ...] = ()
+    inventory: Inventory | None = None
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
