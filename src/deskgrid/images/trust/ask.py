@@ -1,0 +1,93 @@
+"""Trust asked from another process: python-tuf takes 25 MB, which an agent at rest has not.
+
+Rules, told first
+- One question, one short process, one answer: JSON on its standard input and output. Nothing secret is in it.
+- The time comes with the question.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.words import Freshness, Version
+from deskgrid.model.moment import Moment
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a desktop keeps its metadata, the root that was shipped, and where the repository is.
+
+    repository: a URL, or a folder. seconds: for one file. certificates: file of CAs for https.
+    """
+
+    folder: Path
+    bootstrap: Path
+    repository: str
+    seconds: float = 20.0
+    certificates: Path | None = None
+
+
+class Question(msgspec.Struct, frozen=True):
+    """ask: `manifest` of the one version, the `latest` of its image, or which of the versions are `revoked`."""
+
+    place: Place
+    ask: Literal["refresh", "manifest", "latest", "revoked"]
+    now: Moment
+    versions: tuple[Version, ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What was found, or what is wrong and whose fault it is."""
+
+    freshness: Freshness | None = None
+    manifest: bytes = b""
+    latest: Version | None = None
+    revoked: tuple[tuple[Version, str], ...] = ()
+    fault: Fault | None = None
+    code: str = ""
+    sentence: str = ""
+
+
+def ask(question: Question, within_seconds: float = 120.0) -> Answer:
+    """Ask in a process of its own. Raises: TrustError."""
+    argv = [sys.executable, "-m", "deskgrid.images.trust.answer"]
+    try:
+        done = subprocess.run(
+            argv, input=msgspec.json.encode(question), capture_output=True, timeout=within_seconds, check=False
+        )
+        answer = msgspec.json.decode(done.stdout, type=Answer)
+    except subprocess.TimeoutExpired:
+        raise TrustError(
+            Fault.NETWORK, "slow", f"images: not checked within {within_seconds:g} s; tried again later"
+        ) from None
+    except (OSError, msgspec.DecodeError):
+        raise TrustError(
+            Fault.DESKTOP,
+            "no-answer",
+            "images: the process that checks them ended without an answer; see the agent's log",
+        ) from None
+    if answer.fault is not None:
+        raise TrustError(answer.fault, answer.code, answer.sentence.removesuffix(f" [{answer.code}]"))
+    return answer
+
+
+def verified_manifest(place: Place, wanted: Version, now: datetime) -> bytes:
+    """The manifest of a version that may start now. Raises: TrustError that says why not."""
+    return ask(Question(place, "manifest", now, (wanted,))).manifest
+
+
+def latest(place: Place, wanted: Version, now: datetime) -> Version:
+    """The latest version of the image of `wanted`, whatever version that names. Raises: TrustError."""
+    found = ask(Question(place, "latest", now, (wanted,))).latest
+    assert found is not None
+    return found
+
+
+def revoked(place: Place, running: Sequence[Version], now: datetime) -> dict[Version, str]:
+    """Which of these may not even go on running, with the reason. Raises: TrustError."""
+    return dict(ask(Question(place, "revoked", now, tuple(running))).revoked)

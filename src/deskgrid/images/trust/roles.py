@@ -1,0 +1,190 @@
+"""Roles, paths and bounds: what publishing side and desktop must agree on.
+
+Rules, told first
+- Root and targets are the administrators', offline. Snapshot and timestamp share one key online.
+- A project has two delegated roles, `<project>-researcher` and `<project>-approver`, for the same paths. TUF's
+  thresholds count keys and not groups, so the two roles are asked one after the other, and must say the same.
+- A path is `images/<project>/<image>/<version>.json`, or `…/latest.json` for the pointer. TUF's patterns stop at
+  each `/`, so the delegated pattern is `images/<project>/*/*.json`.
+- No key counts twice: neither under two key ids in one role, nor in both roles of a project, nor online and offline.
+  What is compared is the key itself; a key id is only what somebody called it.
+- What a version is never changes: its entry stays in the list for ever, also when it is revoked.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.tufapi import DelegatedRole, Key, Root, Targets
+from deskgrid.images.trust.words import MANIFEST_BYTES, Entry, Version
+from deskgrid.model.names import BadName, name
+
+ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
+OFFLINE, ONLINE = (ROOT, TARGETS), (SNAPSHOT, TIMESTAMP)
+RESEARCHER, APPROVER = "researcher", "approver"
+
+ROOT_LIFE = timedelta(days=730)
+TARGETS_LIFE = timedelta(days=400)
+PROJECT_LIFE = timedelta(days=400)
+SNAPSHOT_LIFE = timedelta(days=7)
+TIMESTAMP_LIFE = timedelta(days=1)
+LONGEST_TIMESTAMP = timedelta(days=7)
+"""A timestamp that lives longer from now on was signed for too long, or the clock is behind."""
+
+METADATA_BYTES = 4 << 20
+TIMESTAMP_BYTES = 16 << 10
+ROOT_BYTES = 512 << 10
+ROOT_ROTATIONS = 256
+"""How many new versions of root a client walks at once."""
+
+OWNER = "x-deskgrid-owner"
+"""Field of a public key that says whose it is; signed with the key."""
+
+
+def project_roles(project: str) -> tuple[str, str]:
+    """The names of a project's two roles. Raises: TrustError."""
+    try:
+        name("project", project)
+    except BadName as error:
+        raise TrustError(Fault.REQUEST, "bad-name", str(error)) from None
+    return f"{project}-{RESEARCHER}", f"{project}-{APPROVER}"
+
+
+def project_of(role: str) -> tuple[str, str] | None:
+    """Project and side of a delegated role's name; None when it is no such name."""
+    project, dash, side = role.rpartition("-")
+    return (project, side) if dash and project and side in (RESEARCHER, APPROVER) else None
+
+
+def pattern(project: str) -> str:
+    """What a project's roles may speak of."""
+    return f"images/{project}/*/*.json"
+
+
+def parse_path(path: str) -> Version | None:
+    """The version of a target path; also `latest` counts as one. None when the path is none of ours."""
+    parts = path.split("/")
+    if len(parts) != 4 or parts[0] != "images" or not parts[3].endswith(".json"):
+        return None
+    try:
+        project, image, stem = (name("part", part) for part in (parts[1], parts[2], parts[3].removesuffix(".json")))
+    except BadName:
+        return None
+    return Version(project, image, stem)
+
+
+def entry_of(targets: Targets, path: str) -> Entry | None:
+    """What a role says of a path; None: nothing. Raises: TrustError when what it says is no sense."""
+    found = targets.targets.get(path)
+    if found is None:
+        return None
+    custom = found.custom if isinstance(found.custom, dict) else {}
+    said = {"size_bytes": found.length, "sha256": found.hashes.get("sha256"), **custom}
+    try:
+        entry = msgspec.convert(said, Entry)
+    except msgspec.ValidationError as error:
+        raise TrustError(
+            Fault.SIGNERS, "bad-entry", f"entry of {path}: {error}; it was not made by deskgrid: sign it anew"
+        ) from None
+    if entry.size_bytes > MANIFEST_BYTES:
+        raise TrustError(
+            Fault.SIGNERS,
+            "too-long",
+            f"manifest of {path}: got {entry.size_bytes} bytes, expected at most {MANIFEST_BYTES}; publish it smaller",
+        )
+    return entry
+
+
+def delegated(targets: Targets) -> Mapping[str, DelegatedRole]:
+    """The roles that targets delegates to."""
+    return (targets.delegations.roles if targets.delegations else None) or {}
+
+
+def projects(targets: Targets) -> tuple[str, ...]:
+    """The projects that have a role."""
+    return tuple(sorted({of[0] for of in map(project_of, delegated(targets)) if of}))
+
+
+def key_bytes(key: Key) -> bytes:
+    """The key itself, whatever it is called and however it is written. Raises: TrustError for other kinds."""
+    public = str(key.keyval.get("public", ""))
+    try:
+        if key.keytype == "ed25519" and key.scheme == "ed25519":
+            raw = bytes.fromhex(public)
+            if len(raw) == 32:
+                return raw
+        elif key.keytype == "ecdsa" and key.scheme in ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384"):
+            loaded = load_pem_public_key(public.encode())
+            if isinstance(loaded, EllipticCurvePublicKey):
+                return loaded.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    except ValueError:
+        pass
+    raise TrustError(
+        Fault.SIGNERS,
+        "bad-key",
+        f"key {owner(key)}: got {key.keytype} ({key.scheme}), expected a key of ed25519 or ECDSA on P-256 or P-384",
+    )
+
+
+def owner(key: Key) -> str:
+    """Whose key it is, with the start of its id, for people."""
+    said = str(key.unrecognized_fields.get(OWNER, ""))
+    who = "".join(c for c in said if c.isprintable())[:64]
+    return f"{who} ({key.keyid[:8]})" if who else key.keyid[:8]
+
+
+def check_root_keys(root: Root) -> None:
+    """Raises: TrustError when a key of root counts twice, or is online and offline."""
+    held = {role: _distinct(role, (root.keys.get(key) for key in root.roles[role].keyids)) for role in root.roles}
+    for offline in OFFLINE:
+        for online in ONLINE:
+            _disjoint(offline, held[offline], online, held[online])
+
+
+def check_project_keys(root: Root, targets: Targets, project: str) -> None:
+    """Raises: TrustError when a key of a project's roles counts twice, or is in both, or is the online one."""
+    keys, roles = (targets.delegations.keys if targets.delegations else {}), delegated(targets)
+    researcher, approver = project_roles(project)
+    held = {
+        role: _distinct(role, (keys.get(key) for key in roles[role].keyids))
+        for role in (researcher, approver)
+        if role in roles
+    }
+    if len(held) == 2:
+        _disjoint(researcher, held[researcher], approver, held[approver])
+    for role, mine in held.items():
+        for online in ONLINE:
+            _disjoint(role, mine, online, _distinct(online, (root.keys.get(key) for key in root.roles[online].keyids)))
+
+
+def _distinct(role: str, keys: Iterable[Key | None]) -> dict[bytes, Key]:
+    found: dict[bytes, Key] = {}
+    for key in _known(keys):
+        content = key_bytes(key)
+        if content in found:
+            raise TrustError(
+                Fault.SIGNERS,
+                "key-twice",
+                f"role {role}: got the same key as {owner(found[content])} and as {owner(key)}, expected each once, "
+                "or one person could sign for two; take one of them out",
+            )
+        found[content] = key
+    return found
+
+
+def _disjoint(first: str, keys: Mapping[bytes, Key], second: str, others: Mapping[bytes, Key]) -> None:
+    for content in keys.keys() & others.keys():
+        raise TrustError(
+            Fault.SIGNERS,
+            "key-in-both",
+            f"key {owner(keys[content])}: got it in the roles {first} and {second}, expected it in one of them; "
+            "the two must be held by different people: take it out of one",
+        )
+
+
+def _known(keys: Iterable[Key | None]) -> Iterator[Key]:
+    return (key for key in keys if key is not None)

@@ -1,0 +1,284 @@
+"""Who has to sign what, until when what is signed is good, and what changed for whom is asked to approve.
+
+Rules, told first
+- Nothing here changes anything: a repository and a time in, sentences and values out.
+- What waits is told with the names of those who have signed, and of those who may; "waiting for 1 of alice, bob".
+- The differences between two manifests are found by a callable, so that this file need not know what a manifest is.
+  The one offered here compares the packages that a manifest lists.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from deskgrid.images.trust.errors import TrustError
+from deskgrid.images.trust.pointer import decode
+from deskgrid.images.trust.roles import (
+    SNAPSHOT,
+    TIMESTAMP,
+    delegated,
+    entry_of,
+    owner,
+    parse_path,
+    project_roles,
+    projects,
+)
+from deskgrid.images.trust.shelf import Shelf
+from deskgrid.images.trust.tufapi import Targets
+from deskgrid.images.trust.words import LATEST, Entry, Version
+
+Differences = Callable[[bytes | None, bytes], Sequence[str]]
+"""What a person should know of a new manifest beside the one before; None: there was none."""
+
+SOON = timedelta(days=30)
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A role whose next version waits for signatures.
+
+    missing: how many signatures still lack. signed, may_sign: whose keys. changes: what it would change.
+    """
+
+    role: str
+    version: int
+    missing: int
+    signed: tuple[str, ...]
+    may_sign: tuple[str, ...]
+    changes: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        return f"waiting for {self.missing} of {', '.join(self.may_sign) or 'nobody'}" if self.missing else "complete"
+
+
+class Approval(msgspec.Struct, frozen=True):
+    """A version that its researcher has signed and its approver has not. latest: it is to be the latest."""
+
+    version: Version
+    before: str | None
+    latest: bool
+    changes: tuple[str, ...]
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A role as it is published. good: enough of its keys of today have signed it."""
+
+    role: str
+    version: int
+    expires_at: datetime
+    good: bool
+    keys: tuple[str, ...]
+    threshold: int
+
+    def state(self, now: datetime) -> str:
+        """For people."""
+        if not self.good:
+            return "not signed by enough of its keys: sign again"
+        if self.expires_at <= now:
+            return "expired: sign again"
+        return "expires soon: sign again" if self.expires_at - now < SOON and self.role not in _ONLINE else "good"
+
+
+_ONLINE = (SNAPSHOT, TIMESTAMP)
+
+
+class Status(msgspec.Struct, frozen=True):
+    """All of it."""
+
+    waiting: tuple[Waiting, ...]
+    approvals: tuple[Approval, ...]
+    held: tuple[Held, ...]
+    revoked: tuple[tuple[Version, str], ...]
+
+
+class _Package(msgspec.Struct):
+    name: str
+    version: str
+
+
+class _Packages(msgspec.Struct):
+    packages: list[_Package] = []
+
+
+def package_differences(before: bytes | None, after: bytes) -> Sequence[str]:
+    """What changed in the packages that two manifests list: added, removed, other version."""
+    old, new = _packages(before), _packages(after)
+    if new is None or (before is not None and old is None):
+        return ("these manifests list no packages: look into the image before you approve",)
+    if old is None:
+        return (f"the first version, with {len(new)} packages",)
+    changed = [
+        f"{name} {old[name]} → {new[name]}" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]
+    ]
+    return (
+        *(f"+ {name} {new[name]}" for name in sorted(new.keys() - old.keys())),
+        *(f"- {name} {old[name]}" for name in sorted(old.keys() - new.keys())),
+        *changed,
+    ) or ("the same packages",)
+
+
+def status(shelf: Shelf, differences: Differences = package_differences) -> Status:
+    """Say how a repository stands. Raises: TrustError when it can't be read."""
+    return Status(
+        tuple(one for role in shelf.roles() if (one := waiting(shelf, role))),
+        approvals(shelf, differences),
+        tuple(found for role in (*shelf.roles(), SNAPSHOT, TIMESTAMP) if (found := _held(shelf, role))),
+        tuple(revocations(shelf)),
+    )
+
+
+def waiting(shelf: Shelf, role: str) -> Waiting | None:
+    """What waits in a role. None: nothing."""
+    pending = shelf.pending(role)
+    if pending is None:
+        return None
+    results = shelf.verification(role, pending)
+    signed = {keyid: key for result in results for keyid, key in result.signed.items()}
+    lacks = {
+        k: key for result in results if not result.verified for k, key in result.unsigned.items() if k not in signed
+    }
+    settled = shelf.settled(role)
+    return Waiting(
+        role,
+        pending.signed.version,
+        max((result.missing for result in results), default=1),
+        tuple(sorted(map(owner, signed.values()))),
+        tuple(sorted(map(owner, lacks.values()))),
+        tuple(_changes(settled.signed if settled else None, pending.signed)),
+    )
+
+
+def approvals(shelf: Shelf, differences: Differences = package_differences) -> tuple[Approval, ...]:
+    """What researchers have signed and approvers have not. Raises: TrustError."""
+    targets = shelf.settled("targets")
+    found: list[Approval] = []
+    for project in projects(targets.signed) if targets else ():
+        researcher, approver = (shelf.settled(role) for role in project_roles(project))
+        if researcher is not None:
+            found.extend(_unapproved(shelf, researcher.signed, approver.signed if approver else None, differences))
+    return tuple(found)
+
+
+def revocations(shelf: Shelf) -> Sequence[tuple[Version, str]]:
+    """What is revoked by either role of its project, with the reason: what the coordinator ends. Raises: TrustError."""
+    targets = shelf.settled("targets")
+    found: dict[Version, str] = {}
+    for role in delegated(targets.signed) if targets else ():
+        held = shelf.settled(role)
+        for path in held.signed.targets if held else ():
+            entry, version = entry_of(held.signed, path) if held else None, parse_path(path)
+            if entry is not None and version is not None and entry.revoked is not None:
+                found[version] = entry.revoked
+    return sorted(found.items())
+
+
+def _unapproved(shelf: Shelf, theirs: Targets, mine: Targets | None, differences: Differences) -> list[Approval]:
+    found = []
+    for path in sorted(theirs.targets):
+        version, entry = parse_path(path), entry_of(theirs, path)
+        if version is None or entry is None or entry.revoked is not None:
+            continue
+        approved = entry_of(mine, path) if mine else None
+        if version.version == LATEST or (
+            approved is not None and (approved.revoked is not None or approved == entry.plain)
+        ):
+            continue
+        before = _before(mine, version, entry) if mine else None
+        content = shelf.manifest(before[0].path, before[1]) if before else None
+        changes = tuple(differences(content, shelf.manifest(path, entry)))
+        found.append(
+            Approval(version, before[0].version if before else None, _is_latest(shelf, theirs, version), changes)
+        )
+    return found + _moved(shelf, theirs, mine, {each.version for each in found})
+
+
+def _moved(shelf: Shelf, theirs: Targets, mine: Targets | None, told: set[Version]) -> list[Approval]:
+    """Pointers that the researcher moved to a version that was approved before."""
+    found = []
+    for path in sorted(theirs.targets):
+        entry, image = entry_of(theirs, path), parse_path(path)
+        if image is None or entry is None or image.version != LATEST or (mine and entry_of(mine, path) == entry.plain):
+            continue
+        pointer = decode(path, shelf.manifest(path, entry))
+        version = Version(image.project, image.image, pointer.version)
+        if version not in told:
+            step = "a step BACK to it" if pointer.back_at == pointer.serial else "this version"
+            found.append(Approval(version, None, True, (f"no new content: `latest` becomes {step}",)))
+    return found
+
+
+def _is_latest(shelf: Shelf, theirs: Targets, version: Version) -> bool:
+    try:
+        pointer = shelf.pointer(theirs, version)
+    except TrustError:
+        return False
+    return pointer is not None and pointer.version == version.version
+
+
+def _before(mine: Targets, version: Version, entry: Entry) -> tuple[Version, Entry] | None:
+    """The approved version of the same image that comes before."""
+    older = [
+        (other.number, parsed, other)
+        for path in mine.targets
+        if (parsed := parse_path(path)) is not None
+        and (parsed.project, parsed.image) == (version.project, version.image)
+        and parsed.version != LATEST
+        and (other := entry_of(mine, path)) is not None
+        and other.number < entry.number
+    ]
+    return max(older)[1:] if older else None
+
+
+def _held(shelf: Shelf, role: str) -> Held | None:
+    settled = shelf.settled(role)
+    if settled is None:
+        return None
+    results = shelf.verification(role, settled)
+    last = results[-1] if results else None
+    keys = {**last.signed, **last.unsigned} if last else {}
+    return Held(
+        role,
+        settled.signed.version,
+        settled.signed.expires,
+        bool(results) and all(results),
+        tuple(sorted(map(owner, keys.values()))),
+        last.threshold if last else 0,
+    )
+
+
+def _changes(before: object, after: object) -> Sequence[str]:
+    if isinstance(after, Targets) and after.delegations is None:
+        old = before.targets if isinstance(before, Targets) else {}
+        return [
+            f"{'changes' if path in old else 'adds'} {path}"
+            for path in after.targets
+            if old.get(path) != after.targets[path]
+        ]
+    old_roles, new_roles = _role_keys(before), _role_keys(after)
+    said = [f"new role {role}: {', '.join(sorted(keys))}" for role, keys in new_roles.items() if role not in old_roles]
+    for role in new_roles.keys() & old_roles.keys():
+        said += [f"{role}: + {key}" for key in sorted(new_roles[role] - old_roles[role])]
+        said += [f"{role}: - {key}" for key in sorted(old_roles[role] - new_roles[role])]
+    return said or ["the same keys, a new life"]
+
+
+def _role_keys(signed: object) -> dict[str, set[str]]:
+    if signed is None:
+        return {}
+    roles = delegated(signed) if isinstance(signed, Targets) else getattr(signed, "roles", {})
+    return {
+        role: {f"{owner(signed.get_key(keyid))}" for keyid in held.keyids} | {f"{held.threshold} must sign"}  # type: ignore[attr-defined]
+        for role, held in roles.items()
+    }
+
+
+def _packages(manifest: bytes | None) -> dict[str, str] | None:
+    if manifest is None:
+        return None
+    try:
+        found = msgspec.json.decode(manifest, type=_Packages).packages
+    except msgspec.DecodeError:
+        return None
+    return {package.name: package.version for package in found} or None
