@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from deskgrid.agent.link import HttpsLink
-from deskgrid.agent.loop import Answered, Item, LinkDown
+from deskgrid.agent.items import Answered, Item, LinkDown
 from deskgrid.model.desktop import Availability, Room
 from deskgrid.wire.messages import Answer, Problem, Report
 

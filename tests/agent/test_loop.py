@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.loop import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Stop, vm_event
+from deskgrid.agent.items import Stop, vm_event
+from deskgrid.agent.letters import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
 from deskgrid.core.vm import Kind
 from deskgrid.hypervisor import contract as hv
 from deskgrid.hypervisor.fake import GuestBehaviour
@@ -215,10 +216,10 @@ def test_a_coordinator_that_is_gone_is_tried_again_later_and_later(world: World)
     waits = [(b - a).total_seconds() for a, b in pairwise(at)]
     assert waits[0] <= 2 * FIRST_RETRY_SECONDS + 0.1
     assert waits == sorted(waits) and waits[-1] <= LAST_RETRY_SECONDS + 0.1
-    assert world.loop.link_fault == "connection refused"
+    assert world.loop.letters.fault == "connection refused"
     world.line.down = ""
     world.pass_(61)
-    assert world.loop.link_fault == "" and world.loop.reached_at is not None
+    assert world.loop.letters.fault == "" and world.loop.letters.reached_at is not None
 
 
 def test_many_desktops_that_lost_their_coordinator_do_not_come_back_at_once(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.agent.around import Around
+from deskgrid.agent.items import Answered, Item, LinkDown, Sense, Tick
 from deskgrid.agent.leases import LeaseFile
-from deskgrid.agent.loop import Answered, Around, Item, LinkDown, Loop, Sense, Tick
+from deskgrid.agent.loop import Loop
 from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour
 from deskgrid.images.fake import FakeStore
 from deskgrid.model.desktop import Transition, VmReport
@@ -186,7 +188,7 @@ class World:
             wall=self.time.now,
             local=self.time.now,
             read_presence=self.presence.read,
-            read_machine=lambda: self.machine,
+            read_machine=lambda policy: self.machine,
             hypervisor=self.hypervisor,
             store=self.store,
             link=self.line,

@@ -10,7 +10,9 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.agent.leases import LeaseFile
-from deskgrid.agent.loop import Answered, Around, Item, LinkDown, Loop, Sense, Tick
+from deskgrid.agent.around import Around
+from deskgrid.agent.items import Answered, Item, LinkDown, Sense, Tick
+from deskgrid.agent.loop import Loop
 from deskgrid.hypervisor import contract as hv
 from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour
 from deskgrid.images.fake import FakeStore
@@ -103,7 +105,7 @@ class Desk:
             wall=self.clock.now,
             local=lambda: self.clock.now().astimezone(ZONE),
             read_presence=self.presence.read,
-            read_machine=self._machine,
+            read_machine=lambda policy: self._machine(),
             hypervisor=driver,
             store=self.store,
             link=self,

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from deskgrid.agent.loop import Answered, Item, LinkDown
+from deskgrid.agent.items import Answered, Item, LinkDown
 from deskgrid.wire.messages import Answer, Problem, Report
 
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 20.0

@@ -3,9 +3,10 @@
 Rules, told first:
 - `turn` takes one item, asks `core.desk.advance` what it means, and carries the commands out. It is the only place
   that changes the agent's state, and it never waits: drivers answer later, through the inbox.
-- What the loop is driven by is passed in (clocks, drivers, link, a way to run something aside), so that the same
-  loop runs on a desktop with threads and in a simulated campus with a virtual clock.
+- What the loop is driven by is passed in (`agent/around.py`), so that the same loop runs on a desktop with threads and
+  in a simulated campus with a virtual clock.
 - The owner first: an item that tells of the owner is sensed and obeyed before anything is reported.
+- The system waits with an announced sleep or shutdown until no VM runs, or has nothing more to lose.
 """
 
 import logging
@@ -13,109 +14,55 @@ import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Protocol
 
-import msgspec
-
-from deskgrid import __version__
-from deskgrid.agent.leases import LeaseFile
+from deskgrid.agent.around import Around
+from deskgrid.agent.items import (
+    Answered,
+    Asked,
+    Fetched,
+    HandOver,
+    Item,
+    LinkDown,
+    Looked,
+    Sense,
+    Stop,
+    Tick,
+    fetch_event,
+    vm_event,
+)
+from deskgrid.agent.letters import Letters
 from deskgrid.core.desk import (
     Act,
-    Desk,
     Finishing,
+    HandingOver,
     Happened,
     Input,
     Noted,
+    Ruled,
     Sensed,
     Ticked,
     Told,
+    Wished,
     advance,
     begin,
     next_due,
     unsaid,
 )
-from deskgrid.core.desk import reports as vm_reports
-from deskgrid.core.vm import Command, Event, Kind, Vm, adopt
+from deskgrid.core.limits import may_fetch
+from deskgrid.core.vm import Command, Vm, adopt
 from deskgrid.hypervisor import contract as hv
-from deskgrid.images.contract import ImageError, ImageStore
-from deskgrid.model.desktop import Fault
+from deskgrid.images.contract import ImageError
+from deskgrid.model.desktop import Fault, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.lease import Lease
-from deskgrid.model.policy import Machine, Policy
-from deskgrid.model.presence import Reading
+from deskgrid.model.policy import Policy
+from deskgrid.model.presence import Ending
 from deskgrid.model.reason import Reason
-from deskgrid.wire.messages import Answer, Report
+from deskgrid.model.wish import Wish
 
 log = logging.getLogger("deskgrid.agent")
-
-FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
-
-
-class Link(Protocol):
-    """The way to the coordinator. Never blocks; what comes of a report arrives as Answered or LinkDown."""
-
-    def say(self, report: Report) -> None:
-        """Send a report. A newer one may overtake an older one that is still held open."""
-
-
-class Sense(msgspec.Struct, frozen=True):
-    """Look at the owner now: a driver saw a sign, or it is time."""
-
-
-class Fetched(msgspec.Struct, frozen=True):
-    """The image of a VM is here, or it is not: then error says why."""
-
-    vm_id: str
-    error: str = ""
-
-
-class Answered(msgspec.Struct, frozen=True):
-    """The coordinator answered."""
-
-    answer: Answer
-
-
-class LinkDown(msgspec.Struct, frozen=True):
-    """The coordinator could not be asked, or refused. to: the report's sequence."""
-
-    to: int
-    sentence: str
-
-
-class Stop(msgspec.Struct, frozen=True):
-    """The agent is to end: ask every VM to leave."""
-
-    reason: Reason
-
-
-class Tick(msgspec.Struct, frozen=True):
-    """Nothing came; time passed."""
-
-
-Item = Sense | Fetched | Answered | LinkDown | Stop | Tick | hv.Event
-
-
-class Around(msgspec.Struct, frozen=True):
-    """All that a loop touches.
-
-    now: the steady clock. local: the owner's calendar. read_presence, read_machine: quick reads.
-    aside: runs something slow elsewhere; what it returns is put into the inbox.
-    faults: what makes this desktop unfit, asked at each sensing. leases: the file of leases. wall: the wall clock.
-    """
-
-    now: Callable[[], datetime]
-    wall: Callable[[], datetime]
-    local: Callable[[], datetime]
-    read_presence: Callable[[], Reading]
-    read_machine: Callable[[], Machine]
-    hypervisor: hv.Hypervisor
-    store: ImageStore
-    link: Link
-    aside: Callable[[Callable[[], Item]], None]
-    leases: LeaseFile
-    faults: Callable[[], tuple[Reason, ...]] = tuple
-    changed: Callable[[Desk], None] = lambda desk: None
+_UPGRADE = Reason("agent-upgrade", "The agent of this desktop makes way for a newer one.")
 
 
 class Loop:
@@ -128,28 +75,29 @@ class Loop:
         desktop: str,
         incarnation: str,
         *,
+        wish: Wish | None = None,
         hold_seconds: float = 25.0,
         sense_seconds: float = 1.0,
         sense_seconds_at_rest: float = 5.0,
         tend_seconds: float = 1.0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self.around, self.desktop, self.incarnation = around, desktop, incarnation
-        self._hold, self._sense = hold_seconds, (sense_seconds, sense_seconds_at_rest)
+        """Args: wish: what the owner asked for in an earlier life of this agent."""
+        self.around = around
+        self._sense = sense_seconds, sense_seconds_at_rest
         self._tend = timedelta(seconds=tend_seconds)
-        self._jitter = jitter
-        self._sequence = 0
-        self._said: dict[int, tuple[int, datetime]] = {}
         self._open: dict[str, ImageRef] = {}
-        self._failures = 0
         self._instances: dict[str, InstanceData] = {}
+        self._paced: bool | None = None
+        self._ending: Ending | None = None
+        self._policy = policy
         now = around.now()
-        self._sensed_at = self._next_report = now
-        self.reached_at: datetime | None = None
-        self.link_fault = ""
-        self.desk = begin(desktop, policy, self._look(), now, self._found(policy, now))
+        self.handed_over = False
+        self.letters = Letters(around, incarnation, hold_seconds, jitter)
+        self.desk = begin(desktop, policy, self._look(), now, self._found(policy, now), wish)
+        around.hypervisor.limit(self.desk.cpus)
         self._advance(self.desk.sensed)  # VMs that were found obey the owner at once
-        self._report()
+        self.letters.write(self.desk)
 
     # -- what drives it -------------------------------------------------------------------------------------------
 
@@ -160,39 +108,51 @@ class Loop:
         self.around.hypervisor.tend()
         for given in self._meaning(item, now):
             self._advance(given)
-        if now >= self._sensed_at + timedelta(seconds=self._sense[0 if self.desk.vms else 1]):
-            self._advance(self._look())
+        if now >= self._next_look():
+            self._sense_all()
         self._advance(Ticked())
+        self._settle()
         if before is not self.desk:
             self._remember()
             self.around.changed(self.desk)
-        if unsaid(before, self.desk) or self.around.now() >= self._next_report:
-            self._report()
+        if unsaid(before, self.desk) or self.around.now() >= self.letters.due:
+            self.letters.write(self.desk)
 
     def next_turn(self) -> datetime:
         """When `turn` must be called at the latest."""
-        sense = self._sensed_at + timedelta(seconds=self._sense[0 if self.desk.vms else 1])
-        times = [sense, self._next_report]
+        times = [self._next_look(), self.letters.due]
         if (due := next_due(self.desk)) is not None:
             times.append(due)
         if self.desk.vms:
             times.append(self.around.now() + self._tend)
         return min(times)
 
+    def _next_look(self) -> datetime:
+        return self._sensed_at + timedelta(seconds=self._sense[0 if self.desk.vms else 1])
+
     # -- from items to inputs -------------------------------------------------------------------------------------
 
     def _meaning(self, item: Item, now: datetime) -> list[Input]:
         match item:
             case Sense():
-                return [self._look()]
+                self._sense_all()
+            case Asked():
+                return [Wished(item.wish)]
             case Answered():
-                return [self._heard(item.answer, now)]
+                return [self._heard(item, now)]
             case LinkDown():
-                self._unheard(item, now)
+                self.letters.unheard(item, now)
+            case Looked():
+                if item.inventory is not None:
+                    self.letters.enclose(item.inventory)
             case Stop():
                 return [Finishing(item.reason)]
+            case HandOver():
+                self.handed_over = True
+                self.around.hypervisor.hand_over(item.seconds)
+                return [HandingOver(_UPGRADE)]
             case Fetched():
-                return [Happened(item.vm_id, _fetch_event(item))]
+                return [Happened(item.vm_id, fetch_event(item))]
             case Tick():
                 pass
             case hv.Joined():
@@ -203,10 +163,17 @@ class Loop:
                 return [Happened(item.vm_id, vm_event(item))]
         return []
 
+    def _sense_all(self) -> None:
+        """Look at the rules, then at the owner."""
+        if (policy := self.around.rules()) is not None:
+            self._policy = policy
+            self._advance(Ruled(policy))
+        self._advance(self._look())
+
     def _look(self) -> Sensed:
         around = self.around
         self._sensed_at = around.now()
-        return Sensed(around.read_presence(), around.read_machine(), around.local(), around.faults())
+        return Sensed(around.read_presence(), around.read_machine(self._policy), around.local(), around.faults())
 
     def _found(self, policy: Policy, now: datetime) -> list[Vm]:
         """The VMs of an earlier life of this agent: those with a lease go on, the others are ended."""
@@ -231,32 +198,18 @@ class Loop:
             )
         return vms
 
-    def _heard(self, answer: Answer, now: datetime) -> Told:
-        if self.link_fault:
-            log.info("the coordinator answers again")
-        self.reached_at, self.link_fault, self._failures = now, "", 0
-        story_from, said_at = self._said.get(answer.to, (0, now))
-        self._said = {to: said for to, said in self._said.items() if to > answer.to}
-        held = self._holds() and now - said_at > timedelta(seconds=self._hold / 2)
-        self._next_report = now + timedelta(seconds=0 if held else max(0.1, answer.next_report_seconds))
+    def _heard(self, item: Answered, now: datetime) -> Told:
+        answer = item.answer
+        if any(order.lease.vm_id not in self.desk.vms for order in answer.orders):
+            self._sense_all()  # nothing starts by an old reading
+        story_until = self.letters.heard(answer, now, self.desk)
         leases = []
         for order in answer.orders:
             if order.instance is not None:
                 self._instances[order.lease.vm_id] = order.instance
             if order.lease.vm_id in self._instances or order.lease.vm_id in self.desk.vms:
                 leases.append(order.lease)
-        return Told(answer.to, answer.now, tuple(leases), answer.acknowledged, story_from + answer.story_count)
-
-    def _unheard(self, down: LinkDown, now: datetime) -> None:
-        self._said.pop(down.to, None)
-        if down.to != self._sequence:
-            return  # a newer report is on its way
-        if down.sentence != self.link_fault:
-            log.warning("the coordinator cannot be reached: %s", down.sentence)
-        self.link_fault = down.sentence
-        wait = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 10))
-        self._failures += 1
-        self._next_report = now + timedelta(seconds=wait * (0.5 + 0.5 * self._jitter()))
+        return Told(answer.to, answer.now, tuple(leases), answer.acknowledged, story_until)
 
     # -- from decisions to drivers --------------------------------------------------------------------------------
 
@@ -265,6 +218,8 @@ class Loop:
         self.desk, acts = advance(before, given, self.around.now())
         for line in self.desk.story[max(0, before.story_from + len(before.story) - self.desk.story_from) :]:
             log.info("%s %s: %s", line.vm_id, line.state, line.sentence)
+        if before.cpus != self.desk.cpus:
+            self.around.hypervisor.limit(self.desk.cpus)
         for act in acts:
             self._perform(act)
         self._instances = {vm_id: data for vm_id, data in self._instances.items() if vm_id in self.desk.vms}
@@ -276,7 +231,7 @@ class Loop:
         hypervisor = self.around.hypervisor
         match act.command:
             case Command.FETCH if act.lease is not None:
-                self.around.aside(partial(self._fetch, act.lease))
+                self._fetch(act.lease)
             case Command.START if act.lease is not None:
                 self._start(act.lease)
             case Command.PAUSE:
@@ -292,7 +247,14 @@ class Loop:
             case Command.CANCEL_FETCH:
                 pass  # what it brings is not asked for any more, and stays in the store for the next time
 
-    def _fetch(self, lease: Lease) -> Fetched:
+    def _fetch(self, lease: Lease) -> None:
+        full = may_fetch(self.desk.policy, self.desk.sensed.machine)
+        if full is not None and lease.image not in [facts.ref for facts in self.around.store.held()]:
+            self.around.aside(partial(Fetched, lease.vm_id, f"{full.sentence} ({full.reading})"))
+            return
+        self.around.aside(partial(self._fetch_aside, lease))
+
+    def _fetch_aside(self, lease: Lease) -> Fetched:
         try:
             self.around.store.fetch(lease.image)
         except ImageError as error:
@@ -312,61 +274,24 @@ class Loop:
         instance = self._instances[lease.vm_id]
         self.around.hypervisor.start(hv.VmSpec(lease.vm_id, disk, lease.size, instance, self.desk.policy.vm_disk_bytes))
 
-    # -- what is said and kept ------------------------------------------------------------------------------------
+    # -- what follows from it all ---------------------------------------------------------------------------------
 
-    def _holds(self) -> bool:
-        """Whether a report may be held open; not after one that failed: leases are to be renewed at once then."""
-        return self._hold > 0 and self.desk.availability.available and not self.link_fault
-
-    def _report(self) -> None:
-        around, desk = self.around, self.desk
-        self._sequence += 1
-        self._said[self._sequence] = (desk.story_from, around.now())
-        wait = self._hold if self._holds() else 0.0
-        self._next_report = around.now() + timedelta(seconds=wait + LAST_RETRY_SECONDS)
-        around.link.say(
-            Report(
-                incarnation=self.incarnation,
-                sequence=self._sequence,
-                sent_at=around.wall(),
-                availability=desk.availability,
-                room=desk.room,
-                cpus=desk.sensed.machine.cpus,
-                memory_bytes=desk.sensed.machine.memory_bytes,
-                agent_version=__version__,
-                wait_seconds=wait,
-                images=tuple(facts.ref for facts in around.store.held()),
-                vms=vm_reports(desk),
-                ended=desk.ended,
-                story=desk.story,
-            )
-        )
+    def _settle(self) -> None:
+        """Tell how closely to watch, and let the computer sleep or shut down when nothing stands in its way."""
+        desk, around = self.desk, self.around
+        if self._paced is not (running := bool(desk.vms)):
+            self._paced = running
+            around.pace(running)
+        ending = desk.sensed.reading.ending
+        quiet = all(ending is Ending.SLEEP and vm.state is VmState.PAUSED for vm in desk.vms.values())
+        if ending is None:
+            self._ending = None
+        elif quiet and self._ending is not ending:
+            self._ending = ending
+            around.ready_to_end()
 
     def _remember(self) -> None:
         try:
             self.around.leases.keep({vm.id: vm.lease for vm in self.desk.vms.values()})
         except OSError as error:
             log.warning("the leases could not be kept on disk: %s", error.strerror)
-
-
-def _fetch_event(item: Fetched) -> Event:
-    if item.error:
-        return Event(Kind.FETCH_FAILED, Reason("fetch-failed", item.error), fault=Fault.DESKTOP)
-    return Event(Kind.FETCHED, Reason("fetched", "Its image is here."))
-
-
-def vm_event(item: hv.Started | hv.StartFailed | hv.Alive | hv.GuestLeft | hv.Gone) -> Event:
-    """What a driver's event means in the table of `core/vm.py`."""
-    match item:
-        case hv.Started():
-            reason = Reason("started", f"Its processors run, on {item.accelerator}.")
-            return Event(Kind.STARTED, reason, accelerator=item.accelerator)
-        case hv.StartFailed():
-            return Event(Kind.START_FAILED, Reason("start-failed", item.sentence), fault=Fault(item.fault))
-        case hv.Alive():
-            return Event(Kind.ALIVE, Reason("alive", "Its guest has given its first sign of life."))
-        case hv.GuestLeft():
-            fault = Fault.IMAGE if item.cause == "failed" else Fault.NONE
-            return Event(Kind.LEFT, Reason(f"guest-{item.cause}", item.sentence), fault=fault)
-        case hv.Gone():
-            return Event(Kind.GONE, Reason("gone" if item.clean else "died", item.sentence))

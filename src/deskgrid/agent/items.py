@@ -1,0 +1,90 @@
+"""What comes into the agent's inbox, and what a driver's word means for a VM."""
+
+import msgspec
+
+from deskgrid.core.vm import Event, Kind
+from deskgrid.hypervisor import contract as hv
+from deskgrid.model.desktop import Fault
+from deskgrid.model.inventory import Inventory
+from deskgrid.model.reason import Reason
+from deskgrid.model.wish import Wish
+from deskgrid.wire.messages import Answer
+
+
+class Sense(msgspec.Struct, frozen=True):
+    """Look at the owner now: a driver saw a sign, or it is time."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the accounts of this computer ask of the grid now; Ask.RESUME: nothing any more."""
+
+    wish: Wish
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """The image of a VM is here, or it is not: then error says why."""
+
+    vm_id: str
+    error: str = ""
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """The coordinator answered."""
+
+    answer: Answer
+
+
+class LinkDown(msgspec.Struct, frozen=True):
+    """The coordinator could not be asked, or refused. to: the report's sequence."""
+
+    to: int
+    sentence: str
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """What this computer is made of; None: it could not be found out."""
+
+    inventory: Inventory | None
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """The agent is to end: ask every VM to leave."""
+
+    reason: Reason
+
+
+class HandOver(msgspec.Struct, frozen=True):
+    """The agent is to make way for a newer one, which finds the VMs again within so long."""
+
+    seconds: float
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Nothing came; time passed."""
+
+
+Item = Sense | Asked | Fetched | Answered | LinkDown | Looked | Stop | HandOver | Tick | hv.Event
+
+
+def fetch_event(item: Fetched) -> Event:
+    """What the end of a fetch means in the table of `core/vm.py`."""
+    if item.error:
+        return Event(Kind.FETCH_FAILED, Reason("fetch-failed", item.error), fault=Fault.DESKTOP)
+    return Event(Kind.FETCHED, Reason("fetched", "Its image is here."))
+
+
+def vm_event(item: hv.Started | hv.StartFailed | hv.Alive | hv.GuestLeft | hv.Gone) -> Event:
+    """What a driver's event means there."""
+    match item:
+        case hv.Started():
+            reason = Reason("started", f"Its processors run, on {item.accelerator}.")
+            return Event(Kind.STARTED, reason, accelerator=item.accelerator)
+        case hv.StartFailed():
+            return Event(Kind.START_FAILED, Reason("start-failed", item.sentence), fault=Fault(item.fault))
+        case hv.Alive():
+            return Event(Kind.ALIVE, Reason("alive", "Its guest has given its first sign of life."))
+        case hv.GuestLeft():
+            fault = Fault.IMAGE if item.cause == "failed" else Fault.NONE
+            return Event(Kind.LEFT, Reason(f"guest-{item.cause}", item.sentence), fault=fault)
+        case hv.Gone():
+            return Event(Kind.GONE, Reason("gone" if item.clean else "died", item.sentence))
