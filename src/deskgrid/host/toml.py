@@ -51,6 +51,11 @@ def parse(text: str, kind: type[T], where: str = "settings") -> T:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(where, [f"not valid TOML: {error}"]) from None
+    return convert(table, kind, where)
+
+
+def convert(table: Mapping[str, Any], kind: type[T], where: str) -> T:
+    """Turn a table that was read already into `kind`. Raises: BadSettings with all faults."""
     faults: list[str] = []
     value = _struct(table, kind, "", faults)
     if faults:
