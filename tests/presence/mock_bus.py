@@ -1,6 +1,7 @@
 """A D-Bus of its own, with logind and NetworkManager spoken by python-dbusmock: a real daemon, peers and calls."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -88,6 +89,14 @@ class MockBus:
         process = self._mocks.pop(template)
         process.kill()
         process.wait()
+
+    def freeze(self, template: str) -> None:
+        """The service hangs until `thaw`."""
+        self._mocks[template].send_signal(signal.SIGSTOP)
+
+    def thaw(self, template: str) -> None:
+        """The service goes on."""
+        self._mocks[template].send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """The bus is gone, and all that was on it."""

@@ -206,6 +206,22 @@ def test_a_bus_that_takes_no_connections_does_not_make_us_wait(desk: Desk) -> No
     deaf.close()
 
 
+def test_a_logind_that_hangs_keeps_nobody_waiting_is_named_and_is_heard_when_it_goes_on(desk: Desk) -> None:
+    desk.bus.logind()
+    desk.bus.log_in("2", LockedHint=("b", True))
+    desk.bus.freeze("logind")
+    started = time.monotonic()
+    reading = desk.read()
+    assert time.monotonic() - started < 1.5
+    assert (reading.logged_in, reading.locked) == (False, None)  # its files say nobody
+    assert "not known" in reading.watching[0]
+    assert "no answer" in reading.faults[0]
+    eventually(lambda: any("no answer for 3 s" in one for one in desk.read().faults))
+    desk.bus.thaw("logind")
+    eventually(lambda: desk.read().locked)
+    assert (desk.read().faults, desk.read().watching) == ((), ())
+
+
 def test_signals_that_anybody_sent_are_not_believed(desk: Desk) -> None:
     desk.bus.logind()
     desk.bus.mock("upower", "org.freedesktop.UPower")
