@@ -39,7 +39,8 @@ CALENDARS = {"days_off_file": "days_off", "days_closed_file": "days_closed"}
 class PolicyTable(Policy, frozen=True, forbid_unknown_fields=True):
     """What a layer's file may set: the policy's settings, and calendars.
 
-    days_off_file, days_closed_file: path of an iCalendar file, from the layer's folder; its days are added.
+    days_off_file, days_closed_file: path of an iCalendar file, from the layer's folder; its days are added to days_off
+    or days_closed.
     """
 
     days_off_file: str = ""

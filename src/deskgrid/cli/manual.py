@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from datetime import date, time
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -15,9 +16,10 @@ import typer
 
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.coordinator.settings import CoordinatorSettings
+from deskgrid.core.refusals import REFUSALS
 from deskgrid.host.account import Account
 from deskgrid.images.recipe import Recipe
-from deskgrid.model.policy import ROWS, Policy
+from deskgrid.model.policy import ROWS, Policy, Tighter
 
 _NAMES = {
     str: "text",
@@ -63,17 +65,49 @@ def rows(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, st
 
 def field_helps(kind: type[msgspec.Struct]) -> dict[str, str]:
     """What a struct's docstring says of its fields; of a policy's, its rows."""
-    if kind is Policy:
-        return {row.name: row.help.replace("|", "\\|") for row in ROWS}
     text = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
     names = "|".join(re.escape(field.name) for field in msgspec.structs.fields(kind))
     heads = list(re.finditer(rf"(?:^|(?<=[.;] )|(?<=\) ))((?:{names})(?:, (?:{names}))*): ", text))
-    helps = {}
+    helps = {row.name: row.help.replace("|", "\\|") for row in ROWS} if issubclass(kind, Policy) else {}
     for head, following in zip(heads, [*heads[1:], None], strict=False):
         said = text[head.end() : following.start() if following else None].strip().rstrip(".;")
         for name in head[1].split(", "):
             helps[name] = said.replace("|", "\\|")
     return helps
+
+
+def policy_page(page: str) -> str:
+    """docs/policy.md with its tables renewed: what lies between two of its marks is drawn from the code."""
+    for mark, table in (("settings", _policy_settings()), ("refusals", _refusals())):
+        begin, end = f"<!-- {mark}: drawn by `make docs` -->", f"<!-- end of {mark} -->"
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n\n{table}\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+def _policy_settings() -> str:
+    fields = {field.name: field for field in msgspec.structs.fields(Policy)}
+    tighter = {
+        Tighter.LESS: "smaller",
+        Tighter.MORE: "larger",
+        Tighter.NO: "false",
+        Tighter.YES: "true",
+        Tighter.ADDED: "more of them",
+        Tighter.FIXED: "only the grid",
+    }
+    lines = ["| setting | default | tighter is | what it is |", "|---|---|---|---|"]
+    for chapter, rows_ in groupby(ROWS, key=lambda row: row.chapter):
+        lines.append(f"| **{chapter}** | | | |")
+        lines += [
+            f"| `{row.name}` | {_default(fields[row.name])} | {tighter[row.tighter]} | {row.help} |" for row in rows_
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _refusals() -> str:
+    lines = ["| name | running VMs | it ends | said when |", "|---|---|---|---|"]
+    lines += [f"| `{r.name}` | {'stop' if r.stops else 'go on'} | {r.ends} | {r.when} |" for r in REFUSALS]
+    return "\n".join([*lines, ""])
 
 
 def commands_page(app: typer.Typer) -> str:
