@@ -1,13 +1,17 @@
-"""On Windows, everything of a VM in one job object that dies with the process that made it, and out of the owner's way.
+"""On Windows, everything of a VM in a job object that ends with the process that made it, and out of the owner's way.
 
-    job = Job()              # kill on close, idle priority
-    job.join()               # this process, and so whatever it starts from now on
-    faults = job.limit(share=0.5, memory_bytes=4 << 30) + save_energy(qemu.pid)
+    job = Job()                                         # in the VM's keeper, before it starts anything
+    job.join()
+    qemu = subprocess.Popen(argv, creationflags=QUIET)  # in the idle class from its first instant, without a window
+    reins = Job(idle=True)                              # inside the first one: only for QEMU
+    reins.take(qemu.pid)
+    faults = reins.limit(share=0.5, memory_bytes=4 << 30) + stand_back(qemu.pid)
 
 Rules, told first:
 - The process that keeps a VM joins the job before it starts anything: so no child and no grandchild can be outside,
   not even for an instant. When it ends, however that ends, the last handle is closed and Windows ends the rest.
-- The job sets the idle priority class for all in it; nobody in it can raise it again.
+- The keeper itself stays in the normal class and outside the inner job: it must be quick when the owner comes.
+- An idle job holds all in it in the idle priority class; nobody in it can raise it again.
 - EcoQoS asks for the efficient cores and clocks. It, the share of the processors and the limit of memory may be missing
   (before Windows 10 1709, on a server, in Wine): then the call's failure is returned as a fault, and all goes on.
 - I/O priority: the background mode can be set only by a process for itself, and QEMU doesn't; the idle class has to do.
@@ -18,7 +22,8 @@ JOBOBJECT_BASIC_ACCOUNTING_INFORMATION (winnt.h), SetProcessInformation, PROCESS
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ctypes import byref, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p, c_wchar_p
 from functools import cache
 from typing import Any
@@ -30,7 +35,10 @@ _PRIORITY_CLASS, _JOB_MEMORY, _KILL_ON_CLOSE = 0x20, 0x200, 0x2000
 _IDLE_PRIORITY_CLASS = 0x40
 _RATE_ENABLE, _RATE_HARD_CAP = 0x1, 0x4
 _POWER_THROTTLING, _EXECUTION_SPEED = 4, 0x1
-_JOB_QUERY, _MAY_SET = 0x4, 0x200
+_JOB_QUERY = 0x4
+_MAY_TERMINATE, _MAY_SET_QUOTA, _MAY_SET = 0x1, 0x100, 0x200
+QUIET = _IDLE_PRIORITY_CLASS | 0x08000000
+"""Creation flags: the idle priority class, and no console window (CREATE_NO_WINDOW)."""
 
 
 class Used(msgspec.Struct, frozen=True):
@@ -91,11 +99,12 @@ class Job:
 
     Args:
         name: under which others of the same session find it; "" for none.
+        idle: hold all its processes in the idle priority class.
     Raises: JobFailed: when Windows doesn't give one with these two limits.
     """
 
-    def __init__(self, name: str = "") -> None:
-        self._memory_bytes = 0
+    def __init__(self, name: str = "", idle: bool = False) -> None:
+        self._idle, self._memory_bytes = idle, 0
         self.handle = _call("CreateJobObjectW", c_void_p, c_void_p, c_wchar_p)(None, name or None)
         if not self.handle:
             raise JobFailed(_said("CreateJobObject"))
@@ -105,9 +114,14 @@ class Job:
 
     def join(self) -> None:
         """Put this process into the job. It can't leave, nor can what it starts from now on. Raises: JobFailed."""
-        this = _call("GetCurrentProcess", c_void_p)()
-        if not _call("AssignProcessToJobObject", c_int, c_void_p, c_void_p)(self.handle, this):
-            raise JobFailed(_said("AssignProcessToJobObject"))
+        self._assign(_call("GetCurrentProcess", c_void_p)())
+
+    def take(self, pid: int) -> None:
+        """Put another process into the job; what it has started before stays outside. Raises: JobFailed."""
+        with _opened(pid, _MAY_TERMINATE | _MAY_SET_QUOTA) as handle:
+            if handle is None:
+                raise JobFailed(_said(f"OpenProcess of {pid}"))
+            self._assign(handle)
 
     def limit(self, share: float | None = None, memory_bytes: int = 0) -> tuple[str, ...]:
         """Set how much all processes of the job may use together. Returns: what Windows refused, as faults.
@@ -138,9 +152,18 @@ class Job:
         if handle:
             _call("CloseHandle", c_int, c_void_p)(handle)
 
+    def _assign(self, process: int) -> None:
+        if not _call("AssignProcessToJobObject", c_int, c_void_p, c_void_p)(self.handle, process):
+            raise JobFailed(_said("AssignProcessToJobObject"))
+
     def _set_limits(self) -> str:
-        flags = _KILL_ON_CLOSE | _PRIORITY_CLASS | (_JOB_MEMORY if self._memory_bytes else 0)
-        limits = _Limits(flags=flags, priority_class=_IDLE_PRIORITY_CLASS, job_memory=self._memory_bytes)
+        limits = _Limits(flags=_KILL_ON_CLOSE)
+        if self._idle:
+            limits.flags |= _PRIORITY_CLASS
+            limits.priority_class = _IDLE_PRIORITY_CLASS
+        if self._memory_bytes:
+            limits.flags |= _JOB_MEMORY
+            limits.job_memory = self._memory_bytes
         return self._set(_EXTENDED_LIMIT, limits, "its limits")
 
     def _set(self, kind: int, value: Any, what: str) -> str:
@@ -169,21 +192,35 @@ def _used(handle: int | None) -> Used | None:
     return Used((found.user + found.kernel) / 1e7, found.active)
 
 
-def save_energy(pid: int) -> tuple[str, ...]:
-    """Ask for EcoQoS for a process; what it starts is not promised to have it too. Returns: faults."""
+def stand_back(pid: int) -> tuple[str, ...]:
+    """Put a process into the idle priority class and ask for EcoQoS. Returns: what Windows refused, as faults.
+
+    What it starts afterwards inherits the class; EcoQoS is not promised to be inherited.
+    """
     state = _Throttling(1, _EXECUTION_SPEED, _EXECUTION_SPEED)
+    with _opened(pid, _MAY_SET) as handle:
+        if handle is None:
+            return (_said(f"OpenProcess of {pid}"),)
+        faults = []
+        if not _call("SetPriorityClass", c_int, c_void_p, c_uint32)(handle, _IDLE_PRIORITY_CLASS):
+            faults.append(_said("SetPriorityClass"))
+        try:
+            call = _call("SetProcessInformation", c_int, c_void_p, c_int, c_void_p, c_uint32)
+            if not call(handle, _POWER_THROTTLING, byref(state), ctypes.sizeof(state)):
+                faults.append(_said("SetProcessInformation for EcoQoS"))
+        except OSError as error:
+            faults.append(f"EcoQoS: got {error}, expected Windows 10 1709 or later")
+        return tuple(faults)
+
+
+@contextmanager
+def _opened(pid: int, rights: int) -> Iterator[int | None]:
+    handle = _call("OpenProcess", c_void_p, c_uint32, c_int, c_uint32)(rights, 0, pid)
     try:
-        call = _call("SetProcessInformation", c_int, c_void_p, c_int, c_void_p, c_uint32)
-    except OSError as error:
-        return (f"EcoQoS: got {error}, expected Windows 10 1709 or later",)
-    handle = _call("OpenProcess", c_void_p, c_uint32, c_int, c_uint32)(_MAY_SET, 0, pid)
-    if not handle:
-        return (_said("OpenProcess for EcoQoS"),)
-    try:
-        done = call(handle, _POWER_THROTTLING, byref(state), ctypes.sizeof(state))
-        return () if done else (_said("SetProcessInformation for EcoQoS"),)
+        yield handle or None
     finally:
-        _call("CloseHandle", c_int, c_void_p)(handle)
+        if handle:
+            _call("CloseHandle", c_int, c_void_p)(handle)
 
 
 def _said(call: str) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.model.policy import Machine
+from deskgrid.model.policy import Machine, Policy
 from deskgrid.presence import windows_network as network
 from deskgrid.presence.windows_calls import failed, function, power, up_seconds
 from deskgrid.presence.windows_values import Power
@@ -88,27 +88,32 @@ class ProcessEntry(ctypes.Structure):
     )
 
 
-class WindowsMachine:
+class MachineReader:
     """Reads the resources of a Windows desktop.
 
     Args:
         folder: on the disk that VMs use.
         ours_cpu_seconds: processor time of all VMs so far; None: not known now.
+        metered: whether the network is metered, as `WindowsPresence.metered`.
     """
 
-    def __init__(self, folder: Path, ours_cpu_seconds: Callable[[], float | None] = lambda: 0.0) -> None:
-        self._folder, self._ours = folder, ours_cpu_seconds
+    def __init__(
+        self,
+        folder: Path,
+        ours_cpu_seconds: Callable[[], float | None] = lambda: 0.0,
+        metered: Callable[[], bool | None] = network.metered,
+    ) -> None:
+        self._folder, self._ours, self._metered = folder, ours_cpu_seconds, metered
         self._before: Times | None = None
         self._low_memory = self._watch_memory()
         self._network: tuple[bool | None, bool | None] = (None, None)
         self._network_at: float | None = None
 
-    def read(self, programs: Iterable[str] = (), images_bytes: int = 0) -> Machine:
+    def read(self, policy: Policy, images_bytes: int = 0) -> Machine:
         """What is known now.
 
-        Args:
-            programs: those that the policy asks for. images_bytes: what images take on the disk.
-        Raises: OSError when not even memory or disk can be read.
+        Args: policy: for the programs that must not be disturbed. images_bytes: what images take on this disk.
+        Raises: OSError: memory or disk can't be read.
         """
         memory, charge = memory_bytes(), self._power()
         metered, wireless = self._connection()
@@ -123,7 +128,7 @@ class WindowsMachine:
             battery_percent=charge.percent,
             metered=metered,
             wireless=wireless,
-            programs=self._programs(tuple(programs)),
+            programs=self._programs(policy.quiet_programs),
             up_seconds=up_seconds(),
             images_bytes=images_bytes,
         )
@@ -167,7 +172,7 @@ class WindowsMachine:
     def _connection(self) -> tuple[bool | None, bool | None]:
         now = time.monotonic()
         if self._network_at is None or now - self._network_at >= NETWORK_SECONDS:
-            self._network, self._network_at = (network.metered(), network.wireless()), now
+            self._network, self._network_at = (self._metered(), network.wireless()), now
         return self._network
 
     def _programs(self, wanted: tuple[str, ...]) -> tuple[str, ...]:

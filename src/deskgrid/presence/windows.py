@@ -5,7 +5,9 @@ Rules, told first:
   asked). `windows_events` and `windows_values` say what these mean, `windows_weigh` what they mean together.
 - Run as a service, or as a task whether somebody is logged on or not, it hears of every session, but sees no screen
   (a helper in the session can tell). Run in a session, it sees that one exactly, and others only as existing.
-- Two threads, both asleep: the window's and the one that tells. Once watched, the window wakes once a second as a net.
+- Two threads, both asleep: the window's and the one that tells. Once watched, the window wakes once a second as a net,
+  every 5 s while no virtual machine runs.
+- Sleep and the end of the session are kept waiting until the virtual machines are stopped, as long as Windows waits.
 - No privileges: what this account may not read is a fault in the reading.
 """
 
@@ -14,8 +16,11 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
+
 from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.presence import windows_calls as calls
+from deskgrid.presence import windows_network as network
 from deskgrid.presence.teller import Teller
 from deskgrid.presence.windows_events import Noticed, State, What, follow
 from deskgrid.presence.windows_values import (
@@ -29,6 +34,10 @@ from deskgrid.presence.windows_weigh import SERVICES, Facts, weigh
 from deskgrid.presence.windows_window import Window
 
 _Answer = TypeVar("_Answer")
+_WORDS = 32
+_HOLD_SECONDS = {What.SUSPEND: 1.5, What.END: 4.0}
+"""How long sleep and the end of the session are kept waiting for VMs; Windows itself waits for 2 s and 5 s."""
+COST_SECONDS = 30.0
 SESSIONS_SECONDS = 5.0
 """Sessions are listed anew when Windows tells of a change, and so often."""
 
@@ -37,15 +46,16 @@ class WindowsPresence:
     """Presence on Windows.
 
     Args:
-        helpers: what helpers in sessions have said lately.
         own_session: the session that we run in; None: found out. Tests say 0 to hear as a service does.
     """
 
-    def __init__(
-        self, helpers: Callable[[], tuple[SessionReading, ...]] = tuple, own_session: int | None = None
-    ) -> None:
-        self._helpers = helpers
+    def __init__(self, own_session: int | None = None) -> None:
+        self._words: dict[tuple[int, str], tuple[SessionReading, float]] = {}
         self._lock = threading.Lock()
+        self._running = True
+        self._ready = threading.Event()
+        self._cost: tuple[bool | None, float] | None = None
+        self._watching: tuple[str, ...] = ()
         self._state = State()
         self._teller: Teller | None = None
         self._asked: dict[str, str] = {}
@@ -74,7 +84,39 @@ class WindowsPresence:
             self._teller.close()
         self._told_input = self._last_input()
         self._teller = Teller(changed)
-        self._window.listen()
+        self._window.listen(self._running)
+
+    def told(self, uid: int, reading: SessionReading | None) -> None:
+        """Take what a helper in a session of this account says; None: it has gone. From any thread.
+
+        Args: uid: any number that stands for the account, such as that of its session.
+        """
+        with self._lock:
+            if reading is None:
+                self._words = {key: word for key, word in self._words.items() if key[0] != uid}
+            else:
+                self._words.pop((uid, reading.source), None)
+                self._words[uid, reading.source] = (reading, time.monotonic())
+                self._words = dict(list(self._words.items())[-_WORDS:])
+        self._ring()
+
+    def pace(self, running: bool) -> None:
+        """Say whether virtual machines run, or may soon. While none does, input is looked for every 5 s."""
+        if running != self._running:
+            self._running = running
+            if self._teller is not None:
+                self._window.listen(running)
+
+    def ready_to_end(self) -> None:
+        """All virtual machines are stopped: the computer may sleep or shut down now, as it has announced."""
+        self._ready.set()
+
+    def metered(self) -> bool | None:
+        """Whether the network connection is metered; None: unknown. Asked of Windows every 30 s."""
+        now = time.monotonic()
+        if self._cost is None or now - self._cost[1] >= COST_SECONDS:
+            self._cost = (network.metered(), now)
+        return self._cost[0]
 
     def close(self) -> None:
         """Stop watching and take the window down; may be called twice."""
@@ -89,14 +131,20 @@ class WindowsPresence:
             self._state, news = follow(self._state, noticed, time.monotonic())
             if noticed.what is What.SESSION:
                 self._sessions_at = None
+        ending = _HOLD_SECONDS.get(noticed.what) if noticed.value or noticed.what is What.SUSPEND else None
+        if ending is not None:
+            self._ready.clear()
         if news:
             self._ring()
+        if ending is not None and self._running and self._teller is not None:
+            self._ready.wait(ending)  # Windows goes on when its message is answered, or when it has waited enough
 
     def _stirred(self, heard: bool) -> None:
         """From the window's thread: input was heard, or it is time to look whether there was some."""
         latest = self._last_input()
-        if heard or latest != self._told_input:
-            self._told_input = latest
+        watching = self._awake()
+        if heard or latest != self._told_input or watching != self._watching:
+            self._told_input, self._watching = latest, watching
             self._ring()
 
     def _ring(self) -> None:
@@ -110,7 +158,6 @@ class WindowsPresence:
         last = self._last_input()
         services = self._own == SERVICES
         showing = None if services else self._ask("screen", calls.notification_state)
-        execution = self._ask("execution state", calls.execution_state)
         sessions = self._list_sessions()
         return Facts(
             self._own,
@@ -119,10 +166,14 @@ class WindowsPresence:
             self._state,
             time.monotonic(),
             None if showing is None else full_screen_of(showing),
-            () if execution is None else watching_of(execution),
-            self._helpers(),
-            (*self._window.faults, *self._asked.values()),
+            self._awake(),
+            tuple(_grown(*word) for word in self._words.values()),
+            (*self._window.faults, *list(self._asked.values())),
         )
+
+    def _awake(self) -> tuple[str, ...]:
+        execution = self._ask("execution state", calls.execution_state)
+        return () if execution is None else watching_of(execution)
 
     def _list_sessions(self) -> tuple[Session, ...] | None:
         now = time.monotonic()
@@ -140,3 +191,11 @@ class WindowsPresence:
             return None
         self._asked.pop(name, None)
         return answer
+
+
+def _grown(reading: SessionReading, at: float) -> SessionReading:
+    """What a helper said, with the time since added to what was idle."""
+    if reading.idle_seconds is None:
+        return reading
+    idle_seconds = max(0.0, reading.idle_seconds) + time.monotonic() - at
+    return msgspec.structs.replace(reading, idle_seconds=idle_seconds)

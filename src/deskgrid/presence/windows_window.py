@@ -6,7 +6,7 @@ Rules, told first:
 - Input is listened to (raw input, in the background) only while that was asked for: the first message stops it, and
   100 ms later it listens again. What was typed is never asked for, only that something was.
 - Input to a program of higher integrity is hidden from raw input. So last input is looked at once a second besides, and
-  every 150 ms where raw input can't be had.
+  every 150 ms where raw input can't be had, and every 5 s, without raw input, while no virtual machine runs.
 - What can't be registered is a fault, and the rest goes on. Session messages are asked for again every 30 s: early
   after the start of Windows their service isn't there yet.
 
@@ -36,7 +36,7 @@ from deskgrid.presence.windows_events import (
     decode,
 )
 
-FAST_MS, SLOW_MS, REST_MS = 150, 1000, 100
+FAST_MS, SLOW_MS, LAZY_MS, REST_MS = 150, 1000, 5000, 100
 _AGAIN_SECONDS = 30.0
 _WM_DESTROY, _WM_CLOSE, _WM_INPUT, _WM_TIMER, _WM_LISTEN = 0x2, 0x10, 0xFF, 0x113, 0x8001
 _WS_POPUP, _WS_EX_TOOLWINDOW, _WS_EX_NOACTIVATE = 0x80000000, 0x80, 0x08000000
@@ -93,7 +93,7 @@ class Window:
         self._procedure = WINDOW_PROCEDURE(self._receive)  # Windows keeps no reference; we must
         self._settings: list[int] = []
         self._sessions_at: float | None = None
-        self._listening = self._raw = self._closing = False
+        self._closely = self._raw = self._closing = False
         self._there = threading.Event()
         self._thread = threading.Thread(target=self._run, name="presence-window", daemon=True)
         self._thread.start()
@@ -108,10 +108,10 @@ class Window:
             *(["messages of Windows: got no window any more, expected one"] if gone else []),
         )
 
-    def listen(self) -> None:
-        """Stir at input from now on."""
+    def listen(self, closely: bool = True) -> None:
+        """Stir at input from now on: at once, or within 5 s."""
         if self.handle is not None:
-            function("user32", "PostMessageW", c_int, *_MESSAGE)(self.handle, _WM_LISTEN, 0, 0)
+            function("user32", "PostMessageW", c_int, *_MESSAGE)(self.handle, _WM_LISTEN, int(closely), 0)
 
     def close(self) -> None:
         """Take the window down and end its thread; may be called twice."""
@@ -184,7 +184,7 @@ class Window:
         elif message == _WM_TIMER:
             self._time(wparam)
         elif message == _WM_LISTEN:
-            self._listening = True
+            self._closely = bool(wparam)
             self._arm()
         elif message == _WM_CLOSE:
             if self._closing:
@@ -213,12 +213,17 @@ class Window:
 
     def _arm(self) -> None:
         """Listen to all that hands touch; look at last input as often as that is not enough."""
+        if not self._closely:
+            self._disarm()
+            self._timer(_LOOK_TIMER, LAZY_MS)
+            return
         self._raw = self._raw_input(_RIDEV_INPUTSINK, self.handle)
         self._timer(_LOOK_TIMER, SLOW_MS if self._raw else FAST_MS)
 
     def _disarm(self) -> None:
-        self._raw = False
-        self._raw_input(_RIDEV_REMOVE, None)
+        if self._raw:
+            self._raw = False
+            self._raw_input(_RIDEV_REMOVE, None)
 
     def _raw_input(self, flags: int, window: int | None) -> bool:
         devices = (RawInputDevice * len(_HANDS))(*(RawInputDevice(*hand, flags, window) for hand in _HANDS))
@@ -230,8 +235,7 @@ class Window:
         set_timer(self.handle, timer, milliseconds, None)
 
     def _take_down(self) -> None:
-        if self._raw:
-            self._disarm()
+        self._disarm()
         for registered in self._settings:
             function("user32", "UnregisterPowerSettingNotification", c_int, c_void_p)(registered)
         function("wtsapi32", "WTSUnRegisterSessionNotification", c_int, c_void_p)(self.handle)

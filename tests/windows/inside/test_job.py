@@ -9,16 +9,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deskgrid.host.windows_job import Job, save_energy, used_by
+from deskgrid.host.windows_job import QUIET, Job, JobFailed, stand_back, used_by
 
 KEEPER = Path(__file__).with_name("keeper_of_vms.py")
-IDLE_PRIORITY_CLASS = 0x40
+IDLE_PRIORITY_CLASS, NORMAL_PRIORITY_CLASS = 0x40, 0x20
 
 
 class Family:
     """A keeper in a job, with a child and a grandchild."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self.keeper = subprocess.Popen([sys.executable, str(KEEPER), name, "2"], stdout=subprocess.PIPE, text=True)
         assert self.keeper.stdout is not None
         self.pids = [int(self.keeper.stdout.readline()) for _ in range(3)]
@@ -52,13 +53,27 @@ def test_a_keeper_that_is_killed_takes_child_and_grandchild_with_it(family: Fami
     assert seconds is not None
 
 
-def test_all_in_the_job_are_in_the_idle_priority_class(family: Family) -> None:
-    assert psutil.Process(family.pids[0]).nice() is not None
-    print("priority classes:", [int(psutil.Process(pid).nice()) for pid in family.pids])
-
-
-def test_a_named_job_is_found_by_others_of_the_session_and_nobody_else_is(family: Family) -> None:
+def test_a_named_job_is_found_by_others_of_the_session(family: Family) -> None:
+    found = used_by(family.name)
+    print("used, by another process:", found)
+    assert found is not None
     assert used_by("deskgrid-no-such-job") is None
+
+
+def test_what_is_started_quietly_is_in_the_idle_class_and_dies_with_the_inner_job() -> None:
+    quiet = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], creationflags=QUIET)
+    assert psutil.Process(quiet.pid).nice() in (IDLE_PRIORITY_CLASS, NORMAL_PRIORITY_CLASS), "Wine ignores the flag"
+    assert stand_back(quiet.pid) == ()
+    assert psutil.Process(quiet.pid).nice() == IDLE_PRIORITY_CLASS
+    reins = Job(idle=True)
+    reins.take(quiet.pid)
+    reins.close()
+    assert quiet.wait(timeout=30) is not None
+
+
+def test_a_process_that_is_not_there_cannot_be_taken() -> None:
+    with pytest.raises(JobFailed, match="OpenProcess of 3: got error"):
+        Job().take(3)
 
 
 def test_limits_that_cannot_be_had_are_faults_and_nothing_ends() -> None:
@@ -77,14 +92,14 @@ def test_limits_that_cannot_be_had_are_faults_and_nothing_ends() -> None:
 def test_ecoqos_is_asked_for_and_a_refusal_is_a_fault() -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        faults = save_energy(sleeper.pid)
+        faults = stand_back(sleeper.pid)
         print("ecoqos:", faults)
         assert all("EcoQoS" in fault for fault in faults)
         assert sleeper.poll() is None
     finally:
         sleeper.kill()
         sleeper.wait()
-    assert "OpenProcess" in save_energy(0)[0]
+    assert "OpenProcess" in stand_back(0)[0]
 
 
 def test_a_job_can_be_ended_as_a_whole() -> None:

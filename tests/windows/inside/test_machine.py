@@ -6,12 +6,13 @@ from pathlib import Path
 
 import psutil
 
-from deskgrid.presence.machine_windows import WindowsMachine, process_names, system_seconds
+from deskgrid.model.policy import Policy
+from deskgrid.presence.machine_windows import MachineReader, process_names, system_seconds
 
 
 def test_memory_and_disk_are_what_others_say_too(tmp_path: Path) -> None:
-    reader = WindowsMachine(tmp_path)
-    machine = reader.read()
+    reader = MachineReader(tmp_path)
+    machine = reader.read(Policy())
     memory = psutil.virtual_memory()
     assert machine.memory_bytes == memory.total
     assert abs(machine.memory_available_bytes - memory.available) < memory.total / 10
@@ -24,16 +25,16 @@ def test_memory_and_disk_are_what_others_say_too(tmp_path: Path) -> None:
 
 
 def test_the_load_of_others_is_known_from_the_second_look_on_and_leaves_out_what_we_used(tmp_path: Path) -> None:
-    reader = WindowsMachine(tmp_path)
-    assert reader.read().others_cpu is None
+    reader = MachineReader(tmp_path)
+    assert reader.read(Policy()).others_cpu is None
     until = time.process_time() + 1.0
     while time.process_time() < until:
         pass
-    share = reader.read().others_cpu
+    share = reader.read(Policy()).others_cpu
     assert share is not None
     assert 0 <= share <= 1
-    lost = WindowsMachine(tmp_path, lambda: None)
-    assert (lost.read().others_cpu, lost.read().others_cpu) == (None, None)
+    lost = MachineReader(tmp_path, lambda: None)
+    assert (lost.read(Policy()).others_cpu, lost.read(Policy()).others_cpu) == (None, None)
 
 
 def test_the_time_of_all_processors_runs_on() -> None:
@@ -46,6 +47,6 @@ def test_the_time_of_all_processors_runs_on() -> None:
 
 def test_programs_that_run_are_found_by_name(tmp_path: Path) -> None:
     assert "python.exe" in process_names()
-    reader = WindowsMachine(tmp_path)
-    assert reader.read(("Python", "matlab.exe")).programs == ("Python",)
-    assert reader.read().programs == ()
+    reader = MachineReader(tmp_path)
+    assert reader.read(Policy(quiet_programs=("Python", "matlab.exe"))).programs == ("Python",)
+    assert reader.read(Policy()).programs == ()

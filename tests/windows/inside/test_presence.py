@@ -98,6 +98,7 @@ def test_sleep_the_end_of_the_session_and_that_being_taken_back_are_told(driver:
     assert driver.read().ending is Ending.SHUTDOWN
     send(driver, END, 0)
     assert driver.read().ending is None
+    driver.pace(running=False)  # else it would keep us waiting
     send(driver, QUERY_END)
     send(driver, END, 1)
     assert driver.read().ending is Ending.SHUTDOWN
@@ -146,14 +147,44 @@ def test_somebody_logging_on_is_told_to_a_service(service: WindowsPresence) -> N
 
 
 def test_the_screen_is_asked_in_a_session_and_told_by_a_helper_to_a_service() -> None:
-    said = [SessionReading("helper", idle_seconds=500.0, full_screen=True)]
-    driver = WindowsPresence(lambda: tuple(said), own_session=0)
+    driver = WindowsPresence(own_session=0)
     try:
+        driver.told(1, SessionReading("helper", idle_seconds=500.0, full_screen=True))
         assert driver.read().full_screen is True
-        said.clear()
+        driver.told(1, None)
         assert driver.read().full_screen is None
     finally:
         driver.close()
+
+
+def test_sleep_waits_until_the_virtual_machines_are_stopped_but_not_for_ever(driver: WindowsPresence) -> None:
+    driver.watch(driver.ready_to_end)
+    started = time.monotonic()
+    send(driver, WM_POWERBROADCAST, PBT_APMSUSPEND)
+    quick = time.monotonic() - started
+    driver.watch(lambda: None)
+    send(driver, WM_POWERBROADCAST, 0x12)
+    started = time.monotonic()
+    send(driver, WM_POWERBROADCAST, PBT_APMSUSPEND)
+    slow = time.monotonic() - started
+    assert quick < slow
+    assert 1.4 < slow < 10
+    driver.pace(running=False)
+    send(driver, WM_POWERBROADCAST, 0x12)
+    started = time.monotonic()
+    send(driver, WM_POWERBROADCAST, PBT_APMSUSPEND)
+    assert time.monotonic() - started < 1.4, "nothing runs, nothing to wait for"
+
+
+def test_while_nothing_runs_input_does_not_wake_it_but_is_read_and_told_later(driver: WindowsPresence) -> None:
+    told = Calls()
+    driver.watch(told)
+    driver.pace(running=False)
+    time.sleep(0.5)
+    told.times.clear()
+    move_mouse()
+    assert idle(driver) < 2
+    assert told.wait(1) or told.wait(1), "within 5 s, and then some"
 
 
 def test_another_program_can_neither_close_its_window_nor_trip_it_with_a_wild_pointer(driver: WindowsPresence) -> None:
