@@ -236,6 +236,8 @@ class Trusted:
         if kept is not None:
             with contextlib.suppress(*_BAD):
                 found.update_timestamp(kept)
+        if found.root.is_expired(now):
+            raise _expired(ROOT, found.root.expires, now)
         content = self._get(source, "metadata/timestamp.json", TIMESTAMP_BYTES)
         with contextlib.suppress(EqualVersionNumberError):
             _verified(TIMESTAMP, now, lambda: found.update_timestamp(content))
@@ -274,6 +276,8 @@ class Trusted:
         return found
 
     def _below(self, found: TrustedMetadataSet, now: datetime, source: Source) -> TrustedMetadataSet:
+        if found.timestamp.is_expired(now):
+            raise _expired(TIMESTAMP, found.timestamp.expires, now)
         if found.timestamp.expires - now > LONGEST_TIMESTAMP:
             raise TrustError(
                 Fault.DESKTOP,

@@ -183,7 +183,7 @@ def propose(draft: Metadata[Targets], version: Version, manifest: bytes) -> Entr
             )
         return there
     entry = Entry(len(manifest), digest, 1 + max(_numbers(draft.signed, version), default=0))
-    draft.signed.targets[version.path] = _target(version.path, entry)
+    draft.signed.targets[version.path] = target_file(version.path, entry)
     return entry
 
 
@@ -212,7 +212,7 @@ def point(
     digest, was = hashlib.sha256(content).hexdigest(), entry_of(draft.signed, version.latest)
     known = {was.sha256, was.earlier} if was else set()
     earlier = approved.sha256 if approved is not None and approved.sha256 in known - {digest} else None
-    draft.signed.targets[version.latest] = _target(version.latest, Entry(len(content), digest, earlier=earlier))
+    draft.signed.targets[version.latest] = target_file(version.latest, Entry(len(content), digest, earlier=earlier))
     return content
 
 
@@ -229,7 +229,7 @@ def approve(draft: Metadata[Targets], researcher: Targets, path: str) -> Entry:
             f"{path}: got other content from the researcher than was approved before, and a name and version never "
             "change; publish it under another version",
         )
-    draft.signed.targets[path] = _target(path, theirs.plain)
+    draft.signed.targets[path] = target_file(path, theirs.plain)
     return theirs
 
 
@@ -239,7 +239,7 @@ def revoke(draft: Metadata[Targets], version: Version, why: str) -> None:
     if entry is None:
         raise TrustError(Fault.REQUEST, "no-version", f"version {version}: this role does not list it")
     if entry.revoked is None:
-        draft.signed.targets[version.path] = _target(version.path, msgspec.structs.replace(entry, revoked=why))
+        draft.signed.targets[version.path] = target_file(version.path, msgspec.structs.replace(entry, revoked=why))
 
 
 # -- what may follow ------------------------------------------------------------------------------------------
@@ -340,7 +340,8 @@ def _numbers(targets: Targets, version: Version) -> Sequence[int]:
     return [entry.number for path in targets.targets if path.startswith(prefix) and (entry := entry_of(targets, path))]
 
 
-def _target(path: str, entry: Entry) -> TargetFile:
+def target_file(path: str, entry: Entry) -> TargetFile:
+    """An entry as TUF writes it."""
     custom = {"number": entry.number, "revoked": entry.revoked, "earlier": entry.earlier}
     custom = {key: value for key, value in custom.items() if value is not None}
     return TargetFile(entry.size_bytes, {"sha256": entry.sha256}, path, {"custom": custom})

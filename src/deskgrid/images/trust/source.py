@@ -81,7 +81,10 @@ class HttpSource:
         late, done = threading.Event(), threading.Event()
         threading.Thread(target=_cut, args=(connection, self._seconds, late, done), daemon=True).start()
         try:
-            return self._read(connection, where, path, most_bytes)
+            content = self._read(connection, where, path, most_bytes)
+            if late.is_set():  # cut off where the end of a connection is the end of a file
+                raise TimeoutError
+            return content
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
             # a connection that was cut off ends in any of these, depending on where it was
             if late.is_set() or isinstance(error, TimeoutError):
