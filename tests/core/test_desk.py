@@ -8,11 +8,15 @@ from deskgrid.core.desk import (
     Act,
     Desk,
     Finishing,
+    HandingOver,
     Happened,
     Input,
     Noted,
+    Ruled,
     Ticked,
+    Wished,
     advance,
+    begin,
     next_due,
     reports,
     unsaid,
@@ -20,8 +24,9 @@ from deskgrid.core.desk import (
 from deskgrid.core.vm import LEAVE_SECONDS, Command, Kind, Vm
 from deskgrid.model.desktop import Fault, VmState
 from deskgrid.model.policy import GIB, Policy
-from deskgrid.model.presence import Reading
+from deskgrid.model.presence import Ending, Reading
 from deskgrid.model.reason import Reason
+from deskgrid.model.wish import Ask, Wish
 
 from .values import ALL_DAY, AWAY, NOW, ROOMY, SMALL, TYPING, after, desk, event, lease, sensed, told, vm_in
 
@@ -328,3 +333,160 @@ def test_reports_tell_of_every_vm_that_is_here() -> None:
         ("vm-1", S.RUNNING),
         ("vm-2", S.RUNNING),
     ]
+
+
+# -- wishes, rules, sleep, shutdown, hand-over --------------------------------------------------------------------
+
+
+def wish(ask: Ask, until: float | None = None) -> Wished:
+    return Wished(Wish(ask, "owner", NOW, None if until is None else after(until)))
+
+
+def test_a_pause_of_the_owners_pauses_what_runs_at_once_and_refuses_starts() -> None:
+    paused, orders = does(running("vm-1"), wish(Ask.PAUSE))
+    assert orders == [("vm-1", C.PAUSE)] and paused.availability.refusals[0].name == "owner-paused"
+    assert does(paused, told(lease(), lease("vm-2")))[0].ended[0].reason.name == "owner-paused"
+    assert does(paused, Ticked(), at=62)[1] == [("vm-1", C.VACATE)]
+
+
+@pytest.mark.parametrize("taken_back", [Wished(None), wish(Ask.RESUME)])
+def test_a_pause_that_is_taken_back_in_time_lets_go_on(taken_back: Wished) -> None:
+    paused, _ = does(running("vm-1"), wish(Ask.PAUSE))
+    on, orders = does(paused, taken_back, at=30)
+    assert orders == [("vm-1", C.RESUME)] and on.availability.available
+
+
+def test_a_pause_ends_by_itself_when_its_time_is_over() -> None:
+    paused, _ = does(running("vm-1"), wish(Ask.PAUSE, until=30))
+    assert does(paused, sensed(at=after(29)), at=29)[1] == []
+    assert does(paused, sensed(at=after(30)), at=30)[1] == [("vm-1", C.RESUME)]
+
+
+def test_without_grace_a_pause_ends_what_runs_within_the_leave_time() -> None:
+    assert does(running("vm-1", policy=NO_GRACE), wish(Ask.PAUSE))[1] == [("vm-1", C.PAUSE), ("vm-1", C.VACATE)]
+
+
+def test_a_wish_to_finish_lets_run_what_runs_and_refuses_starts() -> None:
+    now, orders = does(running("vm-1"), wish(Ask.FINISH))
+    assert orders == [] and now.go_on is None
+    assert [reason.name for reason in now.availability.refusals] == ["owner-finishes"]
+
+
+def test_a_wish_of_an_earlier_life_holds_from_the_first_moment() -> None:
+    now = begin("desk-1", ALL_DAY, sensed(), NOW, (), Wish(Ask.PAUSE, "owner", NOW))
+    assert now.availability.refusals[0].name == "owner-paused"
+
+
+def test_another_policy_is_obeyed_at_once() -> None:
+    closed = msgspec.structs.replace(ALL_DAY, closed_nobody=("00:00-24:00",))
+    now, orders = does(running("vm-1"), Ruled(closed))
+    assert orders == [("vm-1", C.PAUSE)] and now.policy == closed
+    assert does(now, Ruled(ALL_DAY))[1] == [("vm-1", C.RESUME)]
+
+
+def test_another_policy_shortens_the_grace_of_what_is_paused_already() -> None:
+    paused, _ = does(running("vm-1"), sensed(TYPING))
+    shorter, _ = does(paused, Ruled(msgspec.structs.replace(ALL_DAY, grace_seconds=5.0)), at=2)
+    assert shorter.vms["vm-1"].deadline == after(7)
+    assert does(paused, Ruled(NO_GRACE), at=2)[1] == [("vm-1", C.VACATE)]
+
+
+def test_a_computer_that_goes_to_sleep_pauses_and_on_waking_in_time_goes_on() -> None:
+    asleep, orders = does(running("vm-1"), sensed(Reading(False, 86400.0, ending=Ending.SLEEP)))
+    assert orders == [("vm-1", C.PAUSE)] and asleep.vms["vm-1"].reason.name == "computer-sleeps"
+    assert asleep.availability.refusals[0].name == "computer-sleeps"
+    awake, orders = does(asleep, sensed(AWAY), at=30)
+    assert orders == [("vm-1", C.RESUME)] and states(awake) == {"vm-1": S.RUNNING}
+
+
+def test_after_a_sleep_longer_than_the_grace_a_vm_leaves() -> None:
+    asleep, _ = does(running("vm-1"), sensed(Reading(False, 86400.0, ending=Ending.SLEEP)))
+    assert does(asleep, Ticked(), at=100)[1] == [("vm-1", C.VACATE)]
+
+
+@pytest.mark.parametrize("state", [S.RUNNING, S.PAUSED, S.BOOTING])
+def test_after_a_day_of_suspension_nobody_announced_the_lease_is_over_and_the_vm_goes(state: VmState) -> None:
+    before = desk(vms=(vm_in(state, seconds=300),))
+    now, orders = does(before, Ticked(), at=86400)
+    assert orders == [("vm-1", C.KILL if state is S.BOOTING else C.VACATE)]
+    assert now.vms["vm-1"].reason.name == "lease-over"
+    later, orders = does(now, Ticked(), at=86400 + 20)
+    assert ("vm-1", C.KILL) in orders or state is S.BOOTING
+    assert states(later) == {"vm-1": S.KILLING}
+
+
+def test_a_day_of_suspension_with_the_owner_at_the_keyboard_on_waking_stops_the_vm_in_the_same_step() -> None:
+    now, orders = does(running("vm-1"), sensed(TYPING, at=after(86400)), at=86400)
+    assert orders[0] == ("vm-1", C.PAUSE)
+    assert states(now) == {"vm-1": S.LEAVING}
+
+
+def test_a_computer_that_shuts_down_gives_every_vm_two_seconds() -> None:
+    now, orders = does(running("vm-1"), sensed(Reading(False, 86400.0, ending=Ending.SHUTDOWN)))
+    assert orders == [("vm-1", C.PAUSE), ("vm-1", C.VACATE)]
+    assert now.vms["vm-1"].reason.name == "computer-shuts-down"
+    paused, _ = does(running("vm-1"), sensed(TYPING))
+    assert does(paused, sensed(Reading(True, 0.0, ending=Ending.SHUTDOWN)))[1] == [("vm-1", C.VACATE)]
+
+
+def test_an_agent_that_makes_way_lets_run_what_runs_and_begins_nothing_new() -> None:
+    now, orders = does(running("vm-1"), HandingOver(Reason("agent-upgrade", "A newer one comes.")))
+    assert orders == [] and states(now) == {"vm-1": S.RUNNING}
+    assert [(line.event, line.sentence) for line in now.story] == [("handed-over", "A newer one comes.")]
+    after_, orders = does(now, told(lease(), lease("vm-2")))
+    assert orders == [] and after_.ended[0].reason.name == "agent-upgrade"
+
+
+# -- beside the owner ---------------------------------------------------------------------------------------------
+
+BESIDE = msgspec.structs.replace(ALL_DAY, max_vms_in_use=1)
+
+
+def test_where_the_policy_spares_one_the_oldest_runs_on_beside_the_owner_on_fewer_processors() -> None:
+    before = running("vm-1", "vm-2", policy=BESIDE)
+    assert (before.cpus, before.in_use) == (6, False)
+    now, orders = does(before, sensed(TYPING))
+    assert orders == [("vm-2", C.PAUSE)] and (now.cpus, now.in_use, now.spared) == (2, True, 1)
+    assert now.availability.refusals[0].name == "owner-active"
+
+
+def test_when_the_one_that_was_spared_is_gone_the_next_goes_on() -> None:
+    now, _ = does(running("vm-1", "vm-2", policy=BESIDE), sensed(TYPING))
+    now, _ = does(now, happened(K.GONE))
+    on, orders = does(now, sensed(TYPING))
+    assert orders == [("vm-2", C.RESUME)]
+    assert on.vms["vm-2"].reason.name == "spared"
+
+
+def test_what_is_not_up_yet_is_not_spared() -> None:
+    now, orders = does(desk(BESIDE, vms=(vm_in(S.BOOTING),)), sensed(TYPING))
+    assert orders == [("vm-1", C.KILL)] and states(now) == {"vm-1": S.KILLING}
+
+
+def test_a_pause_of_the_owners_spares_nobody() -> None:
+    now, _ = does(running("vm-1", policy=BESIDE), sensed(TYPING))
+    assert does(now, wish(Ask.PAUSE))[1] == [("vm-1", C.PAUSE)]
+
+
+# -- pressure and disk --------------------------------------------------------------------------------------------
+
+PRESSED = msgspec.structs.replace(ROOMY, memory_pressure=50.0)
+FULL = msgspec.structs.replace(ROOMY, disk_free_bytes=GIB)
+
+
+def test_when_programs_wait_for_memory_one_vm_ends_and_the_mean_is_given_time_before_the_next() -> None:
+    now, orders = does(running("vm-1", "vm-2"), sensed(machine=PRESSED))
+    assert orders == [("vm-2", C.PAUSE), ("vm-2", C.VACATE)]
+    assert now.vms["vm-2"].reason.name == "memory-pressure"
+    now, orders = does(now, sensed(machine=PRESSED), at=2)
+    assert orders == [], "the one that leaves is hurried, no other is asked"
+    now, _ = does(now, happened(K.GONE, "vm-2"), at=3)
+    assert does(now, sensed(machine=PRESSED), at=12)[1] == []
+    assert does(now, sensed(machine=PRESSED), at=13.1)[1] == [("vm-1", C.PAUSE), ("vm-1", C.VACATE)]
+    assert does(now, sensed(machine=SHORT), at=4)[1] == [("vm-1", C.PAUSE), ("vm-1", C.VACATE)], "short is short"
+
+
+def test_a_disk_that_runs_full_ends_the_newest() -> None:
+    now, orders = does(running("vm-1", "vm-2"), sensed(machine=FULL))
+    assert orders == [("vm-2", C.PAUSE), ("vm-2", C.VACATE)]
+    assert now.vms["vm-2"].reason.name == "disk-short"

@@ -7,21 +7,65 @@ import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from deskgrid.core.desk import Desk, Finishing, Happened, Input, Sensed, Ticked, Told, advance, begin, next_due
+from deskgrid.core.desk import (
+    Desk,
+    Finishing,
+    HandingOver,
+    Happened,
+    Input,
+    Ruled,
+    Sensed,
+    Ticked,
+    Told,
+    Wished,
+    advance,
+    begin,
+    next_due,
+)
 from deskgrid.core.vm import FINISH_SECONDS, KILL_AGAIN_SECONDS, LEAVE_SECONDS, Command, adopt
 from deskgrid.model.desktop import Transition, VmReport, VmState
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.policy import GIB
-from deskgrid.model.presence import Reading
+from deskgrid.model.presence import Ending, Reading
 from deskgrid.model.reason import Reason
+from deskgrid.model.wish import Ask, Wish
 
 from .driver import Driver, Process, Temper
 from .values import ALL_DAY, AWAY, NOW, ROOMY, TYPING, lease
 
 EPSILON = 0.001
-READINGS = st.sampled_from([AWAY, AWAY, TYPING, Reading(True, 20.0), Reading(True, 700.0), Reading(None, None)])
+READINGS = st.sampled_from(
+    [
+        *(AWAY, AWAY, AWAY, TYPING, TYPING, Reading(True, 20.0), Reading(True, 700.0), Reading(None, None)),
+        *(Reading(False, 86400.0, ending=ending) for ending in Ending),
+        Reading(True, 700.0, watching=("Totem: a film",)),
+        Reading(True, 700.0, full_screen=None),
+        Reading(False, 86400.0, lid_closed=True),
+    ]
+)
 MACHINES = st.sampled_from(
-    [msgspec.structs.replace(ROOMY, memory_available_bytes=n * GIB // 2) for n in (28, 28, 28, 16, 6, 1)]
+    [
+        *(msgspec.structs.replace(ROOMY, memory_available_bytes=n * GIB // 2) for n in (28, 28, 28, 28, 16, 6, 1)),
+        msgspec.structs.replace(ROOMY, memory_pressure=50.0),
+        msgspec.structs.replace(ROOMY, others_cpu=0.9),
+        msgspec.structs.replace(ROOMY, others_cpu=0.1),
+        msgspec.structs.replace(ROOMY, on_battery=True, battery_percent=90.0),
+        msgspec.structs.replace(ROOMY, metered=None),
+        msgspec.structs.replace(ROOMY, disk_free_bytes=GIB),
+    ]
+)
+RULES: st.SearchStrategy[dict[str, object]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "grace_seconds": st.sampled_from([0.0, 5.0, 60.0]),
+        "max_vms_in_use": st.integers(0, 2),
+        "closed_nobody": st.sampled_from([(), ("20:01-20:03",), ("00:00-24:00",)]),
+        "resume_seconds": st.sampled_from([0.0, 15.0]),
+        "others_cpu_seconds": st.sampled_from([0.0, 3.0, 60.0]),
+        "start_spacing_seconds": st.sampled_from([0.0, 5.0]),
+        "start_offset_seconds": st.sampled_from([0.0, 60.0]),
+        "metered": st.booleans(),
+    },
 )
 SIZES = st.sampled_from([Size(1, GIB), Size(2, 4 * GIB), Size(4, 9 * GIB)])
 SHORT_WAITS = st.floats(0.01, 5.0)
@@ -65,10 +109,11 @@ class DeskStory(RuleBasedStateMachine):
         self.now: datetime = NOW
         self.skew = timedelta(seconds=skew)
         self.driver = Driver()
-        self.reading, self.machine = reading, ROOMY
+        self.reading, self.machine, self.wall = reading, ROOMY, timedelta(0)
+        self.longest_grace = grace
         self.ran_refused: Counter[str] = Counter()
         self.ran_unleased: Counter[str] = Counter()
-        self.refused_since: datetime | None = None
+        self.refused_since: dict[str, datetime] = {}
         self.born: dict[str, datetime] = {}
         self.reports: list[Said] = []
         self.answers: list[Told] = []
@@ -94,7 +139,14 @@ class DeskStory(RuleBasedStateMachine):
             self._all_speak()
 
     def _look(self) -> Sensed:
-        return Sensed(self.reading, self.machine, self.now)
+        return Sensed(self.reading, self.machine, self.now + self.wall)
+
+    def _refused(self) -> set[str]:
+        """The VMs that may not run now: all but the oldest that are spared."""
+        if self.desk.go_on is None:
+            return set()
+        at_work = [vm.id for vm in self.desk.vms.values() if vm.state in (VmState.RUNNING, VmState.PAUSED)]
+        return set(self.desk.vms) - set(at_work[: self.desk.spared])
 
     def take(self, given: Input) -> None:
         """One input, its orders carried out, and what is true of any step."""
@@ -108,13 +160,13 @@ class DeskStory(RuleBasedStateMachine):
         self.all_story += self.desk.story[max(0, fresh_from - self.desk.story_from) :]
         for vm_id in self.driver.processes.keys() - self.born.keys():
             self.born[vm_id] = self.now
-        refused = self.desk.go_on is not None
-        self.refused_since = (self.refused_since or self.now) if refused else None
+        self.refused_since = {vm_id: self.refused_since.get(vm_id, self.now) for vm_id in self._refused()}
         begun = self.desk.vms.keys() - before.vms.keys()
         if begun:
             given_out = sum(self.desk.vms[i].lease.size.memory_bytes for i in begun)
             assert given_out <= self.machine.memory_available_bytes - self.policy.memory_reserve_bytes
-            assert self.desk.availability.available
+            assert {reason.name for reason in self.desk.availability.refusals} <= {"start-spacing"}
+            assert len(begun) == 1 or self.policy.start_spacing_seconds == 0
         due = next_due(self.desk)
         assert due is None or due > self.now, "something is overdue, though time has been obeyed"
 
@@ -136,12 +188,39 @@ class DeskStory(RuleBasedStateMachine):
             self.take(Ticked())
             self.take(self._look())
 
+    @rule(ask=st.sampled_from([*Ask, None]), minutes=st.sampled_from([None, -1, 1, 600]))
+    def the_owner_asks(self, ask: Ask | None, minutes: int | None) -> None:
+        at = self.now + self.wall
+        until = None if minutes is None else at + timedelta(minutes=minutes)
+        self.take(Wished(None if ask is None else Wish(ask, "owner", at, until)))
+
+    @rule(rules=RULES)
+    def the_policy_changes(self, rules: dict[str, object]) -> None:
+        self.policy = msgspec.structs.replace(self.policy, **rules)
+        self.longest_grace = max(self.longest_grace, self.policy.grace_seconds)
+        self.take(Ruled(self.policy))
+
+    @rule(hours=st.sampled_from([-24, -1, 1, 24]))
+    def the_clock_is_set(self, hours: int) -> None:
+        self.wall += timedelta(hours=hours)
+        self.take(self._look())
+
+    @rule(hours=st.sampled_from([0.01, 1, 24]))
+    def the_computer_sleeps(self, hours: float) -> None:
+        """Nobody turns the loop meanwhile, and no processor runs; the steady clock goes on."""
+        self.look(Reading(False, 86400.0, ending=Ending.SLEEP), self.machine)
+        assert not any(p.cpus_run for i, p in self.driver.processes.items() if self.desk.vms[i].state == "running")
+        self.now += timedelta(hours=hours)
+        self.refused_since = {}  # what is due is done on waking
+        self.look(AWAY, self.machine)
+
     def _run_until(self, then: datetime) -> None:
         seconds = (then - self.now).total_seconds()
+        refused = self._refused()
         for vm_id, process in self.driver.processes.items():
             if process.cpus_run:
                 vm = self.desk.vms[vm_id]
-                self.ran_refused[vm_id] += seconds * (self.desk.go_on is not None)
+                self.ran_refused[vm_id] += seconds * (vm_id in refused)
                 self.ran_unleased[vm_id] += seconds * (vm.lease.until <= self.now)
         self.now = then
 
@@ -256,6 +335,13 @@ class DeskStory(RuleBasedStateMachine):
     def the_agent_is_told_to_stop(self) -> None:
         self.take(Finishing(Reason("agent-stops", "It was told to stop.")))
 
+    @precondition(lambda self: self.now > NOW + timedelta(minutes=5))
+    @rule()
+    def the_agent_makes_way_for_a_newer_one(self) -> None:
+        before = self.desk.vms
+        self.take(HandingOver(Reason("agent-upgrade", "A newer one comes.")))
+        assert {vm_id: vm.state for vm_id, vm in self.desk.vms.items()} == {i: vm.state for i, vm in before.items()}
+
     # -- what holds after every step ------------------------------------------------------------------------------
 
     @invariant()
@@ -271,7 +357,7 @@ class DeskStory(RuleBasedStateMachine):
                 assert self.ran_unleased[vm_id] <= FINISH_SECONDS + EPSILON
             else:
                 assert vm.lease.until > self.now
-                assert self.desk.go_on is None
+                assert vm_id not in self._refused()
                 assert self.ran_refused[vm_id] == self.ran_unleased[vm_id] == 0
 
     @invariant()
@@ -281,11 +367,9 @@ class DeskStory(RuleBasedStateMachine):
 
     @invariant()
     def after_a_refusal_no_vm_is_left_beyond_grace_leave_and_kill(self) -> None:
-        if self.refused_since is None:
-            return
-        most = timedelta(seconds=self.policy.grace_seconds + LEAVE_SECONDS + KILL_AGAIN_SECONDS + EPSILON)
-        for vm_id in self.driver.processes:
-            since = max(self.refused_since, self.born.get(vm_id, NOW))
+        most = timedelta(seconds=self.longest_grace + LEAVE_SECONDS + KILL_AGAIN_SECONDS + EPSILON)
+        for vm_id in self.driver.processes.keys() & self.refused_since.keys():
+            since = max(self.refused_since[vm_id], self.born.get(vm_id, NOW))
             assert self.now - since <= most
 
     @invariant()

@@ -232,3 +232,45 @@ def adopted(*, paused: bool, alive: bool) -> Vm:
 def test_an_event_without_a_reason_of_its_own_cannot_be_made() -> None:
     with pytest.raises(TypeError):
         Event(K.DUE)
+
+
+# -- the computer and the agent -----------------------------------------------------------------------------------
+
+
+def test_a_computer_that_goes_to_sleep_pauses_what_runs_for_the_grace() -> None:
+    vm, orders = happens(vm_in(S.RUNNING), K.SLEEPING, grace_seconds=60.0)
+    assert (vm.state, orders, vm.deadline, vm.reason.name) == (S.PAUSED, (C.PAUSE,), after(61), "sleeping")
+    again, orders = happens(vm, K.SLEEPING, at=30.0, grace_seconds=60.0)
+    assert (again.deadline, orders) == (after(61), ()), "it is not lengthened"
+
+
+@pytest.mark.parametrize("state", [S.RUNNING, S.PAUSED])
+def test_a_computer_that_shuts_down_gives_a_guest_two_seconds(state: VmState) -> None:
+    vm, orders = happens(vm_in(state), K.SHUTTING_DOWN)
+    assert (vm.state, orders[-1], vm.deadline) == (S.LEAVING, C.VACATE, after(1 + LEAVE_SECONDS))
+    assert (orders[0] is C.PAUSE) == (state is S.RUNNING)
+    assert happens(vm, K.DUE, at=3.0)[1] == (C.KILL,)
+
+
+@pytest.mark.parametrize("kind", [K.SLEEPING, K.SHUTTING_DOWN])
+@pytest.mark.parametrize("state", [S.STARTING, S.BOOTING])
+def test_before_the_guest_is_up_sleep_and_shutdown_kill(state: VmState, kind: Kind) -> None:
+    vm, orders = happens(vm_in(state), kind, grace_seconds=60.0)
+    assert (vm.state, orders) == (S.KILLING, (C.KILL,))
+
+
+@pytest.mark.parametrize("kind", [K.SLEEPING, K.SHUTTING_DOWN])
+def test_sleep_and_shutdown_hurry_a_guest_that_leaves_at_leisure(kind: Kind) -> None:
+    vm, orders = happens(vm_in(S.LEAVING, seconds=20), kind, grace_seconds=60.0)
+    assert (vm.state, orders, vm.deadline) == (S.LEAVING, (), after(1 + LEAVE_SECONDS))
+
+
+@pytest.mark.parametrize("state", list(S))
+def test_an_agent_that_makes_way_orders_nothing_and_moves_nothing(state: VmState) -> None:
+    vm = vm_in(state)
+    assert happens(vm, K.HANDED_OVER) == (vm, ())
+
+
+def test_a_policy_that_shortens_the_grace_is_obeyed_by_what_is_paused_already() -> None:
+    vm, orders = happens(vm_in(S.PAUSED, seconds=60), K.REFUSED, grace_seconds=5.0)
+    assert (vm.state, orders, vm.deadline) == (S.PAUSED, (), after(6))
