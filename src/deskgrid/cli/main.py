@@ -9,7 +9,7 @@ import typer
 from deskgrid import __version__
 from deskgrid.agent.enrol import EnrolError
 from deskgrid.agent.run import AgentError
-from deskgrid.cli import agent, coordinator, demo, doctor, image, operator, owner, pool
+from deskgrid.cli import agent, coordinator, demo, doctor, firmware, image, operator, owner, pool
 from deskgrid.cli.output import Exit, Failed, errors
 from deskgrid.coordinator.client import NoAnswer, Refused
 from deskgrid.host.debstrap import BuildFailed
@@ -43,6 +43,7 @@ app.add_typer(operator.vm_app, name="vm")
 app.add_typer(operator.why_app, name="why")
 app.command("story")(operator.story)
 app.command("doctor")(doctor.doctor)
+app.add_typer(firmware.app, name="firmware")
 app.command("demo")(demo.demo)
 
 UsageError: type[typer.BadParameter] = typer.BadParameter.__bases__[0]

@@ -85,7 +85,9 @@ def inventory(
     if each:
         show(found, as_json, _COLUMNS, (_row(one) for one in found.desktops))
         return
-    counts = [(k.product, str(k.virtualisation), k.desktops, _counts(k.proven), _counts(k.problems)) for k in found.kinds]
+    counts = [
+        (k.product, str(k.virtualisation), k.desktops, _counts(k.proven), _counts(k.problems)) for k in found.kinds
+    ]
     if found.silent:
         counts.append(("not said yet", "", found.silent, "", ""))
     show(found, as_json, ("product", "virtualisation", "desktops", "proven", "problems"), counts)
