@@ -188,6 +188,7 @@ def sign(
     only: Annotated[
         list[str] | None, typer.Option("--role", help="Only this role; all that wait if not given.")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     copy: Annotated[
         Path | None, typer.Option("--from", help="First take over the signatures of this copy of the repository.")
     ] = None,
@@ -202,7 +203,13 @@ def sign(
     with _told(), _editing(repository) as shelf:
         if copy is not None:
             shelf.merge(Shelf(copy))
-        signed = shelf.sign(open_signer(key, _asks(password_file)), only or ())
+        signer = open_signer(key, _asks(password_file))
+        mine = [role for role in shelf.signable(signer) if not only or role in only]
+        for role in mine:
+            _show_waiting(shelf, role, as_json)
+        if mine and not yes and not typer.confirm("sign this?", err=True):
+            raise Failed(Exit.NO, "not signed")
+        signed = shelf.sign(signer, mine) if mine else []
         if not signed:
             raise TrustError(
                 Fault.REQUEST, "nothing", f"key {key}: nothing waits that it may sign; see `deskgrid trust status`"
@@ -404,8 +411,18 @@ def _sign_project(
     shelf: "Shelf", wanted: Version, key: Path, side: str, password_file: Path | None, as_json: bool
 ) -> None:
     from deskgrid.images.trust.keys import open_signer
+    from deskgrid.images.trust.status import waiting
 
     role = f"{wanted.project}-{side}"
+    waits = waiting(shelf, role)
+    others = [each for each in waits.changes if not each.endswith((wanted.path, wanted.latest))] if waits else []
+    if others:
+        raise TrustError(
+            Fault.REQUEST,
+            "more-waits",
+            f"role {role}: more waits there than {wanted}: {'; '.join(others)}; see `deskgrid trust status`, "
+            "and sign all of it with `deskgrid trust sign` or delete it from the folder `pending`",
+        )
     signed = shelf.sign(open_signer(key, _asks(password_file)), (role,))
     if not signed:
         raise TrustError(
@@ -426,6 +443,16 @@ def _settle(shelf: "Shelf", signed: Sequence[str], as_json: bool) -> None:
     for role in published:
         tell(f"complete: {role}; desktops see it when the coordinator renews next")
     _waits(shelf, False)
+
+
+def _show_waiting(shelf: "Shelf", role: str, as_json: bool) -> None:
+    from deskgrid.images.trust.status import waiting
+
+    waits = waiting(shelf, role)
+    if waits is None or as_json:
+        return
+    tell(f"{role} version {waits.version}:", style="bold")
+    tell("\n".join(f"  {change}" for change in waits.changes))
 
 
 def _waits(shelf: "Shelf", as_json: bool) -> None:

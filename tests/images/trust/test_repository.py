@@ -290,3 +290,12 @@ def test_other_names_are_no_project_s_roles(grid: Grid, role: str) -> None:
     if role != "root":
         with pytest.raises(TrustError):
             grid.shelf.rotate(role, NOW, [person("x").public_key])
+
+
+def test_the_approver_is_never_shown_a_manifest_that_the_researcher_did_not_sign(grid: Grid) -> None:
+    grid.propose(ONE, packages(gcc="12"))
+    (file,) = (path for path in grid.shelf.targets.rglob("*.1.0.json"))
+    file.write_bytes(packages(gcc="6"))
+    said = refused("mixed", Fault.REPOSITORY, lambda: status(grid.shelf))
+    assert "sign nothing" in said
+    refused("mixed", Fault.REPOSITORY, lambda: grid.shelf.approve(ONE, NOW))

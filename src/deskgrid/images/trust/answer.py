@@ -6,18 +6,17 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.images.trust.ask import Answer, Place, Question
+from deskgrid.images.trust.ask import Answer, Place, Question, read_question
 from deskgrid.images.trust.client import Trusted
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.source import FolderSource, HttpSource, Source
-from deskgrid.images.trust.words import version
 
 _WAIT_SECONDS = 30.0
 
 
 def main() -> None:
     """Read a question, print its answer."""
-    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+    question = read_question(sys.stdin.buffer.read())
     try:
         answer = reply(question)
     except TrustError as error:
@@ -28,7 +27,7 @@ def main() -> None:
 def reply(question: Question) -> Answer:
     """Answer a question. Raises: TrustError."""
     now, place = question.now, question.place
-    asked = tuple(version(each.project, each.image, each.version) for each in question.versions)
+    asked = question.versions
     if question.ask in ("manifest", "latest") and len(asked) != 1:
         raise TrustError(Fault.REQUEST, "bad-question", f"{question.ask}: got {len(asked)} versions, expected one")
     with opened(place) as trusted:

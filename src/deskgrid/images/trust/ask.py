@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from deskgrid.images.trust.errors import Fault, TrustError
-from deskgrid.images.trust.words import Freshness, Version
+from deskgrid.images.trust.words import Freshness, Version, version
 from deskgrid.model.moment import Moment
 
 
@@ -53,12 +53,23 @@ class Answer(msgspec.Struct, frozen=True):
     sentence: str = ""
 
 
+def read_question(content: bytes) -> Question:
+    """Read what `ask` wrote."""
+    return msgspec.json.decode(content, type=Question, dec_hook=lambda kind, value: kind(value))
+
+
 def ask(question: Question, within_seconds: float = 120.0) -> Answer:
     """Ask in a process of its own. Raises: TrustError."""
+    for each in question.versions:
+        version(each.project, each.image, each.version)
     argv = [sys.executable, "-m", "deskgrid.images.trust.answer"]
     try:
         done = subprocess.run(
-            argv, input=msgspec.json.encode(question), capture_output=True, timeout=within_seconds, check=False
+            argv,
+            input=msgspec.json.encode(question, enc_hook=str),
+            capture_output=True,
+            timeout=within_seconds,
+            check=False,
         )
         answer = msgspec.json.decode(done.stdout, type=Answer)
     except subprocess.TimeoutExpired:

@@ -13,6 +13,7 @@ Rules, told first
   somebody laid into the folder by hand is not listed, and is reported.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,8 +94,10 @@ class Shelf:
                 Fault.DESKTOP, "locked", f"repository {self.folder}: another process changes it; try again in a moment"
             ) from None
         except OSError as error:
+            if error.filename is None:
+                raise
             raise TrustError(
-                Fault.DESKTOP, "disk", f"repository {self.folder}: {error.filename or ''}: {error.strerror}"
+                Fault.DESKTOP, "disk", f"repository {self.folder}: {error.filename}: {error.strerror}"
             ) from None
 
     # -- reading ----------------------------------------------------------------------------------------------
@@ -149,13 +152,20 @@ class Shelf:
         ]
 
     def manifest(self, path: str, entry: Entry) -> bytes:
-        """A target's content. Raises: TrustError when it is not there."""
+        """A target's content. Raises: TrustError when it is not there, or is not what is listed."""
         try:
-            return (self.targets / _place(path, entry)).read_bytes()
+            content = (self.targets / _place(path, entry)).read_bytes()
         except OSError as error:
             raise TrustError(
                 Fault.REPOSITORY, "no-manifest", f"repository {self.folder}: {path} can't be read: {error.strerror}"
             ) from None
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise TrustError(
+                Fault.REPOSITORY,
+                "mixed",
+                f"repository {self.folder}: {path} is not what the researcher signed; sign nothing",
+            )
+        return content
 
     def pointer(self, targets: Targets, version: Version) -> Pointer | None:
         """The pointer of an image that a role lists."""
@@ -240,19 +250,26 @@ class Shelf:
         repository.revoke(draft, version, why)
         self.keep(role, draft)
 
-    def sign(self, signer: Signer, roles: Sequence[str] = ()) -> Sequence[str]:
-        """Sign what waits and this key may sign; return the roles. roles: only these."""
-        signed = []
+    def signable(self, signer: Signer) -> Sequence[str]:
+        """The roles in which something waits that this key may sign."""
+        found = []
         for role in self.roles():
             waits = self.pending(role)
-            if waits is None or (roles and role not in roles):
+            if waits is None:
                 continue
             results = self.verification(role, waits, (self.settled(_above(role)), self.pending(_above(role))))
             if signer.public_key.keyid in {keyid for result in results for keyid in (*result.signed, *result.unsigned)}:
-                _sign(role, waits, signer)
-                self.keep(role, waits)
-                signed.append(role)
-        return signed
+                found.append(role)
+        return found
+
+    def sign(self, signer: Signer, roles: Sequence[str] = ()) -> Sequence[str]:
+        """Sign what waits and this key may sign; return the roles. roles: only these. The caller has shown it."""
+        mine = [role for role in self.signable(signer) if not roles or role in roles]
+        for role in mine:
+            waits = cast(Any_, self.pending(role))
+            _sign(role, waits, signer)
+            self.keep(role, waits)
+        return mine
 
     def merge(self, other: "Shelf") -> Sequence[str]:
         """Take over the signatures of a copy of this repository; return the roles that gained one."""

@@ -1,0 +1,180 @@
+"""The key ceremony of docs/trust.md as people type it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deskgrid.cli.main import run
+from deskgrid.cli.output import Exit
+from deskgrid.images.trust.keys import make_key
+
+PASSWORD = "correct horse battery"
+PEOPLE = ("ada", "bob", "cleo", "rita", "paul", "online")
+
+
+class Room:
+    """A folder with keys of everybody, and a shell in it."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.repository, self._capsys = folder, folder / "repository", capsys
+        self.password = folder / "password"
+        self.password.write_text(PASSWORD + "\n")
+        for name in PEOPLE:
+            make_key(folder / name, name, PASSWORD, scrypt=1 << 10)
+
+    def key(self, name: str) -> Path:
+        return self.folder / name
+
+    def public(self, name: str) -> Path:
+        return self.folder / f"{name}.pub"
+
+    def type(self, *argv: object, code: int = 0) -> str:
+        """Run `deskgrid trust …`; return what it printed, error or not."""
+        self._capsys.readouterr()
+        got = run(["trust", *map(str, argv)])
+        out, err = self._capsys.readouterr()
+        assert got == code, out + err
+        assert "Traceback" not in err
+        return out if code == 0 else err
+
+    def here(self, command: str, *argv: object, code: int = 0) -> str:
+        return self.type(command, *argv, "--repository", self.repository, code=code)
+
+    def signing(self, command: str, *argv: object, code: int = 0) -> str:
+        return self.here(command, *argv, "--password-file", self.password, code=code)
+
+    def json(self, command: str, *argv: object) -> Any:
+        return json.loads(self.here(command, *argv, "--json"))
+
+    def begin(self) -> None:
+        admins = [word for name in PEOPLE[:3] for word in ("--admin", self.public(name))]
+        self.here("init", *admins, "--online", self.public("online"))
+        self.here("add-key", "einstein-researcher", self.public("rita"))
+        self.here("add-key", "einstein-approver", self.public("paul"))
+        self.signing("sign", self.key("ada"), "--yes")
+        self.signing("sign", self.key("bob"), "--yes")
+
+
+@pytest.fixture
+def room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Room:
+    return Room(tmp_path, capsys)
+
+
+def test_from_nothing_to_an_image_that_a_desktop_trusts_and_its_end(room: Room) -> None:
+    admins = [word for name in PEOPLE[:3] for word in ("--admin", room.public(name))]
+    assert "root version 1: waiting for 2 of ada (" in room.here("init", *admins, "--online", room.public("online"))
+    room.here("add-key", "einstein-researcher", room.public("rita"))
+    room.here("add-key", "einstein-approver", room.public("paul"))
+    assert "waiting for 1 of bob (" in room.signing("sign", room.key("ada"), "--yes")
+    assert "complete: targets" in room.signing("sign", room.key("bob"), "--yes")
+    manifest = room.folder / "manifest.json"
+    manifest.write_text('{"packages": [{"name": "gcc", "version": "12"}]}')
+    assert "complete: einstein-researcher" in room.signing("propose", "einstein/search/1.0", manifest, room.key("rita"))
+    status = room.here("status")
+    assert "einstein/search/1.0 waits for its approver; it is to be the latest" in status
+    assert "the first version, with 1 packages" in status
+    assert "gcc" not in status
+    approved = room.signing("approve", "einstein/search/1.0", room.key("paul"), "--yes")
+    assert "complete: einstein-approver" in approved
+    assert "timestamp 1" in room.signing("renew", room.key("online"))
+    assert "nothing waits for anybody" in room.here("status")
+    check = ("--root", room.repository / "metadata/1.root.json", "--from", room.repository)
+    assert "einstein/search/1.0 is trusted" in room.type("verify", "einstein/search/latest", *check)
+    room.signing("revoke", "einstein/search/1.0", room.key("paul"), "--reason", "telnet was left in")
+    room.signing("renew", room.key("online"))
+    assert "revoked: telnet was left in" in room.type("verify", "einstein/search/1.0", *check, code=Exit.REFUSED)
+    assert "einstein/search/1.0 is revoked: telnet was left in" in room.here("status")
+
+
+def test_a_key_is_made_at_the_command_line(room: Room) -> None:
+    said = room.type("new-key", room.key("dora"), "--owner", "dora", "--password-file", room.password)
+    assert "keep it and its password apart" in said
+    assert room.public("dora").exists()
+    again = room.type("new-key", room.key("dora"), "--owner", "x", "--password-file", room.password, code=Exit.WRONG)
+    assert "choose another name" in again
+
+
+def test_a_step_back_of_latest_must_be_said_and_signed_by_both(room: Room) -> None:
+    room.begin()
+    for version in ("1.0", "2.0"):
+        manifest = room.folder / version
+        manifest.write_text(version)
+        room.signing("propose", f"einstein/search/{version}", manifest, room.key("rita"))
+        room.signing("approve", f"einstein/search/{version}", room.key("paul"), "--yes")
+    back = ("point", "einstein/search/1.0", room.key("rita"))
+    assert "say so explicitly" in room.signing(*back, code=Exit.WRONG)
+    room.signing(*back, "--back")
+    assert "BACK" in room.here("status")
+    room.signing("approve", "einstein/search/1.0", room.key("paul"), "--yes")
+    room.signing("renew", room.key("online"))
+    check = ("--root", room.repository / "metadata/1.root.json", "--from", room.repository, "--json")
+    assert json.loads(room.type("verify", "einstein/search/latest", *check))["version"]["version"] == "1.0"
+
+
+def test_keys_come_and_go_and_lives_are_renewed(room: Room) -> None:
+    room.begin()
+    make_key(room.key("dora"), "dora", PASSWORD, scrypt=1 << 10)
+    room.here("rotate", "administrators", "--add", room.public("dora"), "--remove", "cleo")
+    found = room.json("status")
+    assert [each["role"] for each in found["waiting"]] == ["root"]
+    room.signing("sign", room.key("ada"), "--yes")
+    room.signing("sign", room.key("bob"), "--yes")
+    assert "nothing waits" in room.signing("sign", room.key("cleo"), "--yes", code=Exit.WRONG)
+    assert [each["role"] for each in room.json("rotate", "administrators")["waiting"]] == ["root", "targets"]
+    assert "dora" in room.here("rotate", "einstein-approver")
+
+
+def test_what_cannot_be_done_is_one_sentence_with_the_right_code(room: Room) -> None:
+    assert "there is none" in room.here("status", code=Exit.ABSENT)
+    room.begin()
+    for argv, code, said in (
+        (("propose", "einstein/search", "x", room.key("rita")), Exit.WRONG, "expected PROJECT/IMAGE/VERSION"),
+        (("propose", "einstein/../1", "x", room.key("rita")), Exit.WRONG, "image: got '..'"),
+        (("propose", "nobody/x/1", room.password, room.key("rita")), Exit.ABSENT, "nobody-researcher"),
+        (("propose", "einstein/x/1", room.password, room.key("paul")), Exit.WRONG, "it may not sign for"),
+        (
+            ("propose", "einstein/x/2", room.password, room.key("rita")),
+            Exit.WRONG,
+            "more waits there than einstein/x/2",
+        ),
+        (("approve", "einstein/x/1", room.key("paul"), "--yes"), Exit.WRONG, "has not signed anything yet"),
+        (("revoke", "einstein/x/1", room.key("ada"), "--reason", "x"), Exit.ABSENT, "in no role of project einstein"),
+        (("revoke", "einstein/x/1", room.key("paul"), "--reason", "x"), Exit.ABSENT, "does not list it"),
+        (("renew", room.key("rita")), Exit.WRONG, "root does not name it"),
+        (("sign", room.key("nobody"), "--yes"), Exit.ABSENT, "can't be read"),
+    ):
+        assert said in room.signing(*argv, code=code), argv
+    room.here("add-key", "einstein-approver", room.public("rita"), code=Exit.REFUSED)
+    room.here("add-key", "boss", room.public("rita"), code=Exit.ABSENT)
+    room.here("rotate", "administrators", "--remove", "nobody", code=Exit.ABSENT)
+    room.here("init", "--admin", room.public("ada"), "--online", room.public("online"), code=Exit.WRONG)
+    none = ("--root", room.password, "--from", "http://127.0.0.1:1")
+    room.type("verify", "einstein/x/1", *none, code=Exit.NO)
+    none = ("--root", room.repository / "metadata/1.root.json", "--from", "http://127.0.0.1:1")
+    assert "can't be reached" in room.type("verify", "einstein/x/1", *none, code=Exit.UNREACHABLE)
+
+
+def test_no_secret_can_be_given_on_the_command_line(room: Room) -> None:
+    for command in ("new-key", "sign", "propose", "approve", "revoke", "renew"):
+        text = room.type(command, "--help")
+        assert "--password-file" in text
+        assert "--password " not in text
+        assert "--pin" not in text
+
+
+def test_what_is_signed_is_shown_and_asked_for_first(room: Room) -> None:
+    room.begin()
+    room.here("add-key", "other-approver", room.public("cleo"))
+    argv = [sys.executable, "-m", "deskgrid", "trust", "sign", room.key("ada"), "--repository", room.repository]
+    ended = subprocess.run(
+        [*argv, "--password-file", room.password], input="n\n", capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, "sign this?" in ended.stderr) == (Exit.NO, True), ended.stderr
+    assert "new role other-approver" in ended.stdout
+    assert room.json("status")["waiting"][0]["signed"] == []
+    said = room.signing("sign", room.key("ada"), "--yes")
+    assert "new role other-approver: 1 must sign, cleo (" in said
