@@ -50,7 +50,7 @@ class LocalServer:
         path: the socket; its folder is made if it is missing. wishes: what is asked here.
         status: what is true now.
         wish: hears what the grid shall obey, at the start too; Ask.RESUME when nothing stands any more.
-        told: hears what helpers see of their sessions, by connection; None: forget what this one said.
+        told: hears what helpers see of their sessions, by uid; None: one of them is gone, forget what this account said.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class LocalServer:
         if isinstance(question, Tell):
             self._pace.spend(_TELL_COST - 1)
             peer.told = True
-            self._told(peer.key, question.reading)
+            self._told(peer.uid, question.reading)
             return
         self._say(peer, self._clerk.answer(peer.uid, question))
 
@@ -261,4 +261,4 @@ class LocalServer:
         self._selector.unregister(peer.link)
         peer.link.close()
         if peer.told:
-            self._told(peer.key, None)
+            self._told(peer.uid, None)

@@ -9,7 +9,7 @@ import typer
 from deskgrid import __version__
 from deskgrid.agent.enrol import EnrolError
 from deskgrid.agent.run import AgentError
-from deskgrid.cli import agent, coordinator, demo, doctor, firmware, image, operator, owner, pool
+from deskgrid.cli import agent, coordinator, demo, doctor, firmware, image, operator, owner, policy, pool, trust
 from deskgrid.cli.output import Exit, Failed, errors
 from deskgrid.coordinator.client import NoAnswer, Refused
 from deskgrid.host.debstrap import BuildFailed
@@ -34,10 +34,13 @@ app.command("pause")(owner.pause)
 app.command("resume")(owner.resume)
 app.command("finish")(owner.finish)
 app.command("page")(owner.page)
+app.command("session")(owner.session)
 app.add_typer(pool.app, name="pool")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(agent.app, name="agent")
 app.add_typer(image.app, name="image")
+app.add_typer(trust.app, name="trust")
+app.add_typer(policy.app, name="policy")
 app.add_typer(operator.desktop_app, name="desktop")
 app.add_typer(operator.vm_app, name="vm")
 app.add_typer(operator.why_app, name="why")

@@ -222,3 +222,14 @@ def _open_browser(words_: Sequence[str]) -> None:
         subprocess.Popen(words_, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except OSError as error:
         tell(f"{words_[0]}: {error.strerror}; open the address above yourself")
+
+
+def session(settings: SettingsOption = DEFAULT) -> None:
+    """Tell the agent when this session is in use, until the session ends. Desktops start this at login."""
+    from deskgrid.session.helper import Helper
+
+    helper = Helper(sockets(settings)[0])
+    try:
+        helper.run()
+    finally:
+        helper.close()

@@ -36,6 +36,7 @@ BODY_BYTES = 4096
 SILENT_SECONDS = 10.0
 MAX_VISITS = 16
 """So many requests are answered at a time."""
+_STOPS: dict[str, type[Pause] | type[Finish]] = {"pause": Pause, "finish": Finish}
 
 
 class Page:
@@ -65,15 +66,9 @@ class Page:
 
     def press(self, button: str, how_long: str) -> None:
         """Carry a button out; what comes of it is said on the page. Raises: KeyError: no such button."""
-        make: Callable[[datetime | None], Question] = {
-            "pause": Pause,
-            "finish": Finish,
-            "resume": lambda until: Resume(),
-        }[button]
         now = self.now()
         try:
-            until = words.until_of(how_long, now) if button != "resume" else None
-            answer = self._ask(make(until))
+            answer = self._ask(Resume() if button == "resume" else _STOPS[button](words.until_of(how_long, now)))
         except (words.BadDuration, NoAgent) as error:
             self._said = (str(error), True)
             return
