@@ -1,0 +1,182 @@
+"""Two lanes that bring what a guest reads: what it waits for, and what it will read soon.
+
+Rules, told first
+- The urgent lane serves requests that wait, all that have come at once; it takes what follows in the pack along, since who reads
+  here mostly reads on. Each lane has connections of its own, so that the urgent one waits for nobody.
+- The other lane goes ahead: the boot order first, then, when asked to, the rest. It pauses and goes on by command.
+- While sources are away both try again, for ever: the guest waits, and gets no error.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from deskgrid.images.chunks.fetch import Fetcher, Stopped, Unreachable
+from deskgrid.images.chunks.reader import Blocks, Missing, Part, Pieces
+from deskgrid.images.chunks.store import ChunkStore, Report, StoreFull
+from deskgrid.images.contract import ImageError
+
+_ALONG_BYTES = 128 << 10
+_PAUSE_SECONDS = 0.5
+
+
+class How(StrEnum):
+    """How far to go ahead."""
+
+    NOT = "not"
+    BOOT = "boot"
+    ALL = "all"
+
+
+class Waiting(msgspec.Struct, frozen=True, eq=False):
+    """A read that can't be answered yet. answer: called once with the parts, or None when it never can."""
+
+    blocks: Blocks
+    offset: int
+    length: int
+    answer: Callable[[list[Part] | None], None]
+
+
+class Lanes:
+    """See the module."""
+
+    def __init__(
+        self, store: ChunkStore, pieces: Pieces, fetchers: tuple[Fetcher, Fetcher], how: How, report: Report
+    ) -> None:
+        """Begin. fetchers: for the urgent lane and for the other; how: what the other brings."""
+        self._store, self._pieces, self._report = store, pieces, report
+        self._urgent, self._ahead = fetchers
+        self._new = threading.Condition()
+        self._queue: list[Waiting] = []
+        self._ending = threading.Event()
+        self._go = threading.Event()
+        self._go.set()
+        self.waited_seconds = 0.0
+        self.away = ""
+        """Why the guest waits now; "" when it does not wait for a source."""
+        self.ahead_done = False
+        self._threads = [
+            threading.Thread(target=self._serve_urgent, name="urgent", daemon=True),
+            threading.Thread(target=self._go_ahead, args=(how,), name="ahead", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def wait_for(self, waiting: Waiting) -> None:
+        """Answer a read as soon as its bytes can be had."""
+        with self._new:
+            self._queue.append(waiting)
+            self._new.notify()
+
+    def pause(self, paused: bool) -> None:
+        """Stop or resume going ahead; what is being read is fetched all the same."""
+        if paused:
+            self._go.clear()
+        else:
+            self._go.set()
+
+    def close(self) -> None:
+        """End both lanes at once."""
+        self._ending.set()
+        self._go.set()
+        for fetcher in (self._urgent, self._ahead):
+            fetcher.stop()
+        with self._new:
+            self._new.notify()
+        for thread in self._threads:
+            thread.join(5)
+
+    @property
+    def fetched_bytes(self) -> int:
+        """What came from sources."""
+        return self._urgent.fetched_bytes + self._ahead.fetched_bytes
+
+    @property
+    def requests(self) -> int:
+        """How often a source was asked."""
+        return self._urgent.requests + self._ahead.requests
+
+    def _serve_urgent(self) -> None:
+        while not self._ending.is_set():
+            with self._new:
+                while not self._queue and not self._ending.is_set():
+                    self._new.wait()
+                batch, self._queue = self._queue, []
+            began = time.monotonic()
+            while batch and not self._ending.is_set():
+                batch = [waiting for waiting in batch if not self._answered(waiting)]
+                if batch:
+                    self._bring(batch)
+            self.waited_seconds += time.monotonic() - began
+
+    def _answered(self, waiting: Waiting) -> bool:
+        try:
+            parts = waiting.blocks.read(waiting.offset, waiting.length)
+        except ImageError as error:
+            self._report(str(error))
+            waiting.answer(None)
+            return True
+        if parts is None:
+            return False
+        waiting.answer(parts)
+        return True
+
+    def _bring(self, batch: Sequence[Waiting]) -> None:
+        wanted: dict[int, set[int]] = {}
+        for waiting in batch:
+            for pack, blob in waiting.blocks.missing(waiting.offset, waiting.length):
+                wanted.setdefault(pack, set()).add(blob)
+        try:
+            for pack, blobs in wanted.items():
+                lacking = self._pieces.lacking(pack, blobs)
+                if lacking:
+                    self._urgent.bring(pack, self._along(pack, lacking), self._pieces.keep)
+            self.away = ""
+        except Unreachable as error:
+            if not self.away:
+                self._report(f"the guest waits: {error}")
+            self.away = str(error)
+            self._ending.wait(max(_PAUSE_SECONDS, error.again_at - time.monotonic()))
+        except Stopped:
+            pass
+        except ImageError as error:  # not the source's fault: say so, and try again: a guest gets no errors
+            self._report(str(error))
+            self._ending.wait(_PAUSE_SECONDS)
+
+    def _along(self, pack: int, lacking: set[int]) -> set[int]:
+        """What is lacking, and what follows it and is lacking too, up to some length."""
+        index = self._urgent.index(pack)
+        last = max(lacking)
+        until = index.offsets[last + 1] + _ALONG_BYTES
+        following = {blob for blob in self._urgent.needed(pack) if last < blob and index.offsets[blob + 1] <= until}
+        return lacking | self._pieces.lacking(pack, following)
+
+    def _go_ahead(self, how: How) -> None:
+        if how is How.NOT:
+            return
+        for boot_only in (True, False) if how is How.ALL else (True,):
+            for pack, blobs in self._ahead.batches(boot_only):
+                if not self._brought(pack, blobs):
+                    return
+        self.ahead_done = True
+
+    def _brought(self, pack: int, blobs: set[int]) -> bool:
+        """Bring one batch, however long it takes; False when there is no sense in going on."""
+        while not self._ending.is_set():
+            self._go.wait()
+            try:
+                self._ahead.bring(pack, self._pieces.lacking(pack, blobs))
+                return True
+            except Unreachable as error:
+                self._ending.wait(max(_PAUSE_SECONDS, error.again_at - time.monotonic()))
+            except (Stopped, StoreFull) as error:
+                if isinstance(error, StoreFull):
+                    self._report(f"{error}; nothing more is fetched ahead of need")
+                return False
+        return False
+
+
+__all__ = ["How", "Lanes", "Missing", "Waiting"]

@@ -1,0 +1,229 @@
+"""Bring blobs from sources into the store.
+
+Rules, told first
+- Sources are asked in their order: neighbours, caches, origin. One that is away is left alone for half a second, then twice as
+  long each time, at most 15 s; one that gave wrong bytes for a minute at least. All of them away: `Unreachable`, and the caller may try again.
+- Every blob is checked against its pack's index, and the index against the pack's name, before anything is kept. What
+  came before a source failed is kept, so nothing is fetched twice.
+- `stop` ends it at once: the connection is cut. The rate is the callers' common `Pace`.
+- A full store is no reason not to read: the blobs are handed to the caller anyway.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from deskgrid.images.chunks import manifest as published
+from deskgrid.images.chunks.keys import Damaged
+from deskgrid.images.chunks.manifest import HOLE, Pack
+from deskgrid.images.chunks.packs import PackIndex
+from deskgrid.images.chunks.ranges import Pace, ranges
+from deskgrid.images.chunks.source import Away, PackSource
+from deskgrid.images.chunks.store import Admitted, ChunkStore, Report, StoreFull
+from deskgrid.images.contract import ImageError
+
+_FIRST_PAUSE, _LONGEST_PAUSE, _LIAR_PAUSE = 0.5, 15.0, 60.0
+_BATCH = 64
+T = TypeVar("T")
+Keep = Callable[[PackIndex, dict[int, bytes]], None]
+
+
+class Unreachable(ImageError):
+    """No source gives what is wanted now. again_at: when the first may be asked, by the steady clock."""
+
+    def __init__(self, sentence: str, again_at: float) -> None:
+        super().__init__(sentence)
+        self.again_at = again_at
+
+
+class Stopped(ImageError):
+    """It was cancelled."""
+
+
+class _Health:
+    """When a source may be asked again."""
+
+    def __init__(self) -> None:
+        self.pause, self.not_before, self.reason = 0.0, 0.0, ""
+
+    def failed(self, reason: str, least: float = 0.0) -> None:
+        self.pause = max(least, min(_LONGEST_PAUSE, max(_FIRST_PAUSE, 2 * self.pause)))
+        self.not_before, self.reason = time.monotonic() + self.pause, reason
+
+    def worked(self) -> None:
+        self.pause = 0.0
+
+
+class Fetcher:
+    """Brings blobs of one image; for one thread, but `stop` for any."""
+
+    def __init__(
+        self,
+        store: ChunkStore,
+        image: Admitted,
+        sources: Sequence[PackSource],
+        pace: Pace | None = None,
+        report: Report = lambda sentence: None,
+    ) -> None:
+        """Fetch `image` from `sources` in their order. report: told once of each fault that is somebody's."""
+        self._store, self._image, self._sources, self._report = store, image, sources, report
+        self._pace = pace or Pace()
+        self._health = [_Health() for _ in sources]
+        self._needed: list[set[int]] = [set() for _ in image.manifest.packs]
+        for pack, blob in zip(image.table.packs, image.table.blobs, strict=True):
+            if pack != HOLE:
+                self._needed[pack].add(blob)
+        self._stop = threading.Event()
+        self.full = ""
+        self.fetched_bytes = 0
+        self.requests = 0
+
+    def stop(self) -> None:
+        """End what is running now, and all that is asked later, with Stopped."""
+        self._stop.set()
+        for source in self._sources:
+            source.cancel()
+
+    def index(self, number: int) -> PackIndex:
+        """Return the index of the image's pack of this number, fetched if need be. Raises: Unreachable, Stopped."""
+        pack = self._image.manifest.packs[number]
+        found = self._store.pack_index(pack)
+        if found is not None:
+            return found
+        return self._from_sources(pack, lambda source: self._fetch_index(source, pack))
+
+    def bring(self, number: int, blobs: Iterable[int], keep: Keep | None = None) -> None:
+        """Fetch blobs of the image's pack of this number that are not held, with what lies between them.
+
+        Args:
+            keep: is given each blob as it comes, checked, whether the store had room or not.
+
+        Raises:
+            Unreachable, Stopped. StoreFull: only when nobody else keeps the blobs.
+        """
+        pack, index = self._image.manifest.packs[number], self.index(number)
+        missing = set(blobs)
+        if missing:
+            self._from_sources(pack, lambda source: self._fetch_missing(source, number, index, missing, keep))
+
+    def needed(self, number: int) -> set[int]:
+        """Which blobs of the image's pack of this number the image needs."""
+        return self._needed[number]
+
+    def whole(self, progress: Callable[[float], None] = lambda part: None) -> None:
+        """Fetch all that the image needs, boot first. Raises: Unreachable, Stopped, StoreFull."""
+        self._store.require(self._image)
+        batches = list(self.batches())
+        for done, (number, blobs) in enumerate(batches):
+            missing = blobs - self._store.held(self._image.manifest.packs[number].name)
+            self.bring(number, missing)
+            progress((done + 1) / len(batches))
+
+    def batches(self, boot_only: bool = False) -> Iterator[tuple[int, set[int]]]:
+        """All that the image needs in the order in which to fetch it, as (number of the pack, blobs)."""
+        order = published.boot_order(self._image.manifest)
+        pieces = order if boot_only else (*order, *range(len(self._image.table.packs)))
+        seen: list[set[int]] = [set() for _ in self._needed]
+        last, batch = HOLE, set[int]()
+        for piece in pieces:
+            pack, blob = self._image.table.packs[piece], self._image.table.blobs[piece]
+            if pack == HOLE or blob in seen[pack]:
+                continue
+            seen[pack].add(blob)
+            if batch and (pack != last or len(batch) >= 256):
+                yield last, batch
+                batch = set()
+            last = pack
+            batch.add(blob)
+        if batch:
+            yield last, batch
+
+    def _from_sources(self, pack: Pack, ask: Callable[[PackSource], T]) -> T:
+        """Ask one source after the other until one gave everything."""
+        if not self._sources:
+            raise Unreachable(f"pack {pack.name[:12]}…: no source is set; set one", time.monotonic() + _LONGEST_PAUSE)
+        for source, health in zip(self._sources, self._health, strict=True):
+            if time.monotonic() < health.not_before:
+                continue
+            try:
+                given = ask(source)
+            except Away as error:
+                if self._stop.is_set():
+                    break
+                health.failed(str(error))
+            except Damaged as error:
+                self._report(f"{source.name}: it gave wrong bytes: {error}")
+                health.failed(str(error), _LIAR_PAUSE)
+                source.cancel()
+            else:
+                health.worked()
+                return given
+        if self._stop.is_set():
+            raise Stopped("fetching was stopped")
+        told = "; ".join(health.reason for health in self._health if health.reason)
+        again = min(health.not_before for health in self._health)
+        raise Unreachable(f"pack {pack.name[:12]}…: no source gives it now: {told}; it is tried again", again)
+
+    def _fetch_index(self, source: PackSource, pack: Pack) -> PackIndex:
+        index = PackIndex(pack.name, b"".join(self._parts(source, pack, 0, pack.index_bytes)))
+        with suppress(StoreFull):  # then it is fetched again the next time
+            self._store.put_index(index)
+        return index
+
+    def _fetch_missing(
+        self, source: PackSource, number: int, index: PackIndex, missing: set[int], keep: Keep | None
+    ) -> None:
+        """Fetch from one source; what came is no longer missing, also when it fails."""
+        pack = self._image.manifest.packs[number]
+        for run in ranges(index, missing):
+            came: dict[int, bytes] = {}
+            try:
+                for blob, content in self._blobs(source, pack, index, run):
+                    if blob in missing or blob in self._needed[number]:
+                        came[blob] = content
+                    if len(came) >= _BATCH:
+                        self._keep(index, came, missing, keep)
+                        came = {}
+            finally:
+                self._keep(index, came, missing, keep)
+
+    def _blobs(self, source: PackSource, pack: Pack, index: PackIndex, run: range) -> Iterator[tuple[int, bytes]]:
+        """Give each blob of a run as soon as it is there and right. Raises: Away, Damaged."""
+        pending, at = bytearray(), index.offsets[run.start]
+        blob = run.start
+        for part in self._parts(source, pack, at, index.offsets[run.stop]):
+            pending += part
+            begun = 0
+            while blob < run.stop and (length := index.offsets[blob + 1] - index.offsets[blob]) <= len(pending) - begun:
+                content = bytes(memoryview(pending)[begun : begun + length])
+                index.check(blob, content)
+                yield blob, content
+                begun += length
+                blob += 1
+            del pending[:begun]
+
+    def _parts(self, source: PackSource, pack: Pack, start: int, end: int) -> Iterator[bytes]:
+        self.requests += 1
+        for part in source.read(self._image.manifest.project, pack.name, start, end):
+            self.fetched_bytes += len(part)
+            self._pace.take(len(part), self._stop)
+            if self._stop.is_set():
+                raise Stopped("fetching was stopped")
+            yield part
+
+    def _keep(self, index: PackIndex, came: dict[int, bytes], missing: set[int], keep: Keep | None) -> None:
+        if not came:
+            return
+        try:
+            self._store.put(index, came)
+        except StoreFull as error:
+            if keep is None:
+                raise
+            if not self.full:
+                self._report(f"{error}; what is read is fetched without being kept")
+            self.full = str(error)
+        if keep is not None:
+            keep(index, came)
+        missing.difference_update(came)

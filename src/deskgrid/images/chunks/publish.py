@@ -1,0 +1,289 @@
+"""Publish an image: chunks into packs, packs into a folder that any web server can serve, the manifest last.
+
+Rules, told first
+- What the project already has is not stored again: the packs in its folder are looked into, those of versions before
+  and those that an interrupted publication left. So a second version writes its difference, and a second try goes on.
+- Kernel and initrd come first, then what a boot reads in its order, then the rest of the disk in order.
+- A pack is written under another name, flushed, then renamed; the manifest is written the same way after the last
+  pack. Whoever reads the folder sees a whole version or none.
+- A name and version never change: publishing other content under it is refused.
+- One publication of a project at a time.
+"""
+
+import mmap
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+
+from deskgrid.host.files import locked, write_atomic
+from deskgrid.images.chunks import manifest as published
+from deskgrid.images.chunks.cut import Piece, cut
+from deskgrid.images.chunks.keys import NAME_BYTES, Damaged, ProjectKey
+from deskgrid.images.chunks.manifest import HOLE, STREAMS, Pack, PublishedManifest, Stream, Table
+from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, PackIndex, assemble, index_bytes
+from deskgrid.images.contract import ImageError
+from deskgrid.images.manifest import Package
+from deskgrid.model.names import name as valid_name
+
+Progress = Callable[[float], None]
+Place = tuple[str, int]
+"""A blob's pack and its number in it."""
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What shall be published. digest: of the built image's own manifest. first_reads: offsets that a boot reads."""
+
+    disk: Path
+    kernel: Path | None
+    initrd: Path | None
+    cmdline: str
+    memory_bytes: int
+    packages: tuple[Package, ...]
+    digest: str
+    first_reads: Sequence[int] = ()
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What was done. raw_bytes: read, without holes. new_bytes: written now, without the manifest."""
+
+    manifest: PublishedManifest
+    path: Path
+    raw_bytes: int
+    new_bytes: int
+    new_packs: int
+    new_chunks: int
+
+
+def pack_path(root: Path, project: str, pack: str) -> Path:
+    """Where a pack is below the folder that is served."""
+    return root / project / "packs" / pack[:2] / pack
+
+
+def manifest_path(root: Path, project: str, name: str, version: str) -> Path:
+    """Where a version's manifest is below the folder that is served."""
+    return root / "images" / project / name / f"{version}.json"
+
+
+def publish(
+    source: Source,
+    root: Path,
+    names: tuple[str, str, str],
+    key: ProjectKey,
+    progress: Progress = lambda part: None,
+) -> Published:
+    """Publish a version of an image into the folder `root`.
+
+    Args:
+        names: project, name, version. progress: told the part that is done, 0 to 1.
+
+    Raises:
+        ImageError: no room, the version is there with other content, or another publication runs.
+        BadName: names that may not meet a path.
+    """
+    project, name, version = (valid_name(what, text) for what, text in zip(_WHAT, names, strict=True))
+    where = manifest_path(root, project, name, version)
+    try:
+        for folder in (where.parent, root / project / "packs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(locked(root / project / ".publishing"))
+            streams = [_Stream(path, stack) for path in (source.disk, source.kernel, source.initrd)]
+            writer = _Writer(root, project, key)
+            places, boot = _chunks(streams, source.first_reads, writer, progress)
+            needs = writer.blob_bytes(places)
+            made = _manifest((project, name, version), source, streams, writer.packs(), places, boot, key.key_id, needs)
+            _finish(where, made)
+    except OSError as error:
+        raise ImageError(f"publishing to {root}: {error.strerror}; see to it and publish again: it goes on") from error
+    progress(1.0)
+    return Published(made, where, writer.raw_bytes, writer.new_bytes, writer.new_packs, writer.new_chunks)
+
+
+_WHAT = ("project", "image name", "version")
+
+
+class _Stream:
+    """A file that is published: mapped and cut."""
+
+    def __init__(self, path: Path | None, stack: ExitStack) -> None:
+        self.content = memoryview(b"")
+        self.pieces: list[Piece] = []
+        if path is None or path.stat().st_size == 0:
+            return
+        file = stack.enter_context(path.open("rb"))
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        stack.callback(mapped.close)
+        self.content = stack.enter_context(memoryview(mapped))
+        self.pieces = list(cut(self.content, file.fileno()))
+
+
+def _chunks(
+    streams: Sequence[_Stream], first_reads: Iterable[int], writer: "_Writer", progress: Progress
+) -> tuple[list[Place | None], list[int]]:
+    """Store every chunk. Returns: each piece's place (None: a hole), and the numbers of those that a boot reads."""
+    pieces = [(stream, piece) for stream in streams for piece in stream.pieces]
+    disk = len(streams[0].pieces)
+    boot = [*range(disk, len(pieces)), *_touched(streams[0].pieces, first_reads)]
+    boot = [number for number in boot if not pieces[number][1].hole]
+    whole = sum(piece.raw_bytes for _, piece in pieces if not piece.hole) or 1
+    places: list[Place | None] = [None] * len(pieces)
+    done, told = 0, 0.0
+    for number in dict.fromkeys((*boot, *range(len(pieces)))):
+        stream, piece = pieces[number]
+        if piece.hole:
+            continue
+        places[number] = writer.put(stream.content[piece.offset : piece.offset + piece.raw_bytes])
+        done += piece.raw_bytes
+        if done / whole - told >= 0.01:
+            told = done / whole
+            progress(told)
+    writer.flush()
+    return [writer.settled(place) for place in places], boot
+
+
+def _touched(pieces: Sequence[Piece], offsets: Iterable[int]) -> list[int]:
+    """The numbers of the pieces at these offsets of the disk, each once, in the order of the first."""
+    begins = [piece.offset for piece in pieces]
+    end = begins[-1] + pieces[-1].raw_bytes if pieces else 0
+    return list(dict.fromkeys(bisect_right(begins, offset) - 1 for offset in offsets if 0 <= offset < end))
+
+
+class _Writer:
+    """Puts chunks into packs, each content once."""
+
+    def __init__(self, root: Path, project: str, key: ProjectKey) -> None:
+        self._root, self._project, self._key = root, project, key
+        self._known: dict[bytes, Place] = {}
+        self._facts: dict[str, Pack] = {}
+        self._lengths: dict[str, Sequence[int]] = {}
+        self._used: dict[str, None] = {}
+        self._open: list[bytes] = []
+        self._open_bytes = 0
+        self._number = 0
+        self._settled: dict[int, str] = {}
+        self.raw_bytes = self.new_bytes = self.new_packs = self.new_chunks = 0
+        for path in sorted((root / project / "packs").glob("*/*")):
+            self._look_into(path)
+
+    def put(self, plain: memoryview) -> Place:
+        """Store a chunk if it is new; while its pack is open, its pack is a number."""
+        self.raw_bytes += len(plain)
+        name = self._key.name(plain)
+        place = self._known.get(name)
+        if place is None:
+            blob = self._key.seal(plain, name)
+            if self._open_bytes + len(blob) > PACK_BYTES or len(self._open) == MOST_BLOBS:
+                self.flush()
+            place = self._known[name] = (f"#{self._number}", len(self._open))
+            self._open.append(blob)
+            self._open_bytes += len(blob)
+            self.new_chunks += 1
+        return place
+
+    def flush(self) -> None:
+        """Write the open pack."""
+        if not self._open:
+            return
+        name, index = assemble(self._open)
+        path = pack_path(self._root, self._project, name)
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, b"".join([index, *self._open]))
+        self._settled[self._number] = name
+        self._facts[name] = Pack(name, len(index) + self._open_bytes, len(self._open))
+        self._lengths[name] = [len(blob) for blob in self._open]
+        self.new_bytes += len(index) + self._open_bytes
+        self.new_packs += 1
+        self._number += 1
+        self._open, self._open_bytes = [], 0
+
+    def settled(self, place: Place | None) -> Place | None:
+        """Return a place with its pack's name, and note that the pack is used."""
+        if place is None:
+            return None
+        pack, ordinal = place
+        if pack.startswith("#"):
+            pack = self._settled[int(pack[1:])]
+        self._used[pack] = None
+        return pack, ordinal
+
+    def packs(self) -> list[Pack]:
+        """The packs that were used, in the order of their use."""
+        return [self._facts[name] for name in self._used]
+
+    def blob_bytes(self, places: Iterable[Place | None]) -> int:
+        """How long the blobs at these places are, each counted once."""
+        return sum(self._lengths[pack][ordinal] for pack, ordinal in {place for place in places if place is not None})
+
+    def _look_into(self, path: Path) -> None:
+        """Learn what is in a pack of the project; one that is no whole pack of this key is left alone."""
+        if path.name.startswith("."):
+            path.unlink(missing_ok=True)  # what an interrupted publication did not finish
+            return
+        with path.open("rb") as file:
+            head = file.read(12)
+            count = int.from_bytes(head[8:], "little")
+            try:
+                index = PackIndex(path.name, head + file.read(max(0, min(index_bytes(count), 4 << 20) - len(head))))
+            except Damaged:
+                return
+            if os.fstat(file.fileno()).st_size != index.offsets[-1]:
+                return
+            self._facts[path.name] = Pack(path.name, index.offsets[-1], index.count)
+            self._lengths[path.name] = [end - start for start, end in map(index.span, range(index.count))]
+            for ordinal in range(index.count):
+                name = os.pread(file.fileno(), NAME_BYTES, index.offsets[ordinal])
+                self._known.setdefault(name, (path.name, ordinal))
+
+
+def _manifest(
+    names: tuple[str, str, str],
+    source: Source,
+    streams: Sequence[_Stream],
+    packs: Sequence[Pack],
+    places: Sequence[Place | None],
+    boot: Sequence[int],
+    key_id: str,
+    blob_bytes: int,
+) -> PublishedManifest:
+    number = {pack.name: at for at, pack in enumerate(packs)}
+    if len(packs) >= HOLE:
+        raise ImageError(
+            f"image {names[1]}: got {len(packs)} packs, expected less than {HOLE}; publish under a new key"
+        )
+    table = Table(
+        array("I", [piece.raw_bytes for stream in streams for piece in stream.pieces]),
+        array("H", [HOLE if place is None else number[place[0]] for place in places]),
+        array("H", [0 if place is None else place[1] for place in places]),
+    )
+    facts = dict(zip(STREAMS, [Stream(len(one.content), len(one.pieces)) for one in streams], strict=True))
+    return PublishedManifest(
+        *names,
+        source=source.digest,
+        key_id=key_id,
+        memory_bytes=source.memory_bytes,
+        cmdline=source.cmdline,
+        packages=source.packages,
+        packs=tuple(packs),
+        table=table.encode(),
+        boot=published.encode_order(boot),
+        blob_bytes=blob_bytes,
+        **facts,
+    )
+
+
+def _finish(where: Path, made: PublishedManifest) -> None:
+    """Write the manifest, unless it is there; other content under its name is refused."""
+    content = published.encode(made)
+    if where.exists():
+        if where.read_bytes() != content:
+            raise ImageError(
+                f"image {published.title(made)}: it was published with other content, which never changes; "
+                "choose another version"
+            )
+        return
+    write_atomic(where, content)

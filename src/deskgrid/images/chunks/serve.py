@@ -1,0 +1,212 @@
+"""The process that serves one image to one VM: `python -m deskgrid.images.chunks.serve`, spoken to by its standard streams.
+
+    to it      4 bytes: length (big-endian) of an `Order` as JSON; the order; 32 bytes: the project's key
+               then commands, one JSON object a line: {"do": "status" | "pause" | "resume" | "rate" | "order", "value": …}
+    from it    one JSON object a line: {"ready": …}, {"said": sentence}, or the answer to a command
+
+Rules, told first
+- It lives as long as whoever holds its standard input, and no longer; it does not need the agent.
+- The key comes in by standard input straight into a locked page: never argv, environment, a file or a log.
+- It reads and fills the store, holds the image's lease there, and serves disk, kernel and initrd on a Unix socket, to its own
+  user only. It never writes plain bytes anywhere.
+- A guest may wait, for minutes if need be, but gets no error because a source is away.
+"""
+
+import os
+import socket
+import struct
+import sys
+import threading
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from deskgrid.images.chunks.ahead import How, Lanes
+from deskgrid.images.chunks.fetch import Fetcher
+from deskgrid.images.chunks.harden import LockedRoom, forbid_dumps, lock_everything
+from deskgrid.images.chunks.keys import KEY_BYTES, ProjectKey
+from deskgrid.images.chunks.manifest import STREAMS, span
+from deskgrid.images.chunks.nbd import Connection
+from deskgrid.images.chunks.ranges import Pace
+from deskgrid.images.chunks.reader import PLAIN_BYTES, Pieces, StreamBlocks
+from deskgrid.images.chunks.source import Origin, open_source
+from deskgrid.images.chunks.store import Admitted, ChunkStore, Limits
+from deskgrid.images.contract import ImageError
+
+MOST_ORDER_BYTES = 64 << 10
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What to serve. socket: path of the Unix socket to be made, in a folder of the user's own.
+
+    digest: of an image that was admitted. ahead: how far to fetch ahead. bytes_per_second: 0: no limit.
+    """
+
+    store: str
+    limits: Limits
+    digest: str
+    socket: str
+    sources: tuple[Origin, ...] = ()
+    ahead: How = How.BOOT
+    bytes_per_second: int = 0
+    plain_bytes: int = PLAIN_BYTES
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How it goes. away: why the guest waits for a source; "" when it does not. boot_done: all of it was fetched ahead."""
+
+    fetched_bytes: int
+    requests: int
+    waited_seconds: float
+    away: str
+    ahead_done: bool
+    read_pieces: int
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A line of standard input."""
+
+    do: str
+    value: int = 0
+
+
+class _Service:
+    """Store, lanes and socket of one image."""
+
+    def __init__(self, order: Order, key: memoryview, room: LockedRoom, stack: ExitStack) -> None:
+        self._pace = Pace(order.bytes_per_second)
+        store = ChunkStore(Path(order.store), order.limits, said)
+        stack.callback(store.close)
+        self._image: Admitted = stack.enter_context(store.admit(store.manifest_of(order.digest)))
+        self._pieces = Pieces(store, self._image, ProjectKey(key, room), order.plain_bytes)
+        fetchers = [
+            Fetcher(store, self._image, [open_source(one) for one in order.sources], self._pace, said) for _ in range(2)
+        ]
+        self._lanes = Lanes(store, self._pieces, (fetchers[0], fetchers[1]), order.ahead, said)
+        stack.callback(self._lanes.close)
+        self._exports = {name: StreamBlocks(self._pieces, self._image, name) for name in STREAMS}
+        self._listener = _listen(order.socket)
+        stack.callback(self._end, order.socket)
+        threading.Thread(target=self._accept, name="accept", daemon=True).start()
+
+    def do(self, command: Command) -> object:
+        """Obey a command; return its answer."""
+        if command.do == "rate":
+            self._pace.set(command.value)
+        elif command.do in ("pause", "resume"):
+            self._lanes.pause(command.do == "pause")
+        elif command.do == "order":
+            return {"order": self._first_reads()}
+        elif command.do != "status":
+            return {"unknown": command.do}
+        lanes = self._lanes
+        return Status(
+            lanes.fetched_bytes,
+            lanes.requests,
+            round(lanes.waited_seconds, 3),
+            lanes.away,
+            lanes.ahead_done,
+            len(self._pieces.first_reads),
+        )
+
+    def _first_reads(self) -> list[int]:
+        """Offsets of the disk in the order of their first reads, for the next version's boot order."""
+        disk = span(self._image.manifest, self._image.table, "disk")
+        with self._pieces.mutex:
+            numbers = list(self._pieces.first_reads)
+        return [disk.offsets[number] for number in numbers if number < self._image.manifest.disk.pieces]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                link, _ = self._listener.accept()
+            except OSError:
+                return
+            if _peer(link) not in (os.geteuid(), 0):
+                link.close()
+                continue
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            connection = Connection(link, self._exports, self._lanes.wait_for)
+            threading.Thread(target=connection.serve, name="nbd", daemon=True).start()
+
+    def _end(self, path: str) -> None:
+        self._listener.close()
+        Path(path).unlink(missing_ok=True)
+
+
+def main() -> int:
+    """Serve until standard input ends. Returns: the exit code; 1 with a sentence when it can't be done."""
+    dumps, locked = forbid_dumps(), lock_everything()
+    room = LockedRoom()
+    with ExitStack() as stack:
+        stack.callback(room.wipe)
+        try:
+            order, key = _take(room)
+            service = _Service(order, key, room, stack)
+        except (ImageError, msgspec.MsgspecError, OSError) as error:
+            said(str(error))
+            return 1
+        _tell({"ready": {"no_dumps": dumps, "key_locked": room.locked, "all_locked": locked}})
+        for line in sys.stdin.buffer:
+            try:
+                _tell(service.do(msgspec.json.decode(line, type=Command)))
+            except msgspec.MsgspecError as error:
+                said(f"command: {error}")
+    return 0
+
+
+def said(sentence: str) -> None:
+    """Report something, in a sentence."""
+    _tell({"said": sentence})
+
+
+_telling = threading.Lock()
+
+
+def _tell(answer: Any) -> None:
+    with _telling, suppress(OSError):
+        os.write(1, msgspec.json.encode(answer) + b"\n")
+
+
+def _take(room: LockedRoom) -> tuple[Order, memoryview]:
+    """Read order and key. Raises: ImageError, MsgspecError."""
+    length = struct.unpack(">I", _exactly(bytearray(4)))[0]
+    if length > MOST_ORDER_BYTES:
+        raise ImageError(f"order: got {length} bytes, expected at most {MOST_ORDER_BYTES}")
+    order = msgspec.json.decode(_exactly(bytearray(length)), type=Order)
+    return order, memoryview(_exactly(room(bytes(KEY_BYTES))))
+
+
+def _exactly(place: bytearray | memoryview) -> bytearray | memoryview:
+    """Fill a place from standard input, without a copy elsewhere."""
+    view, came = memoryview(place), 0
+    while came < len(view):
+        count = os.readv(0, [view[came:]])
+        if not count:
+            raise ImageError("order: standard input ended too early")
+        came += count
+    return place
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+    listener.listen(16)
+    return listener
+
+
+def _peer(link: socket.socket) -> int:
+    """The user at the other end."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return os.geteuid()  # the folder's rights must do
+    return int(struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

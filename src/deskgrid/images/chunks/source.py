@@ -1,0 +1,172 @@
+"""Where packs come from: a folder, or any web server that knows Range.
+
+Rules, told first
+- A source is asked for a part of a pack and gives bytes as they come. Nobody believes it: who asks checks every blob.
+- It never gives more than it was asked for, follows nobody elsewhere, and gives up when nothing comes for ten seconds, or when
+  less than 2 KiB/s come over half a minute: a bad source costs time, a bounded one.
+- `cancel` ends what is running at once, from another thread.
+"""
+
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from deskgrid.images.contract import ImageError
+
+_PART_BYTES = 64 << 10
+_SILENCE_SECONDS = 10.0
+_SLOW_SECONDS, _SLOW_BYTES_PER_SECOND = 30.0, 2048
+
+
+class Away(ImageError):
+    """A source does not answer, or not with what was asked for. Another may, or the same one later."""
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a source is. url: http, https or file; the folder that was published to. ca: PEM file of its authority."""
+
+    url: str
+    ca: str = ""
+
+
+class PackSource(Protocol):
+    """Something that has packs."""
+
+    name: str
+
+    def read(self, project: str, pack: str, start: int, end: int) -> Iterator[bytes]:
+        """Give the bytes from start to end as they come. Raises: Away."""
+
+    def cancel(self) -> None:
+        """End what is running; from another thread."""
+
+
+def open_source(origin: Origin) -> PackSource:
+    """Return the source at an address. Raises: ImageError when the address is none."""
+    parts = urlsplit(origin.url)
+    if parts.scheme == "file" and parts.path:
+        return FolderSource(Path(parts.path))
+    if parts.scheme in ("http", "https") and parts.hostname and not parts.username:
+        return HttpSource(origin)
+    raise ImageError(f"source of packs: got {origin.url!r}, expected http://…, https://… or file:///…; correct it")
+
+
+class FolderSource:
+    """A folder that was published to, such as a mounted one."""
+
+    def __init__(self, root: Path) -> None:
+        """Read below `root`."""
+        self._root, self.name = root, str(root)
+
+    def read(self, project: str, pack: str, start: int, end: int) -> Iterator[bytes]:
+        """Give the bytes from start to end. Raises: Away."""
+        path = self._root / project / "packs" / pack[:2] / pack
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                while start < end and (part := file.read(min(_PART_BYTES, end - start))):
+                    start += len(part)
+                    yield part
+        except OSError as error:
+            raise Away(f"{path}: {error.strerror}") from None
+        if start < end:
+            raise Away(f"{path}: it ends {end - start} bytes too early")
+
+    def cancel(self) -> None:
+        """Nothing here takes long."""
+
+
+class HttpSource:
+    """A web server or a cache; one request at a time over one connection that is kept."""
+
+    def __init__(self, origin: Origin) -> None:
+        """Talk to the server at `origin.url`."""
+        self._parts = urlsplit(origin.url)
+        self.name = f"{self._parts.scheme}://{self._parts.netloc}{self._parts.path.rstrip('/')}"
+        self._ca = origin.ca
+        self._lock = threading.Lock()
+        self._link: http.client.HTTPConnection | None = None
+
+    def read(self, project: str, pack: str, start: int, end: int) -> Iterator[bytes]:
+        """Give the bytes from start to end as they come. Raises: Away."""
+        whole = False
+        try:
+            answer = self._ask(f"{self._parts.path.rstrip('/')}/{project}/packs/{pack[:2]}/{pack}", start, end)
+            yield from self._body(answer, start, end)
+            whole = True
+        except (OSError, http.client.HTTPException) as error:
+            raise Away(f"{self.name}: {error or type(error).__name__}") from None
+        finally:
+            if not whole:
+                self.cancel()
+
+    def cancel(self) -> None:
+        """Cut the connection; whoever reads from it gets Away."""
+        with self._lock:
+            link, self._link = self._link, None
+        if link is not None:
+            if link.sock is not None:
+                with suppress(OSError):
+                    link.sock.shutdown(socket.SHUT_RDWR)
+            link.close()
+
+    def _ask(self, path: str, start: int, end: int) -> http.client.HTTPResponse:
+        again = self._link is not None
+        while True:
+            link = self._connected()
+            try:
+                link.request("GET", path, headers={"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"})
+                answer = link.getresponse()
+                break
+            except (OSError, http.client.HTTPException):
+                self.cancel()
+                if not again:
+                    raise
+                again = False  # a kept connection that the server has closed meanwhile
+        if answer.status == 200 and start == 0:
+            return answer  # a server without Range: the beginning is what was asked for
+        if answer.status != 206:
+            raise Away(f"{self.name}: got status {answer.status} for pack {path[-64:][:12]}…, expected 206")
+        if not (answer.getheader("Content-Range") or "").startswith(f"bytes {start}-{end - 1}/"):
+            raise Away(f"{self.name}: got another range than it was asked for")
+        return answer
+
+    def _connected(self) -> http.client.HTTPConnection:
+        with self._lock:
+            if self._link is None:
+                host = self._parts.hostname or ""
+                if self._parts.scheme == "https":
+                    trust = ssl.create_default_context(cafile=self._ca or None)
+                    self._link = http.client.HTTPSConnection(
+                        host, self._parts.port, timeout=_SILENCE_SECONDS, context=trust
+                    )
+                else:
+                    self._link = http.client.HTTPConnection(host, self._parts.port, timeout=_SILENCE_SECONDS)
+            return self._link
+
+    def _body(self, answer: http.client.HTTPResponse, start: int, end: int) -> Iterator[bytes]:
+        left, began, came = end - start, time.monotonic(), 0
+        while left:
+            part = answer.read1(min(_PART_BYTES, left))
+            if not part:
+                raise Away(f"{self.name}: it ended {left} bytes too early")
+            left -= len(part)
+            came += len(part)
+            yield part
+            passed = time.monotonic() - began
+            if passed > _SLOW_SECONDS:
+                if came < passed * _SLOW_BYTES_PER_SECOND:
+                    raise Away(f"{self.name}: only {came} bytes came in {passed:.0f} s")
+                began, came = time.monotonic(), 0
+        if not answer.isclosed() and answer.length:
+            raise Away(f"{self.name}: it gives more than it was asked for")
+        answer.read1(1)  # the end of the answer, so that the connection can be used again
