@@ -313,7 +313,7 @@ def renew(
 ) -> None:
     """As the coordinator's host: show desktops what is signed, and say that it is current."""
     from deskgrid.images.trust.keys import open_signer
-    from deskgrid.images.trust.shelf import renew as renew_now
+    from deskgrid.images.trust.online import renew as renew_now
 
     with _told():
         done = renew_now(repository, open_signer(key, _asks(password_file)), datetime.now(UTC))

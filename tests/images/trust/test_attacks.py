@@ -625,6 +625,18 @@ def test_a_root_that_names_one_key_twice_is_refused(grid: Grid, home: Path) -> N
     )
 
 
+def forced(grid: Grid, key: SSlibKey, role: str) -> Metadata[Any]:
+    """Targets with this key in this role, signed by the administrators; our own tools refuse to publish them."""
+    with grid.shelf.editing():
+        draft = grid.shelf.draft("targets", NOW)
+        draft.signed.add_key(key, role)
+        grid.shelf.keep("targets", draft)
+        refused("key-in-both", Fault.SIGNERS, lambda: grid.signed(grid.ada, grid.bob))
+        pending = grid.shelf.pending("targets")
+        assert pending is not None
+        return pending
+
+
 @pytest.mark.parametrize("disguise", [False, True])
 def test_an_approver_s_key_in_the_researcher_s_role_is_refused_by_both_sides(
     grid: Grid, home: Path, disguise: bool
@@ -633,13 +645,9 @@ def test_an_approver_s_key_in_the_researcher_s_role_is_refused_by_both_sides(
     key = alias(grid.paul, "e" * 64) if disguise else grid.paul.public_key
     said = refused("key-in-both", Fault.SIGNERS, lambda: grid.shelf.rotate("einstein-researcher", NOW, [key]))
     assert "must be held by different people" in said
-    with grid.shelf.editing():
-        draft = grid.shelf.draft("targets", NOW)
-        draft.signed.add_key(key, "einstein-researcher")
-        grid.shelf.keep("targets", draft)
-        grid.signed(grid.ada, grid.bob)
-    grid.renew()
-    with desktop(home, grid) as trusted:
+    attacker = Attacker(grid.source)
+    serve_listed(grid, attacker, {"targets": forced(grid, key, "einstein-researcher")}, grid.online)
+    with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
         refused("key-in-both", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
 
@@ -651,13 +659,10 @@ def test_the_online_key_can_hold_no_other_role(grid: Grid, role: str) -> None:
 
 def test_the_online_key_in_a_project_s_role_is_refused_by_the_desktop(grid: Grid, home: Path) -> None:
     grid.publish(ONE)
-    with grid.shelf.editing():
-        draft = grid.shelf.draft("targets", NOW)
-        draft.signed.add_key(alias(grid.online, "d" * 64), "einstein-approver")
-        grid.shelf.keep("targets", draft)
-        grid.signed(grid.ada, grid.bob)
-    grid.renew()
-    with desktop(home, grid) as trusted:
+    attacker = Attacker(grid.source)
+    evil = forced(grid, alias(grid.online, "d" * 64), "einstein-approver")
+    serve_listed(grid, attacker, {"targets": evil}, grid.online)
+    with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
         refused("key-in-both", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.online import renew
 from deskgrid.images.trust.pointer import check_pointer, next_pointer
 from deskgrid.images.trust.repository import first_root, key_named
 from deskgrid.images.trust.roles import project_of
-from deskgrid.images.trust.shelf import Shelf, keys_of, renew
+from deskgrid.images.trust.shelf import Shelf, keys_of
 from deskgrid.images.trust.status import package_differences, revocations, status
 from deskgrid.images.trust.words import Pointer, Version
 
@@ -299,3 +300,15 @@ def test_the_approver_is_never_shown_a_manifest_that_the_researcher_did_not_sign
     said = refused("mixed", Fault.REPOSITORY, lambda: status(grid.shelf))
     assert "sign nothing" in said
     refused("mixed", Fault.REPOSITORY, lambda: grid.shelf.approve(ONE, NOW))
+
+
+def test_what_a_signer_wrote_cannot_move_the_cursor_of_who_reads_it(grid: Grid, home: Path) -> None:
+    grid.propose(ONE, b'{"packages": [{"name": "gcc\\u001b[2K", "version": "1\\n2"}]}')
+    grid.approve(ONE)
+    grid.propose(TWO, b'{"packages": [{"name": "sh\\u001b[2K", "version": "1\\n2"}]}')
+    (approval,) = status(grid.shelf).approvals
+    assert approval.changes == ("+ sh?[2K 1?2", "- gcc?[2K 1?2")
+    grid.revoke("einstein-approver", ONE, "\x1b[2J" + "x" * 1000)
+    with desktop(home, grid) as trusted:
+        trusted.refresh(NOW)
+        assert trusted.revoked([ONE], NOW)[ONE] == "?[2J" + "x" * 196 + "…"

@@ -51,7 +51,7 @@ from deskgrid.images.trust.tufapi import (
     Targets,
     Timestamp,
 )
-from deskgrid.images.trust.words import LATEST, MANIFEST_BYTES, Entry, Pointer, Version
+from deskgrid.images.trust.words import LATEST, MANIFEST_BYTES, Entry, Pointer, Version, readable
 
 S = TypeVar("S", Root, Snapshot, Targets, Timestamp)
 ADMINISTRATORS, ONLINE_KEY = "administrators", "online"
@@ -239,7 +239,9 @@ def revoke(draft: Metadata[Targets], version: Version, why: str) -> None:
     if entry is None:
         raise TrustError(Fault.REQUEST, "no-version", f"version {version}: this role does not list it")
     if entry.revoked is None:
-        draft.signed.targets[version.path] = target_file(version.path, msgspec.structs.replace(entry, revoked=why))
+        draft.signed.targets[version.path] = target_file(
+            version.path, msgspec.structs.replace(entry, revoked=readable(why))
+        )
 
 
 # -- what may follow ------------------------------------------------------------------------------------------

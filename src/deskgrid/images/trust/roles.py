@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.tufapi import DelegatedRole, Key, Root, Targets
-from deskgrid.images.trust.words import MANIFEST_BYTES, Entry, Version
+from deskgrid.images.trust.words import MANIFEST_BYTES, Entry, Version, readable
 from deskgrid.model.names import BadName, name
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
@@ -84,6 +84,8 @@ def entry_of(targets: Targets, path: str) -> Entry | None:
         return None
     custom = found.custom if isinstance(found.custom, dict) else {}
     said = {"size_bytes": found.length, "sha256": found.hashes.get("sha256"), **custom}
+    if isinstance(said.get("revoked"), str):
+        said["revoked"] = readable(str(said["revoked"]))
     try:
         entry = msgspec.convert(said, Entry)
     except msgspec.ValidationError as error:

@@ -26,7 +26,7 @@ from deskgrid.images.trust.roles import (
 )
 from deskgrid.images.trust.shelf import Shelf
 from deskgrid.images.trust.tufapi import Targets
-from deskgrid.images.trust.words import LATEST, Entry, Version
+from deskgrid.images.trust.words import LATEST, Entry, Version, readable
 
 Differences = Callable[[bytes | None, bytes], Sequence[str]]
 """What a person should know of a new manifest beside the one before; None: there was none."""
@@ -252,7 +252,7 @@ def _changes(before: object, after: object) -> Sequence[str]:
     if isinstance(after, Targets) and after.delegations is None:
         old = before.targets if isinstance(before, Targets) else {}
         return [
-            f"{'changes' if path in old else 'adds'} {path}"
+            f"{'changes' if path in old else 'adds'} {readable(path)}"
             for path in after.targets
             if old.get(path) != after.targets[path]
         ]
@@ -281,4 +281,4 @@ def _packages(manifest: bytes | None) -> dict[str, str] | None:
         found = msgspec.json.decode(manifest, type=_Packages).packages
     except msgspec.DecodeError:
         return None
-    return {package.name: package.version for package in found} or None
+    return {readable(package.name): readable(package.version) for package in found} or None

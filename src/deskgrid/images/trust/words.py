@@ -13,6 +13,12 @@ MANIFEST_BYTES = 16 << 20
 POINTER_BYTES = 4096
 
 
+def readable(text: str, most: int = 200) -> str:
+    """Text from outside for a terminal or a page: nothing in it that moves a cursor, and not too long."""
+    shown = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[:most]}…"
+
+
 class Version(msgspec.Struct, frozen=True, order=True):
     """A version of an image of a project."""
 

@@ -1,0 +1,131 @@
+"""The coordinator's part: list what is signed, and say that it is current.
+
+Rules, told first
+- The online key can say what is current and nothing else: what an image is, others sign.
+- What is settled is checked again before it is listed. What fails is not listed, and is reported; the rest goes on.
+- Called as often as one likes: it writes only when something is new, or a part of the life has gone.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from deskgrid.host.files import write_atomic
+from deskgrid.images.trust import repository
+from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.pages import Any_
+from deskgrid.images.trust.roles import (
+    ROOT,
+    SNAPSHOT,
+    SNAPSHOT_LIFE,
+    TARGETS,
+    TIMESTAMP,
+    TIMESTAMP_LIFE,
+    delegated,
+    owner,
+)
+from deskgrid.images.trust.shelf import Shelf, add_signature
+from deskgrid.images.trust.tufapi import Metadata, MetaFile, Signer, Snapshot, Timestamp
+
+
+class Renewed(msgspec.Struct, frozen=True):
+    """What `renew` did. problems: what was settled but is not listed, a sentence each."""
+
+    snapshot: int
+    timestamp: int
+    expires_at: datetime
+    problems: tuple[str, ...] = ()
+
+
+def renew(folder: Path, signer: Signer, now: datetime) -> Renewed:
+    """What the coordinator calls every few minutes: settle, list, say that it is current. Raises: TrustError."""
+    shelf = Shelf(folder)
+    with shelf.editing():
+        problems: tuple[str, ...] = ()
+        try:
+            shelf.settle()
+        except TrustError as error:
+            problems = (str(error),)
+        done = _list(shelf, signer, now)
+        return msgspec.structs.replace(done, problems=(*problems, *done.problems))
+
+
+def _list(shelf: Shelf, signer: Signer, now: datetime) -> Renewed:
+    """List what is settled, and say that it is current. Called as often as one likes; writes only when it is due.
+
+    Raises: TrustError when there is nothing to list, or `signer` is not root's online key.
+    """
+    root = shelf.settled(ROOT)
+    if root is None or shelf.settled(TARGETS) is None:
+        raise TrustError(
+            Fault.SIGNERS,
+            "unsigned",
+            f"repository {shelf.folder}: root and targets wait for signatures; see `deskgrid trust status`",
+        )
+    if signer.public_key.keyid not in root.signed.roles[TIMESTAMP].keyids:
+        raise TrustError(
+            Fault.REQUEST, "wrong-key", f"key {owner(signer.public_key)}: root does not name it as the online key"
+        )
+    problems: list[str] = []
+    snapshot = _snapshot(shelf, signer, now, problems)
+    timestamp = _timestamp(shelf, signer, now, snapshot)
+    return Renewed(snapshot.signed.version, timestamp.signed.version, timestamp.signed.expires, tuple(problems))
+
+
+def _snapshot(shelf: Shelf, signer: Signer, now: datetime, problems: list[str]) -> Metadata[Snapshot]:
+    before = shelf.settled(SNAPSHOT)
+    meta = _meta(shelf, before.signed.meta if before else {}, problems)
+    good = before is not None and shelf.complete(SNAPSHOT, before)
+    if before is not None and good and before.signed.meta == meta and before.signed.expires - now > SNAPSHOT_LIFE / 2:
+        return before
+    snapshot = repository.next_snapshot(before.signed if before else None, meta, now)
+    add_signature(SNAPSHOT, snapshot, signer)
+    write_atomic(shelf.metadata / f"{snapshot.signed.version}.snapshot.json", snapshot.to_bytes())
+    return snapshot
+
+
+def _timestamp(shelf: Shelf, signer: Signer, now: datetime, snapshot: Metadata[Snapshot]) -> Metadata[Timestamp]:
+    before = shelf.settled(TIMESTAMP)
+    version = snapshot.signed.version
+    lists = repository.listed((shelf.metadata / f"{version}.snapshot.json").read_bytes(), version)
+    if before is not None and before.signed.snapshot_meta == lists and shelf.complete(TIMESTAMP, before):
+        left = before.signed.expires - now
+        if TIMESTAMP_LIFE * 0.75 < left <= TIMESTAMP_LIFE:
+            return before
+    timestamp = repository.next_timestamp(before.signed if before else None, lists, now)
+    add_signature(TIMESTAMP, timestamp, signer)
+    write_atomic(shelf.metadata / "timestamp.json", timestamp.to_bytes())
+    return timestamp
+
+
+def _meta(shelf: Shelf, before: Mapping[str, MetaFile], problems: list[str]) -> Mapping[str, MetaFile]:
+    meta = dict(before)
+    targets = cast(Any_, shelf.settled(TARGETS))
+    for role in (TARGETS, *delegated(targets.signed)):
+        listed = before[f"{role}.json"].version if f"{role}.json" in before else 0
+        for version in (v for v in shelf.versions(role) if v > listed):
+            try:
+                content = _publishable(shelf, role, listed, version)
+            except TrustError as error:
+                problems.append(str(error))
+                break
+            meta[f"{role}.json"], listed = repository.listed(content, version), version
+        if listed and not shelf.complete(role, cast(Any_, shelf.settled(role, listed))):
+            problems.append(f"role {role}: version {listed} is not signed by enough of its keys of today: sign again")
+    return meta
+
+
+def _publishable(shelf: Shelf, role: str, listed: int, version: int) -> bytes:
+    found = shelf.settled(role, version)
+    assert found is not None
+    if version == max(shelf.versions(role)) and not shelf.complete(role, found):
+        raise TrustError(
+            Fault.SIGNERS,
+            "unsigned",
+            f"role {role}: version {version} is not signed by enough of its keys: sign again",
+        )
+    shelf.check(role, shelf.settled(role, listed) if listed else None, found)
+    return (shelf.metadata / f"{version}.{role}.json").read_bytes()

@@ -1,0 +1,197 @@
+"""The repository as a folder: what is served, and what waits for signatures. Reading, checking, keeping.
+
+    <folder>/metadata/   served: timestamp.json, <n>.snapshot.json, <n>.root.json, <n>.<role>.json
+    <folder>/targets/    served: images/<project>/<image>/<sha256>.<version>.json
+    <folder>/pending/    <role>.json, signed by some but not yet by enough
+
+Rules, told first
+- What is served is added and never changed, except timestamp.json. A web server or cache may serve the two folders.
+- A role's next version waits in `pending/`. Each signer adds a signature; with enough of them `settle` moves it over.
+  An edit of what waits makes its signatures void.
+- The folder may be copied to a computer without a network, signed there, and the signatures merged back.
+- Desktops see what is settled only when the coordinator lists it (`renew`). It checks everything again first: what
+  somebody laid into the folder by hand is not listed, and is reported.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+from tuf.api.exceptions import RepositoryError
+
+from deskgrid.host.files import Locked, locked, write_atomic
+from deskgrid.images.trust import repository
+from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.pointer import decode
+from deskgrid.images.trust.roles import METADATA_BYTES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, delegated, entry_of
+from deskgrid.images.trust.tufapi import Metadata, Root, Targets, VerificationResult
+from deskgrid.images.trust.words import Entry, Pointer, Version
+
+Any_ = Metadata[Any]
+_NUMBERED = re.compile(r"([1-9][0-9]{0,9})\.(.+)\.json\Z")
+
+
+class Pages:
+    """A repository in a folder. Whoever changes it holds its lock (`editing`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metadata, self.targets, self.waiting = folder / "metadata", folder / "targets", folder / "pending"
+
+    @contextmanager
+    def editing(self, new: bool = False) -> Iterator[None]:
+        """Hold the repository's lock. Raises: TrustError when it is no repository, or another process changes it."""
+        if not new and not self.metadata.is_dir():
+            raise TrustError(
+                Fault.REQUEST,
+                "no-repository",
+                f"repository {self.folder}: there is none; `deskgrid trust init` makes one",
+            )
+        try:
+            for folder in (self.metadata, self.targets, self.waiting):
+                folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder / "lock", wait=False):
+                yield
+        except Locked:
+            raise TrustError(
+                Fault.DESKTOP, "locked", f"repository {self.folder}: another process changes it; try again in a moment"
+            ) from None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise TrustError(
+                Fault.DESKTOP, "disk", f"repository {self.folder}: {error.filename}: {error.strerror}"
+            ) from None
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def versions(self, role: str) -> Sequence[int]:
+        """The versions of a role that are settled, in order."""
+        found = (_NUMBERED.match(path.name) for path in self.metadata.glob(f"*.{role}.json"))
+        return sorted(int(match[1]) for match in found if match and match[2] == role)
+
+    def settled(self, role: str, version: int | None = None) -> Any_ | None:
+        """A settled version of a role's metadata, the newest by default. Raises: TrustError when it can't be read."""
+        if role == TIMESTAMP:
+            return _load(self.metadata / "timestamp.json")
+        number = version or max(self.versions(role), default=0)
+        return _load(self.metadata / f"{number}.{role}.json") if number else None
+
+    def pending(self, role: str) -> Any_ | None:
+        """What waits for signatures in a role."""
+        return _load(self.waiting / f"{role}.json")
+
+    def newest(self, role: str) -> Any_ | None:
+        """What waits, or else what is settled."""
+        return self.pending(role) or self.settled(role)
+
+    def root(self) -> Root:
+        """The settled root, or the first one that still waits. Raises: TrustError when there is none."""
+        found = self.settled(ROOT) or self.pending(ROOT)
+        if found is None:
+            raise TrustError(Fault.REPOSITORY, "no-root", f"repository {self.folder}: it has no root; copy it again")
+        return cast(Root, found.signed)
+
+    def roles(self) -> Sequence[str]:
+        """Root, targets, and the roles of all projects."""
+        found = self.newest(TARGETS)
+        return (ROOT, TARGETS, *(delegated(found.signed) if found else ()))
+
+    def verification(
+        self, role: str, metadata: Any_, delegators: Sequence[Any_ | None] = ()
+    ) -> Sequence[VerificationResult]:
+        """Who has signed a role's metadata; all results must be good. delegators: of whom else but the settled one."""
+        payload, signatures = metadata.signed_bytes, metadata.signatures
+        if role == ROOT:
+            before = self.settled(ROOT, metadata.signed.version - 1) if metadata.signed.version > 1 else None
+            old = before.signed if before else metadata.signed
+            return [signed.get_verification_result(ROOT, payload, signatures) for signed in (old, metadata.signed)]
+        delegator = ROOT if role in (TARGETS, SNAPSHOT, TIMESTAMP) else TARGETS
+        found = delegators or (self.settled(delegator) or self.pending(delegator),)
+        return [
+            by.signed.get_verification_result(role, payload, signatures)
+            for by in found
+            if by is not None and (delegator == ROOT or role in delegated(by.signed))
+        ]
+
+    def manifest(self, path: str, entry: Entry) -> bytes:
+        """A target's content. Raises: TrustError when it is not there, or is not what is listed."""
+        try:
+            content = (self.targets / _place(path, entry)).read_bytes()
+        except OSError as error:
+            raise TrustError(
+                Fault.REPOSITORY, "no-manifest", f"repository {self.folder}: {path} can't be read: {error.strerror}"
+            ) from None
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise TrustError(
+                Fault.REPOSITORY,
+                "mixed",
+                f"repository {self.folder}: {path} is not what the researcher signed; sign nothing",
+            )
+        return content
+
+    def pointer(self, targets: Targets, version: Version) -> Pointer | None:
+        """The pointer of an image that a role lists."""
+        entry = entry_of(targets, version.latest)
+        return decode(version.latest, self.manifest(version.latest, entry)) if entry else None
+
+    def complete(self, role: str, metadata: Any_) -> bool:
+        """Whether enough of the right keys have signed."""
+        if role not in (ROOT,) and self.settled(above(role)) is None:
+            return False
+        results = self.verification(role, metadata)
+        return bool(results) and all(results)
+
+    # -- changing ---------------------------------------------------------------------------------------------
+
+    def draft(self, role: str, now: datetime) -> Any_:
+        """What the next version of a role starts from: what waits or is settled, unsigned. Raises: TrustError."""
+        base, settled = self.newest(role), self.settled(role)
+        if base is None:
+            if role not in self.roles():
+                raise TrustError(
+                    Fault.REQUEST, "no-role", f"role {role}: there is none; `deskgrid trust add-key {role} …` makes it"
+                )
+            return repository.first_project(now)
+        return repository.again(base, settled.signed.version + 1 if settled else 1, now)
+
+    def keep(self, role: str, draft: Any_) -> None:
+        """Let a draft wait for signatures."""
+        write_atomic(self.waiting / f"{role}.json", draft.to_bytes())
+
+    def put(self, path: str, content: bytes, entry: Entry) -> None:
+        """Keep a target's content."""
+        place = self.targets / _place(path, entry)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(place, content)
+
+
+def above(role: str) -> str:
+    """The role that says who may sign this one."""
+    return ROOT if role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP) else TARGETS
+
+
+def _place(path: str, entry: Entry) -> str:
+    folder, _, file = path.rpartition("/")
+    return f"{folder}/{entry.sha256}.{file}"
+
+
+def _load(path: Path) -> Any_ | None:
+    try:
+        if path.stat().st_size > METADATA_BYTES:
+            raise TrustError(
+                Fault.REPOSITORY,
+                "too-long",
+                f"metadata {path}: got {path.stat().st_size} bytes, expected {METADATA_BYTES}",
+            )
+        return Metadata.from_bytes(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except RepositoryError as error:
+        raise TrustError(
+            Fault.REPOSITORY, "damaged", f"metadata {path}: can't be read: {error}; copy it again"
+        ) from None
