@@ -38,7 +38,8 @@ def reply(question: Question) -> Answer:
                 raise
             return Answer(revoked=tuple(trusted.revoked(asked, now).items()))
         if question.ask == "manifest":
-            return Answer(freshness, manifest=trusted.manifest(asked[0], now))
+            trusted.manifest(asked[0], now)
+            return Answer(freshness, manifest=trusted.check(asked[0], now))
         if question.ask == "latest":
             return Answer(freshness, latest=trusted.latest(asked[0].project, asked[0].image, now))
         return Answer(freshness, revoked=tuple(trusted.revoked(asked, now).items()))

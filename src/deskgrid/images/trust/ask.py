@@ -5,6 +5,7 @@ Rules, told first
 - The time comes with the question.
 """
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from deskgrid.images.trust.errors import Fault, TrustError
-from deskgrid.images.trust.words import Freshness, Version, version
+from deskgrid.images.trust.words import Entry, Freshness, Version, manifest_place, version
 from deskgrid.model.moment import Moment
 
 
@@ -42,10 +43,10 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What was found, or what is wrong and whose fault it is."""
+    """What was found, or what is wrong and whose fault it is. manifest: what both have signed of it; it is kept now."""
 
     freshness: Freshness | None = None
-    manifest: bytes = b""
+    manifest: Entry | None = None
     latest: Version | None = None
     revoked: tuple[tuple[Version, str], ...] = ()
     fault: Fault | None = None
@@ -89,7 +90,16 @@ def ask(question: Question, within_seconds: float = 120.0) -> Answer:
 
 def verified_manifest(place: Place, wanted: Version, now: datetime) -> bytes:
     """The manifest of a version that may start now. Raises: TrustError that says why not."""
-    return ask(Question(place, "manifest", now, (wanted,))).manifest
+    entry = ask(Question(place, "manifest", now, (wanted,))).manifest
+    assert entry is not None
+    kept = manifest_place(place.folder, entry)
+    try:
+        content = kept.read_bytes()
+    except OSError as error:
+        raise TrustError(Fault.DESKTOP, "disk", f"manifest {kept}: can't be read: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise TrustError(Fault.DESKTOP, "disk", f"manifest {kept}: changed on this computer's disk; tried again later")
+    return content
 
 
 def latest(place: Place, wanted: Version, now: datetime) -> Version:

@@ -17,7 +17,7 @@ import msgspec
 from deskgrid.host.files import Locked, locked, write_atomic
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.roles import METADATA_BYTES
-from deskgrid.images.trust.words import Entry, Pointer
+from deskgrid.images.trust.words import Entry, Pointer, manifest_place
 
 _MANIFESTS_KEPT = 32
 _TIME_KEPT_EVERY = timedelta(minutes=10)
@@ -71,7 +71,7 @@ class Memory:
 
     def manifest(self, entry: Entry) -> bytes | None:
         """A manifest that was kept and is whole; None when there is none."""
-        place = self._folder / "manifests" / entry.sha256
+        place = manifest_place(self._folder, entry)
         with contextlib.suppress(OSError):
             content = place.read_bytes() if place.stat().st_size == entry.size_bytes else b""
             if hashlib.sha256(content).hexdigest() == entry.sha256:
@@ -80,7 +80,7 @@ class Memory:
 
     def keep_manifest(self, entry: Entry, content: bytes) -> None:
         """Keep a manifest, and let the oldest of many go. Raises: TrustError."""
-        place = self._folder / "manifests" / entry.sha256
+        place = manifest_place(self._folder, entry)
         self._write(place, content)
         with contextlib.suppress(OSError):
             kept = sorted((p for p in place.parent.iterdir() if p != place), key=lambda p: p.stat().st_mtime)

@@ -1,6 +1,7 @@
 """The words that the rest of deskgrid speaks with trust. Imports nothing heavy: an agent at rest may have them."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -81,6 +82,11 @@ def version(project: str, image: str, version: str) -> Version:
     if found.version == LATEST:
         raise TrustError(Fault.REQUEST, "bad-name", f"version of {image}: got {LATEST!r}, expected another name")
     return found
+
+
+def manifest_place(folder: Path, entry: Entry) -> Path:
+    """Where a desktop keeps a manifest, in its folder for trust."""
+    return folder / "manifests" / entry.sha256
 
 
 class Freshness(msgspec.Struct, frozen=True):
