@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 wrong words; 3 no agent runs here (`status` then shows wha
 
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -53,7 +54,7 @@ def sockets(settings: Path) -> tuple[tuple[Path, ...], Path | None]:
         if settings != DEFAULT:
             raise
         return places(None, None), None
-    return places(getattr(chosen, "local", None), chosen.state), chosen.state
+    return places(chosen.local, chosen.state), chosen.state
 
 
 def status(settings: SettingsOption = DEFAULT, why: Why = False, as_json: Json = False) -> None:
@@ -217,18 +218,24 @@ def page(
             file.unlink(missing_ok=True)
 
 
-def _open_browser(words_: Sequence[str]) -> None:
+def _open_browser(argv: Sequence[str]) -> None:
     try:
-        subprocess.Popen(words_, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except OSError as error:
-        tell(f"{words_[0]}: {error.strerror}; open the address above yourself")
+        tell(f"{argv[0]}: {error.strerror}; open the address above yourself")
 
 
-def session(settings: SettingsOption = DEFAULT) -> None:
+def session(
+    tray: Annotated[bool, typer.Option("--tray/--no-tray", help="Show a sign in the tray, where there is one.")] = True,
+    settings: SettingsOption = DEFAULT,
+) -> None:
     """Tell the agent when this session is in use, until the session ends. Desktops start this at login."""
-    from deskgrid.session.helper import Helper
+    from deskgrid.session.helper import Helper, sign_of_this_session
 
-    helper = Helper(sockets(settings)[0])
+    tried = sockets(settings)[0]
+    page_words = [sys.executable, "-m", "deskgrid", "page", "--open", "--settings", str(settings)]
+    beside = sign_of_this_session(tried, local_now, lambda: _open_browser(page_words)) if tray else []
+    helper = Helper(tried, beside=beside)
     try:
         helper.run()
     finally:

@@ -13,14 +13,16 @@ import selectors
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from deskgrid.agent.local_words import Tell
+from deskgrid.agent.local_words import AskStatus, Finish, Now, Pause, Question, Resume, Tell
 from deskgrid.model.presence import SessionReading
-from deskgrid.session.client import Agent, NoAgent
+from deskgrid.session.client import Agent, NoAgent, ask
 from deskgrid.session.eyes import QUIET_SECONDS, Eye, Say
 from deskgrid.session.session_bus import BusEye, bus_path
 from deskgrid.session.wayland import WaylandEye, wayland_path
+from deskgrid.session.words import headline
 
 log = logging.getLogger("deskgrid.session")
 BEAT_SECONDS, BUSY_BEAT_SECONDS = 20.0, 5.0
@@ -51,10 +53,53 @@ def _x11(screen: str, say: Say) -> Eye:
     return X11Eye(screen, say)
 
 
+def sign_of_this_session(
+    tried: Sequence[Path], now: Callable[[], datetime], open_page: Callable[[], None]
+) -> list[Eye]:
+    """The sign in the tray, if this session has a bus."""
+    from deskgrid.session.tray import Sign, Tray
+
+    def sign() -> Sign:
+        try:
+            answer = ask(tried, AskStatus())
+        except NoAgent:
+            return Sign("No agent runs here.", "", "computer", False)
+        if not isinstance(answer, Now):
+            return Sign("The agent does not answer.", "", "computer", False)
+        what, because = headline(answer.status, now())
+        icon = "media-playback-pause" if answer.status.wish else "system-run" if answer.status.vms else "computer"
+        return Sign(what, because, icon, bool(answer.status.vms))
+
+    def wish(make: Callable[[], Question]) -> Callable[[], None]:
+        def say() -> None:
+            with suppress(NoAgent):
+                ask(tried, make())
+
+        return say
+
+    hour = timedelta(hours=1)
+    wishes = (
+        ("What runs here, and why", open_page),
+        ("Pause for 1 hour", wish(lambda: Pause(now() + hour))),
+        ("Pause until I resume", wish(Pause)),
+        ("Let it finish, start nothing new", wish(Finish)),
+        ("Resume", wish(Resume)),
+    )
+    if (path := bus_path()) is None:
+        return []
+    try:
+        return [Tray(path, sign, wishes)]
+    except OSError as error:
+        log.info("%s", error)
+        return []
+
+
 class Helper:
     """Looks and tells until its session ends.
 
-    Args: tried: where the agent may listen. eyes: makes the eyes, given whom to tell.
+    Args:
+        tried: where the agent may listen. eyes: makes the eyes, given whom to tell.
+        beside: what is tended beside them while they see something, such as a sign in the tray.
     """
 
     def __init__(
@@ -62,6 +107,7 @@ class Helper:
         tried: Sequence[Path],
         eyes: Callable[[Say], list[Eye]] = eyes_of_this_session,
         beat_seconds: float = BEAT_SECONDS,
+        beside: Sequence[Eye] = (),
     ) -> None:
         self._tried, self._beat = tried, beat_seconds
         self._selector = selectors.DefaultSelector()
@@ -72,7 +118,8 @@ class Helper:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._bell, selectors.EVENT_READ)
         self._eyes = eyes(self._say)
-        for eye in self._eyes:
+        self._beside = list(beside)
+        for eye in (*self._eyes, *self._beside):
             self._selector.register(eye.fileno(), selectors.EVENT_READ, eye)
 
     def run(self) -> None:
@@ -81,14 +128,14 @@ class Helper:
             now = time.monotonic()
             if now >= self._beat_at:
                 self._connect()
-                for eye in self._eyes:
+                for eye in (*self._eyes, *self._beside):
                     eye.look()
                 self._beat_at = now + (min(self._beat, BUSY_BEAT_SECONDS) if self._in_use() else self._beat)
             for ready, _ in self._selector.select(max(0.0, self._beat_at - time.monotonic())):
                 if isinstance(ready.data, Agent):
                     self._lose()  # it says nothing unasked: it has ended
             used = self._in_use()
-            for eye in list(self._eyes):
+            for eye in (*self._eyes, *self._beside):
                 eye.tend()
                 if eye.over:
                     self._shut(eye)
@@ -103,7 +150,7 @@ class Helper:
     def close(self) -> None:
         """Let all go."""
         self._lose()
-        for eye in list(self._eyes):
+        for eye in (*self._eyes, *self._beside):
             self._shut(eye)
         self._selector.close()
         os.close(self._bell)
@@ -142,7 +189,9 @@ class Helper:
             self._agent = None
 
     def _shut(self, eye: Eye) -> None:
-        self._eyes.remove(eye)
+        for some in (self._eyes, self._beside):
+            if eye in some:
+                some.remove(eye)
         with suppress(KeyError, ValueError):
             self._selector.unregister(eye.fileno())
         eye.close()
