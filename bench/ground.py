@@ -73,11 +73,13 @@ class Ground:
     def start_agent(
         self, client: OperatorClient, port: int, desktop: str, images: Path, presence: str, rest: str
     ) -> int:
-        """Enrol and start a real agent. rest: further lines of its settings. Returns: its process id."""
-        state = self.cast.make_folder(desktop)
+        """Enrol and start a real agent. rest: further settings; their [policy] is the grid's. Returns: its pid."""
+        state, policy = self.cast.make_folder(desktop), self.cast.make_folder(f"{desktop}-policy", 0o755)
+        rest, _, grid = rest.partition("[policy]\n")
+        self.cast.write(policy / "grid.toml", grid)
         text = (
             f'coordinator = "https://localhost:{port}"\ndesktop = "{desktop}"\nstate = "{state}"\n'
-            f'images = "{images}"\npresence = "{presence}"\n{rest}\n'
+            f'images = "{images}"\npresence = "{presence}"\npolicy_folder = "{policy}"\n{rest}\n'
         )
         settings = self.cast.write(state / "agent.toml", text)
         made = client.make_token(3600, 1)

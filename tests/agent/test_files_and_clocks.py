@@ -7,13 +7,12 @@ import pytest
 
 from deskgrid.agent.clock import calendar, steady_clock
 from deskgrid.agent.leases import LeaseFile
-from deskgrid.agent.machine import read_machine
+from deskgrid.agent.policy_files import PolicyTable
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.agent.status import read_status, status_of, write_status
 from deskgrid.core.desk import Sensed, begin
 from deskgrid.host.toml import BadSettings, parse
 from deskgrid.model.lease import Lease, Size
-from deskgrid.model.policy import Policy
 from deskgrid.model.presence import Reading
 from deskgrid.model.reason import Reason
 
@@ -100,13 +99,6 @@ def test_the_calendar_is_that_of_the_named_zone_or_of_the_computer() -> None:
     assert str(calendar("Asia/Kolkata")().utcoffset()) == "5:30:00"
 
 
-def test_the_machine_is_read_with_sensible_numbers(tmp_path: Path) -> None:
-    machine = read_machine(tmp_path)
-    assert machine.cpus >= 1
-    assert 0 < machine.memory_available_bytes <= machine.memory_bytes
-    assert machine.disk_free_bytes >= 0
-
-
 # -- settings -----------------------------------------------------------------------------------------------------
 
 GOOD = """
@@ -119,7 +111,7 @@ images = "/i"
 
 def test_settings_need_only_four_lines() -> None:
     settings = parse(GOOD, AgentSettings)
-    assert settings.presence == "linux" and settings.policy == Policy()
+    assert settings.presence == "linux" and settings.policy == PolicyTable()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.link import HttpsLink
 from deskgrid.agent.items import Answered, Item, LinkDown
+from deskgrid.agent.link import HttpsLink
 from deskgrid.model.desktop import Availability, Room
 from deskgrid.wire.messages import Answer, Problem, Report
 

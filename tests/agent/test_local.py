@@ -47,9 +47,7 @@ QUICK = Limits(silence_seconds=0.6, told_seconds=1.5)
 class Ear:
     """A server, and what it has told its agent."""
 
-    def __init__(
-        self, folder: Path, limits: Limits = DEFAULT, now: datetime | None = None, start: bool = True
-    ) -> None:
+    def __init__(self, folder: Path, limits: Limits = DEFAULT, now: datetime | None = None, start: bool = True) -> None:
         self.wishes: list[Wish] = []
         self.told: list[tuple[int, SessionReading | None]] = []
         self.clock = [now or datetime.now(UTC)]

@@ -18,7 +18,7 @@ from deskgrid.coordinator.client import OperatorClient
 from deskgrid.coordinator.service import Ready, run
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.demo.cast import Cast
-from deskgrid.demo.stage import AGENT, over, settings_text
+from deskgrid.demo.stage import AGENT, over, write_agent
 from deskgrid.host.account import become
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Size
@@ -119,7 +119,7 @@ class Campus:
             "hypervisor": "fake",
             "policy": {"max_vms": 2, "cpu_share": 1},
         }
-        settings = cast.write(cast.folder / f"{name}.toml", settings_text(over(AGENT, own)))
+        settings = write_agent(cast, cast.folder / f"{name}.toml", over(AGENT, own))
         made = self.client.make_token(3600, 1)
         cast.run("agent", "enrol", "--settings", str(settings), stdin=f"{made.token}@{made.ca_fingerprint}")
         if hours_ahead:

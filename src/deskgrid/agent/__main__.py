@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
     level = logging.INFO if "--verbose" in flags else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        run(read(Path(path), AgentSettings))
+        run(read(Path(path), AgentSettings), Path(path))
     except BadSettings as error:
         return _say(error, 2)
     except AgentError as error:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from deskgrid.core.desk import Happened, Input, Noted
 from deskgrid.core.vm import Event, Kind
 from deskgrid.hypervisor import contract as hv
 from deskgrid.model.desktop import Fault
@@ -66,16 +67,24 @@ class Tick(msgspec.Struct, frozen=True):
 Item = Sense | Asked | Fetched | Answered | LinkDown | Looked | Stop | HandOver | Tick | hv.Event
 
 
-def fetch_event(item: Fetched) -> Event:
-    """What the end of a fetch means in the table of `core/vm.py`."""
-    if item.error:
-        return Event(Kind.FETCH_FAILED, Reason("fetch-failed", item.error), fault=Fault.DESKTOP)
-    return Event(Kind.FETCHED, Reason("fetched", "Its image is here."))
-
-
-def vm_event(item: hv.Started | hv.StartFailed | hv.Alive | hv.GuestLeft | hv.Gone) -> Event:
-    """What a driver's event means there."""
+def of_vm(item: Fetched | hv.Event) -> Input:
+    """What happened to a VM, or only belongs into its story."""
     match item:
+        case hv.Joined():
+            return Noted(item.vm_id, "joined", "Its guest has started HTCondor's daemons.")
+        case hv.Paused():
+            return Noted(item.vm_id, "stopped", f"Its processors stand still after {item.milliseconds:.1f} ms.")
+        case _:
+            return Happened(item.vm_id, vm_event(item))
+
+
+def vm_event(item: Fetched | hv.Started | hv.StartFailed | hv.Alive | hv.GuestLeft | hv.Gone) -> Event:
+    """What a driver's event means in the table of `core/vm.py`."""
+    match item:
+        case Fetched() if item.error:
+            return Event(Kind.FETCH_FAILED, Reason("fetch-failed", item.error), fault=Fault.DESKTOP)
+        case Fetched():
+            return Event(Kind.FETCHED, Reason("fetched", "Its image is here."))
         case hv.Started():
             reason = Reason("started", f"Its processors run, on {item.accelerator}.")
             return Event(Kind.STARTED, reason, accelerator=item.accelerator)

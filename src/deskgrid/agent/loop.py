@@ -27,17 +27,14 @@ from deskgrid.agent.items import (
     Sense,
     Stop,
     Tick,
-    fetch_event,
-    vm_event,
+    of_vm,
 )
 from deskgrid.agent.letters import Letters
 from deskgrid.core.desk import (
     Act,
     Finishing,
     HandingOver,
-    Happened,
     Input,
-    Noted,
     Ruled,
     Sensed,
     Ticked,
@@ -143,24 +140,17 @@ class Loop:
             case LinkDown():
                 self.letters.unheard(item, now)
             case Looked():
-                if item.inventory is not None:
-                    self.letters.enclose(item.inventory)
+                self.letters.enclose(item.inventory)
             case Stop():
                 return [Finishing(item.reason)]
             case HandOver():
                 self.handed_over = True
                 self.around.hypervisor.hand_over(item.seconds)
                 return [HandingOver(_UPGRADE)]
-            case Fetched():
-                return [Happened(item.vm_id, fetch_event(item))]
             case Tick():
                 pass
-            case hv.Joined():
-                return [Noted(item.vm_id, "joined", "Its guest has started HTCondor's daemons.")]
-            case hv.Paused():
-                return [Noted(item.vm_id, "stopped", f"Its processors stand still after {item.milliseconds:.1f} ms.")]
             case _:
-                return [Happened(item.vm_id, vm_event(item))]
+                return [of_vm(item)]
         return []
 
     def _sense_all(self) -> None:

@@ -3,7 +3,7 @@
 Rules, told first:
 - Never as root. One agent per state folder (a lock that ends with the process).
 - SIGTERM and SIGINT ask every VM to leave and end the agent when they are gone; a second signal ends it at once, and
-  the VMs' keepers end them within 5 s.
+  the VMs' keepers end them within 5 s. SIGUSR1 makes way for a newer agent: VMs run on until it finds them.
 """
 
 import logging
@@ -16,23 +16,34 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from deskgrid.agent.around import Around
 from deskgrid.agent.clock import Clock, calendar, steady_clock, utc_now
+from deskgrid.agent.drivers import Due, Inbox, hypervisor_of, presence_of
 from deskgrid.agent.files import ca_file, credential_file, status_file
+from deskgrid.agent.items import Asked, HandOver, Item, Looked, Sense, Stop, Tick
 from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.link import HttpsLink
-from deskgrid.agent.loop import Around, Item, Loop, Sense, Stop, Tick
-from deskgrid.agent.machine import read_machine
+from deskgrid.agent.local import LocalServer
+from deskgrid.agent.local_socket import LocalError, listening_place
+from deskgrid.agent.loop import Loop
+from deskgrid.agent.policy_files import PolicyFiles
 from deskgrid.agent.settings import AgentSettings
-from deskgrid.agent.status import status_of, write_status
+from deskgrid.agent.status import Status, status_of, write_status
+from deskgrid.agent.usage import UsageBook
+from deskgrid.agent.weighed import Weighed
+from deskgrid.agent.wishes import WishBook
 from deskgrid.core.desk import Desk
+from deskgrid.core.desk import reports as vm_reports
+from deskgrid.core.layers import combine
 from deskgrid.host.files import Locked, locked
-from deskgrid.hypervisor.contract import Hypervisor
+from deskgrid.host.inventory import read_inventory
 from deskgrid.images.store import FolderStore
+from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
-from deskgrid.presence.contract import Presence
 
 log = logging.getLogger("deskgrid.agent")
 LAST_WORD_SECONDS = 3.0
+HAND_OVER_SECONDS = 60.0
 STATUS_EVERY = timedelta(seconds=30)
 """The status is written when something has changed, and so often for its figures: the owner's disk is the owner's."""
 
@@ -41,16 +52,17 @@ class AgentError(Exception):
     """The agent cannot run here. The message says why and what to do."""
 
 
-def run(settings: AgentSettings, wall: Clock = utc_now) -> None:
+def run(settings: AgentSettings, file: Path | None = None, wall: Clock = utc_now) -> None:
     """Run until SIGTERM or SIGINT.
 
-    Args: wall: the desktop's wall clock; it may be wrong.
+    Args: file: that the settings come from; its policy is read again when it changes. wall: the desktop's wall clock;
+        it may be wrong.
     Raises: AgentError: as root, not enrolled, or a second agent on the same state folder.
     """
     credential = check(settings)
     try:
         with locked(settings.state / "agent.lock", wait=False):
-            _Running(settings, credential, wall).until_stopped()
+            _Running(settings, file, credential, wall).until_stopped()
     except Locked:
         raise AgentError(
             f"{settings.state}: another agent runs with this state folder; there can be only one"
@@ -85,60 +97,91 @@ def _enrolled(path: Path) -> str:
         raise AgentError(f"{path}: can't be read ({error}); run `deskgrid agent enrol` again") from None
 
 
-class _Due:
-    """A fake driver's timer has rung: its call belongs to the loop's thread."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self.call = call
-
-
 class _Running:
     """An agent with its real drivers, between start and stop."""
 
-    def __init__(self, settings: AgentSettings, credential: str, wall: Clock) -> None:
+    def __init__(self, settings: AgentSettings, file: Path | None, credential: str, wall: Clock) -> None:
         self.settings, self.wall = settings, wall
-        self.inbox: queue.SimpleQueue[Item | _Due] = queue.SimpleQueue()
-        self.presence = _presence(settings)
-        self.hypervisor, faults = _hypervisor(settings, self.inbox)
+        state = settings.state
+        self.inbox: Inbox = queue.SimpleQueue()
+        self.rules = PolicyFiles(settings.policy_folder, state, file)
+        self.effective = self.rules.read() or combine(())
+        self.wishes = WishBook(state / "wish.json", os.geteuid(), wall())
+        self.store = FolderStore(settings.images, state / "checked-images.json")
+        self.images = Weighed(settings.images)
+        self.presence, read_machine = presence_of(settings, self.images.bytes)
+        self.hypervisor = hypervisor_of(settings, self.inbox)
+        self.book = UsageBook(state / "usage.json", self._local)
         self.signals = 0
         self.told: object = None
         self.told_at = wall()
+        self.local_fault = ""
         around = Around(
             now=steady_clock(wall),
             wall=wall,
-            local=calendar(settings.zone),
+            local=self._local,
             read_presence=self.presence.read,
-            read_machine=lambda: read_machine(settings.state),
+            read_machine=read_machine,
             hypervisor=self.hypervisor,
-            store=FolderStore(settings.images, settings.state / "checked-images.json"),
-            link=HttpsLink(settings.coordinator, ca_file(settings.state), settings.desktop, credential, self.inbox.put),
+            store=self.store,
+            link=HttpsLink(settings.coordinator, ca_file(state), settings.desktop, credential, self.inbox.put),
             aside=self._aside,
-            leases=LeaseFile(settings.state / "leases.json"),
-            faults=faults,
+            leases=LeaseFile(state / "leases.json"),
+            faults=self.rules.refusals,
+            rules=self._rules,
             changed=self._changed,
+            pace=self.presence.pace,
+            ready_to_end=self.presence.ready_to_end,
         )
         self.loop = Loop(
             around,
-            settings.policy,
+            self.effective.policy,
             settings.desktop,
             f"{wall():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
+            wish=self.wishes.strongest(wall()),
             hold_seconds=settings.hold_seconds,
             sense_seconds=settings.sense_seconds,
             sense_seconds_at_rest=settings.sense_seconds_at_rest,
+        )
+        self.ear = LocalServer(
+            listening_place(settings.local, state),
+            self.wishes,
+            self._status,
+            lambda wish: self.inbox.put(Asked(wish)),
+            self.presence.told,
+            wall,
         )
 
     def until_stopped(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
+        signal.signal(signal.SIGUSR1, lambda number, frame: self.inbox.put(HandOver(HAND_OVER_SECONDS)))
         self.presence.watch(lambda: self.inbox.put(Sense()))
+        self._listen()
+        self._aside(lambda: Looked(read_inventory(self.settings.state)))
         log.info("agent of %s runs, pid %d, hypervisor %s", self.settings.desktop, os.getpid(), self.hypervisor.name)
         try:
-            while not (self.signals > 1 or (self.loop.desk.finishing and not self.loop.desk.vms)):
+            while not self._over():
                 self.loop.turn(self._next(self.loop.next_turn()))
             self._last_word()
         finally:
+            self.ear.close()
+            self.rules.close()
+            self.book.write()
             self.presence.close()
             self.hypervisor.close()
+
+    def _over(self) -> bool:
+        desk = self.loop.desk
+        return self.signals > 1 or self.loop.handed_over or (desk.finishing is not None and not desk.vms)
+
+    def _listen(self) -> None:
+        """Hear the accounts of this computer. Without it the owner can still do all that counts: use the computer."""
+        try:
+            self.ear.start()
+        except LocalError as error:
+            self.local_fault = str(error)
+            log.warning("%s", error)
 
     def _next(self, at: datetime) -> Item:
         wait = (at - self.loop.around.now()).total_seconds()
@@ -149,7 +192,7 @@ class _Running:
             item = self.inbox.get(timeout=seconds)
         except queue.Empty:
             return None
-        if isinstance(item, _Due):
+        if isinstance(item, Due):
             item.call()
             return None
         return item
@@ -168,45 +211,39 @@ class _Running:
     def _aside(self, work: Callable[[], Item]) -> None:
         threading.Thread(target=lambda: self.inbox.put(work()), daemon=True).start()
 
+    def _local(self) -> datetime:
+        return calendar(self.effective.policy.zone or self.settings.zone)()
+
+    def _rules(self) -> Policy | None:
+        """Another policy than before, or None. Asked at each sensing, so what else needs a look is looked at too."""
+        self.ear.mend()
+        if (effective := self.rules.read()) is None:
+            return None
+        self.effective = effective
+        log.info("the policy has changed")
+        for fault in effective.faults:
+            log.warning("policy: %s", fault)
+        return effective.policy
+
     def _changed(self, desk: Desk) -> None:
+        self.book.see(vm_reports(desk), desk.ended)
         now = self.loop.around.now()
         told = [reason.name for reason in desk.availability.refusals], [(vm.id, vm.state) for vm in desk.vms.values()]
         if told != self.told or now - self.told_at > STATUS_EVERY:
             self.told, self.told_at = told, now
-            status = status_of(self.settings.desktop, os.getpid(), self.wall(), desk)
-            write_status(status_file(self.settings.state), status)
+            write_status(status_file(self.settings.state), self._status())
 
-
-def _presence(settings: AgentSettings) -> Presence:
-    kind, _, path = settings.presence.partition(":")
-    if kind == "file":
-        from deskgrid.presence.fake import FakePresence
-
-        return FakePresence(Path(path))
-    from deskgrid.presence.linux import LinuxPresence
-
-    return LinuxPresence()
-
-
-def _hypervisor(
-    settings: AgentSettings, inbox: "queue.SimpleQueue[Item | _Due]"
-) -> tuple[Hypervisor, Callable[[], tuple[Reason, ...]]]:
-    if settings.hypervisor == "fake":
-        return _fake_hypervisor(inbox.put, lambda call: inbox.put(_Due(call))), tuple
-    from deskgrid.hypervisor.qemu import QemuHypervisor
-
-    driver = QemuHypervisor(settings.state, inbox.put, idle_class=settings.idle_class)
-    return driver, tuple
-
-
-def _fake_hypervisor(emit: Callable[[Item], None], due: Callable[[Callable[[], None]], None]) -> Hypervisor:
-    """Pretended VMs in this process, for tests and a first look: quick ones, which end with the agent."""
-    from deskgrid.hypervisor.fake import FakeHypervisor, GuestBehaviour
-
-    def later(seconds: float, call: Callable[[], None]) -> None:
-        timer = threading.Timer(seconds, due, (call,))
-        timer.daemon = True
-        timer.start()
-
-    quick = GuestBehaviour(start_seconds=0.2, alive_after_seconds=1.5, join_seconds=0.5, leave_seconds=0.2)
-    return FakeHypervisor(emit, later, utc_now, default=quick)
+    def _status(self) -> Status:
+        """What is so now; for the loop's thread and the ear's."""
+        faults = (*self.effective.faults, *(fault for fault in (self.wishes.fault, self.local_fault) if fault))
+        return status_of(
+            self.settings.desktop,
+            os.getpid(),
+            self.wall(),
+            self.loop.desk,
+            wish=self.wishes.strongest(self.wall()),
+            faults=faults,
+            gift=self.book.gift(),
+            reached_at=self.loop.letters.reached_at,
+            link_fault=self.loop.letters.fault,
+        )

@@ -6,8 +6,9 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from deskgrid.agent.policy_files import POLICY_FOLDER, PolicyTable
 from deskgrid.model.names import Name
-from deskgrid.model.policy import Policy, Seconds
+from deskgrid.model.policy import Seconds
 
 ADDRESS = r"^https://[A-Za-z0-9.\[\]:-]+\Z"
 """Where a coordinator may be: never without TLS, and nothing but host and port."""
@@ -22,6 +23,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zone: IANA name of the owner's time zone; empty: the computer's own.
     hold_seconds: how long a report may be held open. sense_seconds: how often presence is read with VMs
     here. sense_seconds_at_rest: the same without VMs.
+    local: the socket where accounts of this computer are heard; none: in /run/deskgrid if it may, else in `state`.
+    policy_folder: folder of grid.toml, group.toml and desktop.toml. policy: the desktop's layer, if it has no file.
     """
 
     coordinator: Annotated[str, msgspec.Meta(pattern=ADDRESS)]
@@ -35,7 +38,9 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hold_seconds: Seconds = 25.0
     sense_seconds: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
     sense_seconds_at_rest: Annotated[float, msgspec.Meta(gt=0, le=60)] = 5.0
-    policy: Policy = Policy()
+    local: Path | None = None
+    policy_folder: Path = POLICY_FOLDER
+    policy: PolicyTable = PolicyTable()
 
     def __post_init__(self) -> None:
         if self.zone:

@@ -116,7 +116,7 @@ class Stage:
             "images": str(self.images),
             "presence": f"file:{self.presence(desktop)}",
         }
-        settings = cast.write(self.agent_settings(desktop), settings_text(over(over(AGENT, own), more or {})))
+        settings = write_agent(cast, self.agent_settings(desktop), over(over(AGENT, own), more or {}))
         made = self.client.make_token(3600, 1)
         cast.run("agent", "enrol", "--settings", str(settings), stdin=f"{made.token}@{made.ca_fingerprint}")
 
@@ -161,6 +161,14 @@ def over(below: Table, above: Table) -> Table:
         if isinstance(below[key], dict) and isinstance(above[key], dict):
             joined[key] = over(below[key], above[key])
     return joined
+
+
+def write_agent(cast: Cast, file: Path, table: Table) -> Path:
+    """Write an agent's settings; its "policy" becomes the grid's layer, since a desktop's own may only tighten."""
+    folder = cast.make_folder(f"{file.stem}-policy", 0o755)
+    cast.write(folder / "grid.toml", settings_text(table["policy"]))
+    own = {key: value for key, value in table.items() if key != "policy"}
+    return cast.write(file, settings_text({**own, "policy_folder": str(folder)}))
 
 
 def settings_text(table: Table) -> str:

@@ -1,0 +1,75 @@
+"""The drivers of this desktop's agent, chosen by its settings; each is imported only when it is the one."""
+
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from deskgrid.agent.clock import utc_now
+from deskgrid.agent.items import Item
+from deskgrid.agent.settings import AgentSettings
+from deskgrid.hypervisor.contract import Hypervisor
+from deskgrid.model.policy import Machine, Policy
+from deskgrid.presence.contract import SystemPresence
+
+ReadMachine = Callable[[Policy], Machine]
+
+
+class Due:
+    """A fake driver's timer has rung: its call belongs to the loop's thread."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+
+
+Inbox = queue.SimpleQueue[Item | Due]
+
+
+class _Machine(Protocol):
+    def read(self, policy: Policy, images_bytes: int = 0) -> Machine: ...
+
+
+def presence_of(settings: AgentSettings, images_bytes: Callable[[], int]) -> tuple[SystemPresence, ReadMachine]:
+    """What tells of the owner, and what reads the machine. images_bytes: what images take on this disk."""
+    kind, _, path = settings.presence.partition(":")
+    presence: SystemPresence
+    if kind == "file":
+        from deskgrid.presence.fake import FakePresence
+
+        fake = presence = FakePresence(Path(path))
+        reader = _machine(settings, fake.metered)
+        return presence, lambda policy: fake.machine(reader.read(policy, images_bytes()))
+    from deskgrid.presence.linux import LinuxPresence
+
+    presence = LinuxPresence()
+    reader = _machine(settings, presence.metered)
+    return presence, lambda policy: reader.read(policy, images_bytes())
+
+
+def _machine(settings: AgentSettings, metered: Callable[[], bool | None]) -> _Machine:
+    from deskgrid.presence.machine_linux import MachineReader
+
+    return MachineReader(settings.state, metered=metered)
+
+
+def hypervisor_of(settings: AgentSettings, inbox: Inbox) -> Hypervisor:
+    """What runs virtual machines; what happens to them goes to the inbox."""
+    if settings.hypervisor == "fake":
+        return _fake_hypervisor(inbox.put, lambda call: inbox.put(Due(call)))
+    from deskgrid.hypervisor.qemu import QemuHypervisor
+
+    return QemuHypervisor(settings.state, inbox.put, idle_class=settings.idle_class)
+
+
+def _fake_hypervisor(emit: Callable[[Item], None], due: Callable[[Callable[[], None]], None]) -> Hypervisor:
+    """Pretended VMs in this process, for tests and a first look: quick ones, which end with the agent."""
+    from deskgrid.hypervisor.fake import FakeHypervisor, GuestBehaviour
+
+    def later(seconds: float, call: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, due, (call,))
+        timer.daemon = True
+        timer.start()
+
+    quick = GuestBehaviour(start_seconds=0.2, alive_after_seconds=1.5, join_seconds=0.5, leave_seconds=0.2)
+    return FakeHypervisor(emit, later, utc_now, default=quick)
