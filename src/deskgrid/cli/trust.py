@@ -189,20 +189,14 @@ def sign(
         list[str] | None, typer.Option("--role", help="Only this role; all that wait if not given.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    copy: Annotated[
-        Path | None, typer.Option("--from", help="First take over the signatures of this copy of the repository.")
-    ] = None,
     password_file: PasswordFile = None,
     repository: Repository = HERE,
     as_json: Json = False,
 ) -> None:
     """Sign what waits and your key may sign. What has enough signatures is published."""
     from deskgrid.images.trust.keys import open_signer
-    from deskgrid.images.trust.shelf import Shelf
 
     with _told(), _editing(repository) as shelf:
-        if copy is not None:
-            shelf.merge(Shelf(copy))
         signer = open_signer(key, _asks(password_file))
         mine = [role for role in shelf.signable(signer) if not only or role in only]
         for role in mine:
@@ -215,6 +209,24 @@ def sign(
                 Fault.REQUEST, "nothing", f"key {key}: nothing waits that it may sign; see `deskgrid trust status`"
             )
         _settle(shelf, signed, as_json)
+
+
+@app.command("merge")
+def merge(
+    copy: Annotated[Path, typer.Argument(help="A copy of the repository that others signed in.")],
+    repository: Repository = HERE,
+    as_json: Json = False,
+) -> None:
+    """Take over the signatures of a copy, such as one that was signed on a computer without a network."""
+    from deskgrid.images.trust.shelf import Shelf
+
+    with _told(), _editing(repository) as shelf:
+        gained = shelf.merge(Shelf(copy))
+        if not gained:
+            raise TrustError(
+                Fault.REQUEST, "nothing", f"copy {copy}: it has no signature that lacks here for the same content"
+            )
+        _settle(shelf, gained, as_json)
 
 
 @app.command("propose")
@@ -331,7 +343,7 @@ def renew(
 def verify(
     image: Image,
     root: Annotated[Path, typer.Option("--root", help="The root that is shipped with the agents.")],
-    source: Annotated[str, typer.Option("--from", help="URL or absolute folder of the repository.")],
+    source: Annotated[str, typer.Option("--from", help="URL or folder of the repository.")],
     memory: Annotated[
         Path | None, typer.Option("--memory", help="Folder to remember in; forgotten if not given.")
     ] = None,
@@ -347,7 +359,9 @@ def verify(
     with (
         _told(),
         tempfile.TemporaryDirectory() as scratch,
-        opened(Place(memory or Path(scratch), root, source)) as trusted,
+        opened(
+            Place(memory or Path(scratch), root, source if "://" in source else str(Path(source).absolute()))
+        ) as trusted,
     ):
         freshness = trusted.refresh(now)
         project, name, number = _parts(image)

@@ -1,6 +1,7 @@
 """The key ceremony of docs/trust.md as people type it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +179,16 @@ def test_what_is_signed_is_shown_and_asked_for_first(room: Room) -> None:
     assert room.json("status")["waiting"][0]["signed"] == []
     said = room.signing("sign", room.key("ada"), "--yes")
     assert "new role other-approver: 1 must sign, cleo (" in said
+
+
+def test_two_administrators_sign_copies_on_computers_without_a_network(room: Room) -> None:
+    room.begin()
+    room.here("add-key", "other-approver", room.public("cleo"))
+    for name in ("ada", "bob"):
+        stick = room.folder / f"stick-{name}"
+        shutil.copytree(room.repository, stick)
+        room.type("sign", room.key(name), "--yes", "--password-file", room.password, "--repository", stick)
+        said = room.here("merge", stick)
+        assert "signed: targets" in said
+    assert "complete: targets" in said
+    assert "no signature that lacks" in room.here("merge", stick, code=Exit.WRONG)

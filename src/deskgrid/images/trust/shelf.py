@@ -113,10 +113,12 @@ class Shelf(Pages):
         """Take over the signatures of a copy of this repository; return the roles that gained one."""
         gained = []
         for role in self.roles():
-            mine, theirs = self.pending(role), other.pending(role)
-            if mine is None or theirs is None or mine.signed_bytes != theirs.signed_bytes:
+            mine = self.pending(role)
+            copies = (other.pending(role), other.settled(role)) if mine is not None else ()
+            same = [copy for copy in copies if copy is not None and mine and copy.signed_bytes == mine.signed_bytes]
+            if mine is None or not same:
                 continue
-            new = {keyid: each for keyid, each in theirs.signatures.items() if keyid not in mine.signatures}
+            new = {keyid: each for keyid, each in same[0].signatures.items() if keyid not in mine.signatures}
             if new:
                 mine.signatures.update(new)
                 self.keep(role, mine)
