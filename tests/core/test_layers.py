@@ -1,18 +1,20 @@
 """Layers: the grid sets, the others tighten; whatever is known, a tighter layer never allows more."""
 
-from datetime import date
+from datetime import UTC, date
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deskgrid.core.cases import Given, decided
 from deskgrid.core.facts import Facts
-from deskgrid.core.layers import LAYERS, Layer, combine
+from deskgrid.core.layers import LAYERS, Layer, combine, tightens
 from deskgrid.core.limits import disk_is_short, may_fetch, memory_is_short, room
 from deskgrid.core.policy import availability, standing
 from deskgrid.core.refusals import REFUSALS
-from deskgrid.model.policy import ROWS, Policy
+from deskgrid.model.policy import GIB, ROWS, Policy, Tighter
 
 from .facts import FACTS, LAYER_SETS, LOADS, loaded
 
@@ -138,3 +140,64 @@ def test_every_refusal_is_one_of_those_in_the_manual_and_has_a_sentence(
     if stops is not None:
         assert known[stops.name].stops
         assert not answer.available, "what may not run on may not start"
+
+
+EVENING = {"logged_in": True, "at": "2026-03-03T20:00:00"}
+WITNESSES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
+    "closed": (EVENING, (), ("19:00-21:00",), "may_start"),
+    "closed_nobody": ({}, (), ("11:00-13:00",), "may_start"),
+    "days_closed": ({}, (), ("2026-03-03",), "may_start"),
+    "idle_seconds": ({**EVENING, "idle_seconds": 300}, 300, 301, "may_start"),
+    "idle_seconds_nobody": ({"idle_seconds": 60}, 60, 61, "may_start"),
+    "resume_seconds": ({"idle_seconds": 10}, 10, 11, "may_go_on"),
+    "locked_is_away": ({"logged_in": True, "locked": True, "idle_seconds": 100}, True, False, "may_start"),
+    "remote_sessions": ({"remote": True}, True, False, "may_start"),
+    "watching_is_use": ({"watching": ["a film"]}, False, True, "may_start"),
+    "full_screen": ({"full_screen": True}, True, False, "may_start"),
+    "quiet_programs": ({"programs": ["zoom"]}, (), ("zoom",), "may_start"),
+    "lid_closed": ({"lid_closed": True}, True, False, "may_start"),
+    "on_battery": ({"on_battery": True, "battery_percent": 90}, True, False, "may_start"),
+    "battery_min_percent": ({"battery_percent": 50}, 50, 51, "may_start"),
+    "metered": ({"metered": True}, True, False, "may_start"),
+    "wireless": ({"wireless": True}, True, False, "may_start"),
+    "memory_reserve_bytes": ({"memory_available_gib": 3}, 2 * GIB, 3 * GIB, "may_start"),
+    "memory_reserve_share": ({"memory_available_gib": 8}, 0.25, 0.5, "may_start"),
+    "memory_short_bytes": ({"memory_available_gib": 3}, 3 * GIB, 3 * GIB + 1, "gives_back"),
+    "memory_pressure_max": ({"memory_pressure": 20}, 20, 19, "may_start"),
+    "disk_floor_bytes": ({"disk_free_gib": 6}, 5 * GIB, 6 * GIB, "may_start"),
+    "images_bytes": ({"images_gib": 5}, 6 * GIB, 5 * GIB, "may_fetch"),
+    "max_vms": ({}, 3, 2, "room_vms"),
+    "cpu_share": ({}, 0.5, 0.25, "cpus"),
+    "max_vms_in_use": ({**EVENING, "idle_seconds": 0}, 2, 1, "spared"),
+    "cpu_share_in_use": ({**EVENING, "idle_seconds": 0}, 0.5, 0.25, "cpus"),
+    "boot_delay_seconds": ({"up_seconds": 100}, 100, 101, "may_start"),
+    "start_spacing_seconds": ({"started_seconds": 10}, 10, 11, "may_start"),
+    "start_offset_seconds": ({"clear_seconds": 10, "offset_fraction": 0.5}, 20, 21, "may_start"),
+}
+"""For each setting: facts, a looser and a tighter value of it, and the decision that the tighter one changes."""
+ELSEWHERE = {"zone", "days_off"}, {"others_cpu_max", "others_cpu_seconds", "vm_disk_bytes", "grace_seconds"}
+"""Fixed ones; and those whose effect is in time or in a driver: smaller is plainly less."""
+
+
+@pytest.mark.parametrize("name", list(WITNESSES))
+def test_what_a_row_calls_tighter_allows_less(name: str) -> None:
+    facts, loose, tight, decision = WITNESSES[name]
+    row = next(row for row in ROWS if row.name == name)
+    if row.tighter is Tighter.ADDED:
+        assert set(loose) < set(tight)
+    else:
+        assert tightens(row, loose, tight) and not tightens(row, tight, loose)
+    base = {"start_spacing_seconds": 0, "start_offset_seconds": 0, "closed": ()}
+    given_ = [msgspec.convert({**facts, "policy": {**base, name: value}}, Given) for value in (loose, tight)]
+    more, less = (decided(one, Policy(), UTC)[decision] for one in given_)
+    if decision == "gives_back":
+        assert (more, less) == (None, "memory-short")
+    else:
+        assert more > less  # type: ignore[operator]
+
+
+def test_every_setting_has_a_witness_or_is_plainly_less() -> None:
+    fixed, plain = ELSEWHERE
+    assert {row.name for row in ROWS} == {*WITNESSES, *fixed, *plain}
+    rows = {row.name: row.tighter for row in ROWS}
+    assert {rows[name] for name in fixed} == {Tighter.FIXED} and {rows[name] for name in plain} == {Tighter.LESS}
