@@ -13,6 +13,7 @@ from deskgrid.agent.status import read_status, status_of, write_status
 from deskgrid.core.desk import Sensed, begin
 from deskgrid.host.toml import BadSettings, parse
 from deskgrid.model.lease import Lease, Size
+from deskgrid.model.policy import Policy
 from deskgrid.model.presence import Reading
 from deskgrid.model.reason import Reason
 
