@@ -10,7 +10,7 @@ from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.model.names import BadName, Digest, Name, name
 
 LATEST = "latest"
-MANIFEST_BYTES = 16 << 20
+MANIFEST_BYTES = 32 << 20
 POINTER_BYTES = 4096
 
 
