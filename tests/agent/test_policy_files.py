@@ -105,6 +105,15 @@ def test_the_table_in_the_agents_settings_is_the_desktops_layer_where_it_has_no_
     assert policy(place.after_change()).max_vms == 2
 
 
+def test_a_table_in_the_agents_settings_that_does_not_count_does_no_harm(place: Place) -> None:
+    place.write("agent.toml", "[policy]\nmax_vms = 900\n", place.settings.parent)
+    place.look()
+    assert place.files.refusals() != ()
+    place.write("desktop.toml", "max_vms = 2\n")
+    effective = place.after_change()
+    assert policy(effective).max_vms == 2 and effective.faults == () and place.files.refusals() == ()
+
+
 def test_a_changed_file_is_taken_when_it_has_stood_still(place: Place) -> None:
     place.write("grid.toml", "max_vms = 2\n")
     place.look()

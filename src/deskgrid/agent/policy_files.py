@@ -200,7 +200,7 @@ class PolicyFiles:
 
     def refusals(self) -> tuple[Reason, ...]:
         """Why nothing may start here: a layer that is there, but never had a good content."""
-        unknown = [file.fault for file in self._files if file.unknown]
+        unknown = [file.fault for file in self._in_force() if file.unknown]
         unknown += [
             calendar.fault or f"{calendar.path}: being read"
             for calendar in self._calendars.values()

@@ -179,8 +179,7 @@ def _effective(folder: Path | None, settings: Path) -> Effective:
     chosen = None
     if settings != DEFAULT or settings.exists():
         chosen = toml.read(settings, AgentSettings)
-    named = getattr(chosen, "policy_folder", None)
-    there = folder or (named if isinstance(named, Path) else POLICY_FOLDER)
+    there = folder or (POLICY_FOLDER if chosen is None else chosen.policy_folder)
     if folder is not None and not folder.is_dir():
         raise Failed(Exit.WRONG, f"{folder}: no such folder; expected one with grid.toml, group.toml or desktop.toml")
     state = chosen.state if chosen is not None else there / "no-state"
