@@ -26,13 +26,13 @@ from deskgrid.cli.agent import DEFAULT
 from deskgrid.cli.agent import Settings as SettingsOption
 from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, console, errors, show_json, tell
-from deskgrid.cli.owner import local_now
 from deskgrid.core.cases import Case, Difference, differences
 from deskgrid.core.layers import Effective
 from deskgrid.core.week import Day, Slot, days
 from deskgrid.host import toml
 from deskgrid.model.hours import window
 from deskgrid.model.policy import ROWS, Policy
+from deskgrid.session.times import local_now
 
 app = typer.Typer(help="What this desktop allows, and why.", no_args_is_help=True)
 
