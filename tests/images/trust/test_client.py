@@ -268,3 +268,87 @@ def test_a_project_that_the_administrators_took_out_is_withdrawn(grid: Grid, hom
         grid.renew()
         trusted.refresh(NOW)
         assert "no role einstein-researcher" in trusted.revoked([ONE], NOW)[ONE]
+
+
+# -- the chain of metadata, link by link ----------------------------------------------------------------------
+
+
+def test_a_timestamp_with_other_content_but_the_same_version_changes_nothing(grid: Grid, home: Path) -> None:
+    grid.publish(ONE)
+    watched = Attacker(grid.source)
+    with desktop(home, grid, watched) as trusted:
+        trusted.refresh(NOW)
+        kept = (home / "timestamp.json").read_bytes()
+        stamp = grid.file("timestamp.json")
+        stamp.signed.snapshot_meta.version = 100
+        stamp.sign(grid.online)
+        watched.instead["metadata/timestamp.json"] = stamp.to_bytes()
+        trusted.refresh(NOW)
+        trusted.check(ONE, NOW)
+    assert (home / "timestamp.json").read_bytes() == kept
+
+
+def test_a_shipped_root_that_its_administrators_did_not_sign_asks_nobody(grid: Grid, home: Path) -> None:
+    root = grid.file("1.root.json")
+    root.signatures.clear()
+    root.sign(grid.ada)
+    watched = Attacker(grid.source)
+    with Trusted(home, root.to_bytes(), watched) as trusted:
+        refused("bad-signatures", Fault.DESKTOP, lambda: trusted.refresh(NOW))
+    assert watched.asked == []
+
+
+def test_fields_that_we_do_not_know_are_signed_and_do_no_harm(grid: Grid, home: Path) -> None:
+    grid.publish(ONE)
+    with grid.shelf.editing():
+        root = grid.shelf.draft("root", NOW)
+        root.signed.unrecognized_fields["x-later"] = {"a": [1, None]}
+        grid.shelf.keep("root", root)
+        grid.signed(grid.ada, grid.bob)
+    with desktop(home, grid) as trusted:
+        assert trusted.refresh(NOW).root == 2
+
+
+def test_a_new_root_is_kept_also_when_it_is_expired_and_what_followed_then_heals(grid: Grid, home: Path) -> None:
+    grid.publish(ONE)
+    late = NOW + 3 * DAY
+    with desktop(home, grid) as trusted:
+        trusted.refresh(NOW)
+        with grid.shelf.editing():
+            root = grid.shelf.draft("root", NOW)
+            root.signed.expires = NOW + DAY
+            grid.shelf.keep("root", root)
+            grid.signed(grid.ada, grid.bob)
+        grid.renew(late)
+        refused("expired-root", Fault.SIGNERS, lambda: trusted.refresh(late))
+        assert (home / "2.root.json").exists()
+        grid.rotate("administrators", (grid.ada, grid.bob), threshold=2)
+        assert trusted.refresh(late).root == 3
+
+
+def test_an_expired_timestamp_that_was_kept_still_guards_against_older_ones(grid: Grid, home: Path) -> None:
+    grid.publish(ONE)
+    first = grid.file("timestamp.json")
+    grid.publish(TWO)
+    late = NOW + 3 * DAY
+    attacker = Attacker(grid.source)
+    with desktop(home, grid, attacker) as trusted:
+        trusted.refresh(NOW)
+        first.signed.expires = late + DAY
+        first.sign(grid.online)
+        attacker.instead["metadata/timestamp.json"] = first.to_bytes()
+        refused("rolled-back", Fault.REPOSITORY, lambda: trusted.refresh(late))
+        attacker.instead.clear()
+        grid.renew(late)
+        trusted.refresh(late)
+        trusted.check(TWO, late)
+
+
+def test_how_long_it_is_good_is_the_shortest_of_all_lives(grid: Grid, home: Path) -> None:
+    grid.publish(ONE)
+    with desktop(home, grid) as trusted:
+        assert trusted.refresh(NOW).expires_at == NOW + DAY
+    late = NOW + 400 * DAY - HOUR
+    grid.renew(late)
+    with desktop(home, grid) as trusted:
+        assert trusted.refresh(late).expires_at == late + HOUR
