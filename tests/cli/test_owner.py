@@ -48,8 +48,10 @@ def test_status_says_what_runs_why_not_and_what_was_given(deskgrid: Command, set
 def test_status_shows_each_machine_for_whom_and_since_when(deskgrid: Command, settings: Path, agent: Ear) -> None:
     agent.status = status(vm(), vm(VmState.PAUSED, "vm-2"), cpu={"vm-1": 1.93})
     out = deskgrid("status", "--settings", settings).out
-    assert re.search(r"its-sl6-lscsoft-20120415 +runs +.+ 2 +1\.9 +4\.0 GiB +HTCondor jobs that asked for its-sl6", out)
-    assert re.search(r"its-sl6-lscsoft-20120415 +stands still", out)
+    assert re.search(
+        r"its-sl6-lscsoft-20120415 +running +.+ 2 +1\.9 +4\.0 GiB +HTCondor jobs that asked for its-sl6", out
+    )
+    assert re.search(r"its-sl6-lscsoft-20120415 +standing still", out)
 
 
 def test_status_why_shows_all_reasons_readings_and_ends(deskgrid: Command, settings: Path, agent: Ear) -> None:

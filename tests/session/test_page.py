@@ -44,7 +44,7 @@ def test_the_first_thing_said_is_what_runs_and_why_not_and_until_when() -> None:
 def test_a_running_machine_is_shown_with_all_that_is_known_of_it() -> None:
     text = shown(facts(Shown(status(vm(), cpu={"vm-1": 1.93}), RIGHTS), "k", NOW))
     assert "its-sl6-lscsoft-20120415" in text
-    assert "runs since 12:20 · 2 processor cores (uses 1.9 now) · 4.0 GiB of memory" in text
+    assert "running since 12:20 · 2 processor cores (uses 1.9 now) · 4.0 GiB of memory" in text
     assert "for HTCondor jobs that asked for its-sl6-lscsoft-20120415" in text
 
 

@@ -133,7 +133,7 @@ def test_what_the_computer_does_and_why() -> None:
         "1 virtual machine is here and stands still.",
         OWNER.sentence,
     )
-    assert headline(status(vm(VmState.LEAVING)), NOW)[0] == "1 virtual machine is here; it leaves."
+    assert headline(status(vm(VmState.LEAVING)), NOW)[0] == "1 virtual machine is here, leaving."
     assert (
         headline(status(vm(VmState.PAUSED), vm(VmState.LEAVING, "b")), NOW)[0] == "2 virtual machines come or go here."
     )
@@ -141,7 +141,7 @@ def test_what_the_computer_does_and_why() -> None:
 
 def test_when_it_should_end_is_said_if_it_is_known() -> None:
     assert why_ends(status()) == OWNER.until
-    assert why_ends(status(wish=Wish(Ask.PAUSE, "anna", NOW, SIX))) == SIX
+    assert why_ends(status(wish=Wish(Ask.PAUSE, "anna", NOW, SIX))) is None  # it is in its sentence
     assert why_ends(status(refusals=())) is None
     assert why_ends(status(refusals=(msgspec.structs.replace(OWNER, until=None),))) is None
 

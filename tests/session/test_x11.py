@@ -13,6 +13,7 @@ import pytest
 from deskgrid.model.presence import SessionReading
 from deskgrid.session import eyes
 
+from .desktop import ear
 from .desktop_bus import until
 
 Xlib = pytest.importorskip("Xlib", reason="no python-xlib here (pip install deskgrid[x11])")
@@ -137,6 +138,21 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
 
     with pytest.raises(OSError, match="X server :4711: "):
         X11Eye(":4711", lambda said: None)
+
+
+def test_the_command_tells_the_agent_what_the_screen_knows(screen: Screen, tmp_path: Path) -> None:
+    with ear(tmp_path) as agent:
+        environment = {"PATH": "/usr/bin:/bin", "DISPLAY": screen.name}
+        words = [sys.executable, "-m", "deskgrid.session", str(agent.path)]
+        with subprocess.Popen(words, env=environment) as helper:
+            try:
+                said = agent.told.get(timeout=60)[1]
+                assert said is not None and said.source == "x11"
+                screen.server.kill()
+                assert helper.wait(60) == 0  # its session has ended
+            finally:
+                helper.kill()
+        assert agent.told.get(timeout=60)[1] is None
 
 
 def test_a_session_without_bus_and_screen_has_no_eyes(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -28,22 +27,12 @@ from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.reason import Reason
 from deskgrid.session import words
 from deskgrid.session.client import NoAgent, ask, places
+from deskgrid.session.times import local_now
 
 HowLong = Annotated[
     str, typer.Argument(metavar="[HOW_LONG]", help="30m, 1h, 2h30m, 1d, 18:00, today, or forever (until you resume).")
 ]
 Why = Annotated[bool, typer.Option("--why", "--all", help="All reasons, with what was read and when each should end.")]
-
-
-def local_now() -> datetime:
-    """Now, in this computer's time zone, which knows when daylight saving changes."""
-    try:
-        if "TZ" in os.environ:
-            return datetime.now(ZoneInfo(os.environ["TZ"].lstrip(":")))
-        with Path("/etc/localtime").open("rb") as file:
-            return datetime.now(ZoneInfo.from_file(file))
-    except (OSError, ValueError, KeyError):
-        return datetime.now().astimezone()
 
 
 def sockets(settings: Path) -> tuple[tuple[Path, ...], Path | None]:
@@ -230,13 +219,8 @@ def session(
     settings: SettingsOption = DEFAULT,
 ) -> None:
     """Tell the agent when this session is in use, until the session ends. Desktops start this at login."""
-    from deskgrid.session.helper import Helper, sign_of_this_session
-
-    tried = sockets(settings)[0]
-    page_words = [sys.executable, "-m", "deskgrid", "page", "--open", "--settings", str(settings)]
-    beside = sign_of_this_session(tried, local_now, lambda: _open_browser(page_words)) if tray else []
-    helper = Helper(tried, beside=beside)
-    try:
-        helper.run()
-    finally:
-        helper.close()
+    argv = [sys.executable, "-P", "-m", "deskgrid.session", *map(str, sockets(settings)[0])]
+    if tray:
+        argv += ["--", sys.executable, "-m", "deskgrid", "page", "--open", "--settings", str(settings)]
+    sys.stdout.flush()
+    os.execv(sys.executable, argv)  # noqa: S606  a small process for a long time

@@ -91,7 +91,7 @@ def _asks(status: Status, rights: Rights, form_key: str) -> str:
     if status.wish is not None:
         off = "" if rights.may_resume else " disabled"
         buttons.append(_button("resume", "", "Resume", form_key, first=True, more=off))
-        hint = rights.why_not or "Or ask for something else:"
+        hint = rights.why_not or "Resume takes back what you asked; policy and your using the computer count as always."
     paused = status.wish is not None and status.wish.ask is Ask.PAUSE and status.wish.until is None
     buttons += [
         _button(ask, how_long, text, form_key)

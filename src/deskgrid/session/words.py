@@ -19,13 +19,13 @@ LONGEST = timedelta(days=366)
 EXPECTED = "expected 30m, 1h, 2h30m, 1d, 18:00, today, or forever"
 
 STATES = {
-    VmState.FETCHING: "gets its image",
-    VmState.STARTING: "starts",
-    VmState.BOOTING: "starts",
-    VmState.RUNNING: "runs",
-    VmState.PAUSED: "stands still",
-    VmState.LEAVING: "leaves",
-    VmState.KILLING: "leaves",
+    VmState.FETCHING: "fetching its image",
+    VmState.STARTING: "starting",
+    VmState.BOOTING: "starting",
+    VmState.RUNNING: "running",
+    VmState.PAUSED: "standing still",
+    VmState.LEAVING: "leaving",
+    VmState.KILLING: "leaving",
     VmState.ENDED: "has left",
 }
 
@@ -133,7 +133,7 @@ def headline(status: Status, now: datetime) -> tuple[str, str]:
         doing = "stand still" if paused else "come or go"
         what = "1 virtual machine is here and stands still" if here == 1 else f"{here} virtual machines {doing} here"
         if here == 1 and not paused:
-            what = f"1 virtual machine is here; it {STATES[status.vms[0].state]}"
+            what = f"1 virtual machine is here, {STATES[status.vms[0].state]}"
         reason = status.go_on or status.vms[0].reason
         return f"{what}.", why if status.wish else reason.sentence
     if status.availability.available:
@@ -142,9 +142,9 @@ def headline(status: Status, now: datetime) -> tuple[str, str]:
 
 
 def why_ends(status: Status) -> datetime | None:
-    """When what keeps virtual machines from running is expected to end, if that is known."""
-    if status.wish is not None and status.wish.until is not None:
-        return status.wish.until
+    """When the refusal that is told is expected to end, if that is known. A wish says it itself."""
+    if status.wish is not None:
+        return None
     refusals = status.availability.refusals
     return refusals[0].until if refusals else None
 

@@ -29,6 +29,7 @@ class X11Eye:
             self._display = display.Display(name)
         except (DisplayError, XError, OSError) as error:
             raise OSError(f"X server {name}: {error}") from None
+        self._number = int(self._display.fileno())  # a closed display would not tell it
         self._root: Any = self._display.screen().root
         if not self._display.has_extension("MIT-SCREEN-SAVER"):
             self._display.close()
@@ -43,7 +44,7 @@ class X11Eye:
 
     def fileno(self) -> int:
         """See Eye."""
-        return int(self._display.fileno())
+        return self._number
 
     def tend(self) -> None:
         """See Eye."""
