@@ -1,6 +1,7 @@
 """A D-Bus of its own, with logind and NetworkManager spoken by python-dbusmock: a real daemon, peers and calls."""
 
 import os
+import pwd
 import signal
 import subprocess
 import time
@@ -32,6 +33,10 @@ def missing() -> str:
         return "no dbus-daemon here (package dbus)"
     if subprocess.run(["/usr/bin/python3", "-c", "import dbusmock"], capture_output=True).returncode:
         return "no python-dbusmock here (package python3-dbusmock)"
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return f"uid {os.geteuid()} has no account, and dbus-daemon wants one"
     return ""
 
 
