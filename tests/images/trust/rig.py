@@ -132,7 +132,7 @@ def refused(code: str, fault: Fault, step: Callable[[], object]) -> str:
     return str(error.value)
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -153,5 +153,5 @@ def web_server(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> It
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    with web_server(partial(_Quiet, directory=str(folder))) as url:
+    with web_server(partial(Quiet, directory=str(folder))) as url:
         yield url

@@ -312,3 +312,12 @@ def test_what_a_signer_wrote_cannot_move_the_cursor_of_who_reads_it(grid: Grid, 
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
         assert trusted.revoked([ONE], NOW)[ONE] == "?[2J" + "x" * 196 + "…"
+
+
+def test_metadata_of_absurd_size_and_a_folder_without_root_are_sentences(grid: Grid, tmp_path: Path) -> None:
+    with (grid.shelf.waiting / "targets.json").open("wb") as file:
+        file.truncate(1 << 30)
+    refused("too-long", Fault.REPOSITORY, lambda: status(grid.shelf))
+    empty = Shelf(tmp_path / "empty")
+    with empty.editing(new=True):
+        refused("no-root", Fault.REPOSITORY, lambda: empty.root())
