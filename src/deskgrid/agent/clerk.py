@@ -1,7 +1,6 @@
 """What is answered to an account of this computer: by whose right, and what the grid obeys then."""
 
 import logging
-import pwd
 from collections.abc import Callable
 
 from deskgrid.agent.clock import Clock
@@ -69,6 +68,8 @@ class Clerk:
 def account_name(uid: int) -> str:
     """The name of an account, for people."""
     try:
+        import pwd  # not on Windows
+
         return pwd.getpwuid(uid).pw_name
-    except (KeyError, OSError):
+    except (ImportError, KeyError, OSError):
         return f"uid {uid}"

@@ -9,7 +9,6 @@ Rules, told first:
 """
 
 import logging
-import os
 import selectors
 import socket
 import threading
@@ -67,7 +66,9 @@ class LocalServer:
         self._clerk, self._told = Clerk(wishes, status, wish, wall), told
         self._pace = Pace(limits)
         self._selector = selectors.DefaultSelector()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell, self._rope = socket.socketpair()
+        self._bell.setblocking(False)
+        self._rope.setblocking(False)
         self._selector.register(self._bell, selectors.EVENT_READ)
         self._peers: dict[int, _Peer] = {}
         self._turns: list[int] = []
@@ -86,14 +87,14 @@ class LocalServer:
     def mend(self) -> None:
         """Listen anew if somebody took the socket's file away; from any thread. Cheap: for every now and then."""
         if self._thread.is_alive() and inode(self.path) != self._inode:
-            os.eventfd_write(self._bell, 1)
+            self._ring()
 
     def close(self) -> None:
         """Stop listening and take the socket's file away. A second time does nothing."""
         if self._closing:
             return
         self._closing = True
-        os.eventfd_write(self._bell, 1)
+        self._ring()
         if self._thread.is_alive():
             self._thread.join()
         for peer in list(self._peers.values()):
@@ -104,7 +105,12 @@ class LocalServer:
                 self.path.unlink(missing_ok=True)
             self._listener = None
         self._selector.close()
-        os.close(self._bell)
+        self._bell.close()
+        self._rope.close()
+
+    def _ring(self) -> None:
+        with suppress(OSError):  # it rings already, or is closed
+            self._rope.send(b"!")
 
     # -- the thread -----------------------------------------------------------------------------------------------
 
@@ -128,7 +134,7 @@ class LocalServer:
             self._accept(peer)
         else:
             with suppress(BlockingIOError):
-                os.eventfd_read(self._bell)
+                self._bell.recv(64)
             if not self._closing and inode(self.path) != self._inode:
                 self._listen_again()
 

@@ -57,8 +57,10 @@ def listening_place(chosen: Path | None, state: Path) -> Path:
 def listen(path: Path) -> socket.socket:
     """Listen at `path` for every account; a file that a dead agent left there is replaced.
 
-    Raises: LocalError: another agent listens there, or the file can't be made.
+    Raises: LocalError: another agent listens there, the file can't be made, or this system can't tell who speaks.
     """
+    if not hasattr(socket, "SO_PEERCRED"):
+        raise LocalError("local socket: this system does not tell who speaks (SO_PEERCRED), so nobody is heard")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -101,11 +101,6 @@ class WishBook:
         said = strongest(self.said, now)
         return said.wish if said else None
 
-    def next_end(self, now: datetime) -> datetime | None:
-        """When the wish that is obeyed ends by itself, or None."""
-        said = strongest(self.said, now)
-        return said.wish.until if said else None
-
     def _read(self, now: datetime) -> tuple[Said, ...]:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=tuple[Said, ...])
