@@ -25,6 +25,7 @@ PACKAGES = (
     "udev",
     "dbus",
     "libpam-systemd",
+    "polkitd",
     "login",
     "util-linux-extra",
     "kmod",

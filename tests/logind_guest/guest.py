@@ -119,9 +119,10 @@ class Guest:
         number = next(self._ids)
         ask = {"id": number, "argv": argv, "stdin": stdin, "seconds": seconds}
         self._hand.send(json.dumps(ask).encode() + b"\n")
-        while (done := msgspec.json.decode(self._hand.line(seconds + 60), type=Done)).id != number:
-            pass
-        return done
+        while True:
+            line = self._hand.line(seconds + 60)
+            if line.startswith(b'{"id": %d,' % number):
+                return msgspec.json.decode(line, type=Done)
 
     def sure(self, *argv: str, stdin: str = "", seconds: float = 60.0) -> str:
         """Run a command that must succeed; what it printed."""
@@ -171,20 +172,40 @@ class Guest:
         """Names of the agent's refusals."""
         availability = self.status().get("availability", {"available": False})
         assert isinstance(availability, dict)
-        return [] if availability["available"] else [each["name"] for each in availability.get("refusals", [{"name": "?"}])]
+        return (
+            []
+            if availability["available"]
+            else [each["name"] for each in availability.get("refusals", [{"name": "?"}])]
+        )
 
     def journal(self, *more: str) -> str:
         """The agent's lines in the journal."""
         return self.sure("journalctl", "-u", "deskgrid-agent", "-o", "cat", "--no-pager", *more)
 
-    def until(self, what: str, done: Callable[[], object], seconds: float = 60.0, step_seconds: float = 0.3) -> float:
-        """Wait until it holds. Returns: how long that took."""
+    def unit(self, name: str, *argv: str, **more: str) -> None:
+        """Start a program as the agent's account, in a unit such as the agent's own."""
+        properties = {"User": "deskgrid", "SupplementaryGroups": "input", "Slice": "deskgrid.slice"} | more
+        given = [f"--property={key}={value}" for key, value in properties.items()]
+        self.sure("systemd-run", "--quiet", f"--unit={name}", "--setenv=PYTHONPATH=/opt/deskgrid", *given, *argv)
+
+    def await_console(self, text: str, seconds: float) -> None:
+        """Wait until the console has said this."""
+        self.until(f"{text!r} on the console", lambda: text in self.console.read_text(errors="replace"), seconds, 0.05)
+
+    def until(
+        self,
+        what: str,
+        done: Callable[[], object],
+        seconds: float = 60.0,
+        step_seconds: float = 0.3,
+        told: Callable[[], object] | None = None,
+    ) -> None:
+        """Wait until it holds. told: what to tell with the failure when it doesn't; None: the console's end."""
         began = time.monotonic()
         while not done():
-            passed = time.monotonic() - began
-            assert passed < seconds, f"waited {seconds} s for {what}, in vain; the agent: {self.status()}"
+            late = time.monotonic() - began > seconds
+            assert not late, f"waited {seconds} s for {what}, in vain: {(told or self.last_words)()}"
             time.sleep(step_seconds)
-        return time.monotonic() - began
 
     def close(self) -> None:
         """End it, whatever it does."""
@@ -254,9 +275,13 @@ def _bring(path: Path, files: Mapping[str, tuple[bytes, int]]) -> None:
             "opt/hand.py": ((HERE / "hand.py").read_bytes(), 0o755),
             "opt/visitor.py": ((HERE / "visitor.py").read_bytes(), 0o755),
             "etc/pam.d/visitor": ((HERE / "visitor.pam").read_bytes(), 0o644),
+            "opt/watcher.py": ((HERE / "watcher.py").read_bytes(), 0o644),
+            "etc/systemd/sleep.conf": (b"[Sleep]\nMemorySleepMode=s2idle\n", 0o644),
+            f"{units}/deskgrid.slice": ((HERE / "deskgrid.slice").read_bytes(), 0o644),
             f"{units}/hand.service": ((HERE / "hand.service").read_bytes(), 0o644),
             f"{units}/deskgrid-agent.service": ((HERE / "agent.service").read_bytes(), 0o644),
             "etc/deskgrid/agent.toml": ((HERE / "agent.toml").read_bytes(), 0o644),
+            "etc/deskgrid/policy/grid.toml": ((HERE / "grid.toml").read_bytes(), 0o644),
         }
         for name, (content, mode) in {**ours, **files}.items():
             _add(tar, name, content, mode)

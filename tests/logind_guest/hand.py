@@ -10,8 +10,9 @@ import sys
 import termios
 import time
 import tty
+from pathlib import Path
 
-PORT = "/dev/ttyS1"
+PORT = Path("/dev/ttyS1")
 
 
 def obey(ask: dict) -> dict:
@@ -31,15 +32,18 @@ def obey(ask: dict) -> dict:
 
 def main() -> None:
     """Obey until the machine goes down."""
-    with open(PORT, "r+b", buffering=0) as port:
+    with PORT.open("r+b", buffering=0) as port:
         tty.setraw(port, termios.TCSANOW)
         port.write(b'{"hello": 1}\n')
         rest = b""
         while data := port.read(4096):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                if line.strip():
-                    port.write(json.dumps(obey(json.loads(line))).encode() + b"\n")
+                try:
+                    ask = json.loads(line)
+                except ValueError:  # half a line: the machine has slept meanwhile
+                    continue
+                port.write(json.dumps(obey(ask)).encode() + b"\n")
 
 
 if __name__ == "__main__":
