@@ -3,6 +3,8 @@
 `deskgrid agent run` becomes this. Exit codes as everywhere (cli/output.py): 0 done, 2 wrong settings, 4 refused.
 """
 
+from deskgrid.agent.lean import give_back  # isort: skip  # first, before msgspec
+
 import logging
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ def main(argv: list[str]) -> int:
     level = logging.INFO if "--verbose" in flags else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        run(read(Path(path), AgentSettings), Path(path))
+        run(read(Path(path), AgentSettings), Path(path), settled=give_back)
     except BadSettings as error:
         return _say(error, 2)
     except AgentError as error:

@@ -12,6 +12,7 @@ import queue
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -44,6 +45,7 @@ from deskgrid.model.reason import Reason
 log = logging.getLogger("deskgrid.agent")
 LAST_WORD_SECONDS = 3.0
 HAND_OVER_SECONDS = 60.0
+INVENTORY_AFTER_SECONDS = 60.0
 STATUS_EVERY = timedelta(seconds=30)
 """The status is written when something has changed, and so often for its figures: the owner's disk is the owner's."""
 
@@ -52,17 +54,19 @@ class AgentError(Exception):
     """The agent cannot run here. The message says why and what to do."""
 
 
-def run(settings: AgentSettings, file: Path | None = None, wall: Clock = utc_now) -> None:
+def run(
+    settings: AgentSettings, file: Path | None = None, wall: Clock = utc_now, settled: Callable[[], None] = lambda: None
+) -> None:
     """Run until SIGTERM or SIGINT.
 
     Args: file: that the settings come from; its policy is read again when it changes. wall: the desktop's wall clock;
-        it may be wrong.
+        it may be wrong. settled: called when the agent is up.
     Raises: AgentError: as root, not enrolled, or a second agent on the same state folder.
     """
     credential = check(settings)
     try:
         with locked(settings.state / "agent.lock", wait=False):
-            _Running(settings, file, credential, wall).until_stopped()
+            _Running(settings, file, credential, wall).until_stopped(settled)
     except Locked:
         raise AgentError(
             f"{settings.state}: another agent runs with this state folder; there can be only one"
@@ -152,14 +156,15 @@ class _Running:
             wall,
         )
 
-    def until_stopped(self) -> None:
+    def until_stopped(self, settled: Callable[[], None]) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGUSR1, lambda number, frame: self.inbox.put(HandOver(HAND_OVER_SECONDS)))
         self.presence.watch(lambda: self.inbox.put(Sense()))
         self._listen()
-        self._aside(lambda: Looked(read_inventory(self.settings.state)))
+        self._aside(self._look_at_computer)
         log.info("agent of %s runs, pid %d, hypervisor %s", self.settings.desktop, os.getpid(), self.hypervisor.name)
+        settled()
         try:
             while not self._over():
                 self.loop.turn(self._next(self.loop.next_turn()))
@@ -170,6 +175,11 @@ class _Running:
             self.book.write()
             self.presence.close()
             self.hypervisor.close()
+
+    def _look_at_computer(self) -> Looked:
+        """Later, so that neither a computer that has just started nor a first order has to wait for it."""
+        time.sleep(INVENTORY_AFTER_SECONDS)
+        return Looked(read_inventory(self.settings.state))
 
     def _over(self) -> bool:
         desk = self.loop.desk
