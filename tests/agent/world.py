@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -171,6 +172,7 @@ class World:
         self.faults: tuple[Reason, ...] = ()
         self.incarnation = 0
         self.changes = 0
+        self.more: dict[str, Any] = {}
         self.wake()
 
     def wake(self) -> None:
@@ -196,6 +198,7 @@ class World:
             leases=LeaseFile(self.folder / "leases.json"),
             faults=lambda: self.faults,
             changed=self._changed,
+            **self.more,
         )
         more = {"jitter": lambda: 1.0, "hold_seconds": 0.0, **self.settings}
         self.loop = Loop(around, self.policy, "desk-1", f"life-{life}", **more)

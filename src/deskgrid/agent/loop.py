@@ -102,7 +102,8 @@ class Loop:
         """Take one item from the inbox."""
         now = self.around.now()
         before = self.desk
-        self.around.hypervisor.tend()
+        if not self.handed_over:  # it would take back the announced silence
+            self.around.hypervisor.tend()
         for given in self._meaning(item, now):
             self._advance(given)
         if now >= self._next_look():
