@@ -20,7 +20,8 @@ from deskgrid.images.trust.words import Version, version
 if TYPE_CHECKING:
     from deskgrid.images.trust.keys import Ask
     from deskgrid.images.trust.shelf import Shelf
-    from deskgrid.images.trust.tufapi import Key
+    from deskgrid.images.trust.status import Approval
+    from deskgrid.images.trust.tufapi import Key, Signer
 
 app = typer.Typer(help="Who may say what a virtual machine boots: keys and signatures.", no_args_is_help=True)
 
@@ -156,8 +157,8 @@ def status(repository: Repository = HERE, as_json: Json = False) -> None:
     """Say who has to sign what, what changed since the last version, and until when all is good."""
     from deskgrid.images.trust.status import status as state
 
-    with _told(), _editing(repository) as shelf:
-        found = state(shelf)
+    with _told():
+        found = state(_there(repository))
     if as_json:
         show_json(found)
         return
@@ -172,10 +173,8 @@ def status(repository: Repository = HERE, as_json: Json = False) -> None:
         tell("\n".join(f"  {change}" for change in wait.changes))
         tell(f"  signed by: {', '.join(wait.signed) or 'nobody'}")
     for approval in found.approvals:
-        before = f", beside {approval.before}" if approval.before else ""
-        is_latest = "; it is to be the latest" if approval.latest else ""
-        tell(f"\n{approval.version} waits for its approver{before}{is_latest}:", style="bold")
-        tell("\n".join(f"  {change}" for change in approval.changes))
+        tell("")
+        _show_approval(approval)
     for which, why in found.revoked:
         tell(f"\n{which} is revoked: {why}")
     if not found.waiting and not found.approvals:
@@ -196,19 +195,24 @@ def sign(
     """Sign what waits and your key may sign. What has enough signatures is published."""
     from deskgrid.images.trust.keys import open_signer
 
-    with _told(), _editing(repository) as shelf:
-        signer = open_signer(key, _asks(password_file))
-        mine = [role for role in shelf.signable(signer) if not only or role in only]
-        for role in mine:
-            _show_waiting(shelf, role, as_json)
-        if mine and not yes and not typer.confirm("sign this?", err=True):
-            raise Failed(Exit.NO, "not signed")
-        signed = shelf.sign(signer, mine) if mine else []
-        if not signed:
+    with _told():
+        shelf, signer = _there(repository), open_signer(key, _asks(password_file))
+        shown = {role: shelf.payload(role) for role in shelf.signable(signer) if not only or role in only}
+        if not shown:
             raise TrustError(
                 Fault.REQUEST, "nothing", f"key {key}: nothing waits that it may sign; see `deskgrid trust status`"
             )
-        _settle(shelf, signed, as_json)
+        for role in shown:
+            _show_waiting(shelf, role, as_json)
+        if not yes and not typer.confirm("sign this?", err=True):
+            raise Failed(Exit.NO, "not signed")
+        with shelf.editing():
+            for role, payload in shown.items():
+                if shelf.payload(role) != payload:
+                    raise TrustError(
+                        Fault.REQUEST, "changed", f"role {role}: what waits was changed since it was shown; look again"
+                    )
+            _settle(shelf, shelf.sign(signer, tuple(shown)), as_json)
 
 
 @app.command("merge")
@@ -240,7 +244,7 @@ def propose(
     as_json: Json = False,
 ) -> None:
     """As a project's researcher: sign a version of an image."""
-    with _told(), _editing(repository) as shelf:
+    with _told():
         wanted = _image(image)
         try:
             content = manifest.read_bytes()
@@ -248,8 +252,9 @@ def propose(
             raise TrustError(
                 Fault.REQUEST, "no-manifest", f"manifest {manifest}: can't be read: {error.strerror}"
             ) from None
-        shelf.propose(wanted, content, datetime.now(UTC), latest)
-        _sign_project(shelf, wanted, key, "researcher", password_file, as_json)
+        with _signing(repository, key, password_file) as (shelf, signer):
+            shelf.propose(wanted, content, datetime.now(UTC), latest)
+            _sign_project(shelf, wanted, signer, "researcher", as_json)
 
 
 @app.command("approve")
@@ -264,16 +269,22 @@ def approve(
     """As a project's approver: see what changed, and sign what the researcher signed."""
     from deskgrid.images.trust.status import approvals
 
-    with _told(), _editing(repository) as shelf:
+    with _told():
         wanted = _image(image)
-        for each in approvals(shelf):
-            if each.version == wanted and not as_json:
-                tell(f"{wanted}{f', beside {each.before}' if each.before else ''}:", style="bold")
-                tell("\n".join(f"  {change}" for change in each.changes))
+        asked = [each for each in approvals(_there(repository)) if each.version == wanted]
+        if not asked:
+            raise TrustError(Fault.REQUEST, "nothing", f"image {wanted}: it does not wait for its approver")
+        for each in asked if not as_json else ():
+            _show_approval(each)
         if not yes and not typer.confirm(f"approve {wanted}?", err=True):
             raise Failed(Exit.NO, "not approved")
-        shelf.approve(wanted, datetime.now(UTC))
-        _sign_project(shelf, wanted, key, "approver", password_file, as_json)
+        with _signing(repository, key, password_file) as (shelf, signer):
+            if [each for each in approvals(shelf) if each.version == wanted] != asked:
+                raise TrustError(
+                    Fault.REQUEST, "changed", f"image {wanted}: it was changed since it was shown; look again"
+                )
+            shelf.approve(wanted, datetime.now(UTC))
+            _sign_project(shelf, wanted, signer, "approver", as_json)
 
 
 @app.command("point")
@@ -286,10 +297,11 @@ def point(
     as_json: Json = False,
 ) -> None:
     """As a project's researcher: make a published version the latest; the approver must approve that too."""
-    with _told(), _editing(repository) as shelf:
+    with _told():
         wanted = _image(image)
-        shelf.point(wanted, datetime.now(UTC), back)
-        _sign_project(shelf, wanted, key, "researcher", password_file, as_json)
+        with _signing(repository, key, password_file) as (shelf, signer):
+            shelf.point(wanted, datetime.now(UTC), back)
+            _sign_project(shelf, wanted, signer, "researcher", as_json)
 
 
 @app.command("revoke")
@@ -303,20 +315,18 @@ def revoke(
 ) -> None:
     """As researcher or approver: end the use of a version everywhere, for ever. One signature is enough."""
     from deskgrid.images.trust.keys import read_public
-    from deskgrid.images.trust.roles import project_roles
+    from deskgrid.images.trust.roles import project_of, project_roles
     from deskgrid.images.trust.shelf import keys_of
 
-    with _told(), _editing(repository) as shelf:
-        wanted, public = _image(image), read_public(key)
-        mine = [
-            role
-            for role in project_roles(wanted.project)
-            if role in shelf.roles() and public.keyid in keys_of(shelf, role)
-        ]
-        if not mine:
+    with _told():
+        wanted, shelf, public = _image(image), _there(repository), read_public(key)
+        held = [role for role in project_roles(wanted.project) if role in shelf.roles()]
+        sides = [of[1] for role in held if public.keyid in keys_of(shelf, role) and (of := project_of(role))]
+        if not sides:
             raise TrustError(Fault.REQUEST, "no-role", f"key {key}: it is in no role of project {wanted.project}")
-        shelf.revoke(mine[0], wanted, reason, datetime.now(UTC))
-        _sign_project(shelf, wanted, key, mine[0].removeprefix(f"{wanted.project}-"), password_file, as_json)
+        with _signing(repository, key, password_file) as (shelf, signer):
+            shelf.revoke(f"{wanted.project}-{sides[0]}", wanted, reason, datetime.now(UTC))
+            _sign_project(shelf, wanted, signer, sides[0], as_json)
 
 
 @app.command("renew")
@@ -399,6 +409,24 @@ def _told() -> Iterator[None]:
         raise Failed(Exit.ABSENT if error.code in _ABSENT else _CODES[error.fault], str(error)) from None
 
 
+def _there(folder: Path) -> "Shelf":
+    from deskgrid.images.trust.shelf import Shelf
+
+    shelf = Shelf(folder)
+    shelf.must_be_there()
+    return shelf
+
+
+@contextmanager
+def _signing(folder: Path, key: Path, password_file: Path | None) -> "Iterator[tuple[Shelf, Signer]]":
+    """Open the key before the repository is locked: while a person looks for a password, the coordinator goes on."""
+    from deskgrid.images.trust.keys import open_signer
+
+    shelf, signer = _there(folder), open_signer(key, _asks(password_file))
+    with shelf.editing():
+        yield shelf, signer
+
+
 @contextmanager
 def _editing(folder: Path) -> "Iterator[Shelf]":
     from deskgrid.images.trust.shelf import Shelf
@@ -421,10 +449,8 @@ def _asks(file: Path | None, confirm: bool = False) -> "Ask":
     return ask
 
 
-def _sign_project(
-    shelf: "Shelf", wanted: Version, key: Path, side: str, password_file: Path | None, as_json: bool
-) -> None:
-    from deskgrid.images.trust.keys import open_signer
+def _sign_project(shelf: "Shelf", wanted: Version, signer: "Signer", side: str, as_json: bool) -> None:
+    from deskgrid.images.trust.roles import owner
     from deskgrid.images.trust.status import waiting
 
     role = f"{wanted.project}-{side}"
@@ -437,12 +463,12 @@ def _sign_project(
             f"role {role}: more waits there than {wanted}: {'; '.join(others)}; see `deskgrid trust status`, "
             "and sign all of it with `deskgrid trust sign` or delete it from the folder `pending`",
         )
-    signed = shelf.sign(open_signer(key, _asks(password_file)), (role,))
+    signed = shelf.sign(signer, (role,))
     if not signed:
         raise TrustError(
             Fault.REQUEST,
             "wrong-key",
-            f"key {key}: it may not sign for {role}; what was prepared waits for a key that may",
+            f"key {owner(signer.public_key)}: it may not sign for {role}; what was prepared waits for a key that may",
         )
     _settle(shelf, signed, as_json)
 
@@ -459,13 +485,20 @@ def _settle(shelf: "Shelf", signed: Sequence[str], as_json: bool) -> None:
     _waits(shelf, False)
 
 
+def _show_approval(approval: "Approval") -> None:
+    before = f", beside {approval.before}" if approval.before else ""
+    is_latest = "; it is to be the latest" if approval.latest else ""
+    tell(f"{approval.version} waits for its approver{before}{is_latest}:", style="bold")
+    tell("\n".join(f"  {change}" for change in approval.changes))
+
+
 def _show_waiting(shelf: "Shelf", role: str, as_json: bool) -> None:
     from deskgrid.images.trust.status import waiting
 
     waits = waiting(shelf, role)
     if waits is None or as_json:
         return
-    tell(f"{role} version {waits.version}:", style="bold")
+    tell(f"{role} version {waits.version}, good until {waits.expires_at:%Y-%m-%d}:", style="bold")
     tell("\n".join(f"  {change}" for change in waits.changes))
 
 

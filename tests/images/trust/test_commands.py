@@ -142,7 +142,7 @@ def test_what_cannot_be_done_is_one_sentence_with_the_right_code(room: Room) -> 
             Exit.WRONG,
             "more waits there than einstein/x/2",
         ),
-        (("approve", "einstein/x/1", room.key("paul"), "--yes"), Exit.WRONG, "has not signed anything yet"),
+        (("approve", "einstein/x/1", room.key("paul"), "--yes"), Exit.WRONG, "does not wait for its approver"),
         (("revoke", "einstein/x/1", room.key("ada"), "--reason", "x"), Exit.ABSENT, "in no role of project einstein"),
         (("revoke", "einstein/x/1", room.key("paul"), "--reason", "x"), Exit.ABSENT, "does not list it"),
         (("renew", room.key("rita")), Exit.WRONG, "root does not name it"),

@@ -110,7 +110,8 @@ def open_signer(path: Path, ask: Ask) -> Signer:
     key = key_of(sealed.public)
     if sealed.token:
         with_library(sealed.library)
-        return _TokenSigner(path, HSMSigner.from_priv_key_uri(sealed.token, key, ask))
+        pin = ask(f"PIN of {path}")
+        return _TokenSigner(path, HSMSigner.from_priv_key_uri(sealed.token, key, lambda _: pin))
     try:
         plain = AESGCM(_stretch(ask(f"password of {path}"), b64decode(sealed.salt), sealed.scrypt)).decrypt(
             b64decode(sealed.nonce), b64decode(sealed.sealed), sealed.public.keyid.encode()

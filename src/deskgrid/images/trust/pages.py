@@ -45,12 +45,8 @@ class Pages:
     @contextmanager
     def editing(self, new: bool = False) -> Iterator[None]:
         """Hold the repository's lock. Raises: TrustError when it is no repository, or another process changes it."""
-        if not new and not self.metadata.is_dir():
-            raise TrustError(
-                Fault.REQUEST,
-                "no-repository",
-                f"repository {self.folder}: there is none; `deskgrid trust init` makes one",
-            )
+        if not new:
+            self.must_be_there()
         try:
             for folder in (self.metadata, self.targets, self.waiting):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +62,15 @@ class Pages:
             raise TrustError(
                 Fault.DESKTOP, "disk", f"repository {self.folder}: {error.filename}: {error.strerror}"
             ) from None
+
+    def must_be_there(self) -> None:
+        """Raises: TrustError when the folder is no repository."""
+        if not self.metadata.is_dir():
+            raise TrustError(
+                Fault.REQUEST,
+                "no-repository",
+                f"repository {self.folder}: there is none; `deskgrid trust init` makes one",
+            )
 
     # -- reading ----------------------------------------------------------------------------------------------
 

@@ -88,6 +88,11 @@ class Shelf(Pages):
         repository.revoke(draft, version, why)
         self.keep(role, draft)
 
+    def payload(self, role: str) -> bytes:
+        """What a signature of what waits in a role is made over; empty when nothing waits."""
+        waits = self.pending(role)
+        return waits.signed_bytes if waits else b""
+
     def signable(self, signer: Signer) -> Sequence[str]:
         """The roles in which something waits that this key may sign."""
         found = []

@@ -42,6 +42,7 @@ class Waiting(msgspec.Struct, frozen=True):
 
     role: str
     version: int
+    expires_at: datetime
     missing: int
     signed: tuple[str, ...]
     may_sign: tuple[str, ...]
@@ -143,6 +144,7 @@ def waiting(shelf: Shelf, role: str) -> Waiting | None:
     return Waiting(
         role,
         pending.signed.version,
+        pending.signed.expires,
         max((result.missing for result in results), default=1),
         tuple(sorted(map(owner, signed.values()))),
         tuple(sorted(map(owner, lacks.values()))),
