@@ -35,15 +35,15 @@ def person(name: str) -> CryptoSigner:
 class Grid:
     """A repository in a folder, and the keys of everybody."""
 
-    def __init__(self, folder: Path) -> None:
-        self.shelf = Shelf(folder)
+    def __init__(self, folder: Path, now: datetime = NOW) -> None:
+        self.shelf, self.now = Shelf(folder), now
         self.ada, self.bob, self.cleo = person("ada"), person("bob"), person("cleo")
         self.rita, self.paul = person("rita"), person("paul")
         self.online = person("coordinator")
         with self.shelf.editing(new=True):
             admins = [each.public_key for each in (self.ada, self.bob, self.cleo)]
-            self.shelf.keep("root", first_root(admins, 2, self.online.public_key, NOW))
-            self.shelf.keep("targets", first_targets(NOW))
+            self.shelf.keep("root", first_root(admins, 2, self.online.public_key, now))
+            self.shelf.keep("targets", first_targets(now))
             self.signed(self.ada, self.bob)
         self.bootstrap = (folder / "metadata/1.root.json").read_bytes()
         self.project("einstein", self.rita, self.paul)
@@ -55,40 +55,42 @@ class Grid:
 
     def project(self, name: str, researcher: CryptoSigner, approver: CryptoSigner) -> None:
         with self.shelf.editing():
-            self.shelf.rotate(f"{name}-researcher", NOW, [researcher.public_key])
-            self.shelf.rotate(f"{name}-approver", NOW, [approver.public_key])
+            self.shelf.rotate(f"{name}-researcher", self.now, [researcher.public_key])
+            self.shelf.rotate(f"{name}-approver", self.now, [approver.public_key])
             self.signed(self.ada, self.bob)
 
     def propose(self, version: Version, content: bytes, **how: bool) -> None:
         with self.shelf.editing():
-            self.shelf.propose(version, content, NOW, **how)
+            self.shelf.propose(version, content, self.now, **how)
             self.signed(self.rita)
 
     def approve(self, version: Version) -> None:
         with self.shelf.editing():
-            self.shelf.approve(version, NOW)
+            self.shelf.approve(version, self.now)
             self.signed(self.paul)
 
-    def publish(self, version: Version, content: bytes | None = None, now: datetime = NOW, **how: bool) -> bytes:
+    def publish(
+        self, version: Version, content: bytes | None = None, now: datetime | None = None, **how: bool
+    ) -> bytes:
         content = content or f'{{"image": "{version}"}}'.encode()
         self.propose(version, content, **how)
         self.approve(version)
         self.renew(now)
         return content
 
-    def revoke(self, role: str, version: Version, why: str = "it has a hole", now: datetime = NOW) -> None:
+    def revoke(self, role: str, version: Version, why: str = "it has a hole", now: datetime | None = None) -> None:
         with self.shelf.editing():
-            self.shelf.revoke(role, version, why, now)
+            self.shelf.revoke(role, version, why, now or self.now)
             self.signed(self.rita, self.paul)
         self.renew(now)
 
     def rotate(self, role: str, signers: tuple[CryptoSigner, ...], **how: Any) -> None:
         with self.shelf.editing():
-            self.shelf.rotate(role, NOW, **how)
+            self.shelf.rotate(role, self.now, **how)
             self.signed(*signers)
 
-    def renew(self, now: datetime = NOW) -> Renewed:
-        return renew(self.shelf.folder, self.online, now)
+    def renew(self, now: datetime | None = None) -> Renewed:
+        return renew(self.shelf.folder, self.online, now or self.now)
 
     @property
     def source(self) -> FolderSource:

@@ -63,6 +63,14 @@ def test_a_check_that_takes_too_long_is_given_up(grid: Grid, place: Place) -> No
     refused("slow", Fault.NETWORK, lambda: ask(Question(place, "refresh", datetime.now(UTC)), within_seconds=0.001))
 
 
+def test_a_check_that_dies_is_a_sentence_and_its_reason_is_logged(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    question = Question(place, "refresh", NOW.replace(tzinfo=None))  # no time without its zone is understood
+    refused("no-answer", Fault.DESKTOP, lambda: ask(question))
+    assert "check ended with" in caplog.text
+
+
 def test_asking_and_the_command_line_import_nothing_heavy() -> None:
     code = (
         "import sys, deskgrid.images.trust.ask, deskgrid.cli.trust\n"

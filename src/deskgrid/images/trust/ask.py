@@ -6,6 +6,7 @@ Rules, told first
 """
 
 import hashlib
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ import msgspec
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.words import Entry, Freshness, Version, manifest_place, version
 from deskgrid.model.moment import Moment
+
+_log = logging.getLogger(__name__)
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -64,6 +67,9 @@ def ask(question: Question, within_seconds: float = 120.0) -> Answer:
     for each in question.versions:
         version(each.project, each.image, each.version)
     argv = [sys.executable, "-m", "deskgrid.images.trust.answer"]
+    failed = TrustError(
+        Fault.DESKTOP, "no-answer", "images: the process that checks them ended without an answer; see the agent's log"
+    )
     try:
         done = subprocess.run(
             argv,
@@ -72,17 +78,18 @@ def ask(question: Question, within_seconds: float = 120.0) -> Answer:
             timeout=within_seconds,
             check=False,
         )
-        answer = msgspec.json.decode(done.stdout, type=Answer)
     except subprocess.TimeoutExpired:
         raise TrustError(
             Fault.NETWORK, "slow", f"images: not checked within {within_seconds:g} s; tried again later"
         ) from None
-    except (OSError, msgspec.DecodeError):
-        raise TrustError(
-            Fault.DESKTOP,
-            "no-answer",
-            "images: the process that checks them ended without an answer; see the agent's log",
-        ) from None
+    except OSError as error:
+        _log.warning("images: %s can't be started: %s", argv[0], error.strerror)
+        raise failed from None
+    try:
+        answer = msgspec.json.decode(done.stdout, type=Answer)
+    except msgspec.DecodeError:
+        _log.warning("images: check ended with %s: %s", done.returncode, done.stderr[-2000:].decode(errors="replace"))
+        raise failed from None
     if answer.fault is not None:
         raise TrustError(answer.fault, answer.code, answer.sentence.removesuffix(f" [{answer.code}]"))
     return answer
