@@ -449,17 +449,32 @@ def _answer(ear: Ear) -> Answer | None:
         return peer.hear()
 
 
-def test_a_flood_is_answered_at_a_bounded_pace_and_others_get_their_turn(ears: Callable[..., Ear]) -> None:
-    ear = ears(limits=Limits(burst=20.0, pace_seconds=0.02))
+def test_a_flood_is_answered_slowly_then_let_go_and_others_get_their_turn(ears: Callable[..., Ear]) -> None:
+    ear = ears(limits=Limits(lines=80, burst=20.0, pace_seconds=0.02))
     with Peer(ear.path) as flood, Peer(ear.path) as owner:
-        flood.send(encode(AskStatus()) * 2000)
         begun = time.monotonic()
+        flood.send(encode(AskStatus()) * 2000)
         assert isinstance(owner.ask(Pause()), Done)
         assert time.monotonic() - begun < 10
-        heard = 0
-        while time.monotonic() - begun < 1.5:
-            heard += isinstance(flood.hear(), Now)
-        assert heard < 20 + (time.monotonic() - begun) / 0.02 + 5
+        answers = []
+        while (answer := flood.hear()) is not None:
+            answers.append(answer)
+        took = time.monotonic() - begun
+    assert isinstance(answers[-1], Refused)
+    assert 80 <= len(answers) <= 82 + 5 * took
+    assert took >= (len(answers) - 20) * 0.02 * 0.5
+    assert isinstance(ear.ask(AskStatus()), Now)
+
+
+def test_who_says_one_thing_and_goes_is_heard_but_a_flood_ends_with_its_sender(ears: Callable[..., Ear]) -> None:
+    ear = ears(limits=Limits(lines=10_000, burst=10.0))
+    with Peer(ear.path) as hasty:
+        hasty.send(encode(Pause()))
+    until(lambda: ear.wishes)
+    with Peer(ear.path) as flood:
+        flood.send(encode(Tell(SessionReading("x11", 1.0))) * 2000)
+    until(lambda: ear.told and ear.told[-1][1] is None)
+    assert len(ear.told) < 500
 
 
 # -- the socket's file ------------------------------------------------------------------------------------------------

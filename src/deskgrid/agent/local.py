@@ -19,7 +19,7 @@ from pathlib import Path
 
 from deskgrid.agent.clerk import Clerk
 from deskgrid.agent.clock import Clock, utc_now
-from deskgrid.agent.local_socket import Limits, LocalError, Pace, inode, listen, peer_uid
+from deskgrid.agent.local_socket import Limits, LocalError, Pace, hung_up, inode, listen, peer_uid
 from deskgrid.agent.local_words import LINE_BYTES, Answer, Question, Refused, Tell, decode_question, encode
 from deskgrid.agent.status import Status
 from deskgrid.agent.wishes import ROOT, WishBook
@@ -29,8 +29,12 @@ from deskgrid.model.wish import Wish
 log = logging.getLogger("deskgrid.agent.local")
 DEFAULT = Limits()
 _TELL_COST = 5.0
+_HEARD_OUT = 10
+"""Who has gone is heard out so far, and no further: a flood ends with whoever sent it."""
 _NOT_UNDERSTOOD = Refused("local socket: got a line that is no question, expected one of the local protocol")
 _FULL = Refused("The agent is talked to by too many at once; try again in a moment.")
+
+_TOO_MUCH = Refused("You ask too much in too short a time; try again in a moment.")
 
 
 class _Peer:
@@ -38,6 +42,7 @@ class _Peer:
 
     def __init__(self, link: socket.socket, key: int, uid: int, now: float) -> None:
         self.link, self.key, self.uid, self.heard_at = link, key, uid, now
+        self.begun_at, self.lines = now, 0
         self.coming, self.going = bytearray(), bytearray()
         self.told = self.last_words = False
 
@@ -49,7 +54,7 @@ class LocalServer:
         path: the socket; its folder is made if it is missing. wishes: what is asked here.
         status: what is true now.
         wish: hears what the grid shall obey, at the start too; Ask.RESUME when nothing stands any more.
-        told: hears what helpers see of their sessions, by uid; None: one of them is gone, forget what this account said.
+        told: hears what helpers see of their sessions, by uid; None: forget what this account said.
     """
 
     def __init__(
@@ -217,6 +222,9 @@ class LocalServer:
         if end < 0 and len(peer.coming) <= LINE_BYTES:
             return
         self._pace.spend()
+        if peer.lines >= _HEARD_OUT and hung_up(peer.link):
+            self._end(peer)
+            return
         question = decode_question(bytes(peer.coming[:end])) if 0 <= end < LINE_BYTES else None
         del peer.coming[: end + 1]
         try:
@@ -228,9 +236,11 @@ class LocalServer:
             self._turns.append(peer.key)
 
     def _take(self, peer: _Peer, question: Question | None) -> None:
-        if question is None:
+        peer.lines += 1
+        allowed = self.limits.lines + self.limits.lines_per_second * (time.monotonic() - peer.begun_at)
+        if question is None or peer.lines > allowed:
             peer.last_words = True
-            self._say(peer, _NOT_UNDERSTOOD)
+            self._say(peer, _NOT_UNDERSTOOD if question is None else _TOO_MUCH)
             return
         peer.heard_at = time.monotonic()
         if isinstance(question, Tell):

@@ -1,6 +1,7 @@
 """The socket's file, who is at the other end, and the pace at which strangers are answered."""
 
 import os
+import select
 import socket
 import struct
 import time
@@ -20,6 +21,7 @@ class LocalError(Exception):
 class Limits(msgspec.Struct, frozen=True):
     """How much the agent listens to.
 
+    lines, lines_per_second: what one connection may say: so many, and so many more for each second that it lasts.
     pace_seconds: so long each question takes once `burst` have been asked at once; a helper's word counts as five.
     """
 
@@ -27,6 +29,8 @@ class Limits(msgspec.Struct, frozen=True):
     connections_per_account: int = 8
     silence_seconds: float = 10.0
     told_seconds: float = 60.0
+    lines: int = 100
+    lines_per_second: float = 5.0
     burst: float = 50.0
     pace_seconds: float = 0.02
 
@@ -93,6 +97,13 @@ def peer_uid(link: socket.socket) -> int:
     """The account at the other end. Source: unix(7), SO_PEERCRED: struct ucred {pid, uid, gid}."""
     _, uid, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return int(uid)
+
+
+def hung_up(link: socket.socket) -> bool:
+    """Whether the other end is closed, though what it said before may not be read yet."""
+    poll = select.poll()
+    poll.register(link, 0)  # POLLHUP comes unasked
+    return any(what & select.POLLHUP for _, what in poll.poll(0))
 
 
 def _somebody_listens(path: Path) -> bool:
