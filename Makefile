@@ -16,6 +16,7 @@ demo: setup ## the main job on real parts: HTCondor, QEMU, a Linux guest, HTTPS
 	$(BIN)/deskgrid demo
 
 test: setup ## everything: lint, types, fast tests, real parts, the demo
+	tools/system-packages --tests
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -n 4 --cov --cov-report=term -m "not real" tests
 	$(BIN)/pytest -m real tests
