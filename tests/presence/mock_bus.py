@@ -69,12 +69,19 @@ class MockBus:
         self._config.write_text(_CONFIG.format(path=self.path))
         argv = ["/usr/bin/dbus-daemon", f"--config-file={self._config}", "--nofork", "--nopidfile", "--nosyslog"]
         self._daemon = subprocess.Popen(argv)
-        eventually(self.path.exists, "no dbus-daemon")
+        self._await(self.path.exists, "no dbus-daemon")
 
     def mock(self, template: str, name: str) -> None:
         argv = ["/usr/bin/python3", "-m", "dbusmock", "--system", "--template", template]
         self._mocks[template] = subprocess.Popen(argv, env=self._environment, stdout=subprocess.DEVNULL)
-        eventually(lambda: self._has(name), f"no {name}")
+        self._await(lambda: self._has(name), f"no {name}")
+
+    def _await(self, holds: Callable[[], object], what: str) -> None:
+        try:
+            eventually(holds, what)
+        except BaseException:
+            self.stop()
+            raise
 
     def logind(self) -> None:
         self.mock("logind", LOGIN)
