@@ -1,5 +1,7 @@
 """A session's D-Bus that really runs, and a small GNOME on it: Mutter's idle monitor and the session manager."""
 
+import os
+import pwd
 import subprocess
 import threading
 import time
@@ -24,7 +26,19 @@ _CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configura
 <allow own="*"/></policy></busconfig>
 """
 
-needs_bus = pytest.mark.skipif(not DAEMON.exists(), reason="no dbus-daemon here (package dbus)")
+
+def missing() -> str:
+    """Why there can be no such bus here; empty: there can."""
+    if not DAEMON.exists():
+        return "no dbus-daemon here (package dbus)"
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return f"uid {os.geteuid()} has no name, and dbus-daemon wants one"
+    return ""
+
+
+needs_bus = pytest.mark.skipif(bool(why := missing()), reason=why)
 
 
 def until(what: Callable[[], object], seconds: float = 30.0) -> None:

@@ -2,6 +2,7 @@
 
 import html
 import http.client
+import os
 import re
 import threading
 import urllib.parse
@@ -279,3 +280,15 @@ def test_an_agent_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(NoAgent, match="no agent runs on this computer") as caught:
         ask((tmp_path / "none",), AskStatus())
     assert caught.value.missing
+
+
+def test_a_socket_that_is_closed_to_this_account_is_told_as_that(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may talk to all")
+    with ear(tmp_path) as closed:
+        closed.path.chmod(0o000)
+        with pytest.raises(NoAgent, match="may not talk to the agent there") as caught:
+            ask((closed.path,), AskStatus())
+        assert not caught.value.missing
+        with pytest.raises(NoAgent, match=r"nobody listens at .*none; .*agent\.sock is not for this account to see"):
+            ask((closed.path, tmp_path / "none"), AskStatus())

@@ -23,10 +23,10 @@ class NoAgent(Exception):
 
 
 def places(chosen: Path | None, state: Path | None) -> tuple[Path, ...]:
-    """Where an agent may listen, the likeliest first (see `agent.local_socket.listening_place`)."""
+    """Where an agent may listen (see `agent.local_socket.listening_place`): the one of these settings goes first."""
     if chosen is not None:
         return (chosen,)
-    folders = [RUN_FOLDER] if state is None else [RUN_FOLDER, state]
+    folders = [RUN_FOLDER] if state is None else [state, RUN_FOLDER]
     return tuple(folder / SOCKET_NAME for folder in folders)
 
 
@@ -100,8 +100,9 @@ def _connected(path: Path, seconds: float) -> socket.socket:
 
 
 def _no_agent(faults: Sequence[tuple[Path, OSError]]) -> NoAgent:
-    for path, error in faults:
-        if isinstance(error, PermissionError):
-            return NoAgent(f"{path}: this account may not talk to the agent there; expected mode 0666", False)
-    tried = ", ".join(str(path) for path, _ in faults)
-    return NoAgent(f"no agent runs on this computer (nobody listens at {tried}); {START}")
+    closed = [path for path, error in faults if isinstance(error, PermissionError)]
+    if len(closed) == len(faults):
+        return NoAgent(f"{closed[0]}: this account may not talk to the agent there; expected mode 0666", False)
+    tried = ", ".join(str(path) for path, _ in faults if path not in closed)
+    hidden = "".join(f"; {path} is not for this account to see" for path in closed)
+    return NoAgent(f"no agent runs on this computer (nobody listens at {tried}{hidden}); {START}")
