@@ -1,8 +1,8 @@
 """Two lanes that bring what a guest reads: what it waits for, and what it will read soon.
 
 Rules, told first
-- The urgent lane serves requests that wait, all that have come at once; it takes what follows in the pack along, since who reads
-  here mostly reads on. Each lane has connections of its own, so that the urgent one waits for nobody.
+- The urgent lane serves requests that wait, all that have come at once; it takes what follows in the pack along,
+  since who reads here mostly reads on. Each lane has connections of its own, so that the urgent one waits for nobody.
 - The other lane goes ahead: the boot order first, then, when asked to, the rest. It pauses and goes on by command.
 - While sources are away both try again, for ever: the guest waits, and gets no error.
 """

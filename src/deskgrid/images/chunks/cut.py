@@ -1,10 +1,11 @@
 """Where chunks begin and end: by content, so that what moves on a disk is still the same chunk.
 
 Rules, told first
-- Zero runs come first: at least eight zero blocks of 4 KiB in a row are a hole, on every file system, whether the file has
-  a hole there or zeros. Holes are not stored.
-- What lies between holes is cut by FastCDC (2020), 16 KiB on average, 4 KiB at least (less at an end), 64 KiB at most. Smaller chunks make
-  a smaller difference between two versions, and a read of 4 KiB unpacks less; packs make up for their number.
+- Zero runs come first: at least eight zero blocks of 4 KiB in a row are a hole, on every file system, whether the
+  file has a hole there or zeros. Holes are not stored.
+- What lies between holes is cut by FastCDC (2020), 16 KiB on average, 4 KiB at least (less at an end), 64 KiB at
+  most. Smaller chunks make a smaller difference between two versions, and a read of 4 KiB unpacks less; packs make up
+  for their number.
 - The compiled core must be there: the one in Python is 200 times slower.
 
 Source: Xia et al., "The Design of Fast Content-Defined Chunking for Data Deduplication Based Storage Systems" (2020).

@@ -1,8 +1,9 @@
 """Bring blobs from sources into the store.
 
 Rules, told first
-- Sources are asked in their order: neighbours, caches, origin. One that is away is left alone for half a second, then twice as
-  long each time, at most 15 s; one that gave wrong bytes for a minute at least. All of them away: `Unreachable`, and the caller may try again.
+- Sources are asked in their order: neighbours, caches, origin. One that is away is left alone for half a second, then
+  twice as long each time, at most 15 s; one that gave wrong bytes for a minute at least. All of them away:
+  `Unreachable`, and the caller may try again.
 - Every blob is checked against its pack's index, and the index against the pack's name, before anything is kept. What
   came before a source failed is kept, so nothing is fetched twice.
 - `stop` ends it at once: the connection is cut. The rate is the callers' common `Pace`.
@@ -71,10 +72,7 @@ class Fetcher:
         self._store, self._image, self._sources, self._report = store, image, sources, report
         self._pace = pace or Pace()
         self._health = [_Health() for _ in sources]
-        self._needed: list[set[int]] = [set() for _ in image.manifest.packs]
-        for pack, blob in zip(image.table.packs, image.table.blobs, strict=True):
-            if pack != HOLE:
-                self._needed[pack].add(blob)
+        self._needed: dict[int, frozenset[int]] = {}
         self._stop = threading.Event()
         self.full = ""
         self.fetched_bytes = 0
@@ -108,9 +106,14 @@ class Fetcher:
         if missing:
             self._from_sources(pack, lambda source: self._fetch_missing(source, number, index, missing, keep))
 
-    def needed(self, number: int) -> set[int]:
+    def needed(self, number: int) -> frozenset[int]:
         """Which blobs of the image's pack of this number the image needs."""
-        return self._needed[number]
+        found = self._needed.get(number)
+        if found is None:
+            table = self._image.table
+            found = frozenset(blob for pack, blob in zip(table.packs, table.blobs, strict=True) if pack == number)
+            self._needed = {number: found}  # only the last: it is asked for one pack after the other
+        return found
 
     def whole(self, progress: Callable[[float], None] = lambda part: None) -> None:
         """Fetch all that the image needs, boot first. Raises: Unreachable, Stopped, StoreFull."""
@@ -125,7 +128,7 @@ class Fetcher:
         """All that the image needs in the order in which to fetch it, as (number of the pack, blobs)."""
         order = published.boot_order(self._image.manifest)
         pieces = order if boot_only else (*order, *range(len(self._image.table.packs)))
-        seen: list[set[int]] = [set() for _ in self._needed]
+        seen: list[set[int]] = [set() for _ in self._image.manifest.packs]
         last, batch = HOLE, set[int]()
         for piece in pieces:
             pack, blob = self._image.table.packs[piece], self._image.table.blobs[piece]
@@ -181,7 +184,7 @@ class Fetcher:
             came: dict[int, bytes] = {}
             try:
                 for blob, content in self._blobs(source, pack, index, run):
-                    if blob in missing or blob in self._needed[number]:
+                    if blob in missing or blob in self.needed(number):
                         came[blob] = content
                     if len(came) >= _BATCH:
                         self._keep(index, came, missing, keep)

@@ -2,8 +2,8 @@
 
 Rules, told first
 - No core dump, and nobody of the same user may look into it (PR_SET_DUMPABLE 0, RLIMIT_CORE 0).
-- The key and what is derived from it lie in one locked page, which is overwritten at the end; when the limits allow, all
-  of the process's memory is locked. What was reached is said, not guessed.
+- The key and what is derived from it lie in one locked page, which is overwritten at the end; when the limits allow,
+  all of the process's memory is locked. What was reached is said, not guessed.
 - A library that is given a key copies it for the length of a call; that can't be helped from here.
 
 Source: prctl(2), mlock(2), mlockall(2), getrlimit(2).
@@ -26,7 +26,7 @@ def forbid_dumps() -> bool:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not sys.platform.startswith("linux"):
         return False
-    return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0)
 
 
 def lock_everything() -> bool:
@@ -37,7 +37,7 @@ def lock_everything() -> bool:
         soft = hard
     if os.geteuid() != 0 and soft != resource.RLIM_INFINITY and soft < _ENOUGH_BYTES:
         return False
-    return ctypes.CDLL(None, use_errno=True).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0
+    return bool(ctypes.CDLL(None, use_errno=True).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)
 
 
 class LockedRoom:

@@ -1,10 +1,11 @@
 """What a store holds, in SQLite: images, packs, and which blobs of each pack are there.
 
 Rules, told first
-- The index is a memory, not the truth: it can be made anew from the packs, which say themselves what they hold. A damaged one is
-  thrown away and rebuilt.
-- Write-ahead log and synchronous=NORMAL: after a power cut the index is whole, and may lack its last seconds. That costs
-  fetching again, or finding out by its sum that a blob never reached the disk; FULL would wait for the disk at every batch.
+- The index is a memory, not the truth: it can be made anew from the packs, which say themselves what they hold. A
+  damaged one is thrown away and rebuilt.
+- Write-ahead log and synchronous=NORMAL: after a power cut the index is whole, and may lack its last seconds. That
+  costs fetching again, or finding out by its sum that a blob never reached the disk; FULL would wait for the disk at
+  every batch.
 - Several processes may use it; each waits for the others at most 30 s.
 """
 
@@ -21,13 +22,17 @@ CREATE TABLE IF NOT EXISTS image (
   digest TEXT PRIMARY KEY, project TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL, used_at REAL NOT NULL,
   bytes INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS pack (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, held_bytes INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS pack (
+  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, held_bytes INTEGER NOT NULL DEFAULT 0
+);
 CREATE TABLE IF NOT EXISTS uses (
-  image TEXT NOT NULL REFERENCES image ON DELETE CASCADE, pack INTEGER NOT NULL REFERENCES pack, PRIMARY KEY (image, pack)
+  image TEXT NOT NULL REFERENCES image ON DELETE CASCADE, pack INTEGER NOT NULL REFERENCES pack,
+  PRIMARY KEY (image, pack)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS uses_of_pack ON uses (pack);
 CREATE TABLE IF NOT EXISTS held (
-  pack INTEGER NOT NULL REFERENCES pack ON DELETE CASCADE, blob INTEGER NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (pack, blob)
+  pack INTEGER NOT NULL REFERENCES pack ON DELETE CASCADE, blob INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  PRIMARY KEY (pack, blob)
 ) WITHOUT ROWID;
 """
 VERSION = 1

@@ -59,9 +59,7 @@ class ProjectKey:
     def __init__(self, secret: bytes | bytearray | memoryview, room: Room = _plain_room) -> None:
         """Derive what is needed. secret: 32 random bytes. Raises: ImageError."""
         if len(secret) != KEY_BYTES:
-            raise ImageError(
-                f"project key: got {len(secret)} bytes, expected {KEY_BYTES}; make one with `openssl rand`"
-            )
+            raise ImageError(f"project key: got {len(secret)} bytes, expected {KEY_BYTES}; make a new one")
         self.key_id = blake3(secret, derive_key_context="deskgrid 2026 project key id").hexdigest(16)
         self._name, self._key, self._nonce = (
             room(blake3(secret, derive_key_context=context).digest()) for context in _CONTEXTS
@@ -118,9 +116,7 @@ def read_key(path: Path) -> bytes:
         with path.open("rb") as file:
             mode, text = os.fstat(file.fileno()).st_mode, file.read(256)
     except OSError as error:
-        raise ImageError(
-            f"project key {path}: {error.strerror}; `deskgrid image publish --new-key` makes one"
-        ) from None
+        raise ImageError(f"project key {path}: {error.strerror}; `--new-key` makes one") from None
     if mode & 0o077:
         raise ImageError(f"project key {path}: got mode {mode & 0o777:o}, expected 600; chmod it")
     try:

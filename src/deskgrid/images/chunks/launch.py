@@ -22,13 +22,22 @@ from deskgrid.images.chunks.serve import Order, Status
 from deskgrid.images.contract import ImageError
 
 _READY_SECONDS = 60.0
+_SPARING = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+"""For glibc: many pieces of many sizes come and go in several threads."""
 _PASSED_ON = ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONPATH")
+
+
+Report = Callable[[str], None]
+
+
+def _silent(sentence: str) -> None:
+    """Tell nobody."""
 
 
 class Server:
     """A running process that serves an image. said: what it reported, oldest first."""
 
-    def __init__(self, order: Order, key: bytes | bytearray | memoryview, tell: Callable[[str], None] = lambda _: None):
+    def __init__(self, order: Order, key: bytes | bytearray | memoryview, tell: Report = _silent) -> None:
         """Start it and wait until it serves. tell: told what it reports. Raises: ImageError."""
         self.order, self._tell = order, tell
         self._answers: Queue[dict[str, Any]] = Queue()
@@ -37,7 +46,7 @@ class Server:
             [sys.executable, "-m", "deskgrid.images.chunks.serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _SPARING,
         )
         threading.Thread(target=self._listen, daemon=True).start()
         content = msgspec.json.encode(order)

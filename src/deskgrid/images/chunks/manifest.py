@@ -9,9 +9,9 @@ Rules, told first
 - Nothing in it tells when or where it was published: the same content, key, and packs make the same manifest.
 - It comes from outside until it was verified: everything in it is bounded, and checked before it is used.
 
-The table holds the chunks of disk, kernel and initrd in this order, as columns of little-endian unsigned numbers, compressed: raw
-length (4 bytes each), number of the pack or HOLE (2), number of the blob in it (2). `boot` holds the numbers of the chunks that a boot
-reads, in their order (4 bytes each), compressed.
+The table holds the chunks of disk, kernel and initrd in this order, as columns of little-endian unsigned numbers,
+compressed: raw length (4 bytes each), number of the pack or HOLE (2), number of the blob in it (2). `boot` holds the
+numbers of the chunks that a boot reads, in their order (4 bytes each), compressed.
 """
 
 import hashlib
@@ -203,9 +203,7 @@ def _check(manifest: PublishedManifest, table: Table) -> None:
         facts: Stream = getattr(manifest, name)
         found = sum(table.lengths[at : at + facts.pieces])
         if found != facts.bytes:
-            raise ImageError(
-                f"manifest of {title(manifest)}: got {found} bytes of pieces of {name}, expected {facts.bytes}"
-            )
+            raise ImageError(f"manifest of {title(manifest)}: got {found} bytes of {name}, expected {facts.bytes}")
         at += facts.pieces
     blobs = [pack.blobs for pack in manifest.packs]
     for length, pack, blob in zip(table.lengths, table.packs, table.blobs, strict=True):

@@ -1,10 +1,10 @@
 """The NBD protocol, read only: handshake and requests of one connection. No files, no chunks: it asks `Blocks`.
 
 Rules, told first
-- Fixed newstyle handshake; the options that matter (GO, INFO, LIST, EXPORT_NAME, ABORT), all others are refused politely. Simple
-  replies. Writing is refused.
-- A request that can be answered is answered at once, one that can't waits aside while later ones are answered: replies may
-  come in any order.
+- Fixed newstyle handshake; the options that matter (GO, INFO, LIST, EXPORT_NAME, ABORT), all others are refused
+  politely. Simple replies. Writing is refused.
+- A request that can be answered is answered at once, one that can't waits aside while later ones are answered:
+  replies may come in any order.
 - What a client says is bounded before memory is taken; a client that breaks the protocol is cut off.
 
 Source: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md

@@ -24,7 +24,7 @@ from deskgrid.host.files import locked, write_atomic
 from deskgrid.images.chunks import manifest as published
 from deskgrid.images.chunks.cut import Piece, cut
 from deskgrid.images.chunks.keys import NAME_BYTES, Damaged, ProjectKey
-from deskgrid.images.chunks.manifest import HOLE, STREAMS, Pack, PublishedManifest, Stream, Table
+from deskgrid.images.chunks.manifest import HOLE, Pack, PublishedManifest, Stream, Table
 from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, PackIndex, assemble, index_bytes
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Package
@@ -260,7 +260,7 @@ def _manifest(
         array("H", [HOLE if place is None else number[place[0]] for place in places]),
         array("H", [0 if place is None else place[1] for place in places]),
     )
-    facts = dict(zip(STREAMS, [Stream(len(one.content), len(one.pieces)) for one in streams], strict=True))
+    disk, kernel, initrd = (Stream(len(one.content), len(one.pieces)) for one in streams)
     return PublishedManifest(
         *names,
         source=source.digest,
@@ -272,7 +272,9 @@ def _manifest(
         table=table.encode(),
         boot=published.encode_order(boot),
         blob_bytes=blob_bytes,
-        **facts,
+        disk=disk,
+        kernel=kernel,
+        initrd=initrd,
     )
 
 

@@ -1,8 +1,8 @@
 """Read an image's disk, kernel or initrd: from offsets to pieces, from blobs to plain bytes, with a memory of the last.
 
 Rules, told first
-- What is read was checked: the blob by its sum, the piece by key and length. What can't be had now is `None`, never zeros and
-  never an error to the guest; the caller has it fetched and asks again.
+- What is read was checked: the blob by its sum, the piece by key and length. What can't be had now is `None`, never
+  zeros and never an error to the guest; the caller has it fetched and asks again.
 - Plain pieces live only in this process's memory, at most so many bytes of them; the least recently used goes first.
 - The order in which pieces were read first is remembered: a trial boot's order becomes the next version's boot order.
 - One lock: any thread may read, one at a time.
@@ -23,7 +23,7 @@ from deskgrid.images.chunks.packs import PackIndex
 from deskgrid.images.chunks.store import Admitted, ChunkStore
 from deskgrid.images.contract import ImageError
 
-PLAIN_BYTES = 32 << 20
+PLAIN_BYTES = 24 << 20
 _LOOSE_BYTES = 8 << 20
 _ZEROS = bytes(1 << 20)
 Part = bytes | memoryview

@@ -1,14 +1,15 @@
-"""The process that serves one image to one VM: `python -m deskgrid.images.chunks.serve`, spoken to by its standard streams.
+"""The process that serves one image to one VM: `python -m deskgrid.images.chunks.serve`, spoken to by its standard
+streams.
 
     to it      4 bytes: length (big-endian) of an `Order` as JSON; the order; 32 bytes: the project's key
-               then commands, one JSON object a line: {"do": "status" | "pause" | "resume" | "rate" | "order", "value": …}
+               then commands, a JSON object a line: do: status, pause, resume, rate, order; value: a number
     from it    one JSON object a line: {"ready": …}, {"said": sentence}, or the answer to a command
 
 Rules, told first
 - It lives as long as whoever holds its standard input, and no longer; it does not need the agent.
 - The key comes in by standard input straight into a locked page: never argv, environment, a file or a log.
-- It reads and fills the store, holds the image's lease there, and serves disk, kernel and initrd on a Unix socket, to its own
-  user only. It never writes plain bytes anywhere.
+- It reads and fills the store, holds the image's lease there, and serves disk, kernel and initrd on a Unix socket, to
+  its own user only. It never writes plain bytes anywhere.
 - A guest may wait, for minutes if need be, but gets no error because a source is away.
 """
 
@@ -55,7 +56,7 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """How it goes. away: why the guest waits for a source; "" when it does not. boot_done: all of it was fetched ahead."""
+    """How it goes. away: why the guest waits; "" when it does not. ahead_done: all was fetched ahead that should be."""
 
     fetched_bytes: int
     requests: int

@@ -6,11 +6,11 @@
              lock                held for a moment by whoever adds or removes images
 
 Rules, told first
-- Nothing here is in the clear, and no key is needed: a blob counts only when it has the sum that its pack's index says, and
-  the index counts only when it has the sum that is the pack's name.
+- Nothing here is in the clear, and no key is needed: a blob counts only when it has the sum that its pack's index
+  says, and the index counts only when it has the sum that is the pack's name.
 - It is checked at every read. What fails is thrown away and reported, and so comes to be fetched again.
-- Nothing grows beyond the budget, nor the disk's free room below the floor: first the least recently used images go, never
-  one that someone leases or reads (the kernel knows: they hold its lock), then the answer is a sentence.
+- Nothing grows beyond the budget, nor the disk's free room below the floor: first the least recently used images go,
+  never one that someone leases or reads (the kernel knows: they hold its lock), then the answer is a sentence.
 - A process may be killed and the power may fail at any moment: what is half done is found by its sum, or is a file of
   another name that `gc` removes. Two agents may use one store: equal blobs are written to equal places.
 - Any thread may ask.
@@ -106,11 +106,8 @@ class ChunkStore:
                 place = self.folder / "images" / f"{digest}.json"
                 if not place.exists():
                     write_atomic(place, content, 0o600)
-                held = HeldImage(
-                    digest, manifest.project, manifest.name, manifest.version, time.time(), image.stored_bytes
-                )
                 with self._mutex:
-                    self._index.add_image(held, [pack.name for pack in manifest.packs])
+                    self._index.add_image(_held(image, time.time()), [pack.name for pack in manifest.packs])
             except OSError as error:
                 os.close(lease)
                 raise ImageError(f"store {self.folder}: {error.strerror}; make room or move the store") from error
@@ -136,8 +133,8 @@ class ChunkStore:
         """Say at once when an image can never be here as a whole. Raises: StoreFull."""
         if image.stored_bytes > self.limits.budget_bytes:
             raise StoreFull(
-                f"store {self.folder}: image {published.title(image.manifest)} takes {image.stored_bytes >> 20} MiB, and the "
-                f"budget is {self.limits.budget_bytes >> 20} MiB; raise the budget"
+                f"store {self.folder}: image {published.title(image.manifest)} takes {image.stored_bytes >> 10} KiB, "
+                f"and the budget is {self.limits.budget_bytes >> 10} KiB; raise the budget"
             )
 
     def images(self) -> list[HeldImage]:
@@ -307,8 +304,8 @@ class ChunkStore:
             )
         if free - wanted < limits.floor_bytes:
             return (
-                f"store {self.folder}: the disk has {free >> 20} MiB free, and {limits.floor_bytes >> 20} MiB must stay "
-                f"free: no room for another {wanted >> 10} KiB; make room on this disk"
+                f"store {self.folder}: the disk has {free >> 20} MiB free, and {limits.floor_bytes >> 20} MiB must "
+                f"stay free: no room for another {wanted >> 10} KiB; make room on this disk"
             )
         return ""
 
@@ -353,10 +350,7 @@ class ChunkStore:
                 continue
             manifest, table = published.decode(content)
             image = Admitted(path.stem, manifest, table)
-            held = HeldImage(
-                path.stem, manifest.project, manifest.name, manifest.version, path.stat().st_mtime, image.stored_bytes
-            )
-            index.add_image(held, [pack.name for pack in manifest.packs])
+            index.add_image(_held(image, path.stat().st_mtime), [pack.name for pack in manifest.packs])
             for pack in manifest.packs:
                 found = self.pack_index(pack)
                 if found is not None:
@@ -380,6 +374,11 @@ class ChunkStore:
     def pack_path(self, pack: str) -> Path:
         """Where a pack's file is."""
         return self.folder / "packs" / pack[:2] / pack
+
+
+def _held(image: Admitted, used_at: float) -> HeldImage:
+    facts = image.manifest
+    return HeldImage(image.digest, facts.project, facts.name, facts.version, used_at, image.stored_bytes)
 
 
 def needed(images: Iterable[Admitted]) -> dict[str, set[int]]:

@@ -2,8 +2,8 @@
 
 Rules, told first
 - `verify` reads everything; what is damaged is thrown away, so that it is fetched again when it is needed.
-- `gc` removes what no image needs: packs, blobs within packs (where the file system can give back a part of a file), files
-  that an interrupted process left. It takes nothing from an image that is known.
+- `gc` removes what no image needs: packs, blobs within packs (where the file system can give back a part of a file),
+  files that an interrupted process left. It takes nothing from an image that is known.
 - Both may run beside agents that read and fetch.
 """
 
