@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from deskgrid.agent.items import Asked, HandOver, Looked, Sense
-from deskgrid.model.inventory import Inventory
+from deskgrid.model.inventory import Inventory, Trial, Verdict
 from deskgrid.model.policy import Policy
 from deskgrid.model.presence import Ending
 from deskgrid.model.wish import Ask, Wish
@@ -144,3 +144,11 @@ def test_what_the_computer_is_made_of_goes_along_until_it_was_heard(world: World
     said = [report.inventory for report in world.line.said]
     assert said.count(made_of) >= 2 and said[-1] is None
     assert made_of in [report.inventory for report in world.office.reports]
+
+
+def test_an_accelerator_that_failed_its_trial_is_not_tried_with_a_vm(tmp_path: Path) -> None:
+    world = World(tmp_path, ALL_DAY, accelerators=("kvm", "fake"))
+    world.put(Looked(Inventory(trials=(Trial("kvm", Verdict.HANGS, 8000), Trial("fake", Verdict.WORKS, 20)))))
+    world.pass_(1)
+    world.up()
+    assert world.loop.desk.vms["vm-1"].accelerator == "fake"

@@ -38,10 +38,8 @@ class Letters:
         self.reached_at: datetime | None = None
         self.fault = ""
 
-    def enclose(self, inventory: Inventory | None) -> None:
-        """Say from now on, until it was heard, what this computer is made of; None: it is not known."""
-        if inventory is None:
-            return
+    def enclose(self, inventory: Inventory) -> None:
+        """Say from now on, until it was heard, what this computer is made of."""
         self._inventory, self._inventory_said, self.due = inventory, 0, self._around.now()
 
     def heard(self, answer: Answer, now: datetime, desk: Desk) -> int:

@@ -52,6 +52,7 @@ from deskgrid.images.contract import ImageError
 from deskgrid.model.desktop import Fault, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
+from deskgrid.model.inventory import Inventory, Verdict
 from deskgrid.model.lease import Lease
 from deskgrid.model.policy import Policy
 from deskgrid.model.presence import Ending
@@ -141,7 +142,7 @@ class Loop:
             case LinkDown():
                 self.letters.unheard(item, now)
             case Looked():
-                self.letters.enclose(item.inventory)
+                self._learn(item.inventory)
             case Stop():
                 return [Finishing(item.reason)]
             case HandOver():
@@ -160,6 +161,15 @@ class Loop:
             self._policy = policy
             self._advance(Ruled(policy))
         self._advance(self._look())
+
+    def _learn(self, inventory: Inventory | None) -> None:
+        """What this computer is made of: told to the coordinator, and no VM has to find out what a trial has."""
+        if inventory is None:
+            return
+        self.letters.enclose(inventory)
+        for trial in inventory.trials:
+            if trial.verdict in (Verdict.SLOW, Verdict.HANGS):
+                self.around.hypervisor.distrust(trial.accelerator)
 
     def _look(self) -> Sensed:
         around = self.around
