@@ -33,7 +33,7 @@ def wine() -> Iterator[Wine]:
         ("tests/windows/inside/test_job.py",),
         ("tests/windows/inside/test_machine.py",),
         ("tests/windows/inside/test_imports.py",),
-        ("tests/presence/test_windows_pure.py", "tests/presence/test_macos_pure.py"),
+        ("tests/presence/test_windows_pure.py", "tests/presence/test_macos_pure.py", "tests/presence/test_teller.py"),
         ("tests/core", "tests/model"),
     ],
     ids=lambda tests: " ".join(name.rsplit("/", 1)[1].removesuffix(".py") for name in tests),
