@@ -138,6 +138,8 @@ class HttpSource:
             raise Away(f"{self.name}: got status {answer.status} for pack {path[-64:][:12]}…, expected 206")
         if not (answer.getheader("Content-Range") or "").startswith(f"bytes {start}-{end - 1}/"):
             raise Away(f"{self.name}: got another range than it was asked for")
+        if answer.length != end - start:
+            raise Away(f"{self.name}: got a length of {answer.length} bytes, expected {end - start}")
         return answer
 
     def _connected(self) -> http.client.HTTPConnection:
@@ -167,6 +169,7 @@ class HttpSource:
                 if came < passed * _SLOW_BYTES_PER_SECOND:
                     raise Away(f"{self.name}: only {came} bytes came in {passed:.0f} s")
                 began, came = time.monotonic(), 0
-        if not answer.isclosed() and answer.length:
-            raise Away(f"{self.name}: it gives more than it was asked for")
-        answer.read1(1)  # the end of the answer, so that the connection can be used again
+        if answer.length == 0:
+            answer.read()  # only now may the connection be used again
+        else:
+            self.cancel()

@@ -1,0 +1,202 @@
+"""The process that serves: right bytes, patience, and no secret anywhere."""
+
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from deskgrid.images.chunks.ahead import How
+from deskgrid.images.chunks.client import Client
+from deskgrid.images.chunks.launch import Server, blockdev
+from deskgrid.images.chunks.publish import Published
+from deskgrid.images.chunks.serve import Order
+from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.images.contract import ImageError
+from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, order, origin, published, web
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Published:
+    return published(tmp_path, content())
+
+
+@pytest.fixture
+def asked(tmp_path: Path, made: Published) -> Iterator[Order]:
+    store = ChunkStore(tmp_path / "store", ROOMY)
+    with store.admit(made.path.read_bytes()) as image:
+        yield order(tmp_path, store, image.digest)
+    store.close()
+
+
+def _reads_right(folder: Path, path: str, times: int = 60) -> None:
+    disk = (folder / "built-1/disk.raw").read_bytes()
+    client, rng = Client(path, timeout_seconds=60), random.Random(2)
+    assert client.size == len(disk)
+    for _ in range(times):
+        offset = rng.randrange(len(disk))
+        length = min(rng.randrange(1, 300_000), len(disk) - offset)
+        assert client.read(offset, length) == disk[offset : offset + length]
+    client.close()
+
+
+def test_a_guest_reads_what_was_published_while_it_is_fetched(tmp_path: Path, asked: Order) -> None:
+    server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
+    try:
+        _reads_right(tmp_path, asked.socket)
+        for export in ("kernel", "initrd"):
+            client, handle = Client(asked.socket, export), os.memfd_create(export)
+            client.copy_to(handle)
+            assert os.pread(handle, client.size, 0) == (tmp_path / "built-1" / export).read_bytes()
+            os.close(handle)
+        assert server.facts["no_dumps"] and server.first_reads()
+    finally:
+        server.close()
+    assert server.process.returncode == 0 and not Path(asked.socket).exists()
+
+
+def test_while_the_source_is_away_the_guest_waits_without_an_error(tmp_path: Path, asked: Order) -> None:
+    with web(tmp_path / "server") as source:
+        source.behave = "away"
+        server = Server(msgspec.structs.replace(asked, sources=(source.origin,)), KEY)
+        reader = threading.Thread(target=_reads_right, args=(tmp_path, asked.socket, 5))
+        reader.start()
+        try:
+            _until(lambda: server.status().away)
+            assert reader.is_alive() and any("the guest waits" in one for one in server.said)
+            source.behave = ""
+            reader.join(60)
+            assert not reader.is_alive() and not server.status().away
+        finally:
+            server.close()
+
+
+def test_what_waits_holds_up_nobody_who_reads_what_is_here(tmp_path: Path, asked: Order) -> None:
+    with web(tmp_path / "server") as source:
+        server = Server(msgspec.structs.replace(asked, sources=(source.origin,)), KEY)
+        try:
+            client = Client(asked.socket, timeout_seconds=60)
+            client.read(0, 4096)
+            source.behave = "away"
+            client.ask([(1 << 20, 200_000), (0, 4096)])
+            assert client.take(4096) == (tmp_path / "built-1/disk.raw").read_bytes()[:4096]
+            source.behave = ""
+            assert len(client.take(200_000)) == 200_000
+        finally:
+            server.close()
+
+
+def test_with_a_full_store_the_guest_reads_all_the_same(tmp_path: Path, asked: Order) -> None:
+    small = msgspec.structs.replace(asked, limits=Limits(60_000, 0), sources=(origin(tmp_path),), ahead=How.ALL)
+    server = Server(small, KEY)
+    try:
+        _reads_right(tmp_path, asked.socket, 20)
+        assert any("raise the budget" in one for one in server.said)
+    finally:
+        server.close()
+
+
+def test_a_wrong_key_is_refused_with_a_sentence(asked: Order) -> None:
+    with pytest.raises(ImageError, match="ask for the key of lab"):
+        Server(asked, bytes(32))
+
+
+def test_the_key_is_in_no_argument_environment_or_file_and_memory_cannot_be_read(tmp_path: Path, asked: Order) -> None:
+    server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
+    try:
+        _reads_right(tmp_path, asked.socket, 10)
+        proc = Path(f"/proc/{server.process.pid}")
+        for shown in ("cmdline", "environ"):
+            assert KEY not in (proc / shown).read_bytes() and KEY.hex().encode() not in (proc / shown).read_bytes()
+        assert [line for line in (proc / "limits").read_text().splitlines() if "core file" in line][0].split()[4] == "0"
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        for path in (*(tmp_path / "store").rglob("*"), *(tmp_path / "server").rglob("*")):
+            if path.is_file():
+                found = path.read_bytes()
+                assert CANARY[:20] not in found and KEY not in found and KEY.hex().encode() not in found
+    finally:
+        server.close()
+
+
+def test_after_kill_9_another_goes_on_with_what_was_fetched(tmp_path: Path, asked: Order) -> None:
+    first = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
+    _reads_right(tmp_path, asked.socket, 10)
+    _until(lambda: first.status().ahead_done)
+    first.process.kill()
+    first.process.wait()
+    Path(asked.socket).unlink()
+    first.close()
+    second = Server(asked, KEY)  # without any source
+    try:
+        _reads_right(tmp_path, asked.socket, 10)
+    finally:
+        second.close()
+
+
+def test_it_ends_with_whoever_holds_its_standard_input(asked: Order) -> None:
+    server = Server(asked, KEY)
+    assert server.process.stdin is not None
+    server.process.stdin.close()
+    assert server.process.wait(20) == 0
+
+
+def test_a_client_that_talks_nonsense_is_cut_off_and_others_are_served(tmp_path: Path, asked: Order) -> None:
+    server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),)), KEY)
+    try:
+        for nonsense in (b"\xff" * 64, struct.pack(">IQII", 3, 0x49484156454F5054, 7, 1 << 31)):
+            link = socket.socket(socket.AF_UNIX)
+            link.connect(asked.socket)
+            link.recv(18)
+            link.sendall(nonsense)
+            link.settimeout(20)
+            try:
+                while link.recv(4096):
+                    pass
+            except ConnectionResetError:
+                pass
+            link.close()
+        client = Client(asked.socket, timeout_seconds=20)
+        for offset, length in ((client.size, 1), (0, 3 << 20), (1 << 60, 4096)):
+            client.ask([(offset, length)])
+            with pytest.raises(ImageError, match="error 22"):
+                client.take(length)
+        assert client.read(0, 10) == (tmp_path / "built-1/disk.raw").read_bytes()[:10]
+    finally:
+        server.close()
+
+
+def test_qemus_own_client_reads_the_same_disk(tmp_path: Path, asked: Order) -> None:
+    server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),)), KEY)
+    try:
+        argv = [
+            "qemu-img",
+            "convert",
+            "-O",
+            "raw",
+            "--image-opts",
+            f"driver=nbd,server.type=unix,server.path={asked.socket}",
+        ]
+        try:
+            subprocess.run([*argv, str(tmp_path / "copy")], check=True, timeout=120)
+        except FileNotFoundError:
+            pytest.skip("qemu-img is not installed")
+        assert (tmp_path / "copy").read_bytes() == (tmp_path / "built-1/disk.raw").read_bytes()
+        assert blockdev(asked.socket)["server"] == {"type": "unix", "path": asked.socket}
+    finally:
+        server.close()
+
+
+def _until(done: object) -> None:
+    end = time.monotonic() + 60
+    while not done():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.05)
