@@ -95,6 +95,7 @@ class HttpSource:
         self._ca = origin.ca
         self._lock = threading.Lock()
         self._link: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None
 
     def read(self, project: str, pack: str, start: int, end: int) -> Iterator[bytes]:
         """Give the bytes from start to end as they come. Raises: Away."""
@@ -107,16 +108,20 @@ class HttpSource:
             raise Away(f"{self.name}: {error or type(error).__name__}") from None
         finally:
             if not whole:
-                self.cancel()
+                self._drop()
 
     def cancel(self) -> None:
         """Cut the connection; whoever reads from it gets Away."""
         with self._lock:
-            link, self._link = self._link, None
-        if link is not None:
-            if link.sock is not None:
+            if self._socket is not None:
                 with suppress(OSError):
-                    link.sock.shutdown(socket.SHUT_RDWR)
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _drop(self) -> None:
+        """Close the connection; from the thread that reads."""
+        with self._lock:
+            link, self._link, self._socket = self._link, None, None
+        if link is not None:
             link.close()
 
     def _ask(self, path: str, start: int, end: int) -> http.client.HTTPResponse:
@@ -125,10 +130,12 @@ class HttpSource:
             link = self._connected()
             try:
                 link.request("GET", path, headers={"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"})
+                with self._lock:
+                    self._socket = link.sock
                 answer = link.getresponse()
                 break
             except (OSError, http.client.HTTPException):
-                self.cancel()
+                self._drop()
                 if not again:
                     raise
                 again = False  # a kept connection that the server has closed meanwhile
@@ -172,4 +179,4 @@ class HttpSource:
         if answer.length == 0:
             answer.read()  # only now may the connection be used again
         else:
-            self.cancel()
+            self._drop()
