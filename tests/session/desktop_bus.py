@@ -73,7 +73,7 @@ class Peer:
     def __init__(self, bus: SessionBus, *names: str) -> None:
         self.link: DBusConnection = open_dbus_connection(f"unix:path={bus.path}")
         for name in names:
-            self.link.send_and_get_reply(message_bus.RequestName(name))
+            self.link.send(message_bus.RequestName(name))  # waiting for its answer would lose calls that come before
         self._lock = threading.Lock()
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         if not hasattr(self, "answers"):
