@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.around import Around
 from deskgrid.agent.items import Answered, Item, LinkDown, Sense, Tick
+from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.loop import Loop
 from deskgrid.hypervisor import contract as hv
 from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour

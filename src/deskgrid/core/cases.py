@@ -38,8 +38,9 @@ class Here(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Facts. at: the wall clock, ISO without zone. fold: 1 in the second pass of an hour that comes twice.
 
-    zone: IANA name; empty: the policy's, and where that has none, UTC. asked, asked_until: a wish. loaded: others' load counts as too high. clear_seconds,
-    started_seconds, offset_fraction: what pacing remembers. The others: as in a reading of presence or of the machine.
+    zone: IANA name; empty: the policy's, and where that has none, UTC. asked, asked_until: a wish. loaded: others'
+    load counts as too high. clear_seconds, started_seconds, offset_fraction: what pacing remembers. The others: as in a
+    reading of presence or of the machine.
     """
 
     policy: dict[str, Any] = {}
