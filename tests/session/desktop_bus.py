@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import socket
 import subprocess
 import threading
 import time
@@ -57,7 +58,11 @@ class SessionBus:
         config = folder / "bus.conf"
         config.write_text(_CONFIG.format(path=self.path))
         self.process = subprocess.Popen([DAEMON, f"--config-file={config}", "--nofork", "--nopidfile", "--nosyslog"])
-        until(self.path.exists)
+        until(self._listens)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+            return link.connect_ex(str(self.path)) == 0
 
     def close(self) -> None:
         self.process.kill()
