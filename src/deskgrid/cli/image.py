@@ -5,12 +5,15 @@ from typing import Annotated
 
 import typer
 
+from deskgrid.cli import image_store
 from deskgrid.cli.office import Json
 from deskgrid.cli.output import progress, show, show_json, size, tell
 from deskgrid.images.build import Built, build, images_folder
 from deskgrid.images.listing import inspect, listed
 
 app = typer.Typer(help="Images: what virtual machines boot from.", no_args_is_help=True)
+app.command("publish")(image_store.publish)
+app.add_typer(image_store.app, name="store")
 Folder = Annotated[Path | None, typer.Option("--images", help="Folder of images; the cache's if not given.")]
 
 

@@ -1,0 +1,138 @@
+"""`deskgrid image publish` and `deskgrid image store`: images in encrypted chunks, and the desktop's store of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from deskgrid.cli.office import Json
+from deskgrid.cli.output import Exit, Failed, progress, show, show_json, size, tell
+from deskgrid.images.contract import ImageError
+from deskgrid.images.listing import inspect
+
+app = typer.Typer(help="The desktop's store of encrypted chunks.", no_args_is_help=True)
+Store = Annotated[Path, typer.Argument(help="The store's folder.")]
+Budget = Annotated[int, typer.Option("--budget", help="The most that it may take, in MiB.")]
+Floor = Annotated[int, typer.Option("--floor", help="So many MiB of the disk stay free.")]
+
+
+def publish(
+    folder: Annotated[Path, typer.Argument(help="The image's folder, as `image build` made it.")],
+    to: Annotated[Path, typer.Argument(help="The folder that a web server serves.")],
+    project: Annotated[str, typer.Option("--project", help="The project whose key encrypts it.")],
+    version: Annotated[str, typer.Option("--version", help="The version; it never changes once it is published.")],
+    key_file: Annotated[Path, typer.Option("--key", help="File with the project's key, mode 600.")],
+    new_key: Annotated[bool, typer.Option("--new-key", help="Make the key file.")] = False,
+    first_reads: Annotated[
+        Path | None, typer.Option("--first-reads", help="JSON list of offsets that a boot reads, in order.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Publish an image in encrypted chunks. It goes on where an interrupted publication stopped."""
+    from deskgrid.images.chunks.keys import ProjectKey, make_key, read_key
+    from deskgrid.images.chunks.publish import Source
+    from deskgrid.images.chunks.publish import publish as publish_image
+
+    one = inspect(folder)
+    assert one.manifest is not None
+    where = folder.resolve()
+    key = ProjectKey(make_key(key_file) if new_key else read_key(key_file))
+    source = Source(
+        where / "disk.raw",
+        where / "kernel",
+        where / "initrd",
+        one.manifest.cmdline,
+        one.manifest.memory_bytes,
+        one.manifest.packages,
+        one.ref.digest,
+        _offsets(first_reads),
+    )
+    with progress() as bar:
+        task = bar.add_task(f"{project}/{one.ref.name} {version}", total=1.0, visible=not as_json)
+        made = publish_image(
+            source, to, (project, one.ref.name, version), key, lambda part: bar.update(task, completed=part)
+        )
+    if as_json:
+        facts = {name: getattr(made, name) for name in ("raw_bytes", "new_bytes", "new_packs", "new_chunks")}
+        show_json({"manifest": str(made.path), **facts})
+        return
+    tell(
+        f"{project}/{one.ref.name} {version}: {size(made.raw_bytes)} of content, {size(made.new_bytes)} of it new, in "
+        f"{made.new_packs} packs"
+    )
+    tell(f"to be signed: {made.path}")
+
+
+@app.command("status")
+def status(store: Store, budget: Budget = 20480, floor: Floor = 5120, as_json: Json = False) -> None:
+    """Show what a store holds, and what uses it."""
+    from deskgrid.images.chunks import upkeep
+    from deskgrid.images.chunks.store import ChunkStore, Limits
+
+    found = upkeep.status(ChunkStore(_there(store), Limits(budget << 20, floor << 20)))
+    rows = [
+        (
+            f"{one.image.project}/{one.image.name}",
+            one.image.version,
+            one.image.digest[:12],
+            size(one.held_bytes),
+            size(one.image.bytes),
+            "in use" if one.in_use else "",
+        )
+        for one in found.images
+    ]
+    show(found, as_json, ("image", "version", "digest", "held", "whole", ""), rows)
+    if not as_json:
+        tell(
+            f"{size(found.used_bytes)} of {size(found.budget_bytes)} used; the disk has {size(found.free_bytes)} free, "
+            f"{size(found.floor_bytes)} of it stay free"
+        )
+
+
+@app.command("verify")
+def verify(store: Store, as_json: Json = False) -> None:
+    """Read and check all that a store holds; what is damaged is thrown away and fetched again when it is needed."""
+    from deskgrid.images.chunks import upkeep
+    from deskgrid.images.chunks.store import ChunkStore, Limits
+
+    opened = ChunkStore(_there(store), Limits(1 << 62, 0))
+    with progress() as bar:
+        task = bar.add_task(f"checking {store}", total=1.0, visible=not as_json)
+        found = upkeep.verify(opened, lambda part: bar.update(task, completed=part))
+    if as_json:
+        show_json(found)
+    else:
+        for fault in found.faults:
+            tell(fault)
+        tell(f"{found.blobs} chunks checked, {size(found.bytes)}; {found.damaged} damaged")
+    if found.damaged or found.faults:
+        raise typer.Exit(Exit.NO)
+
+
+@app.command("gc")
+def gc(store: Store, as_json: Json = False) -> None:
+    """Remove what no image needs."""
+    from deskgrid.images.chunks import upkeep
+    from deskgrid.images.chunks.store import ChunkStore, Limits
+
+    done = upkeep.gc(ChunkStore(_there(store), Limits(1 << 62, 0)))
+    if as_json:
+        show_json(done)
+        return
+    tell(f"{done.packs} packs, {done.blobs} chunks and {done.files} other files removed: {size(done.bytes)}")
+
+
+def _there(store: Path) -> Path:
+    if not (store / "packs").is_dir():
+        raise Failed(Exit.ABSENT, f"store {store}: there is none; give the folder of an agent's store")
+    return store
+
+
+def _offsets(path: Path | None) -> list[int]:
+    if path is None:
+        return []
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[int])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ImageError(f"first reads {path}: {error}; expected a JSON list of offsets") from None
