@@ -1,7 +1,8 @@
 """Run the benchmarks, write build/bench.json, print the table.
 
-    python -m bench                       everything, less than 15 minutes
-    python -m bench --only owner,rest     some of: owner, rest, reports, demo
+    python -m bench                       everything, less than 30 minutes
+    python -m bench owner rest            some of: owner, memory, beside, killed, rest, reports, demo
+    python -m bench --short memory        few runs of it, to try it
     python -m bench --runs 5              so many demos
 
 Exit code 0: measured; 1: something failed, and its figures say why.
@@ -17,9 +18,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import demos, owner, reports, rest
-from bench.figure import ELSEWHERE, Figure, Load, complete, encode, missing, reached, spread, text
-from bench.ground import Ground, ground
+from bench import beside, demos, killed, memory, owner, reports, rest
+from bench.figure import ELSEWHERE, Figure, complete, encode, missing, reached, spread, text
+from bench.ground import ground
 from bench.machine import QUIET_PERCENT, CannotMeasure, await_quiet
 from deskgrid.cli.demo import RECIPE
 from deskgrid.cli.image import build_with_bar
@@ -28,13 +29,17 @@ from deskgrid.demo.cast import DemoError
 from deskgrid.host.files import write_atomic
 from deskgrid.pool.embedded import EmbeddedError
 
-MOST_SECONDS = 14 * 60.0
+MOST_SECONDS = 29 * 60.0
 FRESH = ("make_demo_fresh_s", "make_demo_again_s", "make_test_s")
-PARTS: dict[str, tuple[tuple[str, ...], Callable[[Ground, Load], list[Figure]]]] = {
-    "owner": (owner.NAMES, owner.run),
-    "rest": (rest.NAMES, rest.run),
-    "reports": (reports.NAMES, reports.run),
+PARTS: dict[str, tuple[tuple[str, ...], Callable[..., list[Figure]], dict[str, float]]] = {
+    "owner": (owner.NAMES, owner.run, {"pauses": 5, "ends": 1, "stubborn": 1}),
+    "memory": (memory.NAMES, memory.run, {"count": 2}),
+    "beside": (beside.NAMES, beside.run, {"with_vm": 2, "with_agent": 2}),
+    "killed": (killed.NAMES, killed.run, {"kills": 1}),
+    "reports": (reports.NAMES, reports.run, {}),
+    "rest": (rest.NAMES, rest.run, {"seconds": 60.0}),
 }
+"""What each part measures, by what, and what makes it short."""
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
@@ -52,12 +57,12 @@ def main() -> int:
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     figures = [missing(name, ELSEWHERE) for name in FRESH]
     failed = False
-    for part, (names, run) in PARTS.items():
+    for part, (names, run, short) in PARTS.items():
         if part in asked.only:
             load = await_quiet(asked.wait_quiet, say)
             try:
                 with ground(tree, image, lambda line, part=part: say(f"{part:<8} {line}")) as place:  # type: ignore[misc]
-                    figures += run(place, load)
+                    figures += run(place, load, **(short if asked.short else {}))
             except (CannotMeasure, DemoError, EmbeddedError) as error:
                 figures += [missing(name, str(error), load) for name in names]
             except Exception as error:
@@ -80,9 +85,15 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description="Measure deskgrid on real parts.")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"), help="where the figures go")
     parser.add_argument("--runs", type=int, default=3, help="so many demos (fewer when time runs out)")
-    parser.add_argument("--only", type=_some_of(parts), default=parts, help=f"some of {','.join(parts)}")
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(parts)}; all if none is named")
+    parser.add_argument("--only", type=_some_of(parts), help="the same, with commas")
+    parser.add_argument("--short", action="store_true", help="few runs of each: figures to try it, not to keep")
     parser.add_argument("--wait-quiet", type=float, default=30.0, help="wait so many seconds for a quiet machine")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if unknown := sorted(set(asked.parts) - set(parts)):
+        parser.error(f"got {', '.join(unknown)}, expected some of {', '.join(parts)}")
+    asked.only = asked.only or asked.parts or parts
+    return asked
 
 
 def _some_of(parts: list[str]) -> Callable[[str], list[str]]:

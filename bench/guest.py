@@ -1,87 +1,127 @@
-"""A guest that keeps its processor busy and a quarter of its memory filled, made from the demo image's own kernel.
+"""Guests for the benchmarks, made from the demo image's own kernel: busybox and one script, up in seconds.
 
 Rules, told first:
 - A busy guest is what an owner comes back to, and what makes "its processors stand still" visible from outside.
-- It speaks the guest's protocol (deskgrid.wire.guest) on ttyS1 with nothing but busybox; no HTCondor, so it is up in
-  seconds, and what is measured is ours alone.
-- Two of them: one leaves when it is asked, the other never does.
+- They speak the guest's protocol (deskgrid.wire.guest) on ttyS1 with nothing but busybox; no HTCondor, so what is
+  measured is ours alone.
+- What a guest does is said by words on its kernel's command line.
 """
 
+import os
 import shutil
 from pathlib import Path
+
+import msgspec
 
 from deskgrid.images import cpio
 from deskgrid.images.build import Built
 from deskgrid.images.manifest import DISK, FILE, INITRD, KERNEL, FileFacts, Manifest, digest, encode, measure
 from deskgrid.images.recipe import Recipe
 
-OBEDIENT, STUBBORN = "bench-obedient", "bench-stubborn"
+MIB = 1 << 20
 FILLED_MIB = 256
-MEMORY_BYTES = 1 << 30
-_DISK_BYTES = 64 << 20
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """A guest. memory_mib: of the machine. disk_mib: of its base disk. solid: the disk holds random data, no hole.
+
+    words: `bench.fill=N` (touch so many MiB), `bench.spin=N` (so many processors busy), `bench.disk=N` (read N MiB
+    of the disk and write as many), `bench.silent` (never say hello), `bench.stubborn` (never leave).
+    """
+
+    name: str
+    words: str
+    memory_mib: int = 1024
+    cpus: int = 1
+    disk_mib: int = 64
+    solid: bool = False
+
+
+OBEDIENT = Kind("bench-obedient", f"bench.fill={FILLED_MIB} bench.spin=1")
+STUBBORN = Kind("bench-stubborn", f"bench.fill={FILLED_MIB} bench.spin=1 bench.stubborn=1")
+LARGE_MIB = 8192
+LARGE = Kind("bench-large", f"bench.fill={LARGE_MIB} bench.silent=1", memory_mib=LARGE_MIB + 512)
+DISK_MIB = 2048
+WRITER = Kind("bench-writer", f"bench.disk={DISK_MIB}", memory_mib=512, disk_mib=DISK_MIB, solid=True)
+
 _INIT = """#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t devtmpfs dev /dev
 $b mount -t proc proc /proc
 $b stty -F /dev/ttyS1 raw -echo
+for word in $($b cat /proc/cmdline); do
+  case "$word" in bench.*=*) eval "do_${word#bench.}";; esac
+done
+while read -r module; do $b insmod /modules/$module; done < /modules/first
 exec 3<>/dev/ttyS1
+fill() {
+  $b mount -t tmpfs -o huge=always,size=$((do_fill + 10))m filled /disk
+  $b dd if=/dev/zero of=/disk/filled bs=4M count=$((do_fill / 4)) 2> /dev/null
+}
+spin() {
+  count=0
+  while [ $count -lt ${do_spin:-0} ]; do (while :; do :; done) & count=$((count + 1)); done
+}
+use_disk() {
+  $b dd if=/dev/vda of=/dev/null bs=1M count=$do_disk 2> /dev/null
+  $b dd if=/dev/zero of=/dev/vda bs=1M count=$do_disk conv=fsync 2> /dev/null
+  echo '{"type":"left","cause":"unused","sentence":"the disk is read and written"}' >&3
+}
+if [ -n "$do_silent" ]; then fill; spin; while :; do $b sleep 60; done; fi
 (while [ ! -e /have ]; do echo '{"type":"hello"}' >&3; $b sleep 1; done) &
 while read -r line <&3; do
   case "$line" in
     *'"type":"join"'*)
       if [ ! -e /have ]; then
         : > /have
-        $b mount -t tmpfs -o size=SPACEm filled /disk
-        $b dd if=/dev/zero of=/disk/filled bs=1M count=FILLED
-        (while :; do :; done) &
+        [ -z "$do_fill" ] || fill
+        spin
         echo '{"type":"joined"}' >&3
+        [ -z "$do_disk" ] || use_disk &
       fi;;
     *'"type":"leave"'*)
-      $b grep -q bench.stubborn /proc/cmdline || echo '{"type":"left","cause":"asked","sentence":"left"}' >&3;;
+      [ -n "$do_stubborn" ] || echo '{"type":"left","cause":"asked","sentence":"left"}' >&3;;
   esac
 done
 while :; do $b sleep 60; done
 """
 
 
-def make_images(demo: Built, folder: Path) -> dict[str, Path]:
-    """Make both guests as images that any store takes. Returns: the folder of each, by its name."""
-    return {name: _make(demo, folder, name) for name in (OBEDIENT, STUBBORN)}
-
-
-def program() -> str:
-    """The guest's first and only program."""
-    return _INIT.replace("SPACE", str(FILLED_MIB + 10)).replace("FILLED", str(FILLED_MIB))
-
-
-def _make(demo: Built, folder: Path, name: str) -> Path:
-    fresh = folder / f".{name}"
+def make_image(demo: Built, folder: Path, kind: Kind) -> Path:
+    """Make a guest an image that any store takes. Returns: its folder."""
+    fresh = folder / f".{kind.name}"
     fresh.mkdir(mode=0o755)
     shutil.copyfile(demo.folder / KERNEL, fresh / KERNEL)
     ours = cpio.archive([cpio.program("bench-init", program().encode())])
     (fresh / INITRD).write_bytes((demo.folder / INITRD).read_bytes() + ours)
     with (fresh / DISK).open("wb") as disk:
-        disk.truncate(_DISK_BYTES)
-    content = encode(_manifest(fresh, name))
+        for _ in range(kind.disk_mib if kind.solid else 0):
+            disk.write(os.urandom(MIB))
+        disk.truncate(kind.disk_mib * MIB)
+    content = encode(_manifest(fresh, kind))
     (fresh / FILE).write_bytes(content)
-    place = folder / name / digest(content)
+    place = folder / kind.name / digest(content)
     place.parent.mkdir(mode=0o755)
     fresh.rename(place)
     return place
 
 
-def _manifest(fresh: Path, name: str) -> Manifest:
-    words = "bench.stubborn" if name == STUBBORN else ""
+def program() -> str:
+    """The guests' first and only program."""
+    return _INIT
+
+
+def _manifest(fresh: Path, kind: Kind) -> Manifest:
     facts: dict[str, FileFacts] = {file: measure(fresh / file) for file in (DISK, KERNEL, INITRD)}
     return Manifest(
-        name=name,
-        memory_bytes=MEMORY_BYTES,
-        disk_bytes=_DISK_BYTES,
-        cmdline=f"console=ttyS0 quiet panic=1 rdinit=/bench-init {words}".strip(),
+        name=kind.name,
+        memory_bytes=kind.memory_mib * MIB,
+        disk_bytes=kind.disk_mib * MIB,
+        cmdline=f"console=ttyS0 quiet panic=1 rdinit=/bench-init {kind.words}".strip(),
         disk=facts[DISK],
         kernel=facts[KERNEL],
         initrd=facts[INITRD],
         packages=(),
-        recipe=Recipe(name, "trixie"),
+        recipe=Recipe(kind.name, "trixie"),
         inputs="0" * 64,
     )

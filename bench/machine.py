@@ -59,6 +59,17 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return sum(time.clock_gettime((~pid << 3) | _CLOCK_OF_SCHEDULER) for pid in pids)
 
 
+def switches(pids: Iterable[int]) -> int:
+    """How often the threads of processes have gone to sleep of their own accord, so been woken. Source: proc(5)."""
+    count = 0
+    for pid in pids:
+        for status in Path(f"/proc/{pid}/task").glob("*/status"):
+            with suppress(OSError):
+                lines = status.read_text().splitlines()
+                count += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))
+    return count
+
+
 def threads_named(pid: int, start: str) -> list[Path]:
     """The folders of a process's threads whose names start so ("CPU " for a QEMU's virtual CPUs)."""
     found = []

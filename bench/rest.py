@@ -6,7 +6,8 @@ Rules, told first
   other watches this computer's real owner with the Linux driver.
 - The daemons are those of an ordinary execute node that has nothing to do: condor_master and what it starts, with
   HTCondor's own defaults for what decides their footprint (shared port, process tracker, update interval).
-- Resident memory is the sum of what each process has resident; CPU is what all their threads used.
+- Resident memory is the sum of what each process has resident; CPU is what all their threads used; a wake-up is a
+  voluntary context switch of any of their threads, as /proc/PID/task/*/status counts them.
 """
 
 import statistics
@@ -18,24 +19,32 @@ import psutil
 
 from bench.figure import Figure, Load, measured
 from bench.ground import Ground
-from bench.machine import CannotMeasure, cpu_seconds
+from bench.machine import CannotMeasure, cpu_seconds, switches
 from deskgrid.pool.embedded import EmbeddedPool, free_port
 from deskgrid.pool.execute import ExecuteNode, Member
 from deskgrid.pool.head import HeadSettings
 from deskgrid.pool.tools import CondorPool
 from deskgrid.presence.fake import set_presence
 
-NAMES = ("agent_rss_mb", "agent_cpu_percent", "agent_linux_rss_mb", "agent_linux_cpu_percent")
+NAMES = (
+    "agent_rss_mb",
+    "agent_cpu_percent",
+    "agent_wakeups_per_s",
+    "agent_linux_rss_mb",
+    "agent_linux_cpu_percent",
+    "agent_linux_wakeups_per_s",
+)
 _SETTLE_SECONDS, _STEP_SECONDS = 20.0, 5.0
 _MB = 1e6
 
 
 class Use(msgspec.Struct, frozen=True):
-    """What some processes used. rss_mb: at each look. cpu_percent: of one core, over the whole time."""
+    """What some processes used. rss_mb: at each look. cpu_percent: of one core. wakeups: a second, all together."""
 
     rss_mb: tuple[float, ...]
     unique_mb: float
     cpu_percent: float
+    wakeups: float
     names: tuple[str, ...]
 
 
@@ -72,7 +81,7 @@ def start_pool(ground: Ground) -> EmbeddedPool:
     return pool
 
 
-def run(ground: Ground, load: Load, seconds: float = 90.0) -> list[Figure]:
+def run(ground: Ground, load: Load, seconds: float = 600.0) -> list[Figure]:
     """Measure. Raises: CannotMeasure."""
     ground.say("starting a pool, a coordinator, two agents and HTCondor's execute daemons")
     pool = start_pool(ground)
@@ -90,12 +99,13 @@ def run(ground: Ground, load: Load, seconds: float = 90.0) -> list[Figure]:
         "linux": f"with the Linux presence driver; {terminals} pseudo terminals are open on this computer",
     }
     figures = []
-    for kind, (memory, cpu) in (("file", NAMES[:2]), ("linux", NAMES[2:])):
+    for kind, (memory, cpu, wakeups) in (("file", NAMES[:3]), ("linux", NAMES[3:])):
         mine = used[kind]
         note = f"{what[kind]}; not shared with others: {mine.unique_mb:.1f} MB. Peer: {told}"
         figures += [
             measured(memory, mine.rss_mb, peer_value=statistics.median(peer.rss_mb), note=note, load=load),
             measured(cpu, [mine.cpu_percent], peer_value=peer.cpu_percent, note=f"over {seconds:.0f} s", load=load),
+            measured(wakeups, [mine.wakeups], peer_value=peer.wakeups, note=f"over {seconds:.0f} s", load=load),
         ]
     return figures
 
@@ -127,6 +137,7 @@ def _tree(pid: int) -> list[psutil.Process]:
 def _watch(ground: Ground, groups: dict[str, list[psutil.Process]], seconds: float) -> dict[str, Use]:
     began = time.monotonic()
     before = {name: cpu_seconds(process.pid for process in group) for name, group in groups.items()}
+    slept = {name: switches(process.pid for process in group) for name, group in groups.items()}
     memory: dict[str, list[float]] = {name: [] for name in groups}
     while (left := began + seconds - time.monotonic()) > 0:
         ground.cast.watch()
@@ -140,6 +151,7 @@ def _watch(ground: Ground, groups: dict[str, list[psutil.Process]], seconds: flo
                 tuple(memory[name]),
                 sum(process.memory_full_info().uss for process in group) / _MB,
                 100 * (cpu_seconds(process.pid for process in group) - before[name]) / (time.monotonic() - began),
+                (switches(process.pid for process in group) - slept[name]) / (time.monotonic() - began),
                 tuple(process.name() for process in group),
             )
             for name, group in groups.items()

@@ -5,15 +5,35 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import demos, owner, reports, rest
+from bench import beside, demos, killed, memory, owner, reports, rest
 from bench.__main__ import FRESH, PARTS
-from bench.figure import CATALOGUE, ELSEWHERE, Figure, Load, complete, encode, measured, missing, reached, spread, text
+from bench.figure import (
+    CATALOGUE,
+    ELSEWHERE,
+    Figure,
+    Load,
+    complete,
+    encode,
+    measured,
+    missing,
+    p99,
+    reached,
+    spread,
+    text,
+)
 
-MANUAL = Path(__file__).parents[2] / "docs/measurements.md"
+MANUALS = [Path(__file__).parents[2] / "docs" / name for name in ("measurements.md", "impact.md")]
 
 
 def test_a_figure_is_the_median_of_its_runs() -> None:
     assert measured("submit_to_order_s", [3.0, 1.0, 2.0]).value == 2.0
+
+
+def test_a_99th_percentile_of_up_to_a_hundred_runs_is_their_greatest() -> None:
+    assert p99([float(run) for run in range(50)]) == 49.0
+    assert p99([float(run) for run in range(200)]) == 197.0
+    figure = measured("input_to_stopped_p99_ms", [3.0, 9.0, 5.0], of=p99)
+    assert (figure.value, figure.runs) == (9.0, (3.0, 9.0, 5.0))
 
 
 def test_a_figure_without_runs_has_no_value_but_a_reason() -> None:
@@ -33,14 +53,23 @@ def test_every_figure_of_the_catalogue_is_there_once_in_its_order() -> None:
 
 
 def test_each_figure_is_measured_by_exactly_one_part() -> None:
-    names = [*owner.NAMES, *rest.NAMES, *reports.NAMES, *demos.NAMES, *FRESH]
+    parts = (owner, memory, beside, killed, rest, reports, demos)
+    names = [*(name for part in parts for name in part.NAMES), *FRESH]
     assert sorted(names) == sorted(row.name for row in CATALOGUE)
-    assert {name for part, _ in PARTS.values() for name in part} <= set(names)
+    assert {name for part, *_ in PARTS.values() for name in part} <= set(names)
 
 
 @pytest.mark.parametrize(
     ("goal", "value", "is_reached"),
-    [("< 250", 249.9, True), ("< 250", 250.0, False), ("> 5", 6.0, True), ("", 1.0, None), ("< 3", None, None)],
+    [
+        ("< 250", 249.9, True),
+        ("< 250", 250.0, False),
+        ("> 5", 6.0, True),
+        ("<= 2", 2.0, True),
+        ("<= 2", 2.1, False),
+        ("", 1.0, None),
+        ("< 3", None, None),
+    ],
 )
 def test_a_goal_is_judged_by_its_sign(goal: str, value: float | None, is_reached: bool | None) -> None:
     assert reached(goal, value) is is_reached
@@ -74,5 +103,5 @@ def test_spread_is_told_only_for_several_runs() -> None:
 
 
 def test_the_manual_says_of_every_figure_how_it_is_measured() -> None:
-    manual = MANUAL.read_text()
+    manual = "".join(path.read_text() for path in MANUALS)
     assert [row.name for row in CATALOGUE if f"`{row.name}`" not in manual] == []

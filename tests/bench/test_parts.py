@@ -1,15 +1,21 @@
 """The pure parts of the benchmarks: rates, ads, reports, guests, the demos taken together."""
 
+import os
+import time
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from bench.demos import together
 from bench.figure import Load
 from bench.guest import program
-from bench.machine import CannotMeasure, cpu_seconds, sample
+from bench.killed import resident_bytes
+from bench.machine import CannotMeasure, cpu_seconds, sample, switches
 from bench.report_load import Counted, Desktop, report_at_rest
 from bench.stillness import Sample
 from bench.updates import machine_ad, rate, small_ad
+from bench.workload import Spent, slower_percent
 from deskgrid.demo.figures import Figures
 from deskgrid.wire.guest import Hello, Joined, Left, decode_from_guest
 from deskgrid.wire.messages import Report
@@ -90,7 +96,7 @@ def test_the_load_stops_at_a_refusal_and_tells_it() -> None:
 
 def test_the_guest_speaks_the_protocol() -> None:
     spoken = [word.split("'")[1] for word in program().split("echo ")[1:]]
-    assert [type(decode_from_guest(line.encode())) for line in spoken] == [Hello, Joined, Left]
+    assert [type(decode_from_guest(line.encode())) for line in spoken] == [Left, Hello, Joined, Left]
 
 
 def test_demos_are_taken_together_by_their_medians_and_what_failed_is_told() -> None:
@@ -112,3 +118,20 @@ def test_cpu_time_of_a_process_grows_when_it_works() -> None:
     assert sum(number * number for number in range(300_000)) > 0
     assert cpu_seconds([pid]) > before
     assert sample(threads).ran >= ran
+
+
+def test_how_much_slower_counts_all_of_an_owners_work() -> None:
+    assert slower_percent(Spent(2.0, 1.0, 1.0), Spent(2.0, 1.0, 1.2)) == pytest.approx(5.0)
+
+
+def test_a_process_that_waits_is_seen_to_be_woken() -> None:
+    before = switches([os.getpid()])
+    for _ in range(20):
+        time.sleep(0.001)
+    assert switches([os.getpid()]) - before >= 20
+
+
+def test_the_pages_of_a_file_that_the_cache_holds_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * 300_000)
+    assert resident_bytes(file) == 303_104

@@ -3,6 +3,7 @@
 One machine for all; each test begins with nobody logged in and the agent available.
 """
 
+import itertools
 import json
 import os
 import time
@@ -283,7 +284,7 @@ def heard_after_ms(guest: Guest) -> list[float]:
 def used_seconds(guest: Guest, groups: list[str]) -> float:
     """The CPU time of cgroups together."""
     stats = guest.sure("cat", *(f"/sys/fs/cgroup/{name}/cpu.stat" for name in groups)).split()
-    return sum(int(value) for key, value in zip(stats, stats[1:], strict=False) if key == "usage_usec") / 1e6
+    return sum(int(value) for key, value in itertools.pairwise(stats) if key == "usage_usec") / 1e6
 
 
 def spread(found: list[float]) -> str:

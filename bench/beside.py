@@ -1,0 +1,80 @@
+"""An owner's work (compile, compress, read a disk) beside the agent alone, and beside a VM that uses all it may.
+
+Rules, told first:
+- Both sides of a comparison take turns in one go (A B, B A, A B …), so that what changes slowly on the machine counts
+  for both; each pair gives one value, the figure is their median.
+- Without the agent: it is stopped (SIGSTOP). Without the VM: it is paused. With the VM: it is busy on all processors,
+  which the owner's work asks for too; the policy is told to let it run on.
+"""
+
+import os
+import shutil
+import signal
+import statistics
+from collections.abc import Callable
+
+from bench.figure import Figure, Load, measured
+from bench.fleet import STILL_SECONDS, Fleet
+from bench.ground import Ground
+from bench.guest import OBEDIENT, Kind
+from bench.machine import CannotMeasure
+from bench.workload import PARTS, Spent, Workload, slower_percent
+from deskgrid.host.account import become
+
+NAMES = ("owner_beside_vm_slower_percent", "owner_beside_agent_slower_percent")
+_DESKTOP = "desk-shared"
+
+
+def run(ground: Ground, load: Load, with_vm: int = 8, with_agent: int = 12) -> list[Figure]:
+    """Measure. Raises: CannotMeasure."""
+    missing = [tool for tool in ("gcc", "zstd", "python3") if shutil.which(tool) is None]
+    if missing:
+        raise CannotMeasure(f"an owner's work: got no {', '.join(missing)}, expected them; install gcc and zstd")
+    cores = len(os.sched_getaffinity(0))
+    kind = Kind("bench-loaded", f"bench.fill=64 bench.spin={cores}", cpus=cores)
+    fleet = Fleet(ground, kind, OBEDIENT)
+    work = Workload(ground.cast.make_folder("work", 0o755), become(ground.cast.account), cores)
+    fleet.offer(kind)
+    agent = fleet.start_desktop(_DESKTOP, 3600)
+    work.run()
+    ground.say("an owner's work beside the agent alone")
+    alone = _turns(ground, work, with_agent, lambda here: os.kill(agent, signal.SIGCONT if here else signal.SIGSTOP))
+    os.kill(agent, signal.SIGCONT)
+    fleet.owner(_DESKTOP, "away")
+    qemu = fleet.busy_machine(_DESKTOP)
+    ground.say(f"an owner's work beside a VM that uses {cores} processors")
+
+    def vm(runs: bool) -> None:
+        if runs:
+            fleet.owner(_DESKTOP, "away")
+            fleet.await_busy(qemu)
+        elif fleet.pause(_DESKTOP, qemu.pid) > 10 * STILL_SECONDS:
+            raise CannotMeasure("a machine beside an owner's work: it was not paused")
+
+    beside = _turns(ground, work, with_vm, vm)
+    return [
+        measured(NAMES[0], [slower_percent(*pair) for pair in beside], note=_note(beside), load=load),
+        measured(NAMES[1], [slower_percent(*pair) for pair in alone], note=_note(alone), load=load),
+    ]
+
+
+def _turns(ground: Ground, work: Workload, pairs: int, turn: Callable[[bool], None]) -> list[tuple[Spent, Spent]]:
+    """Returns: without and with, pair by pair."""
+    found = []
+    for number in range(pairs):
+        ground.say(f"pair {number + 1} of {pairs}")
+        spent: dict[bool, Spent] = {}
+        for there in (False, True) if number % 2 == 0 else (True, False):
+            turn(there)
+            spent[there] = work.run()
+        found.append((spent[False], spent[True]))
+    return found
+
+
+def _note(pairs: list[tuple[Spent, Spent]]) -> str:
+    """What each part did, by its medians."""
+    told = []
+    for part in PARTS:
+        alone, beside = (statistics.median(getattr(pair[side], part) for pair in pairs) for side in (0, 1))
+        told.append(f"{part} {alone:.2f} s, {beside:.2f} s beside")
+    return f"{'; '.join(told)}; medians of {len(pairs)} pairs that took turns"
