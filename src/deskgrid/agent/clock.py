@@ -1,10 +1,14 @@
 """The agent's clocks: a steady one for leases and deadlines, and the owner's calendar for the policy."""
 
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
+LOCALTIME = Path("/etc/localtime")
 Clock = Callable[[], datetime]
 
 
@@ -32,4 +36,20 @@ def calendar(zone: str) -> Clock:
     if zone:
         info = ZoneInfo(zone)
         return lambda: datetime.now(info)
-    return lambda: datetime.now(UTC).astimezone()
+    return local_now
+
+
+def local_now() -> datetime:
+    """Now, in this computer's time zone, which knows when daylight saving changes (localtime(5))."""
+    try:
+        if "TZ" in os.environ:
+            return datetime.now(ZoneInfo(os.environ["TZ"].lstrip(":")))
+        return datetime.now(_zone(LOCALTIME.stat().st_mtime_ns, os.path.realpath(LOCALTIME)))
+    except (OSError, ValueError, KeyError):
+        return datetime.now(UTC).astimezone()
+
+
+@lru_cache(maxsize=1)
+def _zone(changed_ns: int, path: str) -> ZoneInfo:
+    with LOCALTIME.open("rb") as file:
+        return ZoneInfo.from_file(file, key=path)

@@ -25,7 +25,7 @@ from deskgrid.agent.items import Asked, HandOver, Item, Looked, Sense, Stop, Tic
 from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.link import HttpsLink
 from deskgrid.agent.local import LocalServer
-from deskgrid.agent.local_socket import LocalError, listening_place
+from deskgrid.agent.local_socket import RUN_FOLDER, LocalError, listening_place
 from deskgrid.agent.loop import Loop
 from deskgrid.agent.policy_files import PolicyFiles
 from deskgrid.agent.settings import AgentSettings
@@ -241,7 +241,10 @@ class _Running:
         told = [reason.name for reason in desk.availability.refusals], [(vm.id, vm.state) for vm in desk.vms.values()]
         if told != self.told or now - self.told_at > STATUS_EVERY:
             self.told, self.told_at = told, now
-            write_status(status_file(self.settings.state), self._status())
+            status = self._status()
+            write_status(status_file(self.settings.state), status)
+            if self.ear.path.parent == RUN_FOLDER:  # where the owner may read it when no agent runs
+                write_status(status_file(RUN_FOLDER), status)
 
     def _status(self) -> Status:
         """What is so now; for the loop's thread and the ear's."""

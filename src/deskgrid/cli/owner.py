@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from deskgrid.agent.clerk import account_name
+from deskgrid.agent.clock import local_now
 from deskgrid.agent.files import status_file
 from deskgrid.agent.local_words import Answer, AskStatus, Done, Finish, Now, Pause, Question, Refused, Resume
 from deskgrid.agent.settings import AgentSettings
@@ -27,7 +28,6 @@ from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.reason import Reason
 from deskgrid.session import words
 from deskgrid.session.client import NoAgent, ask, places
-from deskgrid.session.times import local_now
 
 HowLong = Annotated[
     str, typer.Argument(metavar="[HOW_LONG]", help="30m, 1h, 2h30m, 1d, 18:00, today, or forever (until you resume).")

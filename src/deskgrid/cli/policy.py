@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from deskgrid.agent.clock import local_now
 from deskgrid.agent.policy_files import POLICY_FOLDER, PolicyFiles
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.cli.agent import DEFAULT
@@ -32,7 +33,6 @@ from deskgrid.core.week import Day, Slot, days
 from deskgrid.host import toml
 from deskgrid.model.hours import window
 from deskgrid.model.policy import ROWS, Policy
-from deskgrid.session.times import local_now
 
 app = typer.Typer(help="What this desktop allows, and why.", no_args_is_help=True)
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from deskgrid.agent.clock import local_now
 from deskgrid.session.helper import Helper, sign_of_this_session
-from deskgrid.session.times import local_now
 
 
 def main(argv: Sequence[str]) -> int:

@@ -72,9 +72,10 @@ class Lanes:
             self._new.notify()
 
     def pause(self, paused: bool) -> None:
-        """Stop or resume going ahead; what is being read is fetched all the same."""
+        """Stop at once or resume going ahead; what is being read is fetched all the same."""
         if paused:
             self._go.clear()
+            self._ahead.interrupt()
         else:
             self._go.set()
 

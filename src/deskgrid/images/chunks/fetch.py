@@ -81,6 +81,10 @@ class Fetcher:
     def stop(self) -> None:
         """End what is running now, and all that is asked later, with Stopped."""
         self._stop.set()
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Break off what is running; it counts as a source that went away, and can be asked again soon."""
         for source in self._sources:
             source.cancel()
 

@@ -47,8 +47,8 @@ class Connection:
         """Serve `exports` by name; the first is also what a client gets that names none."""
         self._link, self._exports, self._wait_for = link, exports, wait_for
         self._sending = threading.Lock()
-        self.reads: list[int] | None = None
-        """When a list: the offsets of all reads are appended."""
+        self.note: Callable[[int, int], None] | None = None
+        """Told offset and length of every read, if it is there."""
 
     def serve(self) -> None:
         """Talk until the client goes; never raises."""
@@ -133,8 +133,8 @@ class Connection:
             if offset + length > blocks.size or not 0 < length <= MOST_REQUEST_BYTES:
                 self._send(cookie, errno.EINVAL)
                 return True
-            if self.reads is not None:
-                self.reads.append(offset)
+            if self.note is not None:
+                self.note(offset, length)
             try:
                 parts = blocks.read(offset, length)
             except ImageError:

@@ -91,14 +91,22 @@ class ChunkStore:
     # Images
 
     @contextmanager
-    def admit(self, content: bytes) -> Iterator[Admitted]:
+    def admit(self, content: bytes, names: tuple[str, str, str] | None = None) -> Iterator[Admitted]:
         """Know an image by its verified manifest, and keep it from being removed until the end of the block.
+
+        Args:
+            names: project, name and version that were asked for; the manifest must be theirs.
 
         Raises:
             ImageError: the manifest is bad. StoreFull: the budget is smaller than what is needed at least.
         """
         digest = published.digest(content)
         manifest, table = published.decode(content)
+        if names is not None and names != (manifest.project, manifest.name, manifest.version):
+            raise ImageError(
+                f"manifest: got {published.title(manifest)}, expected {names[0]}/{names[1]} {names[2]}; whoever signed it "
+                "signed it under a wrong name"
+            )
         image = Admitted(digest, manifest, table)
         with self._changing():
             lease = self._lease(digest)
