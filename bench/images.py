@@ -143,7 +143,8 @@ def _speed(client: Client, pid: int, places: Ranges) -> tuple[float, float]:
 
 def _written(disk: Path) -> list[tuple[int, int]]:
     """The parts of a sparse file that were written."""
-    found, at = [], 0
+    found: list[tuple[int, int]] = []
+    at = 0
     with disk.open("rb") as file:
         while True:
             try:

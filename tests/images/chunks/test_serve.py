@@ -21,6 +21,7 @@ from deskgrid.images.chunks.launch import Server, blockdev
 from deskgrid.images.chunks.publish import Published
 from deskgrid.images.chunks.serve import Order
 from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.images.chunks.trial import trial
 from deskgrid.images.contract import ImageError
 from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, order, origin, published, web
 
@@ -194,6 +195,33 @@ def test_qemus_own_client_reads_the_same_disk(tmp_path: Path, asked: Order) -> N
         assert blockdev(asked.socket)["server"] == {"type": "unix", "path": asked.socket}
     finally:
         server.close()
+
+
+def test_a_trial_boot_notes_what_is_read_first(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(content())
+    with trial(disk, tmp_path / "socket") as noted:
+        client = Client(tmp_path / "socket", timeout_seconds=20)
+        for offset in (300_000, 5, 300_000):
+            assert client.read(offset, 20_000) == disk.read_bytes()[offset : offset + 20_000]
+        client.close()
+    assert noted.first_reads() == [294912, 311296, 0, 16384]
+
+
+def test_going_ahead_stops_at_once_and_resumes(tmp_path: Path, asked: Order) -> None:
+    with web(tmp_path / "server") as source:
+        source.behave = "stalls"
+        server = Server(msgspec.structs.replace(asked, sources=(source.origin,), ahead=How.ALL), KEY)
+        try:
+            assert source.stalled.wait(20)
+            server.ask("pause")
+            source.behave, source.ranges = "", []
+            time.sleep(0.7)
+            assert not source.ranges and not server.status().ahead_done
+            server.ask("resume")
+            _until(lambda: server.status().ahead_done)
+        finally:
+            server.close()
 
 
 def _until(done: object) -> None:

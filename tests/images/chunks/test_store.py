@@ -231,3 +231,10 @@ def test_another_projects_key_is_refused_before_anything_is_read(tmp_path: Path)
     store, made = ChunkStore(tmp_path / "store", ROOMY), published(tmp_path, content(kib=64))
     with store.admit(made.path.read_bytes()) as image, pytest.raises(ImageError, match="ask for the key of lab"):
         Pieces(store, image, ProjectKey(bytes(32)))
+
+
+def test_a_manifest_under_anothers_name_is_refused(tmp_path: Path) -> None:
+    store, made = ChunkStore(tmp_path / "store", ROOMY), published(tmp_path, content(kib=64))
+    with pytest.raises(ImageError, match="expected lab/other 1"), ExitStack() as stack:
+        stack.enter_context(store.admit(made.path.read_bytes(), ("lab", "other", "1")))
+    assert store.images() == []

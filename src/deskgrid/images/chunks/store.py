@@ -104,8 +104,8 @@ class ChunkStore:
         manifest, table = published.decode(content)
         if names is not None and names != (manifest.project, manifest.name, manifest.version):
             raise ImageError(
-                f"manifest: got {published.title(manifest)}, expected {names[0]}/{names[1]} {names[2]}; whoever signed it "
-                "signed it under a wrong name"
+                f"manifest: got {published.title(manifest)}, expected {names[0]}/{names[1]} {names[2]}; "
+                "it was signed under a wrong name"
             )
         image = Admitted(digest, manifest, table)
         with self._changing():

@@ -1,0 +1,69 @@
+"""A trial boot's first reads: serve a plain disk by NBD, and note what is read first.
+
+Rules, told first
+- The disk is read only, on a socket of the caller's; nothing is cached, so that every read is seen.
+- What is noted are offsets in the order of the reads, each block of 16 KiB once; `publish` takes them as they are.
+"""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from deskgrid.images.chunks.ahead import Waiting
+from deskgrid.images.chunks.nbd import Connection
+from deskgrid.images.chunks.reader import RawBlocks
+
+_BLOCK_BYTES = 16 << 10
+
+
+class Trial:
+    """What was read until now."""
+
+    def __init__(self) -> None:
+        self._reads: dict[int, None] = {}
+        self._mutex = threading.Lock()
+
+    def note(self, offset: int, length: int) -> None:
+        """A guest reads there."""
+        with self._mutex:
+            for block in range(offset // _BLOCK_BYTES, -(-(offset + length) // _BLOCK_BYTES)):
+                self._reads.setdefault(block * _BLOCK_BYTES)
+
+    def first_reads(self) -> list[int]:
+        """Offsets in the order of the first reads."""
+        with self._mutex:
+            return list(self._reads)
+
+
+@contextmanager
+def trial(disk: Path, path: Path) -> Iterator[Trial]:
+    """Serve a disk at the socket `path` as the export "disk" until the end of the block. Raises: OSError."""
+    blocks, noted = RawBlocks(disk), Trial()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(4)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                link, _ = listener.accept()
+                connection = Connection(link, {"disk": blocks}, _never)
+                connection.note = noted.note
+                threading.Thread(target=connection.serve, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield noted
+    finally:
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        path.unlink(missing_ok=True)
+
+
+def _never(waiting: Waiting) -> None:
+    """A plain disk never lacks anything."""
+    waiting.answer(None)
