@@ -304,3 +304,12 @@ def test_several_vms_do_not_disturb_each_other(rig: Rig) -> None:
     rig.pass_time(1.0)
     assert kinds(rig, other) == ["Started"]
     assert [seen.vm_id for seen in rig.driver.observe()] == [other]
+
+
+def test_it_tells_what_a_vm_that_runs_has_used_and_nothing_of_one_that_is_gone(rig: Rig) -> None:
+    vm = rig.start("busy")
+    rig.wait(vm, Joined)
+    assert vm in rig.driver.cpu_seconds()
+    rig.driver.kill(vm)
+    rig.wait(vm, Gone)
+    assert rig.driver.cpu_seconds() == {}

@@ -100,7 +100,8 @@ def decode_question(line: bytes) -> Question | None:
 
 def decode_answer(line: bytes) -> Answer:
     """What the agent said. Raises: ValueError: it is no answer."""
-    return _ANSWER.decode(line)
+    answer: Answer = _ANSWER.decode(line)
+    return answer
 
 
 def sane(reading: SessionReading) -> SessionReading:

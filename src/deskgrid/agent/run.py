@@ -46,6 +46,7 @@ log = logging.getLogger("deskgrid.agent")
 LAST_WORD_SECONDS = 3.0
 HAND_OVER_SECONDS = 60.0
 INVENTORY_AFTER_SECONDS = 60.0
+USED_EVERY = timedelta(seconds=5)
 STATUS_EVERY = timedelta(seconds=30)
 """The status is written when something has changed, and so often for its figures: the owner's disk is the owner's."""
 
@@ -120,6 +121,9 @@ class _Running:
         self.told: object = None
         self.told_at = wall()
         self.local_fault = ""
+        self.cpu: dict[str, float] = {}
+        self.used: dict[str, float] = {}
+        self.used_at = wall()
         around = Around(
             now=steady_clock(wall),
             wall=wall,
@@ -236,8 +240,10 @@ class _Running:
         return effective.policy
 
     def _changed(self, desk: Desk) -> None:
-        self.book.see(vm_reports(desk), desk.ended)
         now = self.loop.around.now()
+        if desk.vms and now - self.used_at >= USED_EVERY:
+            self._measure(now)
+        self.book.see(vm_reports(desk), desk.ended, self.used)
         told = [reason.name for reason in desk.availability.refusals], [(vm.id, vm.state) for vm in desk.vms.values()]
         if told != self.told or now - self.told_at > STATUS_EVERY:
             self.told, self.told_at = told, now
@@ -245,6 +251,12 @@ class _Running:
             write_status(status_file(self.settings.state), status)
             if self.ear.path.parent == RUN_FOLDER:  # where the owner may read it when no agent runs
                 write_status(status_file(RUN_FOLDER), status)
+
+    def _measure(self, now: datetime) -> None:
+        """How many processors each VM uses now."""
+        used, seconds = self.hypervisor.cpu_seconds(), (now - self.used_at).total_seconds()
+        self.cpu = {vm: max(0.0, spent - self.used[vm]) / seconds for vm, spent in used.items() if vm in self.used}
+        self.used, self.used_at = used, now
 
     def _status(self) -> Status:
         """What is so now; for the loop's thread and the ear's."""
@@ -257,6 +269,7 @@ class _Running:
             wish=self.wishes.strongest(self.wall()),
             faults=faults,
             gift=self.book.gift(),
+            cpu=self.cpu if self.loop.desk.vms else {},
             reached_at=self.loop.letters.reached_at,
             link_fault=self.loop.letters.fault,
         )

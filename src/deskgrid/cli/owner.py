@@ -136,7 +136,8 @@ def _show(status: Status, why: bool) -> None:
     if why:
         _reasons(status, now)
     elif len(refusals) > 1:
-        tell(f"{len(refusals) - 1} more reasons: `deskgrid status --why`")
+        more = len(refusals) - 1
+        tell(f"{more} more reason{'s' if more > 1 else ''}: `deskgrid status --why`")
     if status.gift is not None:
         tell(words.gift_sentence(status.gift.total()))
     for fault in status.faults:

@@ -165,6 +165,9 @@ class Hypervisor(Protocol):
     def hand_over(self, seconds: float) -> None:
         """The agent is about to be replaced: VMs wait so long for the next one, at most 60 s. Then call `close`."""
 
+    def cpu_seconds(self) -> dict[str, float]:
+        """What each VM has used of processors since its start, where that is known; quick."""
+
     def observe(self) -> list[Observed]:
         """The VMs that run now, found from their processes; attaches to them, so that their events come here."""
 

@@ -189,6 +189,11 @@ class FakeHypervisor:
         if not self._closed:
             self.desktop.quiet_until = self._now() + timedelta(seconds=min(max(seconds, 0.0), SILENCE_SECONDS_MAX))
 
+    def cpu_seconds(self) -> dict[str, float]:
+        """One processor for as long as a VM is there, as the fake has no other."""
+        now = self._now()
+        return {vm.id: (now - vm.started_at).total_seconds() for vm in self.desktop.vms.values()}
+
     def observe(self) -> list[Observed]:
         """The VMs that run now; attaches to them."""
         self.tend()

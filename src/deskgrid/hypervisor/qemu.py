@@ -26,6 +26,7 @@ from deskgrid.hypervisor.cgroup import made_here
 from deskgrid.hypervisor.contract import Emit, Event, Gone, Observed, Paused, StartFailed, VmSpec
 from deskgrid.hypervisor.folders import folders, has_keeper, sweep
 from deskgrid.hypervisor.keeper_handle import KeeperHandle
+from deskgrid.hypervisor.spawn import cpu_seconds_of
 
 KILL_SECONDS = 0.7
 """How long a keeper may take to end its VM before it is killed with it."""
@@ -146,6 +147,14 @@ class QemuHypervisor:
             vm.close()
 
     # -- what runs --------------------------------------------------------------------------------------------
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """What each QEMU has used since its start (proc_pid_stat(5))."""
+        used = {}
+        for vm in list(self._vms.values()):
+            if vm.status is not None and vm.status.qemu_pid and (seconds := cpu_seconds_of(vm.status.qemu_pid)):
+                used[vm.vm_id] = seconds
+        return used
 
     def observe(self) -> list[Observed]:
         """The VMs that run now; attaches to them. Sweeps folders whose keeper has died."""

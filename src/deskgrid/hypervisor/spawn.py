@@ -120,3 +120,12 @@ def to_idle_class(pid: int) -> None:
     """Put every thread of a process into the idle class."""
     for thread in threads(pid):
         _to_idle_class(thread)
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """What a process has used of processors, its threads together; 0 when it is not there (proc_pid_stat(5))."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
