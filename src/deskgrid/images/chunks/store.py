@@ -28,9 +28,10 @@ import msgspec
 
 from deskgrid.host.files import locked, write_atomic
 from deskgrid.images.chunks import manifest as published
+from deskgrid.images.chunks.files import PackFiles
 from deskgrid.images.chunks.index import HeldImage, Index, IndexDamaged
 from deskgrid.images.chunks.keys import Damaged
-from deskgrid.images.chunks.manifest import HOLE, Pack, PublishedManifest, Table
+from deskgrid.images.chunks.manifest import Pack, PublishedManifest, Table
 from deskgrid.images.chunks.packs import PackIndex
 from deskgrid.images.contract import ImageError
 
@@ -71,7 +72,7 @@ class ChunkStore:
         self.folder, self.limits, self._report = folder, limits, report
         self._mutex = threading.RLock()
         self._indexes: dict[str, PackIndex] = {}
-        self._files: dict[str, int] = {}
+        self.files = PackFiles(folder / "packs")
         self._room = 0
         try:
             for part in ("images", "packs"):
@@ -83,9 +84,7 @@ class ChunkStore:
     def close(self) -> None:
         """Let go of all files."""
         with self._mutex:
-            for handle in self._files.values():
-                os.close(handle)
-            self._files.clear()
+            self.files.close()
             self._index.close()
 
     # Images
@@ -243,47 +242,20 @@ class ChunkStore:
     # Inside
 
     def _read(self, pack: str, offset: int, length: int) -> bytes:
-        handle = self._files.get(pack)
-        if handle is None:
-            with self._mutex:
-                handle = self._files.get(pack)
-                if handle is None:
-                    try:
-                        handle = os.open(self.pack_path(pack), os.O_RDWR | os.O_CLOEXEC)
-                    except OSError:
-                        return b""
-                    self._files[pack] = handle
         try:
-            return os.pread(handle, length, offset)
+            return self.files.read(pack, offset, length)
         except OSError as error:
             self._report(f"store: pack {pack[:12]}… can't be read: {error.strerror}")
             return b""
 
     def _write(self, pack: str, parts: Iterable[tuple[int, bytes]]) -> None:
-        path = self.pack_path(pack)
-        self._forget_dead(pack)
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                for offset, content in parts:
-                    written = 0
-                    while written < len(content):
-                        written += os.pwrite(handle, memoryview(content)[written:], offset + written)
-            finally:
-                os.close(handle)
+            self.files.write(pack, parts)
         except OSError as error:
             raise StoreFull(
                 f"store {self.folder}: {error.strerror} while a blob was written; make room on this disk, or set a "
                 "smaller budget"
             ) from error
-
-    def _forget_dead(self, pack: str) -> None:
-        """Let go of a file that another process has removed meanwhile."""
-        with self._mutex:
-            handle = self._files.get(pack)
-            if handle is not None and os.fstat(handle).st_nlink == 0:
-                os.close(self._files.pop(pack))
 
     def _make_room(self, wanted: int) -> None:
         """Remove images until so much fits. Raises: StoreFull."""
@@ -331,12 +303,8 @@ class ChunkStore:
 
     def forget_pack(self, pack: str) -> None:
         """Remove a pack's file."""
-        with self._mutex:
-            handle = self._files.pop(pack, None)
-            self._indexes.pop(pack, None)
-            if handle is not None:
-                os.close(handle)
-            self.pack_path(pack).unlink(missing_ok=True)
+        self._indexes.pop(pack, None)
+        self.files.remove(pack)
 
     def _open_index(self) -> Index:
         path = self.folder / "index.db"
@@ -379,22 +347,7 @@ class ChunkStore:
     def _lock_of(self, digest: str) -> Path:
         return self.folder / "images" / f"{digest}.lock"
 
-    def pack_path(self, pack: str) -> Path:
-        """Where a pack's file is."""
-        return self.folder / "packs" / pack[:2] / pack
-
 
 def _held(image: Admitted, used_at: float) -> HeldImage:
     facts = image.manifest
     return HeldImage(image.digest, facts.project, facts.name, facts.version, used_at, image.stored_bytes)
-
-
-def needed(images: Iterable[Admitted]) -> dict[str, set[int]]:
-    """Which blobs of which packs these images need."""
-    found: dict[str, set[int]] = {}
-    for image in images:
-        of = [found.setdefault(pack.name, set()) for pack in image.manifest.packs]
-        for pack, blob in zip(image.table.packs, image.table.blobs, strict=True):
-            if pack != HOLE:
-                of[pack].add(blob)
-    return found

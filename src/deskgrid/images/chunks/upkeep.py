@@ -10,7 +10,7 @@ Rules, told first
 import ctypes
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import msgspec
@@ -18,8 +18,8 @@ import msgspec
 from deskgrid.host.files import locked
 from deskgrid.images.chunks import manifest as published
 from deskgrid.images.chunks.index import HeldImage
-from deskgrid.images.chunks.manifest import Pack
-from deskgrid.images.chunks.store import Admitted, ChunkStore, needed
+from deskgrid.images.chunks.manifest import HOLE, Pack
+from deskgrid.images.chunks.store import Admitted, ChunkStore
 from deskgrid.images.contract import ImageError
 
 _KEEP_SIZE_PUNCH_HOLE = 1 | 2
@@ -119,7 +119,7 @@ def gc(store: ChunkStore) -> Collected:
         facts = {pack.name: pack for image in images for pack in image.manifest.packs}
         blobs = 0
         if len(images) == len(store.images()):
-            for name, wanted in needed(images).items():
+            for name, wanted in _needed(images).items():
                 blobs += _thin(store, facts[name], store.held(name) - wanted)
         files = _leftovers(store)
         return Collected(len(packs), blobs, files, before - store.used_bytes())
@@ -134,7 +134,7 @@ def _thin(store: ChunkStore, pack: Pack, unwanted: set[int]) -> int:
     if fallocate is None:
         return 0
     store.drop(pack.name, unwanted)
-    handle = os.open(store.pack_path(pack.name), os.O_RDWR | os.O_CLOEXEC)
+    handle = os.open(store.files.path(pack.name), os.O_RDWR | os.O_CLOEXEC)
     try:
         for blob in unwanted:
             start, end = index.span(blob)
@@ -159,3 +159,14 @@ def _leftovers(store: ChunkStore) -> int:
             path.unlink(missing_ok=True)
             count += 1
     return count
+
+
+def _needed(images: Iterable[Admitted]) -> dict[str, set[int]]:
+    """Which blobs of which packs these images need."""
+    found: dict[str, set[int]] = {}
+    for image in images:
+        of = [found.setdefault(pack.name, set()) for pack in image.manifest.packs]
+        for pack, blob in zip(image.table.packs, image.table.blobs, strict=True):
+            if pack != HOLE:
+                of[pack].add(blob)
+    return found

@@ -1,0 +1,76 @@
+"""A store's pack files: parts of packs at their places, holes for what is not there.
+
+Rules, told first
+- Nothing here is believed: whoever reads checks what was read.
+- A file that another process has removed meanwhile is let go before the next write.
+"""
+
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class PackFiles:
+    """Reads and writes parts of packs; any thread may."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use `folder`/<aa>/<pack>."""
+        self._folder = folder
+        self._mutex = threading.Lock()
+        self._open: dict[str, int] = {}
+
+    def path(self, pack: str) -> Path:
+        """Where a pack's file is."""
+        return self._folder / pack[:2] / pack
+
+    def read(self, pack: str, offset: int, length: int) -> bytes:
+        """Return what is there; less or nothing when it is not. Raises: OSError when the disk fails."""
+        handle = self._open.get(pack)
+        if handle is None:
+            handle = self._opened(pack)
+        return b"" if handle is None else os.pread(handle, length, offset)
+
+    def write(self, pack: str, parts: Iterable[tuple[int, bytes]]) -> None:
+        """Write parts at their offsets. Raises: OSError."""
+        path = self.path(pack)
+        self._forget_dead(pack)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            for offset, content in parts:
+                written = 0
+                while written < len(content):
+                    written += os.pwrite(handle, memoryview(content)[written:], offset + written)
+        finally:
+            os.close(handle)
+
+    def remove(self, pack: str) -> None:
+        """Remove a pack's file."""
+        with self._mutex:
+            handle = self._open.pop(pack, None)
+            if handle is not None:
+                os.close(handle)
+            self.path(pack).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of all files."""
+        with self._mutex:
+            for handle in self._open.values():
+                os.close(handle)
+            self._open.clear()
+
+    def _opened(self, pack: str) -> int | None:
+        with self._mutex:
+            if pack not in self._open:
+                try:
+                    self._open[pack] = os.open(self.path(pack), os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    return None
+            return self._open[pack]
+
+    def _forget_dead(self, pack: str) -> None:
+        with self._mutex:
+            handle = self._open.get(pack)
+            if handle is not None and os.fstat(handle).st_nlink == 0:
+                os.close(self._open.pop(pack))
