@@ -146,6 +146,16 @@ def test_what_the_computer_is_made_of_goes_along_until_it_was_heard(world: World
     assert made_of in [report.inventory for report in world.office.reports]
 
 
+def test_which_program_the_owner_uses_is_said_to_nobody_else(world: World) -> None:
+    world.up()
+    world.owner(msgspec.structs.replace(AWAY, watching=("Totem: a film",)))
+    world.pass_(30)
+    (reason,) = world.loop.desk.availability.refusals
+    assert (reason.name, reason.reading) == ("watching", "Totem: a film")
+    assert "watching" in refusals(world) and "watching" in msgspec.json.encode(world.line.said[-1]).decode()
+    assert not any(b"Totem" in msgspec.json.encode(report) for report in world.line.said)
+
+
 def test_an_accelerator_that_failed_its_trial_is_not_tried_with_a_vm(tmp_path: Path) -> None:
     world = World(tmp_path, ALL_DAY, accelerators=("kvm", "fake"))
     world.put(Looked(Inventory(trials=(Trial("kvm", Verdict.HANGS, 8000), Trial("fake", Verdict.WORKS, 20)))))

@@ -10,11 +10,15 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+import msgspec
+
 from deskgrid import __version__
 from deskgrid.agent.around import Around
 from deskgrid.agent.items import LinkDown
 from deskgrid.core.desk import Desk
 from deskgrid.core.desk import reports as vm_reports
+from deskgrid.core.refusals import outward
+from deskgrid.model.desktop import Availability, VmReport
 from deskgrid.model.inventory import Inventory
 from deskgrid.wire.messages import Answer, Report
 
@@ -81,15 +85,15 @@ class Letters:
                 incarnation=self._incarnation,
                 sequence=self._sequence,
                 sent_at=around.wall(),
-                availability=desk.availability,
+                availability=_outward(desk.availability),
                 room=desk.room,
                 cpus=desk.sensed.machine.cpus,
                 memory_bytes=desk.sensed.machine.memory_bytes,
                 agent_version=__version__,
                 wait_seconds=wait,
                 images=tuple(facts.ref for facts in around.store.held()),
-                vms=vm_reports(desk),
-                ended=desk.ended,
+                vms=tuple(_of(vm) for vm in vm_reports(desk)),
+                ended=tuple(_of(vm) for vm in desk.ended),
                 story=desk.story,
                 inventory=self._inventory,
             )
@@ -98,3 +102,11 @@ class Letters:
     def _holds(self, desk: Desk) -> bool:
         """Whether a report may be held open; not after one that failed: leases are to be renewed at once then."""
         return self._hold > 0 and desk.availability.available and not self.fault
+
+
+def _outward(availability: Availability) -> Availability:
+    return msgspec.structs.replace(availability, refusals=tuple(map(outward, availability.refusals)))
+
+
+def _of(vm: VmReport) -> VmReport:
+    return msgspec.structs.replace(vm, reason=outward(vm.reason))

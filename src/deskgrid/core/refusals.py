@@ -4,9 +4,15 @@ Rules, told first:
 - A name is for ever: scripts, dashboards and administrators' cases rely on it.
 - The order is the policy's: of several refusals the first one here is said to be the cause.
 - `stops`: running VMs make way too; without it, only new ones wait.
+- What a person does stays on their computer: which program it is that speaks against VMs is said to nobody else.
 """
 
 import msgspec
+
+from deskgrid.model.reason import Reason
+
+PRIVATE = frozenset({"watching", "quiet-program"})
+"""Refusals whose reading names programs."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -48,3 +54,8 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("start-spacing", False, "`start_spacing_seconds` after it", "a VM has just been started here"),
     Refusal("start-offset", False, "after this desktop's own time", "nothing else has refused for a short time only"),
 )
+
+
+def outward(reason: Reason) -> Reason:
+    """A reason as it leaves the computer."""
+    return msgspec.structs.replace(reason, reading="") if reason.name in PRIVATE else reason
