@@ -111,7 +111,7 @@ def test_a_wrong_key_is_refused_with_a_sentence(asked: Order) -> None:
         Server(asked, bytes(32))
 
 
-def test_the_key_is_in_no_argument_environment_or_file_and_memory_cannot_be_read(tmp_path: Path, asked: Order) -> None:
+def test_key_and_canary_are_in_no_argument_environment_or_file_running_or_killed(tmp_path: Path, asked: Order) -> None:
     server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
     try:
         _reads_right(tmp_path, asked.socket, 10)
@@ -119,12 +119,10 @@ def test_the_key_is_in_no_argument_environment_or_file_and_memory_cannot_be_read
         for shown in ("cmdline", "environ"):
             assert KEY not in (proc / shown).read_bytes() and KEY.hex().encode() not in (proc / shown).read_bytes()
         assert re.search(r"Max core file size +0 +0 ", (proc / "limits").read_text())
+        _nothing_in_the_clear(tmp_path)
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait()
-        for path in (*(tmp_path / "store").rglob("*"), *(tmp_path / "server").rglob("*")):
-            if path.is_file():
-                found = path.read_bytes()
-                assert CANARY[:20] not in found and KEY not in found and KEY.hex().encode() not in found
+        _nothing_in_the_clear(tmp_path)
     finally:
         server.close()
 
@@ -222,6 +220,13 @@ def test_going_ahead_stops_at_once_and_resumes(tmp_path: Path, asked: Order) -> 
             _until(lambda: server.status().ahead_done)
         finally:
             server.close()
+
+
+def _nothing_in_the_clear(folder: Path) -> None:
+    for path in (*(folder / "store").rglob("*"), *(folder / "server").rglob("*")):
+        if path.is_file():
+            found = path.read_bytes()
+            assert CANARY[:20] not in found and KEY not in found and KEY.hex().encode() not in found
 
 
 def _until(done: object) -> None:
