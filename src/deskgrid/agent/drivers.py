@@ -1,6 +1,7 @@
 """The drivers of this desktop's agent, chosen by its settings; each is imported only when it is the one."""
 
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -40,17 +41,38 @@ def presence_of(settings: AgentSettings, images_bytes: Callable[[], int]) -> tup
         fake = presence = FakePresence(Path(path))
         reader = _machine(settings, fake.metered)
         return presence, lambda policy: fake.machine(reader.read(policy, images_bytes()))
-    from deskgrid.presence.linux import LinuxPresence
-
-    presence = LinuxPresence()
+    presence = _own_presence()
     reader = _machine(settings, presence.metered)
     return presence, lambda policy: reader.read(policy, images_bytes())
 
 
-def _machine(settings: AgentSettings, metered: Callable[[], bool | None]) -> _Machine:
-    from deskgrid.presence.machine_linux import MachineReader
+def _own_presence() -> SystemPresence:
+    """That of the system that we run on; docs/platforms.md says on which it ran."""
+    if sys.platform == "win32":
+        from deskgrid.presence.windows import WindowsPresence
 
-    return MachineReader(settings.state, metered=metered)
+        return WindowsPresence()
+    if sys.platform == "darwin":
+        from deskgrid.presence.macos import MacPresence
+
+        return MacPresence()
+    from deskgrid.presence.linux import LinuxPresence
+
+    return LinuxPresence()
+
+
+def _machine(settings: AgentSettings, metered: Callable[[], bool | None]) -> _Machine:
+    if sys.platform == "win32":
+        from deskgrid.presence import machine_windows
+
+        return machine_windows.MachineReader(settings.state, metered=metered)
+    if sys.platform == "darwin":
+        from deskgrid.presence import machine_macos
+
+        return machine_macos.MachineReader(settings.state)
+    from deskgrid.presence import machine_linux
+
+    return machine_linux.MachineReader(settings.state, metered=metered)
 
 
 def hypervisor_of(settings: AgentSettings, inbox: Inbox) -> Hypervisor:

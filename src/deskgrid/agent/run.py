@@ -79,7 +79,7 @@ def check(settings: AgentSettings) -> str:
 
     Raises: AgentError.
     """
-    if os.geteuid() == 0:
+    if os.name == "posix" and os.geteuid() == 0:
         raise AgentError("user: got root, expected an account without privileges; the agent never runs as root")
     try:
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,13 +1,54 @@
 """Files that are whole or not there, and locks that end with their process."""
 
-import fcntl
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from deskgrid.host.account import Account
+
+_AGAIN_SECONDS = 0.1
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(handle: int, wait: bool) -> None:
+        while True:
+            try:
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            except PermissionError:
+                if not wait:
+                    raise
+                time.sleep(_AGAIN_SECONDS)
+            else:
+                return
+
+    def _keep_mode(handle: int, mode: int, owner: Account | None) -> None:
+        """Files have no such modes there: who may read one follows from its folder."""
+
+    def _sync_folder(folder: Path) -> None:
+        """A folder can't be synced there."""
+else:
+    import fcntl
+
+    def _lock(handle: int, wait: bool) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+    def _keep_mode(handle: int, mode: int, owner: Account | None) -> None:
+        if owner is not None and os.geteuid() == 0:
+            os.fchown(handle, owner.uid, owner.gid)
+        os.fchmod(handle, mode)
+
+    def _sync_folder(folder: Path) -> None:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 class Locked(Exception):
@@ -24,9 +65,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644, owner: Account |
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            if owner is not None and os.geteuid() == 0:
-                os.fchown(file.fileno(), owner.uid, owner.gid)
-            os.fchmod(file.fileno(), mode)
+            _keep_mode(file.fileno(), mode, owner)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -35,14 +74,6 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644, owner: Account |
         Path(name).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def own_folder(path: Path, owner: Account, mode: int = 0o755) -> None:
@@ -60,11 +91,11 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     Raises:
         Locked: when `wait` is false and another process holds it.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+            _lock(handle, wait)
+        except (BlockingIOError, PermissionError):
             raise Locked(f"lock {path}: another process holds it") from None
         yield
     finally:

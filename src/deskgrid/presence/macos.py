@@ -15,18 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.presence import macos_calls as calls
 from deskgrid.presence.macos_values import Facts, Login, hid_seconds_of, quartz_seconds_of, watching_of, weigh
 from deskgrid.presence.teller import Teller
+from deskgrid.presence.told import Told
 
 FAST_SECONDS, SLOW_SECONDS, LAZY_SECONDS = 0.15, 1.0, 5.0
 BUSY_SECONDS = 10.0
 LOGINS_SECONDS = 5.0
 _JITTER_SECONDS = 0.5
-_WORDS = 32
 _Answer = TypeVar("_Answer")
 
 
@@ -39,7 +37,7 @@ class MacPresence:
     def __init__(self, dev: Path = Path("/dev")) -> None:
         self._dev = dev
         self._lock = threading.Lock()
-        self._words: dict[tuple[int, str], tuple[SessionReading, float]] = {}
+        self._helpers = Told()
         self._asked: dict[str, str] = {}
         self._logins: tuple[Login, ...] | None = None
         self._logins_at: float | None = None
@@ -71,12 +69,7 @@ class MacPresence:
     def told(self, uid: int, reading: SessionReading | None) -> None:
         """Take what a helper in a session of this account says; None: it has gone. From any thread."""
         with self._lock:
-            if reading is None:
-                self._words = {key: word for key, word in self._words.items() if key[0] != uid}
-            else:
-                self._words.pop((uid, reading.source), None)
-                self._words[uid, reading.source] = (reading, time.monotonic())
-                self._words = dict(list(self._words.items())[-_WORDS:])
+            self._helpers.take(uid, reading)
         if self._teller is not None:
             self._teller.ring()
 
@@ -124,7 +117,7 @@ class MacPresence:
             self._ask("session", calls.session_locked),
             watching_of(levels or {}),
             lid if isinstance(lid, bool) else None,
-            tuple(_grown(*word) for word in self._words.values()),
+            self._helpers.readings(),
             tuple(self._asked.values()),
         )
 
@@ -151,11 +144,3 @@ class MacPresence:
             return None
         self._asked.pop(name, None)
         return answer
-
-
-def _grown(reading: SessionReading, at: float) -> SessionReading:
-    """What a helper said, with the time since added to what was idle."""
-    if reading.idle_seconds is None:
-        return reading
-    idle_seconds = max(0.0, reading.idle_seconds) + time.monotonic() - at
-    return msgspec.structs.replace(reading, idle_seconds=idle_seconds)

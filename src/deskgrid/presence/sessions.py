@@ -11,7 +11,7 @@ Rules, told first:
   writes a graphical session as "tty2" too; where logind isn't there to tell, a console therefore counts as the seat.
 """
 
-import os
+import platform
 import re
 import struct
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _ID = re.compile(r"[A-Za-z0-9]+\Z")
 _USER_PROCESS = 7  # utmp(5), ut_type
 # struct utmp, glibc: type, pid, line[32], id[4], user[32], host[256]; the rest differs in width, not in use
 _UTMP = struct.Struct("hi32s4s32s256s")
-_UTMP_BYTES = 400 if os.uname().machine == "aarch64" else 384
+_UTMP_BYTES = 400 if platform.machine() == "aarch64" else 384
 
 
 class Kind(StrEnum):

@@ -61,6 +61,11 @@ class Told:
         now = time.monotonic()
         return tuple(_word(uid, reading, now - at) for (uid, _), (reading, at) in self._words.items())
 
+    def readings(self) -> tuple[SessionReading, ...]:
+        """What was told, with the time that has passed since in it."""
+        now = time.monotonic()
+        return tuple(_grown(reading, now - at) for reading, at in self._words.values())
+
 
 def vouched(session: Session, sessions: Sequence[Session], words: Sequence[Word]) -> tuple[Word, ...]:
     """Return the words that may vouch for this session."""
@@ -90,6 +95,12 @@ def _word(uid: int, reading: SessionReading, age_seconds: float) -> Word:
         reading.full_screen,
         tuple(_clean(text) for text in reading.watching[:_TEXTS]),
     )
+
+
+def _grown(reading: SessionReading, age_seconds: float) -> SessionReading:
+    if reading.idle_seconds is None:
+        return reading
+    return msgspec.structs.replace(reading, idle_seconds=max(0.0, reading.idle_seconds) + age_seconds)
 
 
 def _clean(text: str) -> str:

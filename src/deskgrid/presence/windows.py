@@ -16,12 +16,11 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import msgspec
-
 from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.presence import windows_calls as calls
 from deskgrid.presence import windows_network as network
 from deskgrid.presence.teller import Teller
+from deskgrid.presence.told import Told
 from deskgrid.presence.windows_events import Noticed, State, What, follow
 from deskgrid.presence.windows_values import (
     Session,
@@ -34,7 +33,6 @@ from deskgrid.presence.windows_weigh import SERVICES, Facts, weigh
 from deskgrid.presence.windows_window import Window
 
 _Answer = TypeVar("_Answer")
-_WORDS = 32
 _HOLD_SECONDS = {What.SUSPEND: 1.5, What.END: 4.0}
 """How long sleep and the end of the session are kept waiting for VMs; Windows itself waits for 2 s and 5 s."""
 COST_SECONDS = 30.0
@@ -50,7 +48,7 @@ class WindowsPresence:
     """
 
     def __init__(self, own_session: int | None = None) -> None:
-        self._words: dict[tuple[int, str], tuple[SessionReading, float]] = {}
+        self._helpers = Told()
         self._lock = threading.Lock()
         self._running = True
         self._ready = threading.Event()
@@ -92,12 +90,7 @@ class WindowsPresence:
         Args: uid: any number that stands for the account, such as that of its session.
         """
         with self._lock:
-            if reading is None:
-                self._words = {key: word for key, word in self._words.items() if key[0] != uid}
-            else:
-                self._words.pop((uid, reading.source), None)
-                self._words[uid, reading.source] = (reading, time.monotonic())
-                self._words = dict(list(self._words.items())[-_WORDS:])
+            self._helpers.take(uid, reading)
         self._ring()
 
     def pace(self, running: bool) -> None:
@@ -167,7 +160,7 @@ class WindowsPresence:
             time.monotonic(),
             None if showing is None else full_screen_of(showing),
             self._awake(),
-            tuple(_grown(*word) for word in self._words.values()),
+            self._helpers.readings(),
             (*self._window.faults, *list(self._asked.values())),
         )
 
@@ -191,11 +184,3 @@ class WindowsPresence:
             return None
         self._asked.pop(name, None)
         return answer
-
-
-def _grown(reading: SessionReading, at: float) -> SessionReading:
-    """What a helper said, with the time since added to what was idle."""
-    if reading.idle_seconds is None:
-        return reading
-    idle_seconds = max(0.0, reading.idle_seconds) + time.monotonic() - at
-    return msgspec.structs.replace(reading, idle_seconds=idle_seconds)

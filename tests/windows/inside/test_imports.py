@@ -10,7 +10,8 @@ import deskgrid
 ROOMS = ("model", "core", "wire", "host", "presence", "hypervisor", "images", "agent")
 POSIX = ("uname", "epoll", "eventfd", "geteuid", "fork")
 MUST = (
-    *("deskgrid.core", "deskgrid.model", "deskgrid.wire", "deskgrid.host.windows_job", "deskgrid.presence.windows"),
+    *("deskgrid.agent", "deskgrid.core", "deskgrid.model", "deskgrid.wire", "deskgrid.host.windows_job"),
+    "deskgrid.presence.windows",
     *("deskgrid.presence.machine_windows", "deskgrid.presence.macos", "deskgrid.presence.teller"),
 )
 NAMES = sorted(
