@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench.toucher import WORDS, toucher
 from deskgrid.images import cpio
 from deskgrid.images.build import Built
 from deskgrid.images.manifest import DISK, FILE, INITRD, KERNEL, FileFacts, Manifest, digest, encode, measure
@@ -40,7 +41,7 @@ class Kind(msgspec.Struct, frozen=True):
 OBEDIENT = Kind("bench-obedient", f"bench.fill={FILLED_MIB} bench.spin=1")
 STUBBORN = Kind("bench-stubborn", f"bench.fill={FILLED_MIB} bench.spin=1 bench.stubborn=1")
 LARGE_MIB = 8192
-LARGE = Kind("bench-large", f"bench.fill={LARGE_MIB} bench.silent=1", memory_mib=LARGE_MIB + 512)
+LARGE = Kind("bench-large", f"bench.fill={LARGE_MIB} bench.silent=1 {WORDS}", memory_mib=LARGE_MIB + 512, cpus=2)
 DISK_MIB = 2048
 WRITER = Kind("bench-writer", f"bench.disk={DISK_MIB}", memory_mib=512, disk_mib=DISK_MIB, solid=True)
 
@@ -55,8 +56,13 @@ done
 while read -r module; do $b insmod /modules/$module; done < /modules/first
 exec 3<>/dev/ttyS1
 fill() {
-  $b mount -t tmpfs -o huge=always,size=$((do_fill + 10))m filled /disk
-  $b dd if=/dev/zero of=/disk/filled bs=4M count=$((do_fill / 4)) 2> /dev/null
+  if [ -e /touch ]; then
+    for part in 1 2; do /touch $((do_fill / 2)) /touched$part & done
+    until [ -e /touched1 ] && [ -e /touched2 ]; do $b sleep 0.1; done
+    return
+  fi
+  $b mount -t tmpfs -o size=$((do_fill + 10))m filled /disk
+  $b dd if=/dev/zero of=/disk/filled bs=1M count=$do_fill 2> /dev/null
 }
 spin() {
   count=0
@@ -92,8 +98,10 @@ def make_image(demo: Built, folder: Path, kind: Kind) -> Path:
     fresh = folder / f".{kind.name}"
     fresh.mkdir(mode=0o755)
     shutil.copyfile(demo.folder / KERNEL, fresh / KERNEL)
-    ours = cpio.archive([cpio.program("bench-init", program().encode())])
-    (fresh / INITRD).write_bytes((demo.folder / INITRD).read_bytes() + ours)
+    ours = [cpio.program("bench-init", program().encode())]
+    if (touch := toucher(fresh)) is not None:
+        ours.append(cpio.program("touch", touch))
+    (fresh / INITRD).write_bytes((demo.folder / INITRD).read_bytes() + cpio.archive(ours))
     with (fresh / DISK).open("wb") as disk:
         for _ in range(kind.disk_mib if kind.solid else 0):
             disk.write(os.urandom(MIB))
