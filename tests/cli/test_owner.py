@@ -40,7 +40,7 @@ def test_status_says_what_runs_why_not_and_what_was_given(deskgrid: Command, set
     assert said.code == 0
     assert said.out.startswith("lab-217-04: Nothing runs here now. Somebody used this computer 4 s ago;")
     assert "That should end at " in said.out
-    assert "1 more reasons: `deskgrid status --why`" in said.out
+    assert "1 more reason: `deskgrid status --why`" in said.out
     assert "This month it gave 160 hours to 47 virtual machines" in said.out
     assert "working-hours" not in said.out
 
