@@ -90,7 +90,7 @@ def _cache(fleet: Fleet) -> tuple[float, str]:
     told = ", ".join(f"{name} {most[path] / 1e6:.1f}" for name, path in zip(("base", "overlay"), files, strict=True))
     note = (
         f"{DISK_MIB} MiB read and as many written, most at any second, MB: {told}; Cached of the whole computer "
-        f"changed by up to {max(used) / 1e6:.0f} MB; before, checking the image had left {left / 1e6:.0f} MB in the cache"
+        f"changed by up to {max(used) / 1e6:.0f} MB; before, checking the image left {left / 1e6:.0f} MB in the cache"
     )
     return sum(most.values()) / 1e6, note
 
