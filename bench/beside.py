@@ -27,7 +27,7 @@ _DESKTOP = "desk-shared"
 
 def run(ground: Ground, load: Load, with_vm: int = 8, with_agent: int = 12) -> list[Figure]:
     """Measure. Raises: CannotMeasure."""
-    missing = [tool for tool in ("gcc", "zstd", "python3") if shutil.which(tool) is None]
+    missing = [tool for tool in ("gcc", "zstd") if shutil.which(tool) is None]
     if missing:
         raise CannotMeasure(f"an owner's work: got no {', '.join(missing)}, expected them; install gcc and zstd")
     cores = len(os.sched_getaffinity(0))

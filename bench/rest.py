@@ -2,8 +2,8 @@
 
 Rules, told first
 - All is real and as installed: the coordinator with its default settings over HTTPS, a real pool behind it, agents with
-  the default policy. One agent's owner is away (a file says so): it is available and its reports are held open. The
-  other watches this computer's real owner with the Linux driver.
+  the built-in policy, but for what a bench machine may lack. One agent's owner is away (a file says so): it is
+  available and its reports are held open. The other watches this computer's real owner with the Linux driver.
 - The daemons are those of an ordinary execute node that has nothing to do: condor_master and what it starts, with
   HTCondor's own defaults for what decides their footprint (shared port, process tracker, update interval).
 - Resident memory is the sum of what each process has resident; CPU is what all their threads used; a wake-up is a
@@ -36,6 +36,18 @@ NAMES = (
 )
 _SETTLE_SECONDS, _STEP_SECONDS = 20.0, 5.0
 _MB = 1e6
+_POLICY = """[policy]
+closed = []
+on_battery = true
+battery_min_percent = 0
+metered = true
+full_screen = true
+boot_delay_seconds = 0
+start_offset_seconds = 0
+others_cpu_max = 1
+memory_pressure_max = 100
+"""
+"""So that the agent is available on any machine that this is run on, by day too; all else as built in."""
 
 
 class Use(msgspec.Struct, frozen=True):
@@ -122,8 +134,8 @@ def _agents(ground: Ground, pool: EmbeddedPool) -> tuple[int, int]:
     owner = ground.cast.make_folder("owner", 0o755) / "now"
     set_presence(owner, "away")
     images = ground.demo.folder.parent.parent
-    file_agent = ground.start_agent(client, port, "desk-file", images, f"file:{owner}", "")
-    linux_agent = ground.start_agent(client, port, "desk-linux", images, "linux", "")
+    file_agent = ground.start_agent(client, port, "desk-file", images, f"file:{owner}", _POLICY)
+    linux_agent = ground.start_agent(client, port, "desk-linux", images, "linux", _POLICY)
     ground.until("both agents to report", 60, lambda: client.status().reporting == 2)
     ground.until("a report to be held", 90, lambda: client.status().held_reports >= 1)
     return file_agent, linux_agent

@@ -9,6 +9,7 @@ Rules, told first
 import os
 import random
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import msgspec
 from bench.machine import CannotMeasure
 
 PARTS = ("compile", "compress", "read")
-_FUNCTIONS, _DATA_MIB, _DISK_MIB = 420, 48, 256
+_FUNCTIONS, _DATA_MIB, _DISK_MIB = 180, 48, 256
 _READER = """
 import mmap, os, sys
 handle = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
@@ -51,7 +52,7 @@ class Workload:
             ["gcc", "-O2", "-c", str(self.folder / f"work{each}.c"), "-o", "/dev/null"] for each in self._each()
         ]
         compress = [["zstd", "-q", "-9", f"-T{self._workers}", "-c", str(self.folder / "data")]]
-        read = [["python3", "-c", _READER, str(self.folder / "disk")]]
+        read = [[sys.executable, "-c", _READER, str(self.folder / "disk")]]
         return Spent(*(self._timed(argvs) for argvs in (compile_, compress, read)))
 
     def _each(self) -> range:
