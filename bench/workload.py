@@ -8,9 +8,11 @@ Rules, told first
 
 import os
 import random
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +20,7 @@ import msgspec
 from bench.machine import CannotMeasure
 
 PARTS = ("compile", "compress", "read")
-_FUNCTIONS, _DATA_MIB, _DISK_MIB = 180, 48, 256
+_FUNCTIONS, _DATA_MIB, _DISK_MIB = 100, 48, 256
 _READER = """
 import mmap, os, sys
 handle = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
@@ -88,6 +90,16 @@ class Spent(msgspec.Struct, frozen=True):
     def seconds(self) -> float:
         """All of it."""
         return self.compile + self.compress + self.read
+
+
+def typical(runs: Sequence[Spent]) -> Spent:
+    """The median of each part."""
+    return Spent(*(statistics.median(getattr(run, part) for run in runs) for part in PARTS))
+
+
+def best(runs: Sequence[Spent]) -> Spent:
+    """The quickest of each part: what others on the machine have disturbed least."""
+    return Spent(*(min(getattr(run, part) for run in runs) for part in PARTS))
 
 
 def slower_percent(alone: Spent, beside: Spent) -> float:

@@ -15,7 +15,7 @@ from bench.machine import CannotMeasure, cpu_seconds, sample, switches
 from bench.report_load import Counted, Desktop, report_at_rest
 from bench.stillness import Sample
 from bench.updates import machine_ad, rate, small_ad
-from bench.workload import Spent, slower_percent
+from bench.workload import Spent, best, slower_percent, typical
 from deskgrid.demo.figures import Figures
 from deskgrid.wire.guest import Hello, Joined, Left, decode_from_guest
 from deskgrid.wire.messages import Report
@@ -122,6 +122,12 @@ def test_cpu_time_of_a_process_grows_when_it_works() -> None:
 
 def test_how_much_slower_counts_all_of_an_owners_work() -> None:
     assert slower_percent(Spent(2.0, 1.0, 1.0), Spent(2.0, 1.0, 1.2)) == pytest.approx(5.0)
+
+
+def test_what_an_owners_work_takes_is_the_median_of_each_part() -> None:
+    runs = [Spent(2.0, 9.0, 1.0), Spent(3.0, 1.0, 1.0), Spent(9.0, 2.0, 4.0)]
+    assert typical(runs) == Spent(3.0, 2.0, 1.0)
+    assert best(runs) == Spent(2.0, 1.0, 1.0)
 
 
 def test_a_process_that_waits_is_seen_to_be_woken() -> None:
