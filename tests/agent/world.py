@@ -185,21 +185,21 @@ class World:
 
         self.hypervisor = FakeHypervisor(put, self.time.later, self.time.now, desktop=self.iron, default=self.guest)
         self.line = Line(self.time, self.office, put)
-        around = Around(
-            now=self.time.now,
-            wall=self.time.now,
-            local=self.time.now,
-            read_presence=self.presence.read,
-            read_machine=lambda policy: self.machine,
-            hypervisor=self.hypervisor,
-            store=self.store,
-            link=self.line,
-            aside=lambda work: self.time.later(self.fetch_seconds, lambda: put(work())),
-            leases=LeaseFile(self.folder / "leases.json"),
-            faults=lambda: self.faults,
-            changed=self._changed,
-            **self.more,
-        )
+        surroundings: dict[str, Any] = {
+            "now": self.time.now,
+            "wall": self.time.now,
+            "local": self.time.now,
+            "read_presence": self.presence.read,
+            "read_machine": lambda policy: self.machine,
+            "hypervisor": self.hypervisor,
+            "store": self.store,
+            "link": self.line,
+            "aside": lambda work: self.time.later(self.fetch_seconds, lambda: put(work())),
+            "leases": LeaseFile(self.folder / "leases.json"),
+            "faults": lambda: self.faults,
+            "changed": self._changed,
+        }
+        around = Around(**{**surroundings, **self.more})
         more = {"jitter": lambda: 1.0, "hold_seconds": 0.0, **self.settings}
         self.loop = Loop(around, self.policy, "desk-1", f"life-{life}", **more)
         self.put = put

@@ -55,8 +55,9 @@ class Letters:
         if self._inventory_said and answer.to >= self._inventory_said:
             self._inventory = None
         self._said = {to: said for to, said in self._said.items() if to > answer.to}
-        held = self._holds(desk) and now - said_at > timedelta(seconds=self._hold / 2)
-        self.due = now + timedelta(seconds=0 if held else max(0.1, answer.next_report_seconds))
+        if answer.to == self._sequence:  # a newer report is still open: its answer will say when to write again
+            held = self._holds(desk) and now - said_at > timedelta(seconds=self._hold / 2)
+            self.due = now + timedelta(seconds=0 if held else max(0.1, answer.next_report_seconds))
         return story_from + answer.story_count
 
     def unheard(self, down: LinkDown, now: datetime) -> None:
