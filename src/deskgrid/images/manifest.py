@@ -10,6 +10,7 @@ Rules, told first
 """
 
 import hashlib
+import os
 import stat
 from pathlib import Path
 
@@ -24,6 +25,7 @@ FORMAT = 1
 FILE = "image.json"
 DISK, KERNEL, INITRD = "disk.raw", "kernel", "initrd"
 _MANIFEST_BYTES = 16 << 20
+_PART_BYTES = 4 << 20
 
 
 class FileFacts(msgspec.Struct, frozen=True):
@@ -136,7 +138,24 @@ def check_lengths(folder: Path, held: Manifest) -> Stamps:
 
 
 def measure(path: Path) -> FileFacts:
-    """Return length and SHA-256 of a file. Raises: OSError."""
-    with path.open("rb") as file:
-        total = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileFacts(file.tell(), total)
+    """Return length and SHA-256 of a file, and leave none of it in the page cache: that is the owner's.
+
+    Raises: OSError.
+    """
+    total, length = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        while part := file.read(_PART_BYTES):
+            total.update(part)
+            length += len(part)
+            _forget(file.fileno(), length)
+        _forget(file.fileno(), 0)
+    return FileFacts(length, total.hexdigest())
+
+
+def _forget(handle: int, until: int) -> None:
+    """Tell the system that a file is not needed up to there (0: to its end), where it can be told (posix_fadvise(2)).
+
+    From the start each time: pages are kept in groups, and a group that is needed in part is kept as a whole.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle, 0, until, os.POSIX_FADV_DONTNEED)
