@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import pytest
 import urllib3
 
 from deskgrid.coordinator.client import OperatorClient
@@ -20,6 +21,8 @@ from deskgrid.wire.messages import Answer, Enrol, Enrolled
 
 from .running import now
 from .values import FACTS, FREE, FULL, GIB, ROOM
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import sys, threading, time

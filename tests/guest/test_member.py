@@ -19,6 +19,8 @@ from deskgrid import guest
 from deskgrid.model.instance import InstanceData
 from deskgrid.wire.guest import Hello, Join, Joined, Leave, Left, decode_from_guest, encode
 
+pytestmark = pytest.mark.slow
+
 MEMBER = guest.FILES[f"{guest.FOLDER}/member.py"][0]
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ2bSJ9.c2VjcmV0LXBhcnQ"
 INSTANCE = InstanceData(

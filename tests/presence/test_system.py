@@ -16,7 +16,7 @@ from deskgrid.model.presence import Ending, Reading, SessionReading
 from deskgrid.presence.linux import LinuxPresence, Roots
 from tests.presence.mock_bus import MANAGER, NETWORK, SESSION, MockBus, eventually, needs_bus
 
-pytestmark = needs_bus
+pytestmark = [pytest.mark.slow, needs_bus]
 ROOT = "/org/freedesktop/login1"
 
 

@@ -17,7 +17,10 @@ from .desktop import ear
 from .desktop_bus import until
 
 Xlib = pytest.importorskip("Xlib", reason="no python-xlib here (pip install deskgrid[x11])")
-pytestmark = pytest.mark.skipif(shutil.which("Xvfb") is None, reason="no X server here (package xvfb)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("Xvfb") is None, reason="no X server here (package xvfb)"),
+]
 
 
 class Screen:

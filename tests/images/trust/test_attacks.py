@@ -22,6 +22,8 @@ from deskgrid.images.trust.words import MANIFEST_BYTES, Entry, Version, version
 
 from .rig import DAY, HOUR, NOW, ONE, TWO, Attacker, Grid, desktop, person, refused, web_server
 
+pytestmark = pytest.mark.slow
+
 YEAR = timedelta(days=365)
 
 

@@ -12,6 +12,8 @@ from deskgrid.images.trust.words import Version
 
 from .rig import DAY, HOUR, NOW, ONE, TWO, Attacker, Grid, desktop, refused, served
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_both_have_signed_is_given_out_byte_for_byte(grid: Grid, home: Path) -> None:
     content = grid.publish(ONE)
