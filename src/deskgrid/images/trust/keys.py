@@ -62,7 +62,7 @@ class _Sealed(msgspec.Struct, frozen=True):
     nonce: str = ""
     sealed: str = ""
     token: str = ""
-    library: str = ""
+    module: str = ""
 
 
 def make_key(path: Path, owner: str, password: str, kind: Kind = "ed25519", scrypt: int = SCRYPT) -> Key:
@@ -94,13 +94,13 @@ def take_token_key(path: Path, owner: str, library: str, key_number: int, label:
 
     Raises: TrustError when the token or its key is not found.
     """
-    with_library(library)
+    use_module(library)
     try:
         uri, found = HSMSigner.import_(key_number, label, ask)
     except Exception as error:  # python-pkcs11 has as many kinds of errors as there are tokens
         raise _token_error(path, error) from None
     public = _public(found, owner)
-    _write(path, _Sealed(public, token=uri, library=library))
+    _write(path, _Sealed(public, token=uri, module=library))
     return key_of(public)
 
 
@@ -109,7 +109,7 @@ def open_signer(path: Path, ask: Ask) -> Signer:
     sealed = _read(path)
     key = key_of(sealed.public)
     if sealed.token:
-        with_library(sealed.library)
+        use_module(sealed.module)
         pin = ask(f"PIN of {path}")
         return _TokenSigner(path, HSMSigner.from_priv_key_uri(sealed.token, key, lambda _: pin))
     try:
@@ -150,7 +150,7 @@ def key_of(public: PublicKey) -> Key:
     return key
 
 
-def with_library(library: str) -> None:
+def use_module(library: str) -> None:
     """Tell securesystemslib which PKCS#11 library to use: it reads that from the environment. Not a secret."""
     if library:
         os.environ["PYKCS11LIB"] = library
@@ -164,7 +164,7 @@ class _TokenSigner(Signer):
 
     @classmethod
     def from_priv_key_uri(cls, priv_key_uri: str, public_key: Key, secrets_handler: Ask | None = None) -> Signer:
-        raise NotImplementedError
+        return HSMSigner.from_priv_key_uri(priv_key_uri, public_key, secrets_handler)
 
     @property
     def public_key(self) -> Key:
