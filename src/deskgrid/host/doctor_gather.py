@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -22,6 +23,8 @@ from deskgrid.host.process import run
 from deskgrid.model.inventory import Trial
 
 _ASK_SECONDS, _ANSWER_SECONDS = 10, 3
+_Part = dict[str, Any]
+"""Some of the facts, by their names in `Facts`."""
 _YOUNG_FILES = ("/var/lib/dpkg/status", "/etc", "/etc/resolv.conf", "/var/log")
 
 
@@ -32,63 +35,87 @@ def gather(cache: Path | None = None, agent: Agent | None = None, trial_seconds:
         cache: the folder whose disk is looked at; None: the agent's, or deskgrid's own.
         agent: the agent here. trial_seconds: how long each accelerator is tried with a guest at most; 0: not at all.
     """
-    folder = cache or (agent.state if agent is not None else cache_folder())
     who = _who(agent)
-    computer, release, uid = look(), _release(), os.geteuid()
+    return Facts(
+        **_system(),
+        **_computer(),
+        **_virtual_machines(who, trial_seconds),
+        **_folders(cache or (agent.state if agent is not None else cache_folder()), agent, who),
+    )
+
+
+def _system() -> _Part:
+    """The operating system, the account that asks, and what is installed."""
+    release, uid = _release(), os.geteuid()
     user, apt = _user(uid), shutil.which("apt-get") is not None
     codename = release.get("VERSION_CODENAME", "")
     apt_uri, backports = _apt(codename) if apt else ("", False)
+    return {
+        "python": sys.version_info[:3],
+        "system": release.get("PRETTY_NAME", "an unknown system"),
+        "codename": codename,
+        "apt": apt,
+        "apt_uri": apt_uri,
+        "backports": backports,
+        "user": user,
+        "uid": uid,
+        "sudo": uid == 0 or run(["sudo", "-n", "true"], _ASK_SECONDS).ok,
+        "in_chroot": _in_chroot(),
+        "programs": frozenset(name for name in (*PACKAGES, "sudo") if shutil.which(name)),
+        "archive_keys": KEYRING.exists(),
+        "namespaces": _namespaces(uid),
+        "subordinate_ids": all(_has_range(path, user, uid) for path in ("/etc/subuid", "/etc/subgid")),
+        "now": datetime.now(UTC),
+        "newest_file_at": _newest(),
+        "clock_synchronised": True if Path("/run/systemd/timesync/synchronized").exists() else None,
+    }
+
+
+def _computer() -> _Part:
+    """What the computer is made of."""
+    computer = look()
     memory_bytes, memory_available_bytes = _memory()
+    return {
+        "virtualisation": computer.flag,
+        "hypervised": computer.hypervised,
+        "vendor": computer.vendor,
+        "memory_bytes": memory_bytes,
+        "memory_available_bytes": memory_available_bytes,
+        "offered": computer.offered,
+        "said_off": computer.said_off,
+        "vboxdrv": computer.vboxdrv,
+        "virtualbox": computer.virtualbox,
+        "processor": computer.processor,
+        "cpus": computer.cpus,
+        "kernel": computer.kernel,
+        "maker": computer.maker,
+        "product": computer.product,
+        "firmware": computer.firmware,
+    }
+
+
+def _virtual_machines(who: "Who", trial_seconds: float) -> _Part:
+    """What runs virtual machines here, tried."""
+    qemu, kvm = _qemu(), _kvm(who)
+    return {"qemu": qemu, "kvm": kvm, "trials": _trials(kvm, trial_seconds) if qemu is not None else ()}
+
+
+def _folders(folder: Path, agent: Agent | None, who: "Who") -> _Part:
+    """The disk that is used, and what the agent and its account find: state, input devices, logind, coordinator."""
     cache_error, disk_free_bytes = _disk(folder, who.may if agent is not None else os.access)
     devices = list(Path("/dev/input").glob("event*"))
-    qemu, kvm = _qemu(), _kvm(who)
-    return Facts(
-        python=sys.version_info[:3],
-        system=release.get("PRETTY_NAME", "an unknown system"),
-        codename=codename,
-        apt=apt,
-        apt_uri=apt_uri,
-        backports=backports,
-        user=user,
-        uid=uid,
-        sudo=uid == 0 or run(["sudo", "-n", "true"], _ASK_SECONDS).ok,
-        in_chroot=_in_chroot(),
-        qemu=qemu,
-        programs=frozenset(name for name in (*PACKAGES, "sudo") if shutil.which(name)),
-        archive_keys=KEYRING.exists(),
-        namespaces=_namespaces(uid),
-        subordinate_ids=all(_has_range(path, user, uid) for path in ("/etc/subuid", "/etc/subgid")),
-        virtualisation=computer.flag,
-        hypervised=computer.hypervised,
-        vendor=computer.vendor,
-        kvm=kvm,
-        memory_bytes=memory_bytes,
-        memory_available_bytes=memory_available_bytes,
-        cache=str(folder),
-        cache_error=cache_error,
-        disk_free_bytes=disk_free_bytes,
-        now=datetime.now(UTC),
-        newest_file_at=_newest(),
-        clock_synchronised=True if Path("/run/systemd/timesync/synchronized").exists() else None,
-        input_devices=len(devices),
-        input_refused=sum(not who.may(path, os.R_OK) for path in devices),
-        account=who.name,
-        state=str(agent.state) if agent is not None else "",
-        state_error=_state_error(agent.state) if agent is not None else "",
-        logind=run(["loginctl", "--no-legend", "list-sessions"], _ANSWER_SECONDS).ok,
-        contact=contact(agent.coordinator, agent.ca_file) if agent is not None and agent.coordinator else None,
-        trials=_trials(kvm, trial_seconds) if qemu is not None else (),
-        offered=computer.offered,
-        said_off=computer.said_off,
-        vboxdrv=computer.vboxdrv,
-        virtualbox=computer.virtualbox,
-        processor=computer.processor,
-        cpus=computer.cpus,
-        kernel=computer.kernel,
-        maker=computer.maker,
-        product=computer.product,
-        firmware=computer.firmware,
-    )
+    return {
+        "cache": str(folder),
+        "cache_error": cache_error,
+        "disk_free_bytes": disk_free_bytes,
+        "input_devices": len(devices),
+        "input_refused": sum(not who.may(path, os.R_OK) for path in devices),
+        "account": who.name,
+        "state": str(agent.state) if agent is not None else "",
+        "state_error": _state_error(agent.state) if agent is not None else "",
+        "logind": run(["loginctl", "--no-legend", "list-sessions"], _ANSWER_SECONDS).ok,
+        "contact": contact(agent.coordinator, agent.ca_file) if agent is not None and agent.coordinator else None,
+    }
 
 
 def _trials(kvm: Kvm, seconds: float) -> tuple[Trial, ...]:
