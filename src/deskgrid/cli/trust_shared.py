@@ -1,0 +1,162 @@
+"""What all commands of `deskgrid trust` share: options, how keys are opened, what is shown of what waits.
+
+What python-tuf brings is imported by what needs it: every other command, the agent's too, goes without.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deskgrid.cli.output import Exit, Failed, show_json, tell
+from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.words import Version, version
+
+if TYPE_CHECKING:
+    from deskgrid.images.trust.keys import Ask
+    from deskgrid.images.trust.shelf import Shelf
+    from deskgrid.images.trust.status import Approval
+    from deskgrid.images.trust.tufapi import Signer
+
+Repository = Annotated[
+    Path, typer.Option("--repository", envvar="DESKGRID_TRUST", help="Folder of the repository; here if not given.")
+]
+PasswordFile = Annotated[
+    Path | None, typer.Option("--password-file", help="File with the key's password or PIN; asked for if not given.")
+]
+KeyFile = Annotated[Path, typer.Argument(help="Your key file.")]
+HERE = Path()
+_CODES = {
+    Fault.REQUEST: Exit.WRONG,
+    Fault.SIGNERS: Exit.REFUSED,
+    Fault.REPOSITORY: Exit.NO,
+    Fault.NETWORK: Exit.UNREACHABLE,
+    Fault.DESKTOP: Exit.NO,
+}
+_ABSENT = ("no-image", "no-project", "no-version", "no-repository", "no-key", "no-role")
+
+
+def parts(image: str) -> tuple[str, str, str]:
+    parts = image.split("/")
+    if len(parts) != 3:
+        raise TrustError(Fault.REQUEST, "bad-name", f"image: got {image!r}, expected PROJECT/IMAGE/VERSION")
+    return parts[0], parts[1], parts[2]
+
+
+def image_of(image: str) -> Version:
+    return version(*parts(image))
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What is not trusted becomes a sentence and an exit code."""
+    try:
+        yield
+    except TrustError as error:
+        raise Failed(Exit.ABSENT if error.code in _ABSENT else _CODES[error.fault], str(error)) from None
+
+
+def there(folder: Path) -> "Shelf":
+    from deskgrid.images.trust.shelf import Shelf
+
+    shelf = Shelf(folder)
+    shelf.must_be_there()
+    return shelf
+
+
+@contextmanager
+def signing(folder: Path, key: Path, password_file: Path | None) -> "Iterator[tuple[Shelf, Signer]]":
+    """Open the key before the repository is locked: while a person looks for a password, the coordinator goes on."""
+    from deskgrid.images.trust.keys import open_signer
+
+    shelf, signer = there(folder), open_signer(key, asks(password_file))
+    with shelf.editing():
+        yield shelf, signer
+
+
+@contextmanager
+def editing(folder: Path) -> "Iterator[Shelf]":
+    from deskgrid.images.trust.shelf import Shelf
+
+    shelf = Shelf(folder)
+    with shelf.editing():
+        yield shelf
+
+
+def asks(file: Path | None, confirm: bool = False) -> "Ask":
+    def ask(what: str) -> str:
+        if file is None:
+            return str(typer.prompt(what, hide_input=True, confirmation_prompt=confirm, err=True))
+        try:
+            return file.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise TrustError(Fault.REQUEST, "no-password", f"password file {file}: can't be read: {reason}") from None
+
+    return ask
+
+
+def sign_project(shelf: "Shelf", wanted: Version, signer: "Signer", side: str, as_json: bool) -> None:
+    from deskgrid.images.trust.roles import owner
+    from deskgrid.images.trust.status import waiting
+
+    role = f"{wanted.project}-{side}"
+    wait = waiting(shelf, role)
+    others = [each for each in wait.changes if not each.endswith((wanted.path, wanted.latest))] if wait else []
+    if others:
+        raise TrustError(
+            Fault.REQUEST,
+            "more-waits",
+            f"role {role}: more waits there than {wanted}: {'; '.join(others)}; see `deskgrid trust status`, "
+            "and sign all of it with `deskgrid trust sign` or delete it from the folder `pending`",
+        )
+    signed = shelf.sign(signer, (role,))
+    if not signed:
+        raise TrustError(
+            Fault.REQUEST,
+            "wrong-key",
+            f"key {owner(signer.public_key)}: it may not sign for {role}; what was prepared waits for a key that may",
+        )
+    settle(shelf, signed, as_json)
+
+
+def settle(shelf: "Shelf", signed: Sequence[str], as_json: bool) -> None:
+    published = shelf.settle()
+    if as_json:
+        show_json({"signed": signed, "published": published})
+        return
+    for role in signed:
+        tell(f"signed: {role}")
+    for role in published:
+        tell(f"complete: {role}; desktops see it when the coordinator renews next")
+    waits(shelf, False)
+
+
+def show_approval(approval: "Approval") -> None:
+    before = f", beside {approval.before}" if approval.before else ""
+    is_latest = "; it is to be the latest" if approval.latest else ""
+    tell(f"{approval.version} waits for its approver{before}{is_latest}:", style="bold")
+    tell("\n".join(f"  {change}" for change in approval.changes))
+
+
+def show_waiting(shelf: "Shelf", role: str, as_json: bool) -> None:
+    from deskgrid.images.trust.status import waiting
+
+    wait = waiting(shelf, role)
+    if wait is None or as_json:
+        return
+    tell(f"{role} version {wait.version}, good until {wait.expires_at:%Y-%m-%d}:", style="bold")
+    tell("\n".join(f"  {change}" for change in wait.changes))
+
+
+def waits(shelf: "Shelf", as_json: bool) -> None:
+    from deskgrid.images.trust.status import waiting
+
+    found = [each for role in shelf.roles() if (each := waiting(shelf, role))]
+    if as_json:
+        show_json({"waiting": found})
+        return
+    for each in found:
+        tell(f"{each.role} version {each.version}: {each.sentence}")
