@@ -50,14 +50,14 @@ from deskgrid.core.vm import Command, Vm, adopt
 from deskgrid.hypervisor import contract as hv
 from deskgrid.images.contract import ImageError
 from deskgrid.model.desktop import Fault, VmState
-from deskgrid.model.image import ImageRef
-from deskgrid.model.instance import InstanceData
+from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.model.inventory import Inventory, Verdict
 from deskgrid.model.lease import Lease
 from deskgrid.model.policy import Policy
 from deskgrid.model.presence import Ending
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Wish
+from deskgrid.wire.messages import Order
 
 log = logging.getLogger("deskgrid.agent")
 _UPGRADE = Reason("agent-upgrade", "The agent of this desktop makes way for a newer one.")
@@ -85,7 +85,7 @@ class Loop:
         self._sense = sense_seconds, sense_seconds_at_rest
         self._tend = timedelta(seconds=tend_seconds)
         self._open: dict[str, ImageRef] = {}
-        self._instances: dict[str, InstanceData] = {}
+        self._orders: dict[str, Order] = {}
         self._paced: bool | None = None
         self._ending: Ending | None = None
         self._policy = policy
@@ -207,8 +207,8 @@ class Loop:
         leases = []
         for order in answer.orders:
             if order.instance is not None:
-                self._instances[order.lease.vm_id] = order.instance
-            if order.lease.vm_id in self._instances or order.lease.vm_id in self.desk.vms:
+                self._orders[order.lease.vm_id] = order
+            if order.lease.vm_id in self._orders or order.lease.vm_id in self.desk.vms:
                 leases.append(order.lease)
         return Told(answer.to, answer.now, tuple(leases), answer.acknowledged, story_until)
 
@@ -223,7 +223,7 @@ class Loop:
             self.around.hypervisor.limit(self.desk.cpus)
         for act in acts:
             self._perform(act)
-        self._instances = {vm_id: data for vm_id, data in self._instances.items() if vm_id in self.desk.vms}
+        self._orders = {vm_id: order for vm_id, order in self._orders.items() if vm_id in self.desk.vms}
         for gone in before.vms.keys() - self.desk.vms.keys():
             if (image := self._open.pop(gone, None)) is not None:
                 self.around.store.close(image)
@@ -253,11 +253,11 @@ class Loop:
         if full is not None and lease.image not in [facts.ref for facts in self.around.store.held()]:
             self.around.aside(partial(Fetched, lease.vm_id, f"{full.sentence} ({full.reading})"))
             return
-        self.around.aside(partial(self._fetch_aside, lease))
+        self.around.aside(partial(self._fetch_aside, lease, self._orders[lease.vm_id].image))
 
-    def _fetch_aside(self, lease: Lease) -> Fetched:
+    def _fetch_aside(self, lease: Lease, grant: ImageGrant | None) -> Fetched:
         try:
-            self.around.store.fetch(lease.image)
+            self.around.store.fetch(lease.image, grant)
         except ImageError as error:
             return Fetched(lease.vm_id, str(error))
         except OSError as error:
@@ -265,15 +265,19 @@ class Loop:
         return Fetched(lease.vm_id)
 
     def _start(self, lease: Lease) -> None:
+        """Start it; its secrets go to the driver and are forgotten here."""
+        order = self._orders.pop(lease.vm_id)
+        assert order.instance is not None, "only orders with instance data are kept"
         try:
-            opened = self.around.store.open(lease.image)
+            opened = self.around.store.open(lease.image, order.image)
         except ImageError as error:
             self.around.aside(partial(hv.StartFailed, lease.vm_id, Fault.DESKTOP, str(error)))
             return
         self._open[lease.vm_id] = lease.image
-        disk = hv.Disk(lease.image, opened.disk, opened.kernel, opened.initrd, opened.cmdline)
-        instance = self._instances[lease.vm_id]
-        self.around.hypervisor.start(hv.VmSpec(lease.vm_id, disk, lease.size, instance, self.desk.policy.vm_disk_bytes))
+        disk = hv.Disk(lease.image, opened.disk, opened.kernel, opened.initrd, opened.cmdline, opened.served)
+        self.around.hypervisor.start(
+            hv.VmSpec(lease.vm_id, disk, lease.size, order.instance, self.desk.policy.vm_disk_bytes)
+        )
 
     # -- what follows from it all ---------------------------------------------------------------------------------
 

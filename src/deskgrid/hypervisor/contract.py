@@ -15,19 +15,22 @@ import msgspec
 from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.lease import Size
+from deskgrid.wire.disk import DiskServer
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """An opened image: where the driver finds what a VM boots from. All files are read only.
+    """An opened image: where the driver finds what a VM boots from, either in files or from a program. All read only.
 
-    disk: the raw disk (bootable by BIOS). kernel, initrd, cmdline: for drivers that can boot a kernel directly.
+    disk: file of the raw disk (bootable by BIOS). kernel, initrd: files for drivers that can boot a kernel directly.
+    served: in place of the three files: a program that serves them for as long as the VM lives. Holds a SECRET.
     """
 
     ref: ImageRef
-    disk: Path
+    disk: Path | None = None
     kernel: Path | None = None
     initrd: Path | None = None
     cmdline: str = ""
+    served: DiskServer | None = None
 
 
 class VmSpec(msgspec.Struct, frozen=True):

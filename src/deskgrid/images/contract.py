@@ -1,7 +1,4 @@
-"""The contract of a desktop's image store.
-
-Signing, chunks and encryption will fill this interface; callers will not change.
-"""
+"""The contract of a desktop's image store."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
+from deskgrid.wire.disk import DiskServer
 
 
 class ImageError(Exception):
@@ -17,30 +15,31 @@ class ImageError(Exception):
 
 
 class OpenedImage(msgspec.Struct, frozen=True):
-    """Files of an image that a hypervisor may read, until `close`."""
+    """What a hypervisor may read until `close`: files, or a program that serves them. Holds a SECRET (`served`)."""
 
     facts: ImageFacts
-    disk: Path
-    kernel: Path | None
-    initrd: Path | None
     cmdline: str
+    disk: Path | None = None
+    kernel: Path | None = None
+    initrd: Path | None = None
+    served: DiskServer | None = None
 
 
 class ImageStore(Protocol):
     """The images that a desktop holds.
 
-    A driver MUST give an image out only when its content has the digest of its reference, and MUST be able to be
-    asked from several threads.
+    A driver MUST give an image out only when its content has the digest of its reference and enough of the right
+    people have signed it, and MUST be able to be asked from several threads.
     """
 
     def held(self) -> Sequence[ImageFacts]:
-        """The images that are wholly here."""
+        """The images of which enough is here that a VM starts without waiting; quick."""
 
-    def fetch(self, ref: ImageRef) -> None:
-        """Make the image be here; may take long. Idempotent. Raises: ImageError."""
+    def fetch(self, ref: ImageRef, grant: ImageGrant | None) -> None:
+        """Make sure that a VM of it may start now; may take long. Called before each start. Raises: ImageError."""
 
-    def open(self, ref: ImageRef) -> OpenedImage:
-        """Give the files of an image that is held. Raises: ImageError."""
+    def open(self, ref: ImageRef, grant: ImageGrant | None) -> OpenedImage:
+        """Give an image that was fetched, once for each VM. Raises: ImageError."""
 
     def close(self, ref: ImageRef) -> None:
-        """The hypervisor no longer reads it."""
+        """A VM of it is gone; called once for each `open`."""

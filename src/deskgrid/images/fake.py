@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from deskgrid.images.contract import ImageError, OpenedImage
-from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 
 
 class FakeStore:
@@ -39,7 +39,7 @@ class FakeStore:
         with self._lock:
             return [self._held[ref] for ref in sorted(self._held) if ref not in self._damaged]
 
-    def fetch(self, ref: ImageRef) -> None:
+    def fetch(self, ref: ImageRef, grant: ImageGrant | None = None) -> None:
         """Make the image be here. Raises: ImageError."""
         with self._lock:
             facts = self._held.get(ref) or self._fetchable.get(ref)
@@ -49,7 +49,7 @@ class FakeStore:
                 raise ImageError(f"image {ref.name} {ref.digest[:12]}…: it is damaged; mend it")
             self._held[ref] = facts
 
-    def open(self, ref: ImageRef) -> OpenedImage:
+    def open(self, ref: ImageRef, grant: ImageGrant | None = None) -> OpenedImage:
         """Give the files of an image that is held. Raises: ImageError."""
         if ref not in self._held:
             raise ImageError(f"image {ref.name} {ref.digest[:12]}…: not held; fetch it first")
@@ -61,7 +61,7 @@ class FakeStore:
             file.write_bytes(ref.digest.encode())
         with self._lock:
             self.opened[ref] = self.opened.get(ref, 0) + 1
-        return OpenedImage(self._held[ref], files[0], files[1], files[2], "")
+        return OpenedImage(self._held[ref], "", files[0], files[1], files[2])
 
     def close(self, ref: ImageRef) -> None:
         """The hypervisor no longer reads it."""

@@ -23,7 +23,7 @@ from deskgrid.host.files import write_atomic
 from deskgrid.images import manifest
 from deskgrid.images.contract import ImageError, OpenedImage
 from deskgrid.images.manifest import DISK, INITRD, KERNEL, Manifest, Stamps, check_lengths, measure
-from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from deskgrid.model.names import BadName, name
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
@@ -57,15 +57,15 @@ class FolderStore:
                 found.append(manifest.facts(held, ref.digest))
         return found
 
-    def fetch(self, ref: ImageRef) -> None:
+    def fetch(self, ref: ImageRef, grant: ImageGrant | None = None) -> None:
         """Check that the image is here and undamaged; seconds the first time. Raises: ImageError."""
         self._verified(ref)
 
-    def open(self, ref: ImageRef) -> OpenedImage:
+    def open(self, ref: ImageRef, grant: ImageGrant | None = None) -> OpenedImage:
         """Give the files of an image that is held. Raises: ImageError."""
         folder, held = self._verified(ref)
         facts = manifest.facts(held, ref.digest)
-        return OpenedImage(facts, folder / DISK, folder / KERNEL, folder / INITRD, held.cmdline)
+        return OpenedImage(facts, held.cmdline, folder / DISK, folder / KERNEL, folder / INITRD)
 
     def close(self, ref: ImageRef) -> None:
         """Nothing is held open here."""

@@ -8,7 +8,7 @@ import msgspec
 
 from deskgrid.model.desktop import Availability, Room, VmReport
 from deskgrid.model.desktop import Transition as Transition
-from deskgrid.model.image import ImageRef
+from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease
@@ -48,10 +48,11 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A VM that the desktop should run. instance is there only while the VM has not been reported yet."""
+    """A VM that the desktop should run. instance and image are there only while the VM has not been reported yet."""
 
     lease: Lease
     instance: InstanceData | None = None
+    image: ImageGrant | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):

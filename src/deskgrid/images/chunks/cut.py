@@ -23,7 +23,7 @@ from deskgrid.images.contract import ImageError
 if TYPE_CHECKING:
     from pyfastcdc import FastCDC
 
-AVERAGE_BYTES, LEAST_BYTES, MOST_BYTES = 16 << 10, 4 << 10, 64 << 10
+AVERAGE_BYTES, LEAST_BYTES, MOST_BYTES = 8 << 10, 2 << 10, 32 << 10
 _BLOCK = 4096
 _HOLE_BLOCKS = 8
 _ZEROS = bytes(_BLOCK * _HOLE_BLOCKS)

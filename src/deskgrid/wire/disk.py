@@ -1,0 +1,58 @@
+"""What a keeper and the process that serves its VM's disk say to each other. Both are on one desktop, of one account.
+
+Rules, told first
+- The keeper starts `argv` with three more arguments: the path of the Unix socket to be made, and the numbers of two
+  inherited memory files, for kernel and initrd ("-": there is none).
+- It writes `opening` to the standard input, which holds a SECRET and means nothing to the keeper; then, a JSON line
+  each, a `Command`. The process lives until its standard input ends, and dies with its keeper.
+- It fills the memory files, then says `Ready`; or it says why not (`Said`) and ends with another exit code than 0.
+  What it says later are faults that it met, in sentences. One JSON line each.
+- It serves an NBD export "disk", read only. A guest may have to wait, but gets no error because a source is away.
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class DiskServer(msgspec.Struct, frozen=True):
+    """How to start one. argv: without the three arguments. opening: SECRET. size_bytes: the disk's length."""
+
+    argv: tuple[str, ...]
+    opening: bytes
+    size_bytes: int
+    kernel: bool = True
+    initrd: bool = True
+
+    def __repr__(self) -> str:
+        return f"DiskServer(argv={self.argv!r}, size_bytes={self.size_bytes}, opening=<secret>)"
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A line to it. do: pause, resume (fetching), rate (value: bytes per second, 0: no limit), status, order."""
+
+    do: str
+    value: int = 0
+
+
+class Word(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line from it: one of them. ready: it serves. said: a fault, in a sentence. answer: to a command."""
+
+    ready: dict[str, Any] | None = None
+    said: str = ""
+    answer: Any = None
+
+
+def encode_command(command: Command) -> bytes:
+    """One line, with its newline."""
+    return msgspec.json.encode(command) + b"\n"
+
+
+def encode_word(word: Word) -> bytes:
+    """One line, with its newline."""
+    return msgspec.json.encode(word) + b"\n"
+
+
+def decode_word(line: bytes) -> Word:
+    """Raises: msgspec.MsgspecError."""
+    return msgspec.json.decode(line, type=Word)
