@@ -94,7 +94,7 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
 def _value(name: str) -> st.SearchStrategy[Any]:
     if name in _VALUES:
         return _VALUES[name]
-    if name.endswith("_bytes"):
+    if name.endswith(("_bytes", "_bytes_per_second")):
         return st.integers(1 << 20, 64 * GIB)
     if name.endswith("_seconds"):
         return SECONDS

@@ -67,6 +67,18 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("metered", _N, "network", "VMs may run while the network is metered"),
     Row("wireless", _N, "network", "VMs may run while the network is wireless"),
+    Row(
+        "download_bytes_per_second",
+        _L,
+        "network",
+        "what the image of each VM may take of the network, and the same for all that neighbours are given",
+    ),
+    Row(
+        "neighbours",
+        _N,
+        "network",
+        "while VMs may run, it gives parts of images to desktops of its subnet, and asks them; then it listens",
+    ),
     Row("others_cpu_max", _L, "load", "share of all processors that other programs may use; above it, VMs make way"),
     Row("others_cpu_seconds", _L, "load", "… for so long"),
     Row("memory_reserve_bytes", _M, "memory", "left to the system when a VM starts, always"),
@@ -127,6 +139,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     battery_min_percent: Percent = 30.0
     metered: bool = False
     wireless: bool = True
+    download_bytes_per_second: Annotated[int, msgspec.Meta(ge=10_000)] = 12_500_000
+    neighbours: bool = False
     others_cpu_max: Share = 0.5
     others_cpu_seconds: Seconds = 60.0
     memory_reserve_bytes: Bytes = 2 * GIB

@@ -4,6 +4,8 @@ A report says all that the desktop is and runs; the answer says all that it shou
 itself, so a lost, repeated or late one does no harm: the next one heals it.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from deskgrid.model.desktop import Availability, Room, VmReport
@@ -27,6 +29,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     story: transitions not acknowledged yet, oldest first.
     inventory: what the desktop is made of; in the first reports of an incarnation until one is answered, and again when
     it has changed.
+    neighbour_port: where it gives parts of images to desktops of its subnet; 0: it does not, and is told of none.
     """
 
     incarnation: Name
@@ -45,6 +48,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     ended: tuple[VmReport, ...] = ()
     story: tuple[Transition, ...] = ()
     inventory: Inventory | None = None
+    neighbour_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
