@@ -1,12 +1,14 @@
 """Small disks with something of everything, a folder that is published to, and web servers that behave or don't."""
 
 import random
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from deskgrid.coordinator.trust import Authority
 from deskgrid.images.chunks.ahead import How
 from deskgrid.images.chunks.keys import ProjectKey
 from deskgrid.images.chunks.publish import Published, Source, publish
@@ -67,7 +69,10 @@ def order(folder: Path, store: ChunkStore, digest: str, *sources: Origin, ahead:
 
 
 class Web:
-    """A web server of packs. Faults: name a fault in `behave` for the requests that come next."""
+    """A web server of packs. Faults: name a fault in `behave` for the requests that come next.
+
+    stalled: somebody waits for an answer that does not come while the server runs.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root, self.behave, self.ranges = root, "", []
@@ -85,7 +90,7 @@ class Web:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.origin = Origin(f"http://127.0.0.1:{self.server.server_address[1]}")
-        self.stalled = threading.Event()
+        self.stalled, self.over = threading.Event(), threading.Event()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         begin, end = (int(word) for word in request.headers["Range"].removeprefix("bytes=").split("-"))
@@ -110,7 +115,8 @@ class Web:
             return
         if self.behave == "stalls":
             self.stalled.set()
-            threading.Event().wait(20)
+            self.over.wait()
+            return
         request.wfile.write(part)
         if self.behave == "endless":
             for _ in range(64):
@@ -119,13 +125,19 @@ class Web:
 
 
 @contextmanager
-def web(root: Path) -> Iterator[Web]:
-    """A running web server."""
+def web(root: Path, authority: Authority | None = None) -> Iterator[Web]:
+    """A running web server; over TLS with an authority."""
     made = Web(root)
+    if authority is not None:
+        secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        secure.load_cert_chain(authority.chain, authority.key)
+        made.server.socket = secure.wrap_socket(made.server.socket, server_side=True)
+        made.origin = Origin(made.origin.url.replace("http", "https"), str(authority.certificate))
     thread = threading.Thread(target=made.server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield made
     finally:
+        made.over.set()
         made.server.shutdown()
         made.server.server_close()

@@ -1,17 +1,20 @@
 """Fetching: from whom, how, and that bad sources cost nothing but time."""
 
+import queue
 import random
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from deskgrid.images.chunks.fetch import Fetcher, Stopped, Unreachable
+from deskgrid.coordinator.trust import prepare
+from deskgrid.images.chunks.fetch import Fetcher, Paused, Stopped, Unreachable
 from deskgrid.images.chunks.packs import PackIndex, assemble
 from deskgrid.images.chunks.ranges import Pace, ranges
-from deskgrid.images.chunks.source import Origin, open_source
-from deskgrid.images.chunks.store import ChunkStore
+from deskgrid.images.chunks.source import HttpSource, Origin, open_source
+from deskgrid.images.chunks.store import Admitted, ChunkStore
 from deskgrid.images.chunks.upkeep import verify
 from deskgrid.images.contract import ImageError
 from tests.images.chunks.ground import ROOMY, content, origin, published, web
@@ -65,26 +68,70 @@ def test_requests_join_what_lies_close_and_are_bounded() -> None:
     assert list(ranges(index, [])) == []
 
 
-def test_stopping_ends_a_request_that_hangs_at_once(tmp_path: Path) -> None:
+class Fetching:
+    """All of an image is fetched in a thread, from a server that would be waited for longer than a test may last."""
+
+    def __init__(self, store: ChunkStore, image: Admitted, origin: Origin) -> None:
+        self.fetcher = Fetcher(store, image, [HttpSource(origin, silence_seconds=1000)])
+        self._ended: queue.Queue[ImageError | None] = queue.Queue()
+
+    def begin(self) -> None:
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.fetcher.whole()
+            self._ended.put(None)
+        except ImageError as error:
+            self._ended.put(error)
+
+    def ended(self) -> ImageError | None:
+        return self._ended.get(timeout=60)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("secure", [False, True])
+def test_stopping_ends_a_request_that_hangs_at_once(tmp_path: Path, secure: bool, kept: bool) -> None:
+    made = published(tmp_path, content())
+    store = ChunkStore(tmp_path / "store", ROOMY)
+    authority = prepare(tmp_path, ["127.0.0.1"], datetime.now(UTC)) if secure else None
+    with web(tmp_path / "server", authority) as server, store.admit(made.path.read_bytes()) as image:
+        fetching = Fetching(store, image, server.origin)
+        if kept:
+            fetching.fetcher.index(0)
+        server.behave = "stalls"
+        fetching.begin()
+        assert server.stalled.wait(60)
+        fetching.fetcher.stop()
+        assert isinstance(fetching.ended(), Stopped)
+
+
+def test_once_stopped_nobody_is_asked_any_more(tmp_path: Path) -> None:
     made = published(tmp_path, content())
     store = ChunkStore(tmp_path / "store", ROOMY)
     with web(tmp_path / "server") as server, store.admit(made.path.read_bytes()) as image:
-        fetcher = Fetcher(store, image, [open_source(server.origin)])
+        fetching = Fetching(store, image, server.origin)
+        fetching.fetcher.stop()
+        fetching.begin()
+        assert isinstance(fetching.ended(), Stopped) and not server.ranges
+
+
+def test_pausing_is_not_the_sources_fault_and_asks_nobody_until_it_ends(tmp_path: Path) -> None:
+    made = published(tmp_path, content())
+    store = ChunkStore(tmp_path / "store", ROOMY)
+    with web(tmp_path / "server") as server, store.admit(made.path.read_bytes()) as image:
+        fetching = Fetching(store, image, server.origin)
         server.behave = "stalls"
-        ended: list[object] = []
-
-        def fetch() -> None:
-            try:
-                fetcher.whole()
-            except ImageError as error:
-                ended.append(error)
-
-        thread = threading.Thread(target=fetch)
-        thread.start()
-        assert server.stalled.wait(20)
-        fetcher.stop()
-        thread.join(5)
-        assert not thread.is_alive() and isinstance(ended[0], Stopped)
+        fetching.begin()
+        assert server.stalled.wait(60)
+        fetching.fetcher.pause(True)
+        assert isinstance(fetching.ended(), Paused)
+        server.behave, server.ranges = "", []
+        fetching.begin()
+        assert isinstance(fetching.ended(), Paused) and not server.ranges
+        fetching.fetcher.pause(False)
+        fetching.begin()
+        assert fetching.ended() is None
 
 
 def test_the_rate_is_kept_and_can_be_changed_while_it_runs() -> None:

@@ -75,8 +75,8 @@ class Lanes:
         """Stop at once or resume going ahead; what is being read is fetched all the same."""
         if paused:
             self._go.clear()
-            self._ahead.interrupt()
-        else:
+        self._ahead.pause(paused)
+        if not paused:
             self._go.set()
 
     def close(self) -> None:

@@ -6,7 +6,8 @@ Rules, told first
   `Unreachable`, and the caller may try again.
 - Every blob is checked against its pack's index, and the index against the pack's name, before anything is kept. What
   came before a source failed is kept, so nothing is fetched twice.
-- `stop` ends it at once: the connection is cut. The rate is the callers' common `Pace`.
+- `stop` ends it at once, for good, `pause` until told otherwise: the connection is cut. The rate is the callers' common
+  `Pace`.
 - A full store is no reason not to read: the blobs are handed to the caller anyway.
 """
 
@@ -43,6 +44,10 @@ class Stopped(ImageError):
     """It was cancelled."""
 
 
+class Paused(Unreachable):
+    """It was told to pause."""
+
+
 class _Health:
     """When a source may be asked again."""
 
@@ -58,7 +63,7 @@ class _Health:
 
 
 class Fetcher:
-    """Brings blobs of one image; for one thread, but `stop` for any."""
+    """Brings blobs of one image; for one thread, but `stop` and `pause` for any."""
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class Fetcher:
         self._health = [_Health() for _ in sources]
         self._needed: dict[int, frozenset[int]] = {}
         self._stop = threading.Event()
+        self._paused = False
         self.full = ""
         self.fetched_bytes = 0
         self.requests = 0
@@ -81,10 +87,15 @@ class Fetcher:
     def stop(self) -> None:
         """End what is running now, and all that is asked later, with Stopped."""
         self._stop.set()
-        self.interrupt()
+        self._cut()
 
-    def interrupt(self) -> None:
-        """Break off what is running; it counts as a source that went away, and can be asked again soon."""
+    def pause(self, paused: bool) -> None:
+        """End what is running now, and all that is asked until told otherwise, with Paused."""
+        self._paused = paused
+        if paused:
+            self._cut()
+
+    def _cut(self) -> None:
         for source in self._sources:
             source.cancel()
 
@@ -157,8 +168,7 @@ class Fetcher:
             try:
                 given = ask(source)
             except Away as error:
-                if self._stop.is_set():
-                    break
+                self._may_go_on()  # it may be we who cut it
                 health.failed(str(error))
             except Damaged as error:
                 self._report(f"{source.name}: it gave wrong bytes: {error}")
@@ -167,8 +177,7 @@ class Fetcher:
             else:
                 health.worked()
                 return given
-        if self._stop.is_set():
-            raise Stopped("fetching was stopped")
+        self._may_go_on()
         told = "; ".join(health.reason for health in self._health if health.reason)
         again = min(health.not_before for health in self._health)
         raise Unreachable(f"pack {pack.name[:12]}…: no source gives it now: {told}; it is tried again", again)
@@ -213,12 +222,19 @@ class Fetcher:
 
     def _parts(self, source: PackSource, pack: Pack, start: int, end: int) -> Iterator[bytes]:
         self.requests += 1
-        for part in source.read(self._image.manifest.project, pack.name, start, end):
+        parts = source.read(self._image.manifest.project, pack.name, start, end)
+        self._may_go_on()  # only now: what stops us later cancels it
+        for part in parts:
             self.fetched_bytes += len(part)
             self._pace.take(len(part), self._stop)
-            if self._stop.is_set():
-                raise Stopped("fetching was stopped")
+            self._may_go_on()
             yield part
+
+    def _may_go_on(self) -> None:
+        if self._stop.is_set():
+            raise Stopped("fetching was stopped")
+        if self._paused:
+            raise Paused("fetching is paused", time.monotonic())
 
     def _keep(self, index: PackIndex, came: dict[int, bytes], missing: set[int], keep: Keep | None) -> None:
         if not came:

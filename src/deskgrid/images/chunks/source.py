@@ -4,22 +4,21 @@ Rules, told first
 - A source is asked for a part of a pack and gives bytes as they come. Nobody believes it: who asks checks every blob.
 - It never gives more than it was asked for, follows nobody elsewhere, and gives up when nothing comes for ten
   seconds, or when less than 2 KiB/s come over half a minute: a bad source costs time, a bounded one.
-- `cancel` ends what is running at once, from another thread.
+- `cancel` ends at once, from another thread, all that was asked for by `read` until then, however far it has got: while
+  it connects, greets, waits or reads. Only a computer's name that is being looked up is waited for.
 """
 
 import http.client
-import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
+from deskgrid.images.chunks.line import Line
 from deskgrid.images.contract import ImageError
 
 _PART_BYTES = 64 << 10
@@ -44,10 +43,10 @@ class PackSource(Protocol):
     name: str
 
     def read(self, project: str, pack: str, start: int, end: int) -> Iterator[bytes]:
-        """Give the bytes from start to end as they come. Raises: Away."""
+        """Give the bytes from start to end as they come. Raises: Away, at the first byte or later."""
 
     def cancel(self) -> None:
-        """End what is running; from another thread."""
+        """End what `read` was called for until now: it raises Away. From any thread."""
 
 
 def open_source(origin: Origin) -> PackSource:
@@ -88,20 +87,28 @@ class FolderSource:
 class HttpSource:
     """A web server or a cache; one request at a time over one connection that is kept."""
 
-    def __init__(self, origin: Origin) -> None:
-        """Talk to the server at `origin.url`."""
+    def __init__(self, origin: Origin, silence_seconds: float = _SILENCE_SECONDS) -> None:
+        """Talk to the server at `origin.url`; give up when nothing comes for so long."""
+        self._silence_seconds = silence_seconds
         self._parts = urlsplit(origin.url)
         self.name = f"{self._parts.scheme}://{self._parts.netloc}{self._parts.path.rstrip('/')}"
         self._ca = origin.ca
-        self._lock = threading.Lock()
+        self._line = Line()
         self._link: http.client.HTTPConnection | None = None
-        self._socket: socket.socket | None = None
 
     def read(self, project: str, pack: str, start: int, end: int) -> Iterator[bytes]:
-        """Give the bytes from start to end as they come. Raises: Away."""
+        """Give the bytes from start to end as they come. Raises: Away, at the first byte or later."""
+        path = f"{self._parts.path.rstrip('/')}/{project}/packs/{pack[:2]}/{pack}"
+        return self._read(path, start, end, self._line.turn())
+
+    def cancel(self) -> None:
+        """Cut the connection, also one that is being made; whoever reads from it gets Away."""
+        self._line.cut()
+
+    def _read(self, path: str, start: int, end: int, turn: int) -> Iterator[bytes]:
         whole = False
         try:
-            answer = self._ask(f"{self._parts.path.rstrip('/')}/{project}/packs/{pack[:2]}/{pack}", start, end)
+            answer = self._ask(path, start, end, turn)
             yield from self._body(answer, start, end)
             whole = True
         except (OSError, http.client.HTTPException) as error:
@@ -110,28 +117,19 @@ class HttpSource:
             if not whole:
                 self._drop()
 
-    def cancel(self) -> None:
-        """Cut the connection; whoever reads from it gets Away."""
-        with self._lock:
-            if self._socket is not None:
-                with suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
-
     def _drop(self) -> None:
         """Close the connection; from the thread that reads."""
-        with self._lock:
-            link, self._link, self._socket = self._link, None, None
-        if link is not None:
-            link.close()
+        self._line.forget()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
-    def _ask(self, path: str, start: int, end: int) -> http.client.HTTPResponse:
-        again = self._link is not None
+    def _ask(self, path: str, start: int, end: int, turn: int) -> http.client.HTTPResponse:
+        again = self._link is not None and self._link.sock is not None
         while True:
-            link = self._connected()
             try:
+                link = self._connected(turn)
                 link.request("GET", path, headers={"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"})
-                with self._lock:
-                    self._socket = link.sock
                 answer = link.getresponse()
                 break
             except (OSError, http.client.HTTPException):
@@ -149,18 +147,19 @@ class HttpSource:
             raise Away(f"{self.name}: got a length of {answer.length} bytes, expected {end - start}")
         return answer
 
-    def _connected(self) -> http.client.HTTPConnection:
-        with self._lock:
-            if self._link is None:
-                host = self._parts.hostname or ""
-                if self._parts.scheme == "https":
-                    trust = ssl.create_default_context(cafile=self._ca or None)
-                    self._link = http.client.HTTPSConnection(
-                        host, self._parts.port, timeout=_SILENCE_SECONDS, context=trust
-                    )
-                else:
-                    self._link = http.client.HTTPConnection(host, self._parts.port, timeout=_SILENCE_SECONDS)
+    def _connected(self, turn: int) -> http.client.HTTPConnection:
+        """Return the connection that is kept, or a new one. Raises: OSError."""
+        if self._link is not None and self._link.sock is not None:
+            self._line.use(self._link.sock, turn)
             return self._link
+        host, port, trust = self._parts.hostname or "", self._parts.port, None
+        if self._parts.scheme == "https":
+            trust = ssl.create_default_context(cafile=self._ca or None)
+            self._link = http.client.HTTPSConnection(host, port, context=trust)
+        else:
+            self._link = http.client.HTTPConnection(host, port)
+        self._link.sock = self._line.connect((host, self._link.port), trust, turn, self._silence_seconds)
+        return self._link
 
     def _body(self, answer: http.client.HTTPResponse, start: int, end: int) -> Iterator[bytes]:
         left, began, came = end - start, time.monotonic(), 0
