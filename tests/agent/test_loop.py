@@ -14,7 +14,7 @@ from deskgrid.hypervisor import contract as hv
 from deskgrid.hypervisor.fake import GuestBehaviour
 from deskgrid.images.fake import FakeStore
 from deskgrid.model.desktop import Fault
-from deskgrid.model.image import ImageRef
+from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.model.lease import Size
 from deskgrid.model.policy import GIB, Policy
 from deskgrid.model.reason import Reason
@@ -111,7 +111,7 @@ def test_an_image_that_cannot_be_had_ends_the_vm_with_the_sentence(tmp_path: Pat
 class Decaying(FakeStore):
     """Its images are damaged as soon as they were fetched."""
 
-    def fetch(self, ref: ImageRef) -> None:
+    def fetch(self, ref: ImageRef, grant: ImageGrant | None = None) -> None:
         super().fetch(ref)
         self.damage(ref)
 

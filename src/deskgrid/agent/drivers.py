@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from deskgrid.agent.clock import utc_now
+from deskgrid.agent.clock import Clock, utc_now
+from deskgrid.agent.files import ca_file
 from deskgrid.agent.items import Item
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.hypervisor.contract import Hypervisor
+from deskgrid.images.contract import ImageStore
 from deskgrid.model.policy import Machine, Policy
 from deskgrid.presence.contract import SystemPresence
 
@@ -82,6 +84,30 @@ def hypervisor_of(settings: AgentSettings, inbox: Inbox) -> Hypervisor:
     from deskgrid.hypervisor.qemu import QemuHypervisor
 
     return QemuHypervisor(settings.state, inbox.put, idle_class=settings.idle_class)
+
+
+def store_of(settings: AgentSettings, policy: Callable[[], Policy], wall: Clock) -> ImageStore:
+    """This desktop's images; for pretended virtual machines, pretended ones."""
+    if settings.hypervisor == "fake":
+        from deskgrid.images.fake import FakeStore
+
+        return FakeStore(settings.store, anything=True)
+    from deskgrid.images.desktop import Allowance, DesktopStore, Origins
+    from deskgrid.images.trust.ask import Place
+
+    def allowance() -> Allowance:
+        now = policy()
+        return Allowance(now.images_bytes, now.disk_floor_bytes, now.download_bytes_per_second)
+
+    repository = settings.repository_url
+    ours = repository.startswith(settings.coordinator)
+    place = Place(
+        settings.state / "trust",
+        settings.root,
+        repository,
+        certificates=ca_file(settings.state) if ours else None,
+    )
+    return DesktopStore(Origins(settings.store, place, (repository,)), allowance, wall)
 
 
 def _fake_hypervisor(emit: Callable[[Item], None], due: Callable[[Callable[[], None]], None]) -> Hypervisor:

@@ -23,10 +23,11 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """The image of a VM is here, or it is not: then error says why."""
+    """A VM of its image may start, or may not: then error says why, and fault whose it is."""
 
     vm_id: str
     error: str = ""
+    fault: Fault = Fault.DESKTOP
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -82,9 +83,9 @@ def vm_event(item: Fetched | hv.Started | hv.StartFailed | hv.Alive | hv.GuestLe
     """What a driver's event means in the table of `core/vm.py`."""
     match item:
         case Fetched() if item.error:
-            return Event(Kind.FETCH_FAILED, Reason("fetch-failed", item.error), fault=Fault.DESKTOP)
+            return Event(Kind.FETCH_FAILED, Reason("fetch-failed", item.error), fault=item.fault)
         case Fetched():
-            return Event(Kind.FETCHED, Reason("fetched", "Its image is here."))
+            return Event(Kind.FETCHED, Reason("fetched", "Its image may start."))
         case hv.Started():
             reason = Reason("started", f"Its processors run, on {item.accelerator}.")
             return Event(Kind.STARTED, reason, accelerator=item.accelerator)

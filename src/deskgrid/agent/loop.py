@@ -49,7 +49,7 @@ from deskgrid.core.limits import may_fetch
 from deskgrid.core.vm import Command, Vm, adopt
 from deskgrid.hypervisor import contract as hv
 from deskgrid.images.contract import ImageError
-from deskgrid.model.desktop import Fault, VmState
+from deskgrid.model.desktop import VmState
 from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.model.inventory import Inventory, Verdict
 from deskgrid.model.lease import Lease
@@ -259,7 +259,7 @@ class Loop:
         try:
             self.around.store.fetch(lease.image, grant)
         except ImageError as error:
-            return Fetched(lease.vm_id, str(error))
+            return Fetched(lease.vm_id, str(error), error.whose)
         except OSError as error:
             return Fetched(lease.vm_id, f"image {lease.image.name}: {error.strerror or error}")
         return Fetched(lease.vm_id)
@@ -271,7 +271,7 @@ class Loop:
         try:
             opened = self.around.store.open(lease.image, order.image)
         except ImageError as error:
-            self.around.aside(partial(hv.StartFailed, lease.vm_id, Fault.DESKTOP, str(error)))
+            self.around.aside(partial(hv.StartFailed, lease.vm_id, error.whose, str(error)))
             return
         self._open[lease.vm_id] = lease.image
         disk = hv.Disk(lease.image, opened.disk, opened.kernel, opened.initrd, opened.cmdline, opened.served)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from deskgrid.agent.around import Around
 from deskgrid.agent.clock import Clock, calendar, steady_clock, utc_now
-from deskgrid.agent.drivers import Due, Inbox, hypervisor_of, presence_of
+from deskgrid.agent.drivers import Due, Inbox, hypervisor_of, presence_of, store_of
 from deskgrid.agent.files import ca_file, credential_file, status_file
 from deskgrid.agent.items import Asked, HandOver, Item, Looked, Sense, Stop, Tick
 from deskgrid.agent.leases import LeaseFile
@@ -38,7 +38,6 @@ from deskgrid.core.desk import reports as vm_reports
 from deskgrid.core.layers import combine
 from deskgrid.host.files import Locked, locked
 from deskgrid.host.inventory import read_inventory
-from deskgrid.images.store import FolderStore
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 
@@ -112,10 +111,10 @@ class _Running:
         self.rules = PolicyFiles(settings.policy_folder, state, file)
         self.effective = self.rules.read() or combine(())
         self.wishes = WishBook(state / "wish.json", os.geteuid(), wall())
-        self.store = FolderStore(settings.images, state / "checked-images.json")
-        self.images = Weighed(settings.images)
+        self.images = Weighed(settings.store)
         self.presence, read_machine = presence_of(settings, self.images.bytes)
         self.hypervisor = hypervisor_of(settings, self.inbox)
+        self.store = store_of(settings, lambda: self.effective.policy, wall)
         self.book = UsageBook(state / "usage.json", self._local)
         self.signals = 0
         self.told: object = None

@@ -14,11 +14,17 @@ ADDRESS = r"^https://[A-Za-z0-9.\[\]:-]+\Z"
 """Where a coordinator may be: never without TLS, and nothing but host and port."""
 
 
+ROOT = Path("/etc/deskgrid/root.json")
+Repository = Annotated[str, msgspec.Meta(pattern=r"^(https?://[!-~]+)?\Z")]
+
+
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One desktop's agent.
 
     coordinator: "https://host:port". desktop: this computer's name in the grid. state: folder of its own, mode 0700.
-    images: folder of images. presence: "linux", or "file:/path" for a desktop without an owner (demo, tests).
+    images: folder of its store of images; none: in `state`. root: the first version of the signers' root, shipped with
+    the agent. repository: where signed metadata and packs are (a URL); empty: at the coordinator.
+    presence: "linux", or "file:/path" for a desktop without an owner (demo, tests).
     hypervisor: "qemu" or "fake". idle_class: VMs get only the processor time that nobody else wants.
     zone: IANA name of the owner's time zone; empty: the computer's own.
     hold_seconds: how long a report may be held open. sense_seconds: how often presence is read with VMs
@@ -30,7 +36,9 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     coordinator: Annotated[str, msgspec.Meta(pattern=ADDRESS)]
     desktop: Name
     state: Path
-    images: Path
+    images: Path | None = None
+    root: Path = ROOT
+    repository: Repository = ""
     presence: Annotated[str, msgspec.Meta(pattern=r"^(linux|file:/.+)$")] = "linux"
     hypervisor: Literal["qemu", "fake"] = "qemu"
     idle_class: bool = True
@@ -41,6 +49,16 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     local: Path | None = None
     policy_folder: Path = POLICY_FOLDER
     policy: PolicyTable = PolicyTable()
+
+    @property
+    def store(self) -> Path:
+        """The folder of its store of images."""
+        return self.images or self.state / "images"
+
+    @property
+    def repository_url(self) -> str:
+        """Where signed metadata and packs are."""
+        return self.repository.rstrip("/") or f"{self.coordinator}/repository"
 
     def __post_init__(self) -> None:
         if self.zone:

@@ -40,8 +40,8 @@ def demo(
     cast = Cast(keep)
     play: Play | None = None
     try:
-        stage = Stage(cast, tree, image)
-        say("demo", "starting HTCondor, the coordinator and two agents")
+        stage = Stage(cast, tree, image.folder)
+        say("demo", "signing the image; starting HTCondor, the coordinator and two agents")
         stage.set()
         play = Play(stage, say)
         play.run()

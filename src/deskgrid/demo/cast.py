@@ -62,10 +62,10 @@ class Cast:
             os.chown(path, self.account.uid, self.account.gid)
         return path
 
-    def run(self, *arguments: str, stdin: str = "", timeout_seconds: float = 60) -> str:
-        """Run a deskgrid command as the account; return what it printed. Raises: DemoError."""
+    def run(self, *arguments: str, stdin: str = "", timeout_seconds: float = 60, module: str = "deskgrid") -> str:
+        """Run a deskgrid command (or another module) as the account; return what it printed. Raises: DemoError."""
         done = subprocess.run(
-            self._argv(arguments),
+            self._argv(arguments, module),
             input=stdin.encode(),
             capture_output=True,
             timeout=timeout_seconds,
@@ -74,7 +74,7 @@ class Cast:
             check=False,
         )
         if done.returncode:
-            raise DemoError(f"deskgrid {' '.join(arguments[:2])}: {done.stderr.decode().strip() or 'it failed'}")
+            raise DemoError(f"{module} {' '.join(arguments[:2])}: {done.stderr.decode().strip() or 'it failed'}")
         return done.stdout.decode()
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -105,8 +105,8 @@ class Cast:
                 lines = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
                 raise DemoError(f"{name} ended with code {process.returncode}: {lines[-1] if lines else 'no word'}")
 
-    def _argv(self, arguments: tuple[str, ...]) -> list[str]:
-        return [*become(self.account), sys.executable, "-m", "deskgrid", *arguments]
+    def _argv(self, arguments: tuple[str, ...], module: str = "deskgrid") -> list[str]:
+        return [*become(self.account), sys.executable, "-m", module, *arguments]
 
     def _env(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TERM", "TZ") if name in os.environ}

@@ -12,9 +12,8 @@ import msgspec
 from deskgrid.coordinator.client import NoAnswer, OperatorClient
 from deskgrid.demo.cast import DESKTOPS, Cast, DemoError
 from deskgrid.demo.jobs import write_jobs
+from deskgrid.demo.signers import Places
 from deskgrid.host import trees
-from deskgrid.images.build import Built
-from deskgrid.images.store import facts_of
 from deskgrid.pool.config import PoolSettings
 from deskgrid.pool.embedded import EmbeddedPool, free_port
 from deskgrid.pool.head import HeadSettings
@@ -63,20 +62,28 @@ AGENT: Table = {
 class Stage:
     """All that runs, and the ways to it.
 
-    image: offered at the start. images: the folder that desktops have their images in; None: the one it was built to.
+    images: folders of built images; they are published, signed and on offer.
     """
 
-    def __init__(self, cast: Cast, tree: trees.Tree, image: Built, images: Path | None = None) -> None:
-        self.cast, self.tree, self.image = cast, tree, image
-        self.images = images or image.folder.parent.parent
+    def __init__(self, cast: Cast, tree: trees.Tree, *images: Path) -> None:
+        self.cast, self.tree, self.images = cast, tree, images
+        self.signers = cast.folder / "signers"
 
     def set(self) -> None:
         """Start everything, in order. Raises: DemoError, EmbeddedError."""
+        self.vouch(*self.images)
         self.start_pool(HeadSettings(PoolSettings(lease_seconds=LEASE_SECONDS), cycle_seconds=CYCLE_SECONDS))
         self.start_coordinator()
         for desktop in DESKTOPS:
             self.enrol(desktop)
             self.start_agent(desktop)
+
+    def vouch(self, *images: Path) -> None:
+        """Publish built images, signed by all who must."""
+        if not self.signers.exists():
+            self.cast.make_folder(self.signers.name)
+        words = [str(self.signers), *map(str, images)]
+        self.cast.run(*words, module="deskgrid.demo.signers", timeout_seconds=600)
 
     def start_pool(self, settings: HeadSettings) -> None:
         """Start HTCondor, with the jobs' submit files."""
@@ -95,6 +102,7 @@ class Stage:
         own = {
             "port": self.port,
             "state_dir": str(state),
+            "images": Places(self.signers).coordinator(),
             "guest": {"collector": pool.guest_collector, "trust_domain": pool.state.trust_domain},
             "pool": {key: value for key, value in reach.items() if value is not None},
         }
@@ -102,7 +110,6 @@ class Stage:
         self.settings = cast.write(cast.folder / "coordinator.toml", text)
         cast.start("coordinator", "coordinator", "run", "--settings", str(self.settings))
         self.client = self._await_client(state)
-        self.client.offer_image(facts_of(self.image.folder))
 
     def enrol(self, desktop: str, more: Table | None = None) -> None:
         """Make a desktop a member, its owner away. more: settings over the demo's."""
@@ -113,7 +120,7 @@ class Stage:
             "coordinator": f"https://localhost:{self.port}",
             "desktop": desktop,
             "state": str(state),
-            "images": str(self.images),
+            "root": str(Places(self.signers).root),
             "presence": f"file:{self.presence(desktop)}",
         }
         settings = write_agent(cast, self.agent_settings(desktop), over(over(AGENT, own), more or {}))

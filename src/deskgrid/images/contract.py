@@ -6,12 +6,17 @@ from typing import Protocol
 
 import msgspec
 
+from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from deskgrid.wire.disk import DiskServer
 
 
 class ImageError(Exception):
-    """An image is missing, damaged or not allowed. The message says which and what to do."""
+    """An image is missing, damaged or not allowed. The message says which and what to do. whose: whose fault."""
+
+    def __init__(self, sentence: str, whose: Fault = Fault.DESKTOP) -> None:
+        super().__init__(sentence)
+        self.whose = whose
 
 
 class OpenedImage(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """An image store in memory, with files of a few bytes: for tests and for desktops that only pretend to run machines.
 
 Rules, told first
-- `fetchable` images come to be held by `fetch`; others are unknown.
+- `fetchable` images come to be held by `fetch`; others are unknown, unless `anything` goes.
 - `damage` makes an image refuse as a damaged one does, until `mend`.
 """
 
@@ -16,9 +16,15 @@ from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 class FakeStore:
     """See `contract.ImageStore`."""
 
-    def __init__(self, folder: Path, held: Iterable[ImageFacts] = (), fetchable: Iterable[ImageFacts] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        held: Iterable[ImageFacts] = (),
+        fetchable: Iterable[ImageFacts] = (),
+        anything: bool = False,
+    ) -> None:
         """Put the files of opened images below `folder`."""
-        self._folder = folder
+        self._folder, self._anything = folder, anything
         self._lock = threading.Lock()
         self._held = {facts.ref: facts for facts in held}
         self._fetchable = {facts.ref: facts for facts in fetchable}
@@ -43,6 +49,8 @@ class FakeStore:
         """Make the image be here. Raises: ImageError."""
         with self._lock:
             facts = self._held.get(ref) or self._fetchable.get(ref)
+            if facts is None and self._anything:
+                facts = ImageFacts(ref, 0, 0)
             if facts is None:
                 raise ImageError(f"image {ref.name} {ref.digest[:12]}…: not in this store; give it to the fake")
             if ref in self._damaged:

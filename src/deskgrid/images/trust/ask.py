@@ -99,6 +99,11 @@ def verified_manifest(place: Place, wanted: Version, now: datetime) -> bytes:
     """The manifest of a version that may start now. Raises: TrustError that says why not."""
     entry = ask(Question(place, "manifest", now, (wanted,))).manifest
     assert entry is not None
+    return kept_manifest(place, entry)
+
+
+def kept_manifest(place: Place, entry: Entry) -> bytes:
+    """A manifest that was found to be what both signed. Raises: TrustError when the disk has lost or changed it."""
     kept = manifest_place(place.folder, entry)
     try:
         content = kept.read_bytes()

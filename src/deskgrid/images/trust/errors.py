@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from deskgrid.images.contract import ImageError
+from deskgrid.model import desktop
 
 
 class Fault(StrEnum):
@@ -28,4 +29,8 @@ class TrustError(ImageError):
 
     def __init__(self, fault: Fault, code: str, sentence: str) -> None:
         self.fault, self.code = fault, code
-        super().__init__(f"{sentence} [{code}]")
+        here = fault in (
+            Fault.NETWORK,
+            Fault.DESKTOP,
+        )  # else it is so on every desktop: leave the image alone for a while
+        super().__init__(f"{sentence} [{code}]", desktop.Fault.DESKTOP if here else desktop.Fault.IMAGE)

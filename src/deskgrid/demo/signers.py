@@ -1,0 +1,126 @@
+"""The people who vouch for images, played by one process: `python -m deskgrid.demo.signers FOLDER IMAGE_FOLDER…`.
+
+Rules, told first
+- What it makes is what people would: a repository that two administrators signed, a project with a researcher and an
+  approver, the coordinator's online key, the project's key. docs/trust.md tells how people do it, and why they are many.
+- Called again with the same folder it publishes further images, or the next version of one.
+- The keys are files in FOLDER/keys, good for one run: their password lies beside them.
+"""
+
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deskgrid.images.chunks.keys import ProjectKey
+from deskgrid.images.chunks.keys import make_key as make_project_key
+from deskgrid.images.chunks.keys import read_key as read_project_key
+from deskgrid.images.chunks.publish import Source, publish
+from deskgrid.images.manifest import DISK, INITRD, KERNEL, read
+from deskgrid.images.store import reference
+from deskgrid.images.trust.keys import make_key, open_signer
+from deskgrid.images.trust.repository import first_root, first_targets
+from deskgrid.images.trust.roles import ROOT, TARGETS, project_roles
+from deskgrid.images.trust.shelf import Shelf
+from deskgrid.images.trust.tufapi import Signer
+from deskgrid.images.trust.words import Version
+
+PROJECT = "demo"
+PASSWORD = "good for one run"  # noqa: S105 - it protects nothing: the keys are thrown away
+_QUICK = 2
+"""Stretching of the password, for keys that nobody could want."""
+_ADMINISTRATORS, _RESEARCHER, _APPROVER, _ONLINE = ("ada", "bob"), "rita", "paul", "online"
+
+
+class Places:
+    """Where what they make lies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repository, self.keys = folder / "repository", folder / "keys"
+        self.online, self.password = self.keys / _ONLINE, self.keys / "password"
+        self.project_keys = folder / "project-keys"
+        self.root = self.repository / "metadata" / "1.root.json"
+
+    def coordinator(self) -> Mapping[str, str]:
+        """The table [images] of a coordinator's settings."""
+        return {
+            "repository": str(self.repository),
+            "online_key": str(self.online),
+            "online_password_file": str(self.password),
+            "keys": str(self.project_keys),
+        }
+
+
+class Signers:
+    """All of them, with a repository."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin a repository below `folder`, or go on with the one that is there."""
+        self.places = Places(folder)
+        self._shelf = Shelf(self.places.repository)
+        if not self.places.root.exists():
+            self._begin()
+
+    def _begin(self) -> None:
+        places = self.places
+        for each in (places.repository, places.keys, places.project_keys):
+            each.mkdir(parents=True, mode=0o700)
+        now = datetime.now(UTC)
+        places.password.write_text(PASSWORD)
+        places.password.chmod(0o600)
+        people = (*_ADMINISTRATORS, _RESEARCHER, _APPROVER, _ONLINE)
+        keys = {name: make_key(places.keys / name, name, PASSWORD, scrypt=_QUICK) for name in people}
+        researcher, approver = project_roles(PROJECT)
+        with self._shelf.editing(new=True):
+            self._shelf.keep(ROOT, first_root([keys[name] for name in _ADMINISTRATORS], 2, keys[_ONLINE], now))
+            self._shelf.keep(TARGETS, first_targets(now))
+            self._sign(*_ADMINISTRATORS)
+            self._shelf.rotate(researcher, now, [keys[_RESEARCHER]])
+            self._shelf.rotate(approver, now, [keys[_APPROVER]])
+            self._sign(*_ADMINISTRATORS)
+        make_project_key(places.project_keys / f"{PROJECT}.key")
+
+    def publish(self, image: Path) -> Version:
+        """Publish a built image as its next version, signed by both. image: its folder."""
+        ref = reference(image.resolve())
+        held = read(image, ref)
+        number = 1 + sum(1 for _ in (self.places.repository / "images" / PROJECT / ref.name).glob("*.json"))
+        version = Version(PROJECT, ref.name, f"{number}.0")
+        source = Source(
+            image / DISK, image / KERNEL, image / INITRD, held.cmdline, held.memory_bytes, held.packages, ref.digest
+        )
+        key = ProjectKey(read_project_key(self.places.project_keys / f"{PROJECT}.key"))
+        made = publish(source, self.places.repository, (PROJECT, ref.name, version.version), key)
+        now = datetime.now(UTC)
+        with self._shelf.editing():
+            self._shelf.propose(version, made.path.read_bytes(), now)
+            self._sign(_RESEARCHER)
+            self._shelf.approve(version, now)
+            self._sign(_APPROVER)
+        return version
+
+    def revoke(self, version: Version, why: str) -> None:
+        """The approver takes a version back."""
+        with self._shelf.editing():
+            self._shelf.revoke(project_roles(PROJECT)[1], version, why, datetime.now(UTC))
+            self._sign(_APPROVER)
+
+    def _sign(self, *names: str) -> None:
+        for name in names:
+            self._shelf.sign(self._signer(name))
+        self._shelf.settle()
+
+    def _signer(self, name: str) -> Signer:
+        return open_signer(self.places.keys / name, lambda what: PASSWORD)
+
+
+def main() -> None:
+    """Publish the images in the folders that are named."""
+    folder, *images = map(Path, sys.argv[1:])
+    signers = Signers(folder)
+    for image in images:
+        sys.stdout.write(f"{signers.publish(image)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The short process that lets an image into a desktop's store: `python -m deskgrid.images.admit`; see `desktop.py`.
+
+Rules, told first
+- What the signers say is asked anew each time; their word counts at most until the timestamp expires.
+- The manifest must be the one that the lease names, by its SHA-256, and must say the same names as its signers.
+- A question on its standard input, the reply on its standard output. No secret is in them.
+"""
+
+import sys
+
+import msgspec
+
+from deskgrid.images.chunks import manifest as published
+from deskgrid.images.chunks.ahead import How
+from deskgrid.images.chunks.index import HeldImage
+from deskgrid.images.chunks.launch import disk_server
+from deskgrid.images.chunks.manifest import HOLE
+from deskgrid.images.chunks.serve import Order
+from deskgrid.images.chunks.source import Origin
+from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.images.contract import ImageError
+from deskgrid.images.desktop import Admission, Question, Reply
+from deskgrid.images.trust import answer, ask
+from deskgrid.images.trust.words import Version
+from deskgrid.model.desktop import Fault
+from deskgrid.model.image import ImageFacts, ImageRef
+
+
+def main() -> None:
+    """Read a question, print the reply."""
+    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question, dec_hook=lambda kind, value: kind(value))
+    sys.stdout.buffer.write(msgspec.json.encode(reply(question)))
+
+
+def reply(question: Question) -> Reply:
+    """Answer a question."""
+    allowance = question.allowance
+    try:
+        store = ChunkStore(question.origins.store, Limits(allowance.budget_bytes, allowance.floor_bytes), _say)
+    except ImageError as error:
+        return Reply(sentence=str(error), fault=Fault.DESKTOP)
+    try:
+        admission = None if question.wanted is None else _admit(store, question, question.wanted)
+        return Reply(_held(store), admission)
+    except ImageError as error:
+        return Reply(_held(store), sentence=str(error), fault=error.whose)
+    finally:
+        store.close()
+
+
+def _admit(store: ChunkStore, question: Question, wanted: Version) -> Admission:
+    """Check and admit. Raises: TrustError, ImageError."""
+    place = question.origins.trust
+    asked = answer.reply(ask.Question(place, "manifest", question.now, (wanted,)))
+    assert asked.manifest is not None
+    content = ask.kept_manifest(place, asked.manifest)
+    if asked.manifest.sha256 != question.digest:
+        raise ImageError(
+            f"image {wanted}: got a lease for {question.digest[:12]}…, but its signers say "
+            f"{asked.manifest.sha256[:12]}…; the coordinator's list is another one than theirs",
+            Fault.IMAGE,
+        )
+    with store.admit(content, (wanted.project, wanted.image, wanted.version)) as image:
+        order = Order(
+            store=str(store.folder),
+            limits=store.limits,
+            digest=image.digest,
+            sources=_sources(question),
+            ahead=How.BOOT,
+            bytes_per_second=question.allowance.bytes_per_second,
+        )
+        server = disk_server(order, b"", image.manifest)
+        return Admission(_facts(image.digest, image.manifest), image.manifest.cmdline, server)
+
+
+def _sources(question: Question) -> tuple[Origin, ...]:
+    """What the grant names, then what this desktop knows; the coordinator's own authority for its own address."""
+    ours, place = question.origins.packs, question.origins.trust
+    ca = str(place.certificates) if place.certificates is not None else ""
+    urls = dict.fromkeys((*question.sources, *ours))
+    return tuple(Origin(url, ca if url in ours and url.startswith("https:") else "") for url in urls)
+
+
+def _facts(digest: str, manifest: published.PublishedManifest) -> ImageFacts:
+    return ImageFacts(
+        ImageRef(manifest.name, digest), manifest.memory_bytes, manifest.disk.bytes, manifest.project, manifest.version
+    )
+
+
+def _held(store: ChunkStore) -> tuple[ImageFacts, ...]:
+    """The images of which all is here that a boot reads."""
+    found = (_held_one(store, image) for image in store.images())
+    return tuple(facts for facts in found if facts is not None)
+
+
+def _held_one(store: ChunkStore, image: HeldImage) -> ImageFacts | None:
+    try:
+        manifest, table = published.decode(store.manifest_of(image.digest))
+    except ImageError as error:
+        _say(str(error))
+        return None
+    needed: dict[int, set[int]] = {}
+    for number in published.boot_order(manifest):
+        if table.packs[number] != HOLE:
+            needed.setdefault(table.packs[number], set()).add(table.blobs[number])
+    whole = all(blobs <= store.held(manifest.packs[pack].name) for pack, blobs in needed.items())
+    return _facts(image.digest, manifest) if needed and whole else None
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+
+
+if __name__ == "__main__":
+    main()
