@@ -178,8 +178,12 @@ WITNESSES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
     "start_offset_seconds": ({"clear_seconds": 10, "offset_fraction": 0.5}, 20, 21, "may_start"),
 }
 """For each setting: facts, a looser and a tighter value of it, and the decision that the tighter one changes."""
-ELSEWHERE = {"zone", "days_off"}, {"others_cpu_max", "others_cpu_seconds", "vm_disk_bytes", "grace_seconds"}
-"""Fixed ones; and those whose effect is in time or in a driver: smaller is plainly less."""
+ELSEWHERE = (
+    {"zone", "days_off"},
+    {"others_cpu_max", "others_cpu_seconds", "vm_disk_bytes", "grace_seconds", "download_bytes_per_second"},
+    {"neighbours"},
+)
+"""Fixed ones; and those whose effect is in time or in a driver: smaller, or no, is plainly less."""
 
 
 @pytest.mark.parametrize("name", list(WITNESSES))
@@ -200,7 +204,8 @@ def test_what_a_row_calls_tighter_allows_less(name: str) -> None:
 
 
 def test_every_setting_has_a_witness_or_is_plainly_less() -> None:
-    fixed, plain = ELSEWHERE
-    assert {row.name for row in ROWS} == {*WITNESSES, *fixed, *plain}
+    fixed, plain, no = ELSEWHERE
+    assert {row.name for row in ROWS} == {*WITNESSES, *fixed, *plain, *no}
     rows = {row.name: row.tighter for row in ROWS}
     assert {rows[name] for name in fixed} == {Tighter.FIXED} and {rows[name] for name in plain} == {Tighter.LESS}
+    assert {rows[name] for name in no} == {Tighter.NO}

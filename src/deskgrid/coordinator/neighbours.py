@@ -1,0 +1,48 @@
+"""Who gives parts of images to whom: kept by subnet, from reports. Soft state, in memory.
+
+Rules, told first:
+- A report that says nothing new costs a look-up. Who says that it gives no more is forgotten at once.
+- A desktop's address is the one that its report came from, never one that it claims. Behind an address translation all
+  desktops have one address, and so no neighbours.
+- Which ones are named is decided by `core/neighbours.py`.
+"""
+
+from datetime import datetime
+
+from deskgrid.core.neighbours import Giver, neighbours_of, subnet
+from deskgrid.model.image import ImageRef
+from deskgrid.wire.messages import Report
+
+
+class Neighbours:
+    """The desktops that give parts of images."""
+
+    def __init__(self, fresh_seconds: float) -> None:
+        """Nobody is known. fresh_seconds: who is silent for so long is not named."""
+        self._fresh_seconds = fresh_seconds
+        self._by_subnet: dict[str, dict[str, Giver]] = {}
+        self._where: dict[str, str] = {}
+
+    def hear(self, desktop: str, address: str, report: Report, now: datetime) -> None:
+        """Take in a report that is newer than those before. address: where it came from."""
+        here = subnet(address) if report.neighbour_port else ""
+        if self._where.get(desktop, "") != here:
+            self.drop(desktop)
+        if here:
+            self._where[desktop] = here
+            giver = Giver(desktop, address, report.neighbour_port, now, report.images)
+            self._by_subnet.setdefault(here, {})[desktop] = giver
+
+    def drop(self, desktop: str) -> None:
+        """Forget a desktop."""
+        before = self._where.pop(desktop, "")
+        if before:
+            beside = self._by_subnet[before]
+            del beside[desktop]
+            if not beside:
+                del self._by_subnet[before]
+
+    def of(self, desktop: str, image: ImageRef, vm_id: str, now: datetime) -> tuple[str, ...]:
+        """Whom a desktop may ask for an image, as base addresses of packs; in front of all other sources."""
+        beside = self._by_subnet.get(self._where.get(desktop, ""), {})
+        return neighbours_of(beside.get(desktop), image, beside.values(), vm_id, now, self._fresh_seconds)
