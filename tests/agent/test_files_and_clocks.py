@@ -106,11 +106,10 @@ GOOD = """
 coordinator = "https://head:9443"
 desktop = "desk-1"
 state = "/s"
-images = "/i"
 """
 
 
-def test_settings_need_only_four_lines() -> None:
+def test_settings_need_only_three_lines() -> None:
     settings = parse(GOOD, AgentSettings)
     assert settings.presence == "linux" and settings.policy == PolicyTable()
 
@@ -142,4 +141,4 @@ def test_settings_with_a_fault_are_refused_with_its_place(line: str, place: str)
 def test_all_faults_of_a_file_are_told_at_once() -> None:
     with pytest.raises(BadSettings) as caught:
         parse('desktop = "a/b"\ncolour = "blue"\npolicy.max_vms = 99\n', AgentSettings)
-    assert len(caught.value.faults) == 6
+    assert len(caught.value.faults) == 5

@@ -290,7 +290,7 @@ def test_a_refused_order_leaves_no_secret_behind(world: World) -> None:
     world.office.want(size=Size(64, GIB))
     world.pass_(30)
     assert world.office.ended[0].reason.name == "no-room"
-    assert SECRET not in repr(vars(world.loop)) and world.loop._instances == {}
+    assert SECRET not in repr(vars(world.loop)) and world.loop._orders == {}
 
 
 def test_an_answer_that_comes_too_late_leaves_no_secret_behind(world: World) -> None:
@@ -299,7 +299,7 @@ def test_an_answer_that_comes_too_late_leaves_no_secret_behind(world: World) -> 
     world.pass_(25)
     world.office.wanted.clear()
     world.pass_(100)
-    assert world.loop.desk.vms == {} and world.loop._instances == {}
+    assert world.loop.desk.vms == {} and world.loop._orders == {}
 
 
 def test_no_secret_is_in_what_is_said_or_kept(world: World) -> None:

@@ -105,7 +105,7 @@ class Story:
         assert all(times == 1 for times in recorded.values())
         waiting = {vm.vm_id for vm in world.loop.desk.ended}
         assert set(self.ended) <= set(recorded) | waiting or world.incarnation > 1
-        assert world.loop.desk.vms.keys() >= world.loop._instances.keys()
+        assert world.loop.desk.vms.keys() >= world.loop._orders.keys()
 
 
 @settings(max_examples=600 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 40, deadline=None)

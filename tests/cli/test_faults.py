@@ -52,7 +52,7 @@ def test_all_faults_of_an_agents_settings_are_named_at_once(deskgrid: Command, t
     )
     said = deskgrid("agent", "run", "--settings", file)
     assert said.code == Exit.WRONG
-    for key in ("coordinator", "desktop", "image", "images", "presence", "policy.idle_seconds"):
+    for key in ("coordinator", "desktop", "image", "presence", "policy.idle_seconds"):
         assert f"{file}: {key}: " in said.err
     assert f"{file}: policy.memory_reserve_bytes: got '2 parsecs'" in said.err
     assert f"{file}: policy.closed[0]: " in said.err

@@ -206,7 +206,7 @@ class Loop:
         story_until = self.letters.heard(answer, now, self.desk)
         leases = []
         for order in answer.orders:
-            if order.instance is not None:
+            if order.instance is not None and order.lease.vm_id not in self.desk.vms:
                 self._orders[order.lease.vm_id] = order
             if order.lease.vm_id in self._orders or order.lease.vm_id in self.desk.vms:
                 leases.append(order.lease)

@@ -2,7 +2,7 @@
 
 Rules, told first
 - What it makes is what people would: a repository that two administrators signed, a project with a researcher and an
-  approver, the coordinator's online key, the project's key. docs/trust.md tells how people do it, and why they are many.
+  approver, the online key, the key of the project. docs/trust.md tells how people do it, and why they are many.
 - Called again with the same folder it publishes further images, or the next version of one.
 - The keys are files in FOLDER/keys, good for one run: their password lies beside them.
 """
