@@ -87,9 +87,7 @@ def _reads(disk: Path, work: Path, manifest: bytes, say: Say) -> list[Figure]:
     store = ChunkStore(work / "store", limits)
     with store.admit(manifest) as image:
         origin = Origin(f"file://{work / 'server'}")
-        server = Server(
-            Order(str(store.folder), limits, image.digest, str(work / "nbd"), (origin,), How.ALL), _KEY, say
-        )
+        server = Server(Order(str(store.folder), limits, image.digest, (origin,), How.ALL), _KEY, say, work / "nbd")
         try:
             while not server.status().ahead_done:
                 time.sleep(0.2)

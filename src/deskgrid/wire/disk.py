@@ -5,14 +5,21 @@ Rules, told first
   inherited memory files, for kernel and initrd ("-": there is none).
 - It writes `opening` to the standard input, which holds a SECRET and means nothing to the keeper; then, a JSON line
   each, a `Command`. The process lives until its standard input ends, and dies with its keeper.
-- It fills the memory files, then says `Ready`; or it says why not (`Said`) and ends with another exit code than 0.
+- It fills the memory files, then says `ready`; or it says why not (`said`) and ends with another exit code than 0.
   What it says later are faults that it met, in sentences. One JSON line each.
+- It obeys commands from the start, while it still fills the memory files too. `status` is answered with an object in
+  which `away` says why it waits for a source, "" when it does not. Paused, it asks no source for anything.
 - It serves an NBD export "disk", read only. A guest may have to wait, but gets no error because a source is away.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
+_SPARING = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+"""For glibc: many pieces of many sizes come and go in several threads."""
 
 
 class DiskServer(msgspec.Struct, frozen=True):
@@ -43,9 +50,19 @@ class Word(msgspec.Struct, frozen=True, omit_defaults=True):
     answer: Any = None
 
 
+def environment(own: Mapping[str, str]) -> dict[str, str]:
+    """All that such a process gets of its starter's environment."""
+    return {name: own[name] for name in _PASSED_ON if name in own} | _SPARING
+
+
 def encode_command(command: Command) -> bytes:
     """One line, with its newline."""
     return msgspec.json.encode(command) + b"\n"
+
+
+def decode_command(line: bytes) -> Command:
+    """Raises: msgspec.MsgspecError."""
+    return msgspec.json.decode(line, type=Command)
 
 
 def encode_word(word: Word) -> bytes:

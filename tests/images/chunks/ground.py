@@ -63,9 +63,9 @@ def origin(folder: Path) -> Origin:
     return Origin(f"file://{folder / 'server'}")
 
 
-def order(folder: Path, store: ChunkStore, digest: str, *sources: Origin, ahead: How = How.NOT) -> Order:
+def order(store: ChunkStore, digest: str, *sources: Origin, ahead: How = How.NOT) -> Order:
     """What a process that serves is told."""
-    return Order(str(store.folder), store.limits, digest, str(folder / "nbd"), sources, ahead)
+    return Order(str(store.folder), store.limits, digest, sources, ahead)
 
 
 class Web:

@@ -15,6 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from deskgrid.images.chunks import launch
+from deskgrid.images.chunks import manifest as published_manifest
 from deskgrid.images.chunks.ahead import How
 from deskgrid.images.chunks.client import Client
 from deskgrid.images.chunks.launch import Server, blockdev
@@ -23,6 +25,7 @@ from deskgrid.images.chunks.serve import Order
 from deskgrid.images.chunks.store import ChunkStore, Limits
 from deskgrid.images.chunks.trial import trial
 from deskgrid.images.contract import ImageError
+from deskgrid.wire.disk import Command, decode_word, encode_command
 from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, order, origin, published, web
 
 
@@ -35,11 +38,11 @@ def made(tmp_path: Path) -> Published:
 def asked(tmp_path: Path, made: Published) -> Iterator[Order]:
     store = ChunkStore(tmp_path / "store", ROOMY)
     with store.admit(made.path.read_bytes()) as image:
-        yield order(tmp_path, store, image.digest)
+        yield order(store, image.digest)
     store.close()
 
 
-def _reads_right(folder: Path, path: str, times: int = 60) -> None:
+def _reads_right(folder: Path, path: Path, times: int = 60) -> None:
     disk = (folder / "built-1/disk.raw").read_bytes()
     client, rng = Client(path, timeout_seconds=60), random.Random(2)
     assert client.size == len(disk)
@@ -53,23 +56,23 @@ def _reads_right(folder: Path, path: str, times: int = 60) -> None:
 def test_a_guest_reads_what_was_published_while_it_is_fetched(tmp_path: Path, asked: Order) -> None:
     server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
     try:
-        _reads_right(tmp_path, asked.socket)
+        _reads_right(tmp_path, server.socket)
         for export in ("kernel", "initrd"):
-            client, handle = Client(asked.socket, export), os.memfd_create(export)
+            client, handle = Client(server.socket, export), os.memfd_create(export)
             client.copy_to(handle)
             assert os.pread(handle, client.size, 0) == (tmp_path / "built-1" / export).read_bytes()
             os.close(handle)
         assert server.facts["no_dumps"] and server.first_reads()
     finally:
         server.close()
-    assert server.process.returncode == 0 and not Path(asked.socket).exists()
+    assert server.process.returncode == 0 and not server.socket.exists()
 
 
 def test_while_the_source_is_away_the_guest_waits_without_an_error(tmp_path: Path, asked: Order) -> None:
     with web(tmp_path / "server") as source:
         source.behave = "away"
         server = Server(msgspec.structs.replace(asked, sources=(source.origin,)), KEY)
-        reader = threading.Thread(target=_reads_right, args=(tmp_path, asked.socket, 5))
+        reader = threading.Thread(target=_reads_right, args=(tmp_path, server.socket, 5))
         reader.start()
         try:
             _until(lambda: server.status().away)
@@ -85,7 +88,7 @@ def test_what_waits_holds_up_nobody_who_reads_what_is_here(tmp_path: Path, asked
     with web(tmp_path / "server") as source:
         server = Server(msgspec.structs.replace(asked, sources=(source.origin,)), KEY)
         try:
-            client = Client(asked.socket, timeout_seconds=60)
+            client = Client(server.socket, timeout_seconds=60)
             client.read(0, 4096)
             source.behave = "away"
             client.ask([(1 << 20, 200_000), (0, 4096)])
@@ -100,10 +103,70 @@ def test_with_a_full_store_the_guest_reads_all_the_same(tmp_path: Path, asked: O
     small = msgspec.structs.replace(asked, limits=Limits(60_000, 0), sources=(origin(tmp_path),), ahead=How.ALL)
     server = Server(small, KEY)
     try:
-        _reads_right(tmp_path, asked.socket, 20)
+        _reads_right(tmp_path, server.socket, 20)
         assert any("raise the budget" in one for one in server.said)
     finally:
         server.close()
+
+
+def test_kernel_and_initrd_come_into_memory_files_from_a_source_when_they_are_not_here(
+    tmp_path: Path, asked: Order
+) -> None:
+    files = os.memfd_create("kernel"), os.memfd_create("initrd")
+    with web(tmp_path / "server") as source:
+        server = Server(msgspec.structs.replace(asked, sources=(source.origin,)), KEY, files=files)
+        server.close()
+    for name, handle in zip(("kernel", "initrd"), files, strict=True):
+        expected = (tmp_path / "built-1" / name).read_bytes()
+        assert os.pread(handle, len(expected) + 1, 0) == expected
+        os.close(handle)
+
+
+def test_it_obeys_while_it_fills_the_memory_files_and_ends_with_its_standard_input(
+    tmp_path: Path, asked: Order
+) -> None:
+    files = os.memfd_create("kernel"), os.memfd_create("initrd")
+    with web(tmp_path / "server") as source:
+        source.behave = "away"
+        cold = msgspec.structs.replace(asked, sources=(source.origin,))
+        process = subprocess.Popen(
+            [*launch.argv(), str(tmp_path / "nbd"), *map(str, files)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=files,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(launch.opening(cold, KEY))
+        process.stdin.flush()
+        assert "the guest waits" in decode_word(process.stdout.readline()).said
+
+        def away() -> bool:
+            process.stdin.write(encode_command(Command("status")))
+            process.stdin.flush()
+            return "503" in decode_word(process.stdout.readline()).answer["away"]
+
+        _until(away)
+        process.stdin.close()
+        assert process.wait(60) == 0 and not (tmp_path / "nbd").exists()
+        process.stdout.close()
+    for handle in files:
+        os.close(handle)
+
+
+def test_without_its_store_or_its_image_it_says_so(tmp_path: Path, asked: Order) -> None:
+    with pytest.raises(ImageError, match="gone: it is not there any more"):
+        Server(msgspec.structs.replace(asked, store=str(tmp_path / "gone")), KEY)
+    assert not (tmp_path / "gone").exists()
+    with pytest.raises(ImageError, match="image 000000000000…: No such file"):
+        Server(msgspec.structs.replace(asked, digest="0" * 64), KEY)
+
+
+def test_what_a_keeper_needs_to_know_is_made_of_an_order_a_key_and_a_manifest(asked: Order, made: Published) -> None:
+    manifest, _ = published_manifest.decode(made.path.read_bytes())
+    server = launch.disk_server(asked, KEY, manifest)
+    assert server.opening.endswith(KEY) and server.opening == launch.disk_server(asked, b"", manifest).opening + KEY
+    assert (server.size_bytes, server.kernel, server.initrd) == (manifest.disk.bytes, True, True)
+    assert KEY.hex() not in repr(server) and repr(KEY) not in repr(server)
 
 
 def test_a_wrong_key_is_refused_with_a_sentence(asked: Order) -> None:
@@ -114,7 +177,7 @@ def test_a_wrong_key_is_refused_with_a_sentence(asked: Order) -> None:
 def test_key_and_canary_are_in_no_argument_environment_or_file_running_or_killed(tmp_path: Path, asked: Order) -> None:
     server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
     try:
-        _reads_right(tmp_path, asked.socket, 10)
+        _reads_right(tmp_path, server.socket, 10)
         proc = Path(f"/proc/{server.process.pid}")
         for shown in ("cmdline", "environ"):
             assert KEY not in (proc / shown).read_bytes() and KEY.hex().encode() not in (proc / shown).read_bytes()
@@ -129,15 +192,14 @@ def test_key_and_canary_are_in_no_argument_environment_or_file_running_or_killed
 
 def test_after_kill_9_another_goes_on_with_what_was_fetched(tmp_path: Path, asked: Order) -> None:
     first = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
-    _reads_right(tmp_path, asked.socket, 10)
+    _reads_right(tmp_path, first.socket, 10)
     _until(lambda: first.status().ahead_done)
     first.process.kill()
     first.process.wait()
-    Path(asked.socket).unlink()
     first.close()
     second = Server(asked, KEY)  # without any source
     try:
-        _reads_right(tmp_path, asked.socket, 10)
+        _reads_right(tmp_path, second.socket, 10)
     finally:
         second.close()
 
@@ -154,7 +216,7 @@ def test_a_client_that_talks_nonsense_is_cut_off_and_others_are_served(tmp_path:
     try:
         for nonsense in (b"\xff" * 64, struct.pack(">IQII", 3, 0x49484156454F5054, 7, 1 << 31)):
             link = socket.socket(socket.AF_UNIX)
-            link.connect(asked.socket)
+            link.connect(str(server.socket))
             link.recv(18)
             link.sendall(nonsense)
             link.settimeout(20)
@@ -164,7 +226,7 @@ def test_a_client_that_talks_nonsense_is_cut_off_and_others_are_served(tmp_path:
             except ConnectionResetError:
                 pass
             link.close()
-        client = Client(asked.socket, timeout_seconds=20)
+        client = Client(server.socket, timeout_seconds=20)
         for offset, length in ((client.size, 1), (0, 3 << 20), (1 << 60, 4096)):
             client.ask([(offset, length)])
             with pytest.raises(ImageError, match="error 22"):
@@ -183,14 +245,14 @@ def test_qemus_own_client_reads_the_same_disk(tmp_path: Path, asked: Order) -> N
             "-O",
             "raw",
             "--image-opts",
-            f"driver=nbd,server.type=unix,server.path={asked.socket}",
+            f"driver=nbd,server.type=unix,server.path={server.socket}",
         ]
         try:
             subprocess.run([*argv, str(tmp_path / "copy")], check=True, timeout=120)
         except FileNotFoundError:
             pytest.skip("qemu-img is not installed")
         assert (tmp_path / "copy").read_bytes() == (tmp_path / "built-1/disk.raw").read_bytes()
-        assert blockdev(asked.socket)["server"] == {"type": "unix", "path": asked.socket}
+        assert blockdev(server.socket)["server"] == {"type": "unix", "path": str(server.socket)}
     finally:
         server.close()
 
@@ -218,6 +280,25 @@ def test_going_ahead_stops_at_once_and_resumes(tmp_path: Path, asked: Order) -> 
             assert not source.ranges and not server.status().ahead_done
             server.ask("resume")
             _until(lambda: server.status().ahead_done)
+        finally:
+            server.close()
+
+
+def test_paused_it_asks_no_source_not_even_for_what_a_guest_waits_for(tmp_path: Path, asked: Order) -> None:
+    with web(tmp_path / "server") as source:
+        source.behave = "stalls"
+        server = Server(msgspec.structs.replace(asked, sources=(source.origin,)), KEY)
+        reader = threading.Thread(target=_reads_right, args=(tmp_path, server.socket, 3))
+        reader.start()
+        try:
+            assert source.stalled.wait(60)
+            server.ask("pause")
+            source.behave, source.ranges = "", []
+            time.sleep(1.5)
+            assert not source.ranges and reader.is_alive() and not server.status().away and not server.said
+            server.ask("resume")
+            reader.join(60)
+            assert not reader.is_alive()
         finally:
             server.close()
 

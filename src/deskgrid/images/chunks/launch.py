@@ -1,14 +1,15 @@
-"""Start a process that serves an image, talk to it, and say how QEMU opens what it serves.
+"""Start a process that serves an image: how a keeper does it (`disk_server`); one to talk to, for tests and figures.
 
 Rules, told first
-- The process ends when we close its standard input, or when we end: the kernel closes it.
-- Its environment is empty but for what Python needs; the key goes down the pipe only.
+- The process ends when whoever holds its standard input closes it, or ends: the kernel closes it.
+- The key goes down its standard input only.
 """
 
 import os
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,16 +19,37 @@ from typing import Any
 
 import msgspec
 
+from deskgrid.images.chunks.manifest import PublishedManifest
 from deskgrid.images.chunks.serve import Order, Status
 from deskgrid.images.contract import ImageError
+from deskgrid.wire.disk import Command, DiskServer, Word, decode_word, encode_command, environment
 
 _READY_SECONDS = 60.0
-_SPARING = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-"""For glibc: many pieces of many sizes come and go in several threads."""
-_PASSED_ON = ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONPATH")
-
+_GONE = "the process that serves images is gone; start the VM again"
 
 Report = Callable[[str], None]
+
+
+def argv() -> tuple[str, ...]:
+    """The program, without the three arguments that `wire/disk.py` names."""
+    return (sys.executable, "-P", "-m", "deskgrid.images.chunks.serve")
+
+
+def opening(order: Order, key: bytes | bytearray | memoryview) -> bytes:
+    """What is written to it first. It ends with the key, so that a key may be added later. SECRET."""
+    content = msgspec.json.encode(order)
+    return b"".join((struct.pack(">I", len(content)), content, key))
+
+
+def disk_server(order: Order, key: bytes | bytearray | memoryview, manifest: PublishedManifest) -> DiskServer:
+    """How a keeper has this image served. manifest: of the image that the order names."""
+    return DiskServer(
+        argv=argv(),
+        opening=opening(order, key),
+        size_bytes=manifest.disk.bytes,
+        kernel=manifest.kernel.bytes > 0,
+        initrd=manifest.initrd.bytes > 0,
+    )
 
 
 def _silent(sentence: str) -> None:
@@ -35,26 +57,42 @@ def _silent(sentence: str) -> None:
 
 
 class Server:
-    """A running process that serves an image. said: what it reported, oldest first."""
+    """A running process that serves an image. socket: where. said: what it reported, oldest first."""
 
-    def __init__(self, order: Order, key: bytes | bytearray | memoryview, tell: Report = _silent) -> None:
-        """Start it and wait until it serves. tell: told what it reports. Raises: ImageError."""
+    def __init__(
+        self,
+        order: Order,
+        key: bytes | bytearray | memoryview,
+        tell: Report = _silent,
+        socket: Path | None = None,
+        files: tuple[int, int] | None = None,
+    ) -> None:
+        """Start it and wait until it serves.
+
+        Args:
+            tell: told what it reports. socket: where to serve; None: in a folder that is made for it.
+            files: numbers of memory files for kernel and initrd.
+
+        Raises:
+            ImageError: it does not serve; why.
+        """
         self.order, self._tell = order, tell
-        self._answers: Queue[dict[str, Any]] = Queue()
+        self._folder = tempfile.TemporaryDirectory(prefix="deskgrid-disk-") if socket is None else None
+        self.socket = Path(self._folder.name) / "nbd" if self._folder is not None else Path(str(socket))
+        self._words: Queue[Word | None] = Queue()
         self.said: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "deskgrid.images.chunks.serve"],
+            [*argv(), str(self.socket), *map(str, files or ("-", "-"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _SPARING,
+            env=environment(os.environ),
+            pass_fds=files or (),
         )
         threading.Thread(target=self._listen, daemon=True).start()
-        content = msgspec.json.encode(order)
         try:
-            self._send(struct.pack(">I", len(content)) + content)
-            self._send(key)
-            self.facts = self._answer(_READY_SECONDS)["ready"]
-        except (ImageError, KeyError):
+            self._send(opening(order, key))
+            self.facts = self._next(_READY_SECONDS).ready or {}
+        except ImageError:
             self.close()
             raise ImageError(self.said[-1] if self.said else "the process that serves images did not start") from None
 
@@ -67,9 +105,9 @@ class Server:
         return list(self.ask("order")["order"])
 
     def ask(self, do: str, value: int = 0) -> dict[str, Any]:
-        """Give a command; see serve.py. Raises: ImageError when it is gone."""
-        self._send(msgspec.json.encode({"do": do, "value": value}) + b"\n")
-        return self._answer(30.0)
+        """Give a command; see `wire/disk.py`. Raises: ImageError when it is gone."""
+        self._send(encode_command(Command(do, value)))
+        return dict(self._next(30.0).answer)
 
     def close(self) -> None:
         """End it."""
@@ -81,35 +119,38 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self._folder is not None:
+            self._folder.cleanup()
 
-    def _send(self, content: bytes | bytearray | memoryview) -> None:
+    def _send(self, content: bytes) -> None:
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(content)
             self.process.stdin.flush()
         except (OSError, ValueError):
-            raise ImageError("the process that serves images is gone; start the VM again") from None
+            raise ImageError(_GONE) from None
 
-    def _answer(self, seconds: float) -> dict[str, Any]:
+    def _next(self, seconds: float) -> Word:
+        """The next word that is no report."""
         try:
-            found = self._answers.get(timeout=seconds)
+            found = self._words.get(timeout=seconds)
         except Empty:
             raise ImageError(f"the process that serves images: no answer in {seconds:.0f} s") from None
-        if not found:
-            raise ImageError("the process that serves images is gone; start the VM again")
+        if found is None:
+            raise ImageError(_GONE)
         return found
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for line in lines:
-                found = msgspec.json.decode(line)
-                if "said" in found:
-                    self.said.append(found["said"])
-                    self._tell(found["said"])
+                word = decode_word(line)
+                if word.said:
+                    self.said.append(word.said)
+                    self._tell(word.said)
                 else:
-                    self._answers.put(found)
-        self._answers.put({})
+                    self._words.put(word)
+        self._words.put(None)
 
 
 def blockdev(socket: Path | str, node: str = "base-file", export: str = "disk") -> dict[str, object]:

@@ -1,15 +1,13 @@
-"""The process that serves one image to one VM: `python -m deskgrid.images.chunks.serve`, spoken to by its standard
-streams.
+"""The process that serves one image to one VM: `python -m deskgrid.images.chunks.serve SOCKET KERNEL INITRD`.
 
     to it      4 bytes: length (big-endian) of an `Order` as JSON; the order; 32 bytes: the project's key
-               then commands, a JSON object a line: do: status, pause, resume, rate, order; value: a number
-    from it    one JSON object a line: {"ready": …}, {"said": sentence}, or the answer to a command
+               then commands; see `wire/disk.py`, also for the arguments and for what it says
 
 Rules, told first
 - It lives as long as whoever holds its standard input, and no longer; it does not need the agent.
 - The key comes in by standard input straight into a locked page: never argv, environment, a file or a log.
-- It reads and fills the store, holds the image's lease there, and serves disk, kernel and initrd on a Unix socket, to
-  its own user only. It never writes plain bytes anywhere.
+- It reads and fills the store, holds the image's lease there, puts kernel and initrd into memory files, and serves all
+  three on a Unix socket, to its own user only. It never writes plain bytes to a disk.
 - A guest may wait, for minutes if need be, but gets no error because a source is away.
 """
 
@@ -20,35 +18,34 @@ import sys
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
 
 import msgspec
 
-from deskgrid.images.chunks.ahead import How, Lanes
+from deskgrid.images.chunks.ahead import How, Lanes, Waiting
 from deskgrid.images.chunks.fetch import Fetcher
 from deskgrid.images.chunks.harden import LockedRoom, forbid_dumps, lock_everything
 from deskgrid.images.chunks.keys import KEY_BYTES, ProjectKey
 from deskgrid.images.chunks.manifest import STREAMS, span
 from deskgrid.images.chunks.nbd import Connection
 from deskgrid.images.chunks.ranges import Pace
-from deskgrid.images.chunks.reader import PLAIN_BYTES, Pieces, StreamBlocks
+from deskgrid.images.chunks.reader import PLAIN_BYTES, Part, Pieces, StreamBlocks
 from deskgrid.images.chunks.source import Origin, open_source
 from deskgrid.images.chunks.store import Admitted, ChunkStore, Limits
 from deskgrid.images.contract import ImageError
+from deskgrid.wire.disk import Command, Word, decode_command, encode_word
 
 MOST_ORDER_BYTES = 64 << 10
+_FILL_BYTES = 4 << 20
+_NO_FILE = "-"
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What to serve. socket: path of the Unix socket to be made, in a folder of the user's own.
-
-    digest: of an image that was admitted. ahead: how far to fetch ahead. bytes_per_second: 0: no limit.
-    """
+    """What to serve. digest: of an image that was admitted. ahead: how far to fetch. bytes_per_second: 0: no limit."""
 
     store: str
     limits: Limits
     digest: str
-    socket: str
     sources: tuple[Origin, ...] = ()
     ahead: How = How.BOOT
     bytes_per_second: int = 0
@@ -66,38 +63,55 @@ class Status(msgspec.Struct, frozen=True):
     read_pieces: int
 
 
-class Command(msgspec.Struct, frozen=True):
-    """A line of standard input."""
-
-    do: str
-    value: int = 0
-
-
 class _Service:
     """Store, lanes and socket of one image."""
 
-    def __init__(self, order: Order, key: memoryview, room: LockedRoom, stack: ExitStack) -> None:
+    def __init__(self, order: Order, key: memoryview, room: LockedRoom, listen: str, stack: ExitStack) -> None:
+        if not Path(order.store).is_dir():
+            raise ImageError(f"store {order.store}: it is not there any more; the image is fetched anew")
         self._pace = Pace(order.bytes_per_second)
+        self._paused = False
         store = ChunkStore(Path(order.store), order.limits, said)
         stack.callback(store.close)
         self._image: Admitted = stack.enter_context(store.admit(store.manifest_of(order.digest)))
         self._pieces = Pieces(store, self._image, ProjectKey(key, room), order.plain_bytes)
-        fetchers = [
+        urgent, ahead = (
             Fetcher(store, self._image, [open_source(one) for one in order.sources], self._pace, said) for _ in range(2)
-        ]
-        self._lanes = Lanes(store, self._pieces, (fetchers[0], fetchers[1]), order.ahead, said)
-        stack.callback(self._lanes.close)
+        )
+        self._urgent = urgent
+        self._lanes = Lanes(store, self._pieces, (urgent, ahead), order.ahead, self._report)
+        self._filled: SimpleQueue[list[Part] | None] = SimpleQueue()
+        stack.callback(self.end)
         self._exports = {name: StreamBlocks(self._pieces, self._image, name) for name in STREAMS}
-        self._listener = _listen(order.socket)
-        stack.callback(self._end, order.socket)
+        self._listener = _listen(listen)
+        stack.callback(self._close, listen)
         threading.Thread(target=self._accept, name="accept", daemon=True).start()
+
+    def fill(self, stream: str, handle: int) -> None:
+        """Put all of a stream into a memory file, and close it. Raises: ImageError."""
+        blocks = self._exports[stream]
+        with os.fdopen(handle, "wb") as file:
+            for offset in range(0, blocks.size, _FILL_BYTES):
+                length = min(_FILL_BYTES, blocks.size - offset)
+                parts = blocks.read(offset, length)
+                if parts is None:
+                    self._lanes.wait_for(Waiting(blocks, offset, length, self._filled.put))
+                    parts = self._filled.get()
+                if parts is None:
+                    raise ImageError(f"image {self._image.digest[:12]}…: its {stream} can't be read; publish it again")
+                file.writelines(parts)
+
+    def end(self) -> None:
+        """End both lanes, and whatever waits for them."""
+        self._filled.put(None)
+        self._lanes.close()
 
     def do(self, command: Command) -> object:
         """Obey a command; return its answer."""
         if command.do == "rate":
             self._pace.set(command.value)
         elif command.do in ("pause", "resume"):
-            self._lanes.pause(command.do == "pause")
+            self._pause(command.do == "pause")
         elif command.do == "order":
             return {"order": self._first_reads()}
         elif command.do != "status":
@@ -107,10 +121,20 @@ class _Service:
             lanes.fetched_bytes,
             lanes.requests,
             round(lanes.waited_seconds, 3),
-            lanes.away,
+            "" if self._paused else lanes.away,
             lanes.ahead_done,
             len(self._pieces.first_reads),
         )
+
+    def _pause(self, paused: bool) -> None:
+        """Stop fetching at once, also what a guest waits for: it is paused too."""
+        self._paused = paused
+        self._urgent.pause(paused)
+        self._lanes.pause(paused)
+
+    def _report(self, sentence: str) -> None:
+        if not self._paused:
+            said(sentence)
 
     def _first_reads(self) -> list[int]:
         """Offsets of the disk in the order of their first reads, for the next version's boot order."""
@@ -132,7 +156,7 @@ class _Service:
             connection = Connection(link, self._exports, self._lanes.wait_for)
             threading.Thread(target=connection.serve, name="nbd", daemon=True).start()
 
-    def _end(self, path: str) -> None:
+    def _close(self, path: str) -> None:
         self._listener.close()
         Path(path).unlink(missing_ok=True)
 
@@ -140,35 +164,50 @@ class _Service:
 def main() -> int:
     """Serve until standard input ends. Returns: the exit code; 1 with a sentence when it can't be done."""
     dumps, locked = forbid_dumps(), lock_everything()
+    listen, *files = sys.argv[1:]
     room = LockedRoom()
+    over = threading.Event()
     with ExitStack() as stack:
         stack.callback(room.wipe)
         try:
             order, key = _take(room)
-            service = _Service(order, key, room, stack)
+            service = _Service(order, key, room, listen, stack)
+            threading.Thread(target=_obey, args=(service, over), name="commands", daemon=True).start()
+            for stream, handle in zip(("kernel", "initrd"), files, strict=True):
+                if handle != _NO_FILE:
+                    service.fill(stream, int(handle))
         except (ImageError, msgspec.MsgspecError, OSError) as error:
+            if over.is_set():
+                return 0
             said(str(error))
             return 1
-        _tell({"ready": {"no_dumps": dumps, "key_locked": room.locked, "all_locked": locked}})
-        for line in sys.stdin.buffer:
-            try:
-                _tell(service.do(msgspec.json.decode(line, type=Command)))
-            except msgspec.MsgspecError as error:
-                said(f"command: {error}")
+        _tell(Word(ready={"no_dumps": dumps, "key_locked": room.locked, "all_locked": locked}))
+        over.wait()
     return 0
+
+
+def _obey(service: _Service, over: threading.Event) -> None:
+    """Obey commands until there are no more."""
+    for line in sys.stdin.buffer:
+        try:
+            _tell(Word(answer=service.do(decode_command(line))))
+        except msgspec.MsgspecError as error:
+            said(f"command: {error}")
+    over.set()
+    service.end()
 
 
 def said(sentence: str) -> None:
     """Report something, in a sentence."""
-    _tell({"said": sentence})
+    _tell(Word(said=sentence))
 
 
 _telling = threading.Lock()
 
 
-def _tell(answer: Any) -> None:
+def _tell(word: Word) -> None:
     with _telling, suppress(OSError):
-        os.write(1, msgspec.json.encode(answer) + b"\n")
+        os.write(1, encode_word(word))
 
 
 def _take(room: LockedRoom) -> tuple[Order, memoryview]:
