@@ -4,7 +4,7 @@ Rules, told first
 - Fixed newstyle handshake; the options that matter (GO, INFO, LIST, EXPORT_NAME, ABORT), all others are refused
   politely. Simple replies. Writing is refused.
 - A request that can be answered is answered at once, one that can't waits aside while later ones are answered:
-  replies may come in any order.
+  replies may come in any order. Replies to small requests that came together go together.
 - What a client says is bounded before memory is taken; a client that breaks the protocol is cut off.
 
 Source: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md
@@ -14,7 +14,7 @@ import errno
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from deskgrid.images.chunks.ahead import Waiting
 from deskgrid.images.chunks.reader import Blocks, Part
@@ -34,6 +34,7 @@ _REQUEST = struct.Struct(">IHHQQI")
 _ANSWER = struct.Struct(">IIQ")
 _MOST_OPTION_BYTES = 8192
 _IOV = 512
+_TOGETHER_BYTES = 64 << 10
 
 
 class Broken(Exception):
@@ -47,6 +48,8 @@ class Connection:
         """Serve `exports` by name; the first is also what a client gets that names none."""
         self._link, self._exports, self._wait_for = link, exports, wait_for
         self._sending = threading.Lock()
+        self._held: list[Part] = []
+        self._held_bytes = 0
         self.note: Callable[[int, int], None] | None = None
         """Told offset and length of every read, if it is there."""
 
@@ -120,6 +123,7 @@ class Connection:
                 if not self._answer(blocks, *_REQUEST.unpack_from(buffer, begin)):
                     return
                 begin += _REQUEST.size
+            self._send_held()
             view[: end - begin] = bytes(view[begin:end])
             begin, end = 0, end - begin
             came = self._link.recv_into(view[end:])
@@ -131,7 +135,7 @@ class Connection:
         """Answer one request; False when the client takes its leave."""
         if kind == _READ and magic == _REQUEST_MAGIC:
             if offset + length > blocks.size or not 0 < length <= MOST_REQUEST_BYTES:
-                self._send(cookie, errno.EINVAL)
+                self._hold(cookie, errno.EINVAL)
                 return True
             if self.note is not None:
                 self.note(offset, length)
@@ -140,31 +144,43 @@ class Connection:
             except ImageError:
                 parts = None  # the other lane reports it
             if parts is not None:
-                self._send(cookie, 0, parts)
+                self._hold(cookie, 0, parts, length)
             else:
                 self._wait_for(Waiting(blocks, offset, length, lambda parts: self._send_later(cookie, parts)))
             return True
         if magic != _REQUEST_MAGIC or kind in (_WRITE, _DISC):  # what follows a WRITE is its data
             return False
-        self._send(cookie, 0 if kind == _FLUSH else errno.EPERM)
+        self._hold(cookie, 0 if kind == _FLUSH else errno.EPERM)
         return True
 
+    def _hold(self, cookie: int, error: int, parts: Sequence[Part] = (), length: int = 0) -> None:
+        """Send a reply, with the next ones when there is little in it."""
+        self._held += (_ANSWER.pack(_ANSWER_MAGIC, error, cookie), *parts)
+        self._held_bytes += _ANSWER.size + length
+        if self._held_bytes >= _TOGETHER_BYTES:
+            self._send_held()
+
+    def _send_held(self) -> None:
+        if self._held:
+            held, length = self._held, self._held_bytes
+            self._held, self._held_bytes = [], 0
+            self._send(held, length)
+
     def _send_later(self, cookie: int, parts: list[Part] | None) -> None:
+        """Send the reply to a request that had to wait; from another thread."""
+        head = _ANSWER.pack(_ANSWER_MAGIC, errno.EIO if parts is None else 0, cookie)
         try:
-            self._send(cookie, errno.EIO if parts is None else 0, parts or [])
+            self._send([head, *(parts or ())], len(head) + sum(map(len, parts or ())))
         except OSError:
             self._link.close()
 
-    def _send(self, cookie: int, error: int, parts: list[Part] = []) -> None:  # noqa: B006 (never changed)
-        head: Part = _ANSWER.pack(_ANSWER_MAGIC, error, cookie)
-        length = _ANSWER.size + sum(map(len, parts))
-        whole = [head, *parts]
+    def _send(self, parts: Sequence[Part], length: int) -> None:
         with self._sending:
-            sent = self._link.sendmsg(whole[:_IOV])
+            sent = self._link.sendmsg(parts[:_IOV])
             if sent < length:
-                self._send_rest(whole, sent)
+                self._send_rest(parts, sent)
 
-    def _send_rest(self, parts: list[Part], sent: int) -> None:
+    def _send_rest(self, parts: Sequence[Part], sent: int) -> None:
         for part in parts:
             if sent >= len(part):
                 sent -= len(part)

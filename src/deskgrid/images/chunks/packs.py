@@ -42,7 +42,7 @@ def index_bytes(count: int) -> int:
 class PackIndex:
     """What is in a pack, checked against its name. offsets: where each blob begins; one more: the pack's end."""
 
-    __slots__ = ("_entries", "content", "count", "name", "offsets")
+    __slots__ = ("content", "count", "name", "offsets")
 
     def __init__(self, name: str, content: bytes) -> None:
         """Check an index. Raises: Damaged."""
@@ -54,14 +54,13 @@ class PackIndex:
         lengths = [length for _, length in _ENTRY.iter_unpack(memoryview(content)[_HEAD.size :])]
         if max(lengths) > MOST_BLOB_BYTES or min(lengths) <= OVERHEAD_BYTES:
             raise Damaged(f"pack {name[:12]}…: got a blob of {max(lengths)} bytes, expected at most {MOST_BLOB_BYTES}")
-        self.name, self.content, self.count = name, content, count
+        self.name, self.content, self.count = name, bytes(content), count
         self.offsets = array("I", accumulate(lengths, initial=len(content)))
-        self._entries = memoryview(content)[_HEAD.size :]
 
-    def sum(self, ordinal: int) -> memoryview:
+    def sum(self, ordinal: int) -> bytes:
         """What the sum of a blob must be."""
-        at = ordinal * _ENTRY.size
-        return self._entries[at : at + SUM_BYTES]
+        at = _HEAD.size + ordinal * _ENTRY.size
+        return self.content[at : at + SUM_BYTES]
 
     def span(self, ordinal: int) -> tuple[int, int]:
         """Where a blob begins and ends."""
