@@ -26,6 +26,8 @@ from jeepney.wrappers import DBusAddress, new_method_call
 
 ANSWER_SECONDS = 3.0
 """A call that isn't answered for so long is a fault, and the connection is made anew."""
+LOST = "disconnected"
+"""The name of a failure that is nobody's answer: there is no connection."""
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 30.0
 _MESSAGE_BYTES_MAX = 1 << 20
 _MESSAGES_AT_ONCE = 200
@@ -136,7 +138,7 @@ class Bus:
     ) -> None:
         """Ask; the answer, or why there is none, is given to `then` by a later `tend`."""
         if self._socket is None:
-            then(Failed("disconnected", self.fault))
+            then(Failed(LOST, self.fault))
             return
         message = new_method_call(DBusAddress(path, service, interface), member, signature or None, body)
         message.header.flags |= MessageFlag.no_auto_start
@@ -189,7 +191,7 @@ class Bus:
             extra.close()
         self._parser.fds.clear()
         for then, _ in waiting.values():
-            then(Failed("disconnected", "the connection is gone"))
+            then(Failed(LOST, "the connection is gone"))
         for name in list(self._owners):
             self._owned(name, "")
 

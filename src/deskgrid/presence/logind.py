@@ -22,7 +22,7 @@ import msgspec
 from jeepney.fds import FileDescriptor
 
 from deskgrid.model.presence import Ending
-from deskgrid.presence.bus import Bus, Failed, Service, Signal
+from deskgrid.presence.bus import LOST, Bus, Failed, Service, Signal
 from deskgrid.presence.sessions import Session, session_of
 
 NAME, PATH = "org.freedesktop.login1", "/org/freedesktop/login1"
@@ -123,6 +123,7 @@ class Logind:
 
     def _come_or_gone(self, here: bool) -> None:
         self._here, self._open, self._stale, self._lock_asked, self._found = here, 0, False, False, {}
+        self.lock_fault = ""
         self.release(keep_wanting=True)
         if here:
             self._ask_all()
@@ -189,6 +190,8 @@ class Logind:
     def _locked(self, answer: tuple[Any, ...] | Failed) -> None:
         self._lock_asked = False
         if isinstance(answer, Failed):
+            if answer.name == LOST or not self._here:
+                return  # that is no refusal, and it is asked anew once logind is heard again
             self.lock_fault = (
                 f"logind: got {answer.name.rpartition('.')[2]} for a delay lock, expected to hold one: virtual "
                 "machines may not be ended before the computer sleeps or shuts down; install polkit (package polkitd)"
