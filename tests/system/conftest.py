@@ -30,14 +30,13 @@ def built() -> Built:
 
 @pytest.fixture(scope="session")
 def stage(built: Built) -> Iterator[Stage]:
-    """A stage with a pool, and images of misbehaving tiny guests beside the demo's."""
+    """A stage with a pool, and images of misbehaving tiny guests beside the demo's, all published and signed."""
     cast = Cast()
     try:
         images = cast.folder / "images"
         own_folder(images, cast.account)
-        tiny_images(images, TINY)
-        (images / "demo").symlink_to(built.folder.parent)
-        made = Stage(cast, trees.provide(), built, images)
+        made = Stage(cast, trees.provide(), built.folder, *tiny_images(images, TINY))
+        made.vouch(*made.images)
         made.start_pool(HeadSettings(cycle_seconds=2))
         yield made
     finally:

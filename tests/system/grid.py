@@ -190,10 +190,14 @@ def ended_after_seconds(pid: int, begin: float, at_most_seconds: float = 60.0) -
         os.close(handle)
 
 
-def tiny_images(folder: Path, kinds: dict[str, str]) -> None:
-    """Images of the tiny guest, by name, each with words on its kernel's command line; as `image build` writes them."""
+def tiny_images(folder: Path, kinds: dict[str, str]) -> list[Path]:
+    """Images of the tiny guest, by name, each with words on its kernel's command line; as `image build` writes them.
+
+    Returns: their folders.
+    """
     guest = tiny_guest()
     first: Path | None = None
+    made: list[Path] = []
     for name, words in kinds.items():
         work = folder / name / "work"
         work.mkdir(parents=True)
@@ -225,6 +229,8 @@ def tiny_images(folder: Path, kinds: dict[str, str]) -> None:
         (work / manifest.FILE).chmod(0o644)
         first = work.rename(work.parent / manifest.digest(encoded))
         first.chmod(0o755)
+        made.append(first)
+    return made
 
 
 class Bell:

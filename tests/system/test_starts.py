@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from deskgrid.coordinator.kept import LeaseRecord
-from deskgrid.images.store import facts_of
 from deskgrid.model.desktop import Fault
 
 from .grid import MIB, Grid, ended_after_seconds, qemu_of, the_qemu_of, until
@@ -41,14 +40,11 @@ def labs(grid: Grid) -> Grid:
 
 @pytest.fixture
 def image(labs: Grid, request: pytest.FixtureRequest) -> Iterator[str]:
-    """An image of the tiny guest, on offer to jobs from here to there."""
+    """The name of an image of the tiny guest; nothing of it runs before or after."""
     name: str = request.param
-    (folder,) = (labs.stage.images / name).iterdir()
-    labs.stage.client.offer_image(facts_of(folder))
     until("two idle desktops", lambda: labs.stage.client.status().available >= len(LABS))
     yield name
     labs.remove_jobs()
-    labs.stage.client.withdraw_image(name)
     for record in labs.live(name):
         labs.stage.client.end_vm(record.lease.vm_id, "the test is over")
     until("its machines to end", lambda: not labs.live(name))

@@ -107,10 +107,11 @@ class Signers:
 
     def _sign(self, *names: str) -> None:
         for name in names:
-            self._shelf.sign(self._signer(name))
+            self._shelf.sign(self.signer(name))
         self._shelf.settle()
 
-    def _signer(self, name: str) -> Signer:
+    def signer(self, name: str) -> Signer:
+        """One of their keys, ready to sign."""
         return open_signer(self.places.keys / name, lambda what: PASSWORD)
 
 

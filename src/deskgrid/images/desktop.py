@@ -82,7 +82,7 @@ class DesktopStore:
 
     def __init__(self, origins: Origins, allowance: Callable[[], Allowance], now: Callable[[], datetime]) -> None:
         """Use the store and the metadata in the folders of `origins`; look for what is held, aside."""
-        self._origins, self._allowance, self._now = origins, allowance, now
+        self.origins, self._allowance, self._now = origins, allowance, now
         self._mutex, self._asking = threading.Lock(), threading.Lock()
         self._held: tuple[ImageFacts, ...] = ()
         self._admitted: dict[str, Admission] = {}
@@ -129,7 +129,7 @@ class DesktopStore:
         """Keep it from being removed."""
         import fcntl
 
-        path = self._origins.store / "images" / f"{ref.digest}.lock"
+        path = self.origins.store / "images" / f"{ref.digest}.lock"
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -150,7 +150,7 @@ class DesktopStore:
 
     def _ask(self, wanted: Version | None, digest: str, sources: tuple[str, ...]) -> Reply:
         """Ask a process of its own; one at a time: the metadata have one writer. Raises: ImageError."""
-        question = Question(self._origins, self._allowance(), self._now(), wanted, digest, sources)
+        question = Question(self.origins, self._allowance(), self._now(), wanted, digest, sources)
         with self._asking:
             try:
                 done = subprocess.run(
