@@ -1,22 +1,29 @@
-"""What an agent and the process that serves its neighbours say to each other. Both are on one desktop, of one account.
+"""What an agent says to the process that gives parts of images to neighbours. Both are on one desktop, of one account.
 
 Rules, told first
-- The agent writes `Serving` to its standard input, then, a line each, a `Command` (`wire/disk.py`): pause, resume,
-  rate (value: bytes per second), status. The process lives until its standard input ends.
-- It answers with `Word`s (`wire/disk.py`): ready has the port; then what it reports, and answers.
+- The agent writes `Serving` to its standard input, one line of JSON, then a `Command` a line (`wire/disk.py`): rate
+  (value: bytes per second) or status. The process lives until its standard input ends.
+- It answers with `Word`s (`wire/disk.py`): ready holds its port; what it said is why it can't serve; `Given` is the
+  answer to a command.
 """
 
 import msgspec
 
 
 class Serving(msgspec.Struct, frozen=True):
-    """What to serve, and where. store: its folder. address: of this computer; empty: all of them.
+    """What to serve, and where. store: its folder. bytes_per_second: for all neighbours together.
 
-    port: 0: a free one. bytes_per_second: for all neighbours together. paused: until it is told to go on.
+    address: of this computer; empty: all that it has. port: 0: a free one.
     """
 
     store: str
     bytes_per_second: int
     address: str = ""
     port: int = 0
-    paused: bool = False
+
+
+class Given(msgspec.Struct, frozen=True):
+    """What was given since the start. connections: now. Nothing is kept of who they are."""
+
+    given_bytes: int
+    connections: int

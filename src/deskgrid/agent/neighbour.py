@@ -1,0 +1,119 @@
+"""Starts and ends the process that gives parts of images to neighbours (`images/chunks/neighbour.py`).
+
+Rules, told first
+- It runs only while the policy says `neighbours` and virtual machines may run here (`core/neighbours.gives`). When that
+  is over, such as when the owner comes back, it is killed at once, and nothing listens any more.
+- It dies with this agent: the kernel closes its standard input.
+- One that ended by itself is started again, after a while, later each time.
+- Nothing here waits. With the setting off nothing of it is in memory but this.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from deskgrid.core.neighbours import gives
+from deskgrid.model.desktop import Availability
+from deskgrid.model.policy import Policy
+from deskgrid.wire.disk import Command, decode_word, encode_command
+from deskgrid.wire.neighbour import Serving
+
+log = logging.getLogger("deskgrid.agent")
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 10.0, 3600.0
+_PASSED_ON = ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONPATH")
+_SPARING = {"MALLOC_ARENA_MAX": "1"}
+
+
+class Neighbour:
+    """The process, when there is one. port: where it listens; 0: it does not (yet)."""
+
+    def __init__(self, store: Path, port: int = 0) -> None:
+        """Nothing runs yet. store: folder of images. port: to listen on; 0: a free one."""
+        self.port = 0
+        self._store, self._listen_port = store, port
+        self._mutex = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._bytes_per_second = 0
+        self._pause = self._not_before = 0.0
+
+    def obey(self, policy: Policy, availability: Availability) -> None:
+        """Run or do not run, as fast as it may; call it whenever one of both has changed, and now and then."""
+        if not gives(policy, availability):
+            self.close()
+            return
+        rate = policy.download_bytes_per_second
+        if self._process is None or self._process.poll() is not None:
+            self._start(rate)
+        elif rate != self._bytes_per_second:
+            self._bytes_per_second = rate
+            self._say(encode_command(Command("rate", rate)))
+
+    def close(self) -> None:
+        """End it at once."""
+        with self._mutex:
+            process, self._process, self.port = self._process, None, 0
+        self._pause = self._not_before = 0.0
+        if process is not None:
+            _end(process)
+
+    def _start(self, rate: int) -> None:
+        if time.monotonic() < self._not_before:
+            return
+        if self._process is not None:
+            _end(self._process)
+        self._pause = min(LAST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, 2 * self._pause))
+        self._not_before = time.monotonic() + self._pause
+        self._bytes_per_second = rate
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "deskgrid.images.chunks.neighbour"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _SPARING,
+            )
+        except OSError as error:
+            log.warning("neighbours: the process that gives to them did not start: %s", error.strerror)
+            return
+        serving = Serving(str(self._store), rate, port=self._listen_port)
+        self._say(msgspec.json.encode(serving) + b"\n")
+        threading.Thread(target=self._listen, args=(self._process,), name="neighbour", daemon=True).start()
+
+    def _say(self, line: bytes) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        with suppress(OSError):  # it has ended; it is started again
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        """Hear what it says until it ends; in a thread of its own."""
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                with suppress(msgspec.MsgspecError):
+                    word = decode_word(line)
+                    if word.said:
+                        log.warning("%s", word.said)
+                    if word.ready is not None:
+                        self._set_port(process, int(word.ready["port"]))
+        process.wait()
+        self._set_port(process, 0)
+
+    def _set_port(self, process: subprocess.Popen[bytes], port: int) -> None:
+        with self._mutex:
+            if self._process is process:  # else it was ended
+                self.port = port
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The thread that listens to it waits for its end."""
+    process.kill()
+    assert process.stdin is not None
+    with suppress(OSError):
+        process.stdin.close()
