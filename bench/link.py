@@ -3,8 +3,8 @@
     python -m bench.link NAME DELAY_MS MBIT     the forwarder: run by `slow_link`, as root
 
 Rules, told first
-- The other end is a network namespace of its own, joined to ours by two TUN devices; a program carries the packets over,
-  each after the delay and no faster than the rate, in both directions. TCP is the kernel's own at both ends. (The kernel's
+- The other end is a network namespace of its own, joined to ours by two TUN devices; a program carries the packets,
+  each after the delay and no faster than the rate, both ways. TCP is the kernel's own at both ends. (The kernel's
   netem would do the same, where it is there.)
 - A queue holds 200 ms; what comes beyond is dropped, as a router does.
 - The web server is nginx; its log says how many bytes it sent, headers included.

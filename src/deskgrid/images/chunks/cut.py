@@ -3,9 +3,11 @@
 Rules, told first
 - Zero runs come first: at least eight zero blocks of 4 KiB in a row are a hole, on every file system, whether the
   file has a hole there or zeros. Holes are not stored.
-- What lies between holes is cut by FastCDC (2020), 16 KiB on average, 4 KiB at least (less at an end), 64 KiB at
-  most. Smaller chunks make a smaller difference between two versions, and a read of 4 KiB unpacks less; packs make up
-  for their number.
+- What lies between holes is cut by FastCDC (2020), 8 KiB on average, 4 to 16 KiB, and each border is moved back to a
+  multiple of 4 KiB. File systems move content by whole blocks, so a moved file is still cut the same; and a guest's
+  read of a block needs one chunk, not now and then two.
+- Small chunks make a small difference between two versions, and a read of 4 KiB unpacks less; packs make up for their
+  number.
 - The compiled core must be there: the one in Python is 200 times slower.
 
 Source: Xia et al., "The Design of Fast Content-Defined Chunking for Data Deduplication Based Storage Systems" (2020).
@@ -23,8 +25,11 @@ from deskgrid.images.contract import ImageError
 if TYPE_CHECKING:
     from pyfastcdc import FastCDC
 
-AVERAGE_BYTES, LEAST_BYTES, MOST_BYTES = 8 << 10, 2 << 10, 32 << 10
+MOST_BYTES = 64 << 10
+"""The longest chunk that the format allows."""
+
 _BLOCK = 4096
+_AVERAGE_BYTES, _LEAST_BYTES, _LONGEST_BYTES = 2 * _BLOCK, _BLOCK, 4 * _BLOCK
 _HOLE_BLOCKS = 8
 _ZEROS = bytes(_BLOCK * _HOLE_BLOCKS)
 
@@ -51,10 +56,13 @@ def cut(content: memoryview, handle: int) -> Iterator[Piece]:
         if hole:
             yield Piece(start, end - start, True)
             continue
-        at = start
+        at = begin = start
         for chunk in cutter.cut_buf(content[start:end]):
-            yield Piece(at, chunk.length, False)
             at += chunk.length
+            border = at // _BLOCK * _BLOCK if at < end else end
+            if border > begin:
+                yield Piece(begin, border - begin, False)
+                begin = border
 
 
 @cache
@@ -66,7 +74,7 @@ def _cutter() -> "FastCDC":
             f"pyfastcdc: got {FastCDC.__module__}, expected its compiled core; install a wheel of it, or gcc and "
             "python3-dev before it is installed"
         )
-    return FastCDC(AVERAGE_BYTES, min_size=LEAST_BYTES, max_size=MOST_BYTES, seed=0)
+    return FastCDC(_AVERAGE_BYTES, min_size=_LEAST_BYTES, max_size=_LONGEST_BYTES, seed=0)
 
 
 def _runs(content: memoryview, handle: int) -> Iterator[tuple[int, int, bool]]:

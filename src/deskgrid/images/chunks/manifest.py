@@ -10,7 +10,8 @@ Rules, told first
 - It comes from outside until it was verified: everything in it is bounded, and checked before it is used.
 
 The table holds the chunks of disk, kernel and initrd in this order, as columns of little-endian unsigned numbers,
-compressed: raw length (4 bytes each), number of the pack or HOLE (2), number of the blob in it (2). `boot` holds the
+compressed: raw length (4 bytes each), number of the pack or HOLE (2), number of the blob in it (2; as the difference to
+the number that follows the one before, since most follow each other). `boot` holds the
 numbers of the chunks that a boot reads, in their order (4 bytes each), compressed.
 """
 
@@ -18,7 +19,7 @@ import hashlib
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Annotated
 
 import msgspec
@@ -30,7 +31,7 @@ from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Package
 from deskgrid.model.names import Digest, Name
 
-FORMAT = 1
+FORMAT = 2
 HOLE = 0xFFFF
 STREAMS = ("disk", "kernel", "initrd")
 MOST_MANIFEST_BYTES = 32 << 20
@@ -100,7 +101,8 @@ class Table:
 
     def encode(self) -> bytes:
         """Return the form that stands in a manifest."""
-        return zstandard.compress(b"".join(_little(column) for column in (self.lengths, self.packs, self.blobs)), 19)
+        columns = (self.lengths, self.packs, _differences(self.blobs))
+        return zstandard.compress(b"".join(map(_little, columns)), 19)
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -193,7 +195,7 @@ def _table(manifest: PublishedManifest) -> Table:
     return Table(
         _column("I", plain[: 4 * count]),
         _column("H", plain[4 * count : 6 * count]),
-        _column("H", plain[6 * count :]),
+        _sums(_column("H", plain[6 * count :])),
     )
 
 
@@ -233,6 +235,15 @@ def _column(kind: str, content: bytes) -> "array[int]":
     if sys.byteorder == "big":
         column.byteswap()
     return column
+
+
+def _differences(numbers: "array[int]") -> "array[int]":
+    return array("H", [(now - before - 1) & 0xFFFF for before, now in pairwise((-1, *numbers))])
+
+
+def _sums(differences: "array[int]") -> "array[int]":
+    """Undo `_differences`."""
+    return array("H", [(at + number) & 0xFFFF for number, at in enumerate(accumulate(differences))])
 
 
 def _little(column: "array[int]") -> bytes:

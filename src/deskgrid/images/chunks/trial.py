@@ -2,7 +2,7 @@
 
 Rules, told first
 - The disk is read only, on a socket of the caller's; nothing is cached, so that every read is seen.
-- What is noted are offsets in the order of the reads, each block of 16 KiB once; `publish` takes them as they are.
+- What is noted are offsets in the order of the reads, each block of 4 KiB once; `publish` takes them as they are.
 """
 
 import socket
@@ -15,7 +15,7 @@ from deskgrid.images.chunks.ahead import Waiting
 from deskgrid.images.chunks.nbd import Connection
 from deskgrid.images.chunks.reader import RawBlocks
 
-_BLOCK_BYTES = 16 << 10
+_BLOCK_BYTES = 4 << 10
 
 
 class Trial:
@@ -30,6 +30,9 @@ class Trial:
         with self._mutex:
             for block in range(offset // _BLOCK_BYTES, -(-(offset + length) // _BLOCK_BYTES)):
                 self._reads.setdefault(block * _BLOCK_BYTES)
+
+    def __len__(self) -> int:
+        return len(self._reads)
 
     def first_reads(self) -> list[int]:
         """Offsets in the order of the first reads."""
