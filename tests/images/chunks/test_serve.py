@@ -27,6 +27,7 @@ from deskgrid.images.chunks.trial import trial
 from deskgrid.images.contract import ImageError
 from deskgrid.wire.disk import Command, decode_word, encode_command
 from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, order, origin, published, web
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_while_the_source_is_away_the_guest_waits_without_an_error(tmp_path: Pat
         reader = threading.Thread(target=_reads_right, args=(tmp_path, server.socket, 5))
         reader.start()
         try:
-            _until(lambda: server.status().away)
+            eventually(lambda: server.status().away)
             assert reader.is_alive() and any("the guest waits" in one for one in server.said)
             source.behave = ""
             reader.join(60)
@@ -145,7 +146,7 @@ def test_it_obeys_while_it_fills_the_memory_files_and_ends_with_its_standard_inp
             process.stdin.flush()
             return "503" in decode_word(process.stdout.readline()).answer["away"]
 
-        _until(away)
+        eventually(away)
         process.stdin.close()
         assert process.wait(60) == 0 and not (tmp_path / "nbd").exists()
         process.stdout.close()
@@ -193,7 +194,7 @@ def test_key_and_canary_are_in_no_argument_environment_or_file_running_or_killed
 def test_after_kill_9_another_goes_on_with_what_was_fetched(tmp_path: Path, asked: Order) -> None:
     first = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
     _reads_right(tmp_path, first.socket, 10)
-    _until(lambda: first.status().ahead_done)
+    eventually(lambda: first.status().ahead_done)
     first.process.kill()
     first.process.wait()
     first.close()
@@ -265,8 +266,7 @@ def test_a_trial_boot_notes_what_is_read_first(tmp_path: Path) -> None:
         for offset in (300_000, 5, 300_000):
             assert client.read(offset, 20_000) == disk.read_bytes()[offset : offset + 20_000]
         client.close()
-    blocks = [*range(299008, 323584, 4096), *range(0, 20480, 4096)]
-        assert noted.first_reads() == blocks
+        assert noted.first_reads() == [*range(299008, 323584, 4096), *range(0, 20480, 4096)]
 
 
 def test_going_ahead_stops_at_once_and_resumes(tmp_path: Path, asked: Order) -> None:
@@ -280,7 +280,7 @@ def test_going_ahead_stops_at_once_and_resumes(tmp_path: Path, asked: Order) -> 
             time.sleep(0.7)
             assert not source.ranges and not server.status().ahead_done
             server.ask("resume")
-            _until(lambda: server.status().ahead_done)
+            eventually(lambda: server.status().ahead_done)
         finally:
             server.close()
 
@@ -309,10 +309,3 @@ def _nothing_in_the_clear(folder: Path) -> None:
         if path.is_file():
             found = path.read_bytes()
             assert CANARY[:20] not in found and KEY not in found and KEY.hex().encode() not in found
-
-
-def _until(done: object) -> None:
-    end = time.monotonic() + 60
-    while not done():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.05)

@@ -36,7 +36,7 @@ _WORTHLESS = InstanceData(
     vm_name="trial",
     desktop="trial",
     collector="10.0.2.2:9618",
-    token="e30.e30.trial",
+    token="e30.e30.trial",  # noqa: S106 (of no worth)
     trust_domain="trial",
     cpus=1,
     memory_mb=256,
@@ -53,33 +53,37 @@ def first_reads(source: Source, say: Say = lambda sentence: None, most_seconds: 
     qemu = shutil.which(QEMU)
     if qemu is None:
         raise ImageError(f"trial boot: got no {QEMU}, expected one; install QEMU, or publish without a trial boot")
-    with tempfile.TemporaryDirectory(prefix="deskgrid-trial-") as folder:
-        with trial(source.disk, Path(folder) / "disk") as noted:
-            ours, theirs = socket.socketpair()
-            with ours, (Path(folder) / "qemu.log").open("w+b") as log:
-                argv = qemu_args(qemu, source, Path(folder) / "disk", theirs.fileno())
-                machine = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[theirs.fileno()],
-                    env=os.environ | {"TMPDIR": folder},
-                    start_new_session=True,
-                )
-                theirs.close()
-                try:
-                    _attend(ours, noted, say, time.monotonic() + most_seconds)
-                finally:
-                    with suppress(ProcessLookupError):
-                        os.killpg(machine.pid, signal.SIGKILL)
-                    machine.wait()
-                found = noted.first_reads()
-                if not found:
-                    log.seek(0)
-                    said = " ".join(log.read().decode(errors="replace").split())[-300:]
-                    raise ImageError(f"trial boot: the machine read nothing of its disk: {said or 'QEMU said nothing'}")
+    with tempfile.TemporaryDirectory(prefix="deskgrid-trial-") as name:
+        folder = Path(name)
+        with trial(source.disk, folder / "disk") as noted:
+            _boot(qemu, source, folder, lambda channel: _attend(channel, noted, say, time.monotonic() + most_seconds))
+            found = noted.first_reads()
+        if not found:
+            said = " ".join((folder / "qemu.log").read_text(errors="replace").split())[-300:]
+            raise ImageError(f"trial boot: the machine read nothing of its disk: {said or 'QEMU said nothing'}")
     return found
+
+
+def _boot(qemu: str, source: Source, folder: Path, attend: Callable[[socket.socket], None]) -> None:
+    """Start the machine, and end it when `attend`, which is given its ttyS1, returns."""
+    ours, theirs = socket.socketpair()
+    with ours, (folder / "qemu.log").open("wb") as log:
+        machine = subprocess.Popen(
+            qemu_args(qemu, source, folder / "disk", theirs.fileno()),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[theirs.fileno()],
+            env=os.environ | {"TMPDIR": str(folder)},
+            start_new_session=True,
+        )
+        theirs.close()
+        try:
+            attend(ours)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(machine.pid, signal.SIGKILL)
+            machine.wait()
 
 
 def qemu_args(qemu: str, source: Source, disk: Path, channel: int) -> list[str]:
