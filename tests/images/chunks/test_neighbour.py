@@ -385,6 +385,10 @@ def test_a_neighbour_that_means_ill_costs_time_and_nothing_else(
 # Two computers
 
 
+def nodad(address: str) -> tuple[str, ...]:
+    return ("nodad",) if ":" in address else ()  # an address of IPv6 that may be used at once
+
+
 @pytest.fixture
 def lab() -> Iterator[str]:
     """Three network namespaces on one wire: a giver, one on its subnet, one that comes from elsewhere."""
@@ -395,18 +399,36 @@ def lab() -> Iterator[str]:
     def ip(*words: str, check: bool = True) -> None:
         subprocess.run(["ip", *words], check=check, capture_output=True, timeout=60)
 
-    places = {"a": ("10.77.1.1/24", "192.0.0.9/24"), "b": ("10.77.1.2/24",), "c": ("10.77.2.3/24",)}
+    places = {
+        "a": ("10.77.1.1/24", "fd77::1/64", "11.77.1.1/24"),
+        "b": ("10.77.1.2/24", "fd77::2/64", "11.77.1.2/24"),
+        "c": ("10.77.2.3/24",),
+    }
     try:
         ip("netns", "add", f"{name}w")
-        ip("-n", f"{name}w", "link", "add", "br", "type", "bridge")
-        ip("-n", f"{name}w", "link", "set", "br", "up")
+        ip("-n", f"{name}w", "link", "add", "name", "wire", "type", "bridge")
+        ip("-n", f"{name}w", "link", "set", "dev", "wire", "up")
         for place, addresses in places.items():
             ip("netns", "add", name + place)
-            ip("-n", f"{name}w", "link", "add", place, "type", "veth", "peer", "name", "eth", "netns", name + place)
-            ip("-n", f"{name}w", "link", "set", place, "master", "br", "up")
-            for address in addresses:
-                ip("-n", name + place, "address", "add", address, "dev", "eth")
-            ip("-n", name + place, "link", "set", "eth", "up")
+            ip(
+                "-n",
+                f"{name}w",
+                "link",
+                "add",
+                "name",
+                f"to-{place}",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth",
+                "netns",
+                name + place,
+            )
+            ip("-n", f"{name}w", "link", "set", "dev", f"to-{place}", "master", "wire", "up")
+            for address in addresses if socket.has_dualstack_ipv6() else [one for one in addresses if "." in one]:
+                ip("-n", name + place, "address", "add", address, "dev", "eth", *nodad(address))
+            ip("-n", name + place, "link", "set", "dev", "eth", "up")
         ip("-n", f"{name}a", "route", "add", "10.77.2.0/24", "dev", "eth")
         ip("-n", f"{name}c", "route", "add", "10.77.1.0/24", "dev", "eth")
     except (OSError, subprocess.SubprocessError):
@@ -418,27 +440,27 @@ def lab() -> Iterator[str]:
         ip("netns", "delete", name + place, check=False)
 
 
-def test_between_computers_only_those_of_the_subnet_are_answered(tmp_path: Path, lab: str) -> None:
+def test_between_computers_only_private_addresses_of_the_subnet_are_answered(tmp_path: Path, lab: str) -> None:
     made = published(tmp_path, content(kib=128))
     filled(tmp_path, "a", made)
     pack = made.manifest.packs[0].name
-    beside = Giver(Serving(str(tmp_path / "a"), FAST), ("ip", "netns", "exec", f"{lab}a"))
     asking = (
         "import sys; from deskgrid.images.chunks.source import Origin, open_source\n"
-        f"print(len(b''.join(open_source(Origin('http://10.77.1.1:{beside.port}')).read('lab', '{pack}', 0, 100))))"
+        f"print(len(b''.join(open_source(Origin(sys.argv[1])).read('lab', '{pack}', 0, 100))))"
     )
+
+    def asked(place: str, host: str) -> subprocess.CompletedProcess[str]:
+        url = f"http://{host}:{beside.port}"
+        argv = ["ip", "netns", "exec", lab + place, sys.executable, "-c", asking, url]
+        return subprocess.run(argv, capture_output=True, timeout=60, check=False, text=True)
+
+    beside = Giver(Serving(str(tmp_path / "a"), FAST), ("ip", "netns", "exec", f"{lab}a"))
     try:
-        answers = {
-            place: subprocess.run(
-                ["ip", "netns", "exec", lab + place, sys.executable, "-c", asking],
-                capture_output=True,
-                timeout=60,
-                check=False,
-                text=True,
-            )
-            for place in "bc"
-        }
-        assert answers["b"].stdout.strip() == "100", answers["b"].stderr
-        assert answers["c"].returncode != 0 and "Away" in answers["c"].stderr and "timed out" not in answers["c"].stderr
+        for host in ("10.77.1.1", *(["[fd77::1]"] if socket.has_dualstack_ipv6() else [])):
+            near = asked("b", host)
+            assert near.stdout.strip() == "100", near.stderr
+        for place, host in (("b", "11.77.1.1"), ("c", "10.77.1.1")):
+            far = asked(place, host)
+            assert far.returncode != 0 and "Away" in far.stderr and "timed out" not in far.stderr, far.stderr
     finally:
         beside.close()
