@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from deskgrid.images.contents import Entry, decode, encode
+from deskgrid.images.contract import ImageError
 from deskgrid.images.roottar import RootTar
 
 from .trees import EPOCH, folder, member, plain, write
@@ -83,6 +85,12 @@ def test_no_time_is_later_than_the_epoch_and_earlier_ones_stay(tmp_path: Path) -
         "./tmp/x",
         "./boot/initrd.img-6.12",
         "./root/.bash_history",
+        "./etc/ssl/private/ssl-cert-snakeoil.key",
+        "./etc/munge/munge.key",
+        "./etc/.pwd.lock",
+        "./var/cache/fontconfig/a.cache-9",
+        "./var/lib/cloud/data/instance-id",
+        "./var/lib/urandom/random-seed",
         "./etc/condor/passwords.d/POOL",
         "./usr/lib/deskgrid/build/script-000-x",
     ],
@@ -112,6 +120,31 @@ def test_added_files_are_there_once(tmp_path: Path) -> None:
     with tarfile.open(output) as tar:
         assert [info.name for info in tar].count("boot/vmlinuz") == 1
         assert tar.extractfile("boot/vmlinuz").read() == b"new"
+
+
+def test_what_was_written_is_told_with_its_sums(tmp_path: Path) -> None:
+    with RootTar(write(tmp_path / "tree.tar", *FILES)) as tree:
+        told = {entry.path: entry for entry in tree.write_normal(tmp_path / "normal.tar", EPOCH, {"boot/x": b"new"})}
+    tool = hashlib.sha256(b"program").hexdigest()
+    assert told["usr/bin/tool"] == Entry("usr/bin/tool", "file", 0o4755, 0, 0, 7, tool)
+    assert (told["usr/bin/another"].size, told["usr/bin/another"].sha256) == (7, tool)
+    assert told["bin"] == Entry("bin", "link", 0o644, 0, 0, link="usr/bin")
+    assert (told["etc/alpha"].uid, told["etc/alpha"].gid, told["etc/alpha"].mode) == (42, 43, 0o640)
+    assert told["boot/x"].sha256 == hashlib.sha256(b"new").hexdigest()
+    assert told["usr"].kind == "dir"
+    assert decode(encode(told.values())) == told
+
+
+def test_a_list_of_files_keeps_any_name(tmp_path: Path) -> None:
+    odd = [Entry(path, "file", 0o644, 0, 0, 1, "a") for path in ("a b", "ü/#x", "back\\slash", "new\nline", "\udcff")]
+    odd.append(Entry("l", "link", 0o777, 0, 0, link="to a = b"))
+    assert decode(encode(odd)) == {entry.path: entry for entry in odd}
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"#mtree\n./a mode=x\n", b"#mtree\n./a\n"])
+def test_a_damaged_list_of_files_is_one_sentence(content: bytes) -> None:
+    with pytest.raises(ImageError, match="build the image again"):
+        decode(content)
 
 
 def test_a_hard_links_content_is_that_of_its_file(tmp_path: Path) -> None:

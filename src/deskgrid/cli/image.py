@@ -5,13 +5,17 @@ from typing import Annotated
 
 import typer
 
-from deskgrid.cli import image_store
+from deskgrid.cli import image_compare, image_new, image_store
 from deskgrid.cli.office import Json
-from deskgrid.cli.output import progress, show, show_json, size, tell
+from deskgrid.cli.output import Exit, Failed, progress, show, show_json, size, tell
+from deskgrid.images import manifest
 from deskgrid.images.build import Built, build, images_folder
-from deskgrid.images.listing import inspect, listed
+from deskgrid.images.listing import find_image, listed
 
 app = typer.Typer(help="Images: what virtual machines boot from.", no_args_is_help=True)
+app.command("init")(image_new.init)
+app.command("import")(image_new.import_disk)
+app.command("diff")(image_compare.diff)
 app.command("publish")(image_store.publish)
 app.add_typer(image_store.app, name="store")
 Folder = Annotated[Path | None, typer.Option("--images", help="Folder of images; the cache's if not given.")]
@@ -21,9 +25,15 @@ Folder = Annotated[Path | None, typer.Option("--images", help="Folder of images;
 def build_image(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build also when it is in the cache.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Build twice from nothing and compare; exit code 1 when not equal.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build the image of a recipe."""
+    if verify:
+        image_compare.verify(recipe, as_json)
+        return
     built = build_with_bar(recipe, rebuild)
     if as_json:
         show_json(
@@ -58,23 +68,39 @@ def images(folder: Folder = None, as_json: Json = False) -> None:
 
 @app.command("inspect")
 def inspect_image(
-    folder: Annotated[Path, typer.Argument(help="The image's folder.")],
+    image: Annotated[str, typer.Argument(help="The image's folder, or name or name@digest of one in the cache.")],
+    sbom: Annotated[
+        bool, typer.Option("--sbom", help="Print its packages with their sums, as a CycloneDX document.")
+    ] = False,
+    folder: Folder = None,
     as_json: Json = False,
 ) -> None:
     """Show what is in an image: its recipe, files and packages."""
-    one = inspect(folder)
+    one = find_image(image, folder or images_folder())
     assert one.manifest is not None
+    if sbom:
+        if one.manifest.sbom is None:
+            raise Failed(Exit.ABSENT, f"image {image}: it was imported, what packages are in it is not known")
+        print((one.folder / manifest.SBOM).read_text(), end="")
+        return
     if as_json:
         show_json(one.manifest)
         return
     held = one.manifest
     tell(f"{held.name} {one.ref.digest}", style="bold")
     tell(f"memory at least {size(held.memory_bytes)}, disk {size(held.disk_bytes)}, takes {size(one.used_bytes)} here")
-    tell(
-        f"Debian {held.recipe.suite}, {len(held.packages)} packages; asked for: {' '.join(held.recipe.packages) or '-'}"
-    )
+    tell(_made_of(held))
     show(held, False, ("file", "bytes", "SHA-256"), [(n, f.size_bytes, f.sha256) for n, f in held.files().items()])
     show(held, False, ("package", "version"), [(package.name, package.version) for package in held.packages])
+
+
+def _made_of(held: manifest.Manifest) -> str:
+    if held.recipe is not None:
+        asked = " ".join(held.recipe.packages) or "-"
+        return f"Debian {held.recipe.suite}, {len(held.packages)} packages; asked for: {asked}"
+    assert held.imported is not None
+    installs = f"; cloud-init installs {' '.join(held.imported.packages)}" if held.imported.packages else ""
+    return f"imported from {held.imported.form} {held.imported.source.sha256}; boots by BIOS with cloud-init{installs}"
 
 
 def build_with_bar(recipe: Path, rebuild: bool = False) -> Built:

@@ -45,7 +45,8 @@ NUMBERS = {"cpus": (1, 4096), "memory_mb": (64, 1 << 26), "unused_seconds": (1, 
 UNUSED_SECONDS = 600
 
 CONFIGURATION = """\
-# Written for one life of this machine; nothing else is read.
+# Written for one life of this machine. What the image's recipe adds is read last; nothing else is read.
+LOCAL_CONFIG_DIR = /etc/deskgrid/condor.d
 RELEASE_DIR = /usr
 BIN = /usr/bin
 SBIN = /usr/sbin

@@ -25,12 +25,12 @@ from deskgrid.host.debstrap import BuildFailed, Progress, quiet
 from deskgrid.host.entry import NoWay
 from deskgrid.host.files import Locked, locked, own_folder
 from deskgrid.host.paths import cache_folder
-from deskgrid.images import disk, kernel, manifest
+from deskgrid.images import contents, disk, kernel, manifest, sbom
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Manifest, Package
 from deskgrid.images.recipe import Loaded, load
 from deskgrid.images.roottar import RootTar
-from deskgrid.images.tree import DPKG_OPTIONS, HOOK, make_tree, wanted_packages
+from deskgrid.images.tree import DPKG_OPTIONS, FACTS, FACTS_LIST, HOOK, SOURCES, USERS, make_tree, wanted_packages
 from deskgrid.model.image import ImageRef
 
 NEEDED_BYTES = 3 << 29
@@ -69,7 +69,7 @@ def build(recipe: Path, cache: Path | None = None, progress: Progress = quiet, r
     images = images_folder(cache)
     try:
         images.mkdir(parents=True, exist_ok=True)
-        with _alone(images / f".{loaded.recipe.name}.lock", progress):
+        with alone(images / f".{loaded.recipe.name}.lock", progress):
             found = None if rebuild else find(loaded, images)
             built = found or _build(loaded, images, cache, progress)
     except (BuildFailed, NoWay) as error:
@@ -108,13 +108,15 @@ def inputs(loaded: Loaded) -> str:
         CMDLINE,
         manifest.FORMAT,
     ]
-    parts += [guest.PREPARE.read_bytes(), guest.INITRD_INIT.read_bytes(), HOOK.read_bytes()]
+    programs = (guest.PREPARE, guest.INITRD_INIT, HOOK, SOURCES, USERS, FACTS)
+    parts += [program.read_bytes() for program in programs]
     parts += [(path, mode, source.read_bytes()) for path, (source, mode) in sorted(guest.FILES.items())]
     return hashlib.sha256(msgspec.msgpack.encode(parts, order="deterministic")).hexdigest()
 
 
 @contextmanager
-def _alone(lock: Path, progress: Progress) -> Iterator[None]:
+def alone(lock: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of a name; say so when another build has it."""
     try:
         with locked(lock, wait=False):
             yield
@@ -142,7 +144,7 @@ def _build(loaded: Loaded, images: Path, cache: Path | None, progress: Progress)
         own_folder(work, tools.account)
         make_tree(loaded, work / "tree.tar", _part(progress, 0.3, 0.8))
         content = _make(loaded, tools, work, _part(progress, 0.8, 0.98))
-        return _publish(content, name, work, images)
+        return publish(content, work, images)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -160,10 +162,12 @@ def _make(loaded: Loaded, tools: trees.Tree, work: Path, progress: Progress) -> 
         initrd = kernel.initrd(tree, guest.INITRD_INIT.read_bytes())
         (work / manifest.KERNEL).write_bytes(kernel.unpacked(packed))
         (work / manifest.INITRD).write_bytes(initrd)
-        packages = _packages(tree.read("var/lib/dpkg/status").decode(errors="replace"))
+        debs = sbom.installed(tree, FACTS_LIST)
+        (work / manifest.SBOM).write_bytes(sbom.document(recipe.name, recipe.suite, debs))
         progress(0.15, "sorting the tree")
         boot = {"boot/vmlinuz": packed, "boot/initrd": initrd}
-        tree.write_normal(work / "root.tar", recipe.source_date, boot, wanted)
+        written = tree.write_normal(work / "root.tar", recipe.source_date, boot, wanted)
+        (work / manifest.CONTENTS).write_bytes(contents.encode(written))
     (work / "tree.tar").unlink()
     progress(0.35, "making the disk")
     disk.build(tools, work / "root.tar", work / manifest.DISK, recipe.disk_bytes, who, cmdline)
@@ -177,24 +181,17 @@ def _make(loaded: Loaded, tools: trees.Tree, work: Path, progress: Progress) -> 
         disk=manifest.measure(work / manifest.DISK),
         kernel=manifest.measure(work / manifest.KERNEL),
         initrd=manifest.measure(work / manifest.INITRD),
-        packages=packages,
+        sbom=manifest.measure(work / manifest.SBOM),
+        contents=manifest.measure(work / manifest.CONTENTS),
+        packages=tuple(sorted({Package(deb.name, deb.version) for deb in debs})),
         recipe=recipe,
         inputs=given,
     )
 
 
-def _packages(status: str) -> tuple[Package, ...]:
-    """Read dpkg's status file."""
-    found = []
-    for block in status.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and line[0] != " ")
-        if fields.get("Status", "").endswith(" installed"):
-            found.append(Package(fields["Package"], fields.get("Version", "")))
-    return tuple(sorted(found))
-
-
-def _publish(content: Manifest, name: str, work: Path, images: Path) -> Built:
-    """Give the finished files their place."""
+def publish(content: Manifest, work: Path, images: Path) -> Built:
+    """Give the finished files in `work` their place among the images. The caller holds the name's lock."""
+    name = content.name
     encoded = manifest.encode(content)
     ref = ImageRef(name, manifest.digest(encoded))
     (work / manifest.FILE).write_bytes(encoded)

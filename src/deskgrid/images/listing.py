@@ -38,6 +38,24 @@ def inspect(folder: Path) -> Listed:
     return found
 
 
+def find_image(text: str, images: Path) -> Listed:
+    """Return the image that people mean by a folder, or by `name` or `name@digest` of one in `images`.
+
+    A name alone is the newest; a digest may be cut short. Raises: ImageError when there is none, or it can't be used.
+    """
+    if "/" in text or (Path(text) / manifest.FILE).exists():
+        return inspect(Path(text))
+    name, _, prefix = text.partition("@")
+    found = [one for one in listed(images) if one.ref.name == name and one.ref.digest.startswith(prefix)]
+    if not found:
+        raise ImageError(f"image {text}: there is none in {images}; see `deskgrid image list`, or give its folder")
+    if prefix and len(found) > 1:
+        raise ImageError(f"image {text}: {len(found)} images begin like this; give more of the digest")
+    if found[0].fault:
+        raise ImageError(found[0].fault)
+    return found[0]
+
+
 def _look(folder: Path) -> Listed:
     ref = ImageRef(folder.parent.name, folder.name)
     held, fault = None, ""

@@ -3,6 +3,10 @@
     <images>/<name>/<digest>/image.json    this, in one canonical form
                              disk.raw      the whole disk, bootable by BIOS (sparse)
                              kernel initrd the same kernel unpacked, and its RAM disk, for direct boot
+                             sbom.json     the packages with the sums of what they came from (sbom.py)
+                             files.mtree   every file of the disk with its sum (contents.py)
+
+An imported image has only the first two: it boots by BIOS, and what is in its disk is not known.
 
 Rules, told first
 - The manifest names size and SHA-256 of every other file, so the digest covers them all.
@@ -24,6 +28,7 @@ from deskgrid.model.names import Digest, Name
 FORMAT = 1
 FILE = "image.json"
 DISK, KERNEL, INITRD = "disk.raw", "kernel", "initrd"
+SBOM, CONTENTS = "sbom.json", "files.mtree"
 _MANIFEST_BYTES = 16 << 20
 _PART_BYTES = 4 << 20
 
@@ -42,10 +47,24 @@ class Package(msgspec.Struct, frozen=True, order=True):
     version: str
 
 
+class Imported(msgspec.Struct, frozen=True):
+    """Where an image came from that was not built from a recipe.
+
+    form: of the disk that was imported, such as "qcow2"; source: length and sum of that file. packages: installed by
+    cloud-init at each start, for a disk that lacks them.
+    """
+
+    form: str
+    source: FileFacts
+    packages: tuple[str, ...] = ()
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """All that is known of an image.
 
     inputs: SHA-256 of what it was made from (recipe, its files, the guest's programs), to know it again.
+    recipe: what it was built from; none for an imported image, which has `imported` instead and gets its first data
+    from cloud-init. kernel, initrd: for direct boot; none: it boots from its disk.
     """
 
     name: Name
@@ -53,16 +72,20 @@ class Manifest(msgspec.Struct, frozen=True):
     disk_bytes: int
     cmdline: str
     disk: FileFacts
-    kernel: FileFacts
-    initrd: FileFacts
+    kernel: FileFacts | None
+    initrd: FileFacts | None
     packages: tuple[Package, ...]
-    recipe: Recipe
+    recipe: Recipe | None
     inputs: Digest
     format: int = FORMAT
+    sbom: FileFacts | None = None
+    contents: FileFacts | None = None
+    imported: Imported | None = None
 
     def files(self) -> dict[str, FileFacts]:
         """Return the facts of every file by its name."""
-        return {DISK: self.disk, KERNEL: self.kernel, INITRD: self.initrd}
+        known = {DISK: self.disk, KERNEL: self.kernel, INITRD: self.initrd, SBOM: self.sbom, CONTENTS: self.contents}
+        return {name: facts for name, facts in known.items() if facts is not None}
 
 
 Stamps = dict[str, tuple[int, int, int]]

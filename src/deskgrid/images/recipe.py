@@ -6,11 +6,27 @@
     scripts = ["setup"]                 # run as root inside the tree, in this order; beside the recipe
     disk_bytes = "2GiB"
     memory_bytes = "512MiB"             # least memory of a machine
+    extra_suites = ["trixie-updates"]   # exactly these beside the suite; unsaid: updates and security of a release
 
     [[files]]
     source = "motd"                     # beside the recipe or below it
     to = "/etc/motd"
     mode = "0644"
+
+    [[users]]                           # accounts without passwords
+    name = "alice"
+    uid = 1000
+
+`from = "other.toml"` extends another recipe (a path relative to this one):
+- name must be said; every other single value is this recipe's if it says one, else the other's; so are `components`
+  and `extra_suites`, as wholes;
+- packages and scripts are the other's, then this one's; a package twice counts once;
+- a file with the same `to`, a user with the same name takes the place of the other's;
+- what a recipe names lies beside that recipe. A recipe that extends itself, over however many others, is refused.
+
+`snapshot = "20260901T000000Z"` builds from the archive as it was then; `mirror` says where such an archive is, with
+`{snapshot}` where the date goes, and `{archive}` where `debian` or, for security suites, `debian-security` goes. Its
+package lists may be older than their validity says.
 
 Rules, told first:
 - Files and scripts are named relative to the recipe's folder and can't leave it, not even by a symbolic link.
@@ -20,13 +36,13 @@ Rules, told first:
 
 import re
 import tomllib
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from deskgrid.host import toml
+from deskgrid.images import recipe_faults
 from deskgrid.images.contract import ImageError
 from deskgrid.model.names import Name
 
@@ -36,10 +52,14 @@ MIB = 1 << 20
 Package = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9+.-]{1,99}(:[a-z0-9]+)?\Z")]
 Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
 Mirror = Annotated[str, msgspec.Meta(pattern=r"^(https?://[!-~]+|file:/[!-~]+|copy:/[!-~]+)\Z")]
+Snapshot = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z\Z")]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}\Z")]
-_PART = r"(?!\.{1,2}(/|\Z))[^/\x00-\x1f\x7f]+"
-Destination = Annotated[str, msgspec.Meta(pattern=rf"^(/{_PART})+\Z", max_length=1000)]
-Source = Annotated[str, msgspec.Meta(pattern=rf"^{_PART}(/{_PART})*\Z", max_length=1000)]
+Destination = Annotated[str, msgspec.Meta(pattern=rf"^(/{recipe_faults.PART})+\Z", max_length=1000)]
+Source = Annotated[str, msgspec.Meta(pattern=rf"^{recipe_faults.PART}(/{recipe_faults.PART})*\Z", max_length=1000)]
+Account = Annotated[str, msgspec.Meta(pattern=r"^[a-z_][a-z0-9_-]{0,30}\Z")]
+Shell = Annotated[str, msgspec.Meta(pattern=r"^(/[A-Za-z0-9._-]+)+\Z", max_length=200)]
+
+_MOST_BASES = 8
 
 
 class RecipeFile(msgspec.Struct, frozen=True):
@@ -50,6 +70,15 @@ class RecipeFile(msgspec.Struct, frozen=True):
     mode: Mode = "0644"
 
 
+class RecipeUser(msgspec.Struct, frozen=True):
+    """An account with a home and without a password. groups: further ones; those that are not there are made."""
+
+    name: Account
+    uid: Annotated[int, msgspec.Meta(ge=1000, le=59999)]
+    groups: tuple[Account, ...] = ()
+    shell: Shell = "/bin/sh"
+
+
 class Recipe(msgspec.Struct, frozen=True):
     """What an image is made of.
 
@@ -58,6 +87,8 @@ class Recipe(msgspec.Struct, frozen=True):
     disk_bytes: size of the (sparse) disk. memory_bytes: least memory a machine needs.
     components: parts of Debian's archive. mirror: where it is; none: where mmdebstrap finds it.
     source_date: no time stamp in the image is later (for the same bytes).
+    extra_suites: packages also come from these, such as "trixie-updates"; none given: from updates and security if the
+    suite is a release; an empty list: from the suite alone. snapshot: the archive's state to build from.
     """
 
     name: Name
@@ -70,6 +101,9 @@ class Recipe(msgspec.Struct, frozen=True):
     components: tuple[Word, ...] = ("main",)
     mirror: Mirror | None = None
     source_date: Annotated[int, msgspec.Meta(ge=0, le=1 << 33)] = 1735689600
+    extra_suites: tuple[Word, ...] | None = None
+    snapshot: Snapshot | None = None
+    users: tuple[RecipeUser, ...] = ()
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -90,79 +124,92 @@ class BadRecipe(ImageError):
 
 
 def load(path: Path) -> Loaded:
-    """Read a recipe and what it names.
+    """Read a recipe, what it names, and what it extends.
 
     Raises:
         BadRecipe: with all faults at once.
     """
+    return _load(path, ())
+
+
+def address(recipe: Recipe, suite: str) -> str:
+    """Return where a suite's archive is, by the recipe's mirror and snapshot; "" where mmdebstrap shall find it."""
+    archive = "debian-security" if suite.endswith("-security") else "debian"
+    return (recipe.mirror or "").replace("{archive}", archive).replace("{snapshot}", recipe.snapshot or "")
+
+
+def _load(path: Path, extended_by: tuple[Path, ...]) -> Loaded:
     faults: list[str] = []
-    recipe = None
-    try:
-        recipe = toml.read(path, Recipe)
-    except toml.BadSettings as bad:
-        faults += bad.faults
-    contents = _contents(path, faults)
-    if recipe is None or faults:
+    table = _table(path, faults)
+    base = _base(path, table.pop("from", None), extended_by, faults)
+    own = _convert(path, table, base, faults) if not faults or table else None
+    contents = recipe_faults.contents(path.parent, table, faults)
+    faults += recipe_faults.crossed(table)
+    if own is None or faults:
         raise BadRecipe(str(path), faults)
-    return Loaded(
-        str(path),
-        recipe,
-        tuple(contents[file.source] for file in recipe.files),
-        tuple(contents[script] for script in recipe.scripts),
-    )
+    files = tuple(contents[file.source] for file in own.files)
+    scripts = tuple(contents[script] for script in own.scripts)
+    loaded = _extended(base, Loaded(str(path), own, files, scripts), table.keys())
+    if not extended_by and (crossed := recipe_faults.archives(loaded.recipe)):
+        raise BadRecipe(str(path), crossed)
+    return loaded
 
 
-def _contents(path: Path, faults: list[str]) -> dict[str, bytes]:
-    """Read what the recipe names, also when it has faults elsewhere; add the faults of what can't be used."""
+def _table(path: Path, faults: list[str]) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    contents: dict[str, bytes] = {}
-    for where, source in _named(table):
-        try:
-            contents[source] = _read(path.parent, source)
-        except OSError as error:
-            faults.append(f"{where}: got {source!r}, expected a file beside the recipe: {error.strerror or error}")
-            continue
-        if where.startswith("scripts") and not contents[source].startswith(b"#!/"):
-            faults.append(f"{where}: got {source!r} without an interpreter, expected a first line like #!/bin/sh")
-    faults += _repeated(table)
-    return contents
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        faults.append(f"cannot be read: {reason}; expected a TOML file")
+    except tomllib.TOMLDecodeError as error:
+        faults.append(f"not valid TOML: {error}")
+    return {}
 
 
-def _named(table: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Give (path in the recipe, source) of what a perhaps faulty recipe names well enough to be looked for."""
-    files, scripts = table.get("files"), table.get("scripts")
-    for number, file in enumerate(files if isinstance(files, list) else ()):
-        if isinstance(file, dict) and _is_source(file.get("source")):
-            yield f"files[{number}].source", file["source"]
-    for number, script in enumerate(scripts if isinstance(scripts, list) else ()):
-        if _is_source(script):
-            yield f"scripts[{number}]", script
+def _base(path: Path, named: object, extended_by: tuple[Path, ...], faults: list[str]) -> Loaded | None:
+    """Load the recipe that this one extends; its faults become faults of this one's `from`."""
+    if named is None:
+        return None
+    if not isinstance(named, str) or not re.fullmatch(r"[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,999}", named):
+        faults.append(f"from: got {named!r}, expected another recipe's path, relative to this one")
+        return None
+    chain = (*extended_by, path.resolve())
+    other = path.parent / named
+    if other.resolve() in chain or len(chain) > _MOST_BASES:
+        round_about = " from ".join(step.name for step in (*chain, other))
+        faults.append(f"from: got {named!r}: {round_about}; expected a recipe that does not lead back here")
+        return None
+    try:
+        return _load(other, chain)
+    except BadRecipe as bad:
+        faults += [f"from ({other}): {fault}" for fault in bad.faults]
+        return None
 
 
-def _repeated(table: dict[str, Any]) -> list[str]:
-    files = table.get("files")
-    seen: dict[str, int] = {}
-    faults = []
-    for number, file in enumerate(files if isinstance(files, list) else ()):
-        to = file.get("to") if isinstance(file, dict) else None
-        if not isinstance(to, str):
-            continue
-        if to in seen:
-            faults.append(f"files[{number}].to: got {to!r} again, expected another path than files[{seen[to]}]'s")
-        seen.setdefault(to, number)
-    return faults
+def _convert(path: Path, table: dict[str, Any], base: Loaded | None, faults: list[str]) -> Recipe | None:
+    inherited = {"suite": base.recipe.suite} if base else {}
+    try:
+        return toml.convert(inherited | table, Recipe, str(path))
+    except toml.BadSettings as bad:
+        known_by_base = any(fault.startswith("from") for fault in faults)
+        faults += [fault for fault in bad.faults if not (known_by_base and fault.startswith("suite: missing"))]
+        return None
 
 
-def _is_source(value: object) -> bool:
-    return isinstance(value, str) and re.match(rf"{_PART}(/{_PART})*\Z", value) is not None
-
-
-def _read(folder: Path, source: str) -> bytes:
-    root = folder.resolve()
-    found = (root / PurePosixPath(source)).resolve()
-    if not found.is_relative_to(root):
-        raise OSError("it leads out of the recipe's folder")
-    return found.read_bytes()
+def _extended(base: Loaded | None, own: Loaded, said: Any) -> Loaded:
+    """Lay a recipe over the one that it extends. said: the keys that it has."""
+    if base is None:
+        return own
+    files = {file.to: (file, data) for file, data in zip(base.recipe.files, base.files, strict=True)}
+    files |= {file.to: (file, data) for file, data in zip(own.recipe.files, own.files, strict=True)}
+    users = {user.name: user for user in (*base.recipe.users, *own.recipe.users)}
+    single = {key for key in Recipe.__struct_fields__ if key in said} - {"packages", "files", "scripts", "users"}
+    recipe = msgspec.structs.replace(
+        base.recipe,
+        **{key: getattr(own.recipe, key) for key in single},
+        packages=tuple(dict.fromkeys((*base.recipe.packages, *own.recipe.packages))),
+        files=tuple(file for file, _ in files.values()),
+        scripts=(*base.recipe.scripts, *own.recipe.scripts),
+        users=tuple(users.values()),
+    )
+    return Loaded(own.where, recipe, tuple(data for _, data in files.values()), (*base.scripts, *own.scripts))

@@ -2,26 +2,34 @@
 
 Rules, told first
 - Order by path, parents before children, hard links after what they link to; no time stamp later than the epoch.
-- What belongs to one machine or one moment is left out: device nodes, host keys, machine id, logs, caches, package
-  lists, random seeds, backups of the accounts, and what is in /run, /tmp and /var/tmp.
+- What belongs to one machine or one moment is left out: device nodes, host keys and other keys that packages make when
+  they are installed, machine id, logs, caches, package lists, random seeds, leases, what cloud-init remembers, backups
+  of the accounts, and what is in /run, /tmp and /var/tmp.
 - Nothing is read into memory as a whole but single small files.
 """
 
+import hashlib
 import io
 import re
 import tarfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import IO
+
+from deskgrid.images.contents import Entry
 
 _DROPPED = re.compile(
     r"""(
     dev/.+ | run/.+ | tmp/.+ | var/tmp/.+ | proc/.+ | sys/.+ | \.dockerenv
-    | etc/ssh/ssh_host_.* | etc/machine-id | var/lib/dbus/machine-id
+    | etc/ssh/ssh_host_.* | etc/machine-id | var/lib/dbus/machine-id | etc/hostid | etc/\.pwd\.lock
+    | etc/ssl/private/.+ | etc/ssl/certs/ssl-cert-snakeoil\.pem | etc/munge/munge\.key | etc/bind/rndc\.key
+    | etc/iscsi/initiatorname\.iscsi | etc/nvme/host(id|nqn)
     | etc/(passwd|shadow|group|gshadow|subuid|subgid)-
     | etc/(hostname|hosts|resolv\.conf)
-    | var/cache/(ldconfig|apt|man)/.+ | var/lib/apt/lists/.+ | var/(lib/dpkg|cache/debconf)/.+-old
+    | var/cache/(ldconfig|apt|man|fontconfig)/.+ | var/lib/apt/lists/.+ | var/(lib/dpkg|cache/debconf)/.+-old
     | var/lib/systemd/(random-seed|credential\.secret|catalog/.+)
+    | var/lib/(urandom|seedrng|cloud|dhcp|NetworkManager)/.+
     | var/log/.*[^/] | root/\.[^/]*_history | etc/condor/passwords\.d/.+ | etc/condor/tokens\.d/.+
     | boot/initrd\.img.* | boot/vmlinuz.* | vmlinuz(\.old)? | initrd\.img(\.old)?
     | usr/lib/deskgrid/build(/.*)?
@@ -60,7 +68,9 @@ class RootTar:
         """Return the paths below a folder, sorted."""
         return sorted(path for path in self.members if path.startswith(folder + "/"))
 
-    def write_normal(self, output: Path, epoch: int, added: Mapping[str, bytes], wanted: Collection[str] = ()) -> int:
+    def write_normal(
+        self, output: Path, epoch: int, added: Mapping[str, bytes], wanted: Collection[str] = ()
+    ) -> list[Entry]:
         """Write the tree again by the rules.
 
         Args:
@@ -68,9 +78,9 @@ class RootTar:
             added: further files (0644, root) by path.
             wanted: paths that were put there on purpose, so that they are neither left out nor replaced.
 
-        Returns: the bytes of all files.
+        Returns: what was written, in this order.
         """
-        total = 0
+        written: dict[str, Entry] = {}
         extra = {path: data for path, data in {**_FIXED, **added}.items() if path not in wanted}
         kept = {
             path: member
@@ -80,13 +90,15 @@ class RootTar:
         with tarfile.open(output, "w:", format=tarfile.PAX_FORMAT) as sink:
             for path in sorted({*kept, *extra}, key=lambda path: _order(path, kept.get(path))):
                 if path in extra:
-                    sink.addfile(_plain(path, len(extra[path]), epoch), io.BytesIO(extra[path]))
-                    total += len(extra[path])
-                    continue
-                member = _normal(kept[path], path, epoch)
-                sink.addfile(member, self._tar.extractfile(kept[path]) if member.isreg() else None)
-                total += member.size
-        return total
+                    member = _plain(path, len(extra[path]), epoch)
+                    source: IO[bytes] | None = io.BytesIO(extra[path])
+                else:
+                    member = _normal(kept[path], path, epoch)
+                    source = self._tar.extractfile(kept[path]) if member.isreg() else None
+                summed = _Summed(source) if source is not None else None
+                sink.addfile(member, summed)
+                written[path] = _entry(path, member, summed.total.hexdigest() if summed else "", written)
+        return list(written.values())
 
     def close(self) -> None:
         """Close the file."""
@@ -99,6 +111,30 @@ class RootTar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Summed:
+    """A file that is read to its end, with its sum."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.total = file, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.total.update(data)
+        return data
+
+
+def _entry(path: str, member: tarfile.TarInfo, sha256: str, written: Mapping[str, Entry]) -> Entry:
+    about = (member.mode & 0o7777, member.uid, member.gid)
+    if member.isdir():
+        return Entry(path, "dir", *about)
+    if member.issym():
+        return Entry(path, "link", *about, link=member.linkname)
+    if member.islnk():
+        target = written.get(member.linkname)
+        return Entry(path, "file", *about, target.size if target else 0, target.sha256 if target else "")
+    return Entry(path, "file", *about, member.size, sha256)
 
 
 def dropped(path: str, member: tarfile.TarInfo) -> bool:

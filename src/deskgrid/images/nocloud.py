@@ -1,0 +1,112 @@
+"""What cloud-init in an imported image is told: two texts, and the read-only ISO that carries them.
+
+Rules, told first
+- No secret is in it: the token, and all else that a member must know, come over the second serial port, as for images
+  of our own. So the ISO is the same for every machine of an image but for its id.
+- It brings our member program and a unit that runs it; when the member ends, the machine powers off.
+- Nobody can log in: no user is made, no password set, no key put there.
+- HTCondor and Python 3.11 must be in the disk, or in the packages that cloud-init installs at each start.
+
+Source: cloud-init, datasource NoCloud (volume label cidata; user-data, meta-data); systemd.unit(5), SuccessAction.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+
+import msgspec
+
+from deskgrid import guest
+from deskgrid.model.names import name as valid_name
+
+LABEL = "cidata"
+UNIT = "deskgrid-member.service"
+_UNIT_TEXT = """\
+[Unit]
+Description=Member of a deskgrid pool
+After=network-online.target
+Wants=network-online.target
+SuccessAction=poweroff-force
+FailureAction=poweroff-force
+
+[Service]
+ExecStart=/usr/bin/python3 -I -S {folder}/member.py network=
+StandardOutput=journal+console
+"""
+
+
+class Seed(msgspec.Struct, frozen=True):
+    """What cloud-init reads."""
+
+    user_data: str
+    meta_data: str
+
+
+def member_program() -> bytes:
+    """Return the member program that this version brings."""
+    source, _ = guest.FILES[f"{guest.FOLDER}/member.py"]
+    return source.read_bytes()
+
+
+def seed(vm_id: str, member: bytes, packages: Sequence[str] = ()) -> Seed:
+    """Return what one machine is told.
+
+    Args:
+        vm_id: the machine's id. member: the member program. packages: to be installed at each start.
+
+    Raises: BadName.
+    """
+    valid_name("VM id", vm_id)
+    files = [
+        _file(f"{guest.FOLDER}/member.py", member, "0755"),
+        _file(f"/etc/systemd/system/{UNIT}", _UNIT_TEXT.format(folder=guest.FOLDER).encode(), "0644"),
+    ]
+    config = {
+        "users": [],
+        "disable_root": True,
+        "ssh_pwauth": False,
+        "ssh_genkeytypes": [],
+        "preserve_hostname": False,
+        "package_update": bool(packages),
+        "packages": list(packages),
+        "write_files": files,
+        "runcmd": [
+            ["sh", "-c", "systemctl disable --now condor.service 2> /dev/null || :"],
+            ["systemctl", "daemon-reload"],
+            ["systemctl", "start", "--no-block", UNIT],
+        ],
+    }
+    about = {"instance-id": vm_id, "local-hostname": "deskgrid"}
+    # JSON is YAML too, and needs no library to be written right.
+    return Seed("#cloud-config\n" + json.dumps(config, indent=1) + "\n", json.dumps(about) + "\n")
+
+
+def iso(told: Seed) -> bytes:
+    """Return the ISO 9660 image with the label that cloud-init looks for."""
+    import pycdlib
+
+    image = pycdlib.PyCdlib()
+    image.new(interchange_level=3, vol_ident=LABEL, joliet=3, rock_ridge="1.09")
+    out = io.BytesIO()
+    try:
+        for path, name, text in (
+            ("/USERDATA.;1", "user-data", told.user_data),
+            ("/METADATA.;1", "meta-data", told.meta_data),
+        ):
+            data = text.encode()
+            image.add_fp(io.BytesIO(data), len(data), path, rr_name=name, joliet_path=f"/{name}")
+        image.write_fp(out)
+    finally:
+        image.close()
+    return out.getvalue()
+
+
+def _file(path: str, data: bytes, mode: str) -> dict[str, str]:
+    return {
+        "path": path,
+        "encoding": "b64",
+        "content": base64.b64encode(data).decode(),
+        "permissions": mode,
+        "owner": "root:root",
+    }

@@ -1,0 +1,128 @@
+"""Disks from elsewhere: what may be imported, and what becomes of it. qemu-img is the real one."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deskgrid.images import manifest
+from deskgrid.images.contract import ImageError
+from deskgrid.images.disk_import import fault_of, import_disk, inspect_disk
+from deskgrid.images.listing import find_image
+
+needs_qemu = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+pytestmark = needs_qemu
+MIB = 1 << 20
+
+
+def qemu_img(*words: str | Path) -> None:
+    subprocess.run(["qemu-img", *map(str, words)], check=True, capture_output=True)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.raw"
+    with path.open("wb") as file:
+        file.truncate(64 * MIB)
+        file.seek(MIB)
+        file.write(os.urandom(MIB))
+    return path
+
+
+@pytest.mark.parametrize("form", ["qcow2", "raw", "vdi", "vhdx", "vmdk"])
+def test_a_disk_of_any_common_form_becomes_the_same_raw_disk(tmp_path: Path, raw: Path, form: str) -> None:
+    disk = tmp_path / f"source.{form}"
+    qemu_img("convert", "-f", "raw", "-O", form, raw, disk)
+    said: list[float] = []
+    built = import_disk(disk, "cloud", 1 << 30, cache=tmp_path / "cache", progress=lambda part, _: said.append(part))
+    assert built.fresh
+    assert (built.folder / manifest.DISK).read_bytes() == raw.read_bytes()
+    held = manifest.read(built.folder, built.ref)
+    assert held == built.manifest
+    assert (held.kernel, held.initrd, held.recipe, held.disk_bytes) == (None, None, None, 64 * MIB)
+    assert held.imported is not None
+    assert held.imported.form == form
+    assert sorted(path.name for path in built.folder.iterdir()) == [manifest.DISK, manifest.FILE]
+    assert (built.folder / manifest.DISK).stat().st_blocks * 512 < 8 * MIB
+    assert said == sorted(said)
+    assert find_image("cloud", tmp_path / "cache/images").ref == built.ref
+
+
+def test_the_same_disk_is_found_again_and_other_words_make_another_image(tmp_path: Path, raw: Path) -> None:
+    one = import_disk(raw, "cloud", 1 << 30, cache=tmp_path)
+    again = import_disk(raw, "cloud", 1 << 30, cache=tmp_path)
+    assert (again.ref, again.fresh) == (one.ref, False)
+    other = import_disk(raw, "cloud", 1 << 30, ("condor",), cache=tmp_path)
+    assert other.fresh
+    assert other.ref != one.ref
+
+
+def test_a_disk_that_leans_on_another_file_is_refused(tmp_path: Path, raw: Path) -> None:
+    leaning = tmp_path / "leaning.qcow2"
+    qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", raw, leaning)
+    with pytest.raises(ImageError, match="leans on another file"):
+        inspect_disk(leaning)
+    outside = tmp_path / "outside.qcow2"
+    qemu_img("create", "-f", "qcow2", "-o", f"data_file={tmp_path / 'data'},data_file_raw=on", outside, "64M")
+    with pytest.raises(ImageError, match="leans on another file"):
+        inspect_disk(outside)
+
+
+def test_a_disk_in_several_files_is_refused(tmp_path: Path, raw: Path) -> None:
+    flat = tmp_path / "flat.vmdk"
+    qemu_img("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=monolithicFlat", raw, flat)
+    with pytest.raises(ImageError, match="several files"):
+        inspect_disk(flat)
+
+
+def test_an_encrypted_disk_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    locked = tmp_path / "locked.qcow2"
+    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    qemu_img("create", "--object", f"secret,id=s,file={secret}", "-f", "qcow2", "-o", options, locked, "64M")
+    with pytest.raises(ImageError, match="an encrypted one"):
+        inspect_disk(locked)
+
+
+@pytest.mark.parametrize("size", ["1M", "3T"])
+def test_a_disk_of_absurd_size_is_refused(tmp_path: Path, size: str) -> None:
+    disk = tmp_path / "disk.qcow2"
+    qemu_img("create", "-f", "qcow2", disk, size)
+    with pytest.raises(ImageError, match="got a size of"):
+        inspect_disk(disk)
+
+
+def test_what_is_no_disk_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="there is no such file"):
+        import_disk(tmp_path / "gone", "cloud", 1 << 30, cache=tmp_path)
+    broken = tmp_path / "broken.qcow2"
+    broken.write_bytes(b"QFI\xfb" + os.urandom(2000))
+    with pytest.raises(ImageError, match=r"broken\.qcow2"):
+        inspect_disk(broken)
+
+
+def test_an_interrupted_import_leaves_nothing_that_is_taken_for_an_image(tmp_path: Path, raw: Path) -> None:
+    work = tmp_path / "images/.cloud.work"
+    work.mkdir(parents=True)
+    (work / manifest.DISK).write_bytes(b"half")
+    built = import_disk(raw, "cloud", 1 << 30, cache=tmp_path)
+    assert built.manifest.disk_bytes == 64 * MIB
+    assert not work.exists()
+
+
+def test_words_that_make_no_image_are_one_sentence(tmp_path: Path, raw: Path) -> None:
+    with pytest.raises(ImageError, match="image name: got"):
+        import_disk(raw, "../x", 1 << 30, cache=tmp_path)
+    with pytest.raises(ImageError, match="memory: got"):
+        import_disk(raw, "cloud", 5, cache=tmp_path)
+    with pytest.raises(ImageError, match="package to install: got '-x'"):
+        import_disk(raw, "cloud", 1 << 30, ("-x",), cache=tmp_path)
+
+
+def test_a_form_that_opens_other_things_than_files_is_refused() -> None:
+    assert "got the form nbd" in fault_of({"format": "nbd", "virtual-size": 64 * MIB}, 0)
+    facts = {"format": "qcow2", "virtual-size": 64 * MIB, "format-specific": {"data": {"corrupt": True}}}
+    assert "marked as damaged" in fault_of(facts, 0)
