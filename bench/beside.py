@@ -33,7 +33,7 @@ def run(ground: Ground, load: Load, with_vm: int = 12, with_agent: int = 20) -> 
     kind = Kind("bench-loaded", f"bench.fill=64 bench.spin={cores}", cpus=cores)
     fleet = Fleet(ground, kind, OBEDIENT)
     work = Workload(ground.cast.make_folder("work", 0o755), become(ground.cast.account), cores)
-    fleet.offer(kind)
+    fleet.want(kind)
     agent = fleet.start_desktop(_DESKTOP, 3600)
     work.run()
     ground.say("an owner's work beside the agent alone")

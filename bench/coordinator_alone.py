@@ -1,6 +1,6 @@
 """The real coordinator service with a pool in memory, in a process of its own. Run by its text: imports only deskgrid.
 
-Arguments: the settings' path, then names of images that jobs wait for without end.
+Arguments: the settings' path, and a file with the name of the image that jobs wait for without end; it may change.
 """
 
 import sys
@@ -11,22 +11,31 @@ from deskgrid.coordinator.settings import read_settings
 from deskgrid.model.pool import PoolSnapshot
 from deskgrid.pool.fake import FakePool
 
+JOBS = 1000
+
 
 class Crowded(FakePool):
-    """Each question is a negotiation."""
+    """Each question is a negotiation. wanted: the file."""
+
+    def __init__(self, wanted: Path) -> None:
+        super().__init__(utc_now)
+        self._wanted, self._image = wanted, ""
+        self._jobs: tuple[str, ...] = ()
 
     def snapshot(self) -> PoolSnapshot:
         """See Pool.snapshot."""
+        image = self._wanted.read_text() if self._wanted.exists() else ""
+        if image != self._image:
+            for job in self._jobs:
+                self.remove(job)
+            self._image, self._jobs = image, self.submit(image, JOBS) if image else ()
         self.negotiate()
         return super().snapshot()
 
 
-def main(settings: str, *images: str) -> None:
+def main(settings: str, wanted: str) -> None:
     """Run until SIGTERM; say the address when it listens."""
-    pool = Crowded(utc_now)
-    for image in images:
-        pool.submit(image, 1000)
-    run(read_settings(Path(settings)), pool, lambda at: print(at.url, flush=True))
+    run(read_settings(Path(settings)), Crowded(Path(wanted)), lambda at: print(at.url, flush=True))
 
 
 if __name__ == "__main__":

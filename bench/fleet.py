@@ -23,7 +23,7 @@ from bench.guest import MIB, Kind, make_image
 from bench.machine import CannotMeasure, qemu_of, sample, threads_named
 from bench.stillness import grew, stopped_at
 from deskgrid.coordinator.client import OperatorClient
-from deskgrid.images.store import facts_of
+from deskgrid.host.files import write_atomic
 from deskgrid.presence.fake import set_presence
 
 BOOT_SECONDS = 120.0
@@ -60,27 +60,28 @@ class Fleet:
 
     def __init__(self, ground: Ground, *kinds: Kind) -> None:
         self.ground, self.kinds = ground, kinds
-        self.images = ground.cast.make_folder("images", 0o755)
-        self.folders = {kind.name: make_image(ground.demo, self.images, kind) for kind in kinds}
+        images = ground.cast.make_folder("images", 0o755)
+        ground.vouch(*(make_image(ground.demo, images, kind) for kind in kinds))
+        self._wanted = ground.cast.folder / "wanted"
         sizes = ", ".join(f"{{ cpus = {one.cpus}, memory_bytes = {one.memory_mib * MIB} }}" for one in kinds)
         plan = f"[plan]\nsizes = [{sizes}]"
-        settings, state, self.port = ground.settings_of_coordinator(cycle_seconds="0.3", plan=plan)
-        ground.start_program(coordinator_alone, str(settings), *self.folders)
+        settings, state, self.port = ground.settings_of_coordinator(
+            cycle_seconds="0.3", plan=plan, images=ground.signed
+        )
+        ground.start_program(coordinator_alone, str(settings), str(self._wanted))
         self.client: OperatorClient = ground.client(state, self.port)
         self._desktops: dict[str, int] = {}
 
-    def offer(self, kind: Kind) -> None:
-        """Only this image is to be had."""
-        for facts in self.client.images():
-            self.client.withdraw_image(facts.ref.name)
-        self.client.offer_image(facts_of(self.folders[kind.name]))
+    def want(self, kind: Kind) -> None:
+        """Jobs wait for this image only."""
+        write_atomic(self._wanted, kind.name.encode(), 0o644)
 
     def start_desktop(self, name: str, grace_seconds: float, disk_mib: int = 128) -> int:
         """A desktop whose owner is here. Returns: its agent's process id."""
         self.ground.cast.make_folder(f"owner-of-{name}", 0o755)
         self.owner(name, "present")
         policy = POLICY.format(grace=grace_seconds, disk=disk_mib)
-        return self.ground.start_agent(self.client, self.port, name, self.images, f"file:{self._file(name)}", policy)
+        return self.ground.start_agent(self.client, self.port, name, f"file:{self._file(name)}", policy)
 
     def owner(self, desktop: str, word: str) -> float:
         """The owner comes or leaves. Returns: when, by the steady clock."""

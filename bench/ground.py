@@ -15,6 +15,7 @@ from types import ModuleType
 from bench.machine import CannotMeasure
 from deskgrid.coordinator.client import NoAnswer, OperatorClient
 from deskgrid.demo.cast import Cast
+from deskgrid.demo.signers import Places
 from deskgrid.host.account import become
 from deskgrid.host.trees import Tree
 from deskgrid.images.build import Built
@@ -28,6 +29,17 @@ class Ground:
 
     def __init__(self, cast: Cast, tree: Tree, demo: Built, say: Say) -> None:
         self.cast, self.tree, self.demo, self.say = cast, tree, demo, say
+        self._places = Places(cast.folder / "signers")
+
+    def vouch(self, *images: Path) -> None:
+        """Publish built images, signed by all who must."""
+        folder = self.cast.make_folder("signers")
+        self.cast.run(str(folder), *map(str, images), module="deskgrid.demo.signers", timeout_seconds=900)
+
+    @property
+    def signed(self) -> str:
+        """The table [images] of a coordinator's settings."""
+        return "[images]\n" + "".join(f'{key} = "{value}"\n' for key, value in self._places.coordinator().items())
 
     def start_program(self, module: ModuleType, *arguments: str, core: int | None = None) -> int:
         """Start one of our programs as the service account, which need not be able to read our folder.
@@ -70,16 +82,14 @@ class Ground:
                     raise CannotMeasure(f"coordinator: no answer in 60 s: {error}") from None
             time.sleep(0.2)
 
-    def start_agent(
-        self, client: OperatorClient, port: int, desktop: str, images: Path, presence: str, rest: str
-    ) -> int:
+    def start_agent(self, client: OperatorClient, port: int, desktop: str, presence: str, rest: str) -> int:
         """Enrol and start a real agent. rest: further settings; their [policy] is the grid's. Returns: its pid."""
         state, policy = self.cast.make_folder(desktop), self.cast.make_folder(f"{desktop}-policy", 0o755)
         rest, _, grid = rest.partition("[policy]\n")
         self.cast.write(policy / "grid.toml", grid)
         text = (
             f'coordinator = "https://localhost:{port}"\ndesktop = "{desktop}"\nstate = "{state}"\n'
-            f'images = "{images}"\npresence = "{presence}"\npolicy_folder = "{policy}"\n{rest}\n'
+            f'root = "{self._places.root}"\npresence = "{presence}"\npolicy_folder = "{policy}"\n{rest}\n'
         )
         settings = self.cast.write(state / "agent.toml", text)
         made = client.make_token(3600, 1)

@@ -29,7 +29,7 @@ def run(ground: Ground, load: Load, count: int = 20) -> list[Figure]:
     if free < LARGE.memory_mib + _SPARE_MIB:
         raise CannotMeasure(f"memory: got {free} MiB available, expected {LARGE.memory_mib + _SPARE_MIB}")
     fleet = Fleet(ground, LARGE)
-    fleet.offer(LARGE)
+    fleet.want(LARGE)
     fleet.start_desktop(_DESKTOP, 0)
     filled: list[float] = []
 

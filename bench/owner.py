@@ -25,14 +25,14 @@ _PAUSES_SECONDS, _ENDS_SECONDS = 180.0, 150.0
 def run(ground: Ground, load: Load, pauses: int = 50, ends: int = 8, stubborn: int = 3) -> list[Figure]:
     """Measure. Raises: CannotMeasure."""
     fleet = Fleet(ground, OBEDIENT, STUBBORN)
-    fleet.offer(OBEDIENT)
+    fleet.want(OBEDIENT)
     fleet.start_desktop("desk-pauses", 3600)
     fleet.owner("desk-pauses", "away")
     paused = _pauses(fleet, pauses)
     fleet.owner("desk-pauses", "present")
     fleet.start_desktop("desk-ends", 0)
     gone = _ends(fleet, ends, OBEDIENT, _ENDS_SECONDS)
-    fleet.offer(STUBBORN)
+    fleet.want(STUBBORN)
     stayed = _ends(fleet, stubborn, STUBBORN, _ENDS_SECONDS / 3)
     note = f"a 1-CPU guest that computes, {FILLED_MIB} MiB of its memory touched"
     seen = f"{note}; from the write to the presence file; seen in its processor threads' time"

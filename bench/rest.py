@@ -133,9 +133,8 @@ def _agents(ground: Ground, pool: EmbeddedPool) -> tuple[int, int]:
     client = ground.client(state, port)
     owner = ground.cast.make_folder("owner", 0o755) / "now"
     set_presence(owner, "away")
-    images = ground.demo.folder.parent.parent
-    file_agent = ground.start_agent(client, port, "desk-file", images, f"file:{owner}", _POLICY)
-    linux_agent = ground.start_agent(client, port, "desk-linux", images, "linux", _POLICY)
+    file_agent = ground.start_agent(client, port, "desk-file", f"file:{owner}", _POLICY)
+    linux_agent = ground.start_agent(client, port, "desk-linux", "linux", _POLICY)
     ground.until("both agents to report", 60, lambda: client.status().reporting == 2)
     ground.until("a report to be held", 90, lambda: client.status().held_reports >= 1)
     return file_agent, linux_agent

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,8 @@ from deskgrid.wire.disk import DiskServer
 
 log = logging.getLogger("deskgrid.images")
 ADMIT_SECONDS = 180.0
+LOOK_SECONDS = 1.0
+"""Later, so that a start or an end of a machine has not to wait for it."""
 _DIGITS = 64
 
 
@@ -87,6 +90,7 @@ class DesktopStore:
         self._held: tuple[ImageFacts, ...] = ()
         self._admitted: dict[str, Admission] = {}
         self._locks: dict[str, list[int]] = {}
+        self._looking = False
         self._look()
 
     def held(self) -> Sequence[ImageFacts]:
@@ -139,10 +143,17 @@ class DesktopStore:
             self._locks.setdefault(ref.digest, []).append(handle)
 
     def _look(self) -> None:
-        """Look aside for what is held."""
+        """Look aside for what is held; once for all who want it meanwhile."""
+        with self._mutex:
+            if self._looking:
+                return
+            self._looking = True
         threading.Thread(target=self._look_now, name="images", daemon=True).start()
 
     def _look_now(self) -> None:
+        time.sleep(LOOK_SECONDS)
+        with self._mutex:
+            self._looking = False
         try:
             self._ask(None, "", ())
         except ImageError as error:

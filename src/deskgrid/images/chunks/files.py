@@ -3,12 +3,16 @@
 Rules, told first
 - Nothing here is believed: whoever reads checks what was read.
 - A file that another process has removed meanwhile is let go before the next write.
+- The page cache is the owner's: of what was read and written here at most some MiB stay in it.
 """
 
 import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+
+
+_CACHED_BYTES = 8 << 20
 
 
 class PackFiles:
@@ -19,6 +23,8 @@ class PackFiles:
         self._folder = folder
         self._mutex = threading.Lock()
         self._open: dict[str, int] = {}
+        self._touched: set[str] = set()
+        self._touched_bytes = 0
 
     def path(self, pack: str) -> Path:
         """Where a pack's file is."""
@@ -29,7 +35,11 @@ class PackFiles:
         handle = self._open.get(pack)
         if handle is None:
             handle = self._opened(pack)
-        return b"" if handle is None else os.pread(handle, length, offset)
+        if handle is None:
+            return b""
+        content = os.pread(handle, length, offset)
+        self._touch(pack, len(content))
+        return content
 
     def write(self, pack: str, parts: Iterable[tuple[int, bytes]]) -> None:
         """Write parts at their offsets. Raises: OSError."""
@@ -42,6 +52,7 @@ class PackFiles:
                 written = 0
                 while written < len(content):
                     written += os.pwrite(handle, memoryview(content)[written:], offset + written)
+                self._touch(pack, len(content))
         finally:
             os.close(handle)
 
@@ -59,6 +70,18 @@ class PackFiles:
             for handle in self._open.values():
                 os.close(handle)
             self._open.clear()
+
+    def _touch(self, pack: str, count: int) -> None:
+        """Count what has passed through the page cache, and empty it of that now and then."""
+        self._touched.add(pack)
+        self._touched_bytes += count
+        if self._touched_bytes < _CACHED_BYTES or not hasattr(os, "posix_fadvise"):
+            return
+        touched, self._touched, self._touched_bytes = self._touched, set(), 0
+        for one in touched:
+            if (handle := self._opened(one)) is not None:
+                os.fdatasync(handle)  # what is not written yet would stay
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def _opened(self, pack: str) -> int | None:
         with self._mutex:
