@@ -37,6 +37,7 @@ from deskgrid.model.desktop import Availability, Room
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Ask, Wish
+from tests.waiting import eventually
 
 AT = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 STATUS = Status("desk-1", 1, AT, Availability(False, (Reason("owner-active", "In use."),)), Room(0, 0, 0, 0), (), ())
@@ -124,13 +125,6 @@ def ear(ears: Callable[..., Ear]) -> Ear:
     return ears()
 
 
-def until(what: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.01)
-
-
 # -- what is answered -------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +174,7 @@ def test_a_wish_ends_by_itself_and_the_agent_is_told(ears: Callable[..., Ear]) -
     ear = ears()
     ear.ask(Pause(ear.clock[0] + timedelta(seconds=1)))
     ear.clock[0] += timedelta(seconds=2)
-    until(lambda: [wish.ask for wish in ear.wishes] == [Ask.PAUSE, Ask.RESUME])
+    eventually(lambda: [wish.ask for wish in ear.wishes] == [Ask.PAUSE, Ask.RESUME])
 
 
 # -- who may what -----------------------------------------------------------------------------------------------------
@@ -250,7 +244,7 @@ def test_a_finish_holds_on_when_the_pause_of_another_account_ends(ear: Ear) -> N
     as_other(ear, 61001, Finish())
     as_other(ear, 61002, Pause(ear.clock[0] + timedelta(seconds=1)))
     ear.clock[0] += timedelta(seconds=2)
-    until(lambda: len(ear.wishes) == 3)
+    eventually(lambda: len(ear.wishes) == 3)
     assert [(wish.ask, wish.by) for wish in ear.wishes] == [
         (Ask.FINISH, "uid 61001"),
         (Ask.PAUSE, "uid 61002"),
@@ -325,9 +319,9 @@ def test_a_helpers_word_lasts_as_long_as_its_connection(ear: Ear) -> None:
     reading = SessionReading("mutter", 12.0, full_screen=True, watching=("Totem: a film",))
     with Peer(ear.path) as peer:
         peer.send(encode(Tell(reading)))
-        until(lambda: ear.told)
+        eventually(lambda: ear.told)
         assert isinstance(peer.ask(AskStatus()), Now)
-    until(lambda: len(ear.told) == 2)
+    eventually(lambda: len(ear.told) == 2)
     assert [said for _, said in ear.told] == [reading, None]
     assert ear.told[0][0] == ear.told[1][0]
 
@@ -337,7 +331,7 @@ def test_a_helper_that_falls_silent_is_forgotten(ears: Callable[..., Ear]) -> No
     with Peer(ear.path) as peer:
         peer.send(encode(Tell(SessionReading("x11", 5.0))))
         assert peer.hear() is None
-        until(lambda: len(ear.told) == 2)
+        eventually(lambda: len(ear.told) == 2)
     assert ear.told[1][1] is None
 
 
@@ -345,14 +339,14 @@ def test_a_helper_that_falls_silent_is_forgotten(ears: Callable[..., Ear]) -> No
 def test_an_absurd_idle_time_is_made_a_possible_one(ear: Ear, idle: float, believed: float) -> None:
     with Peer(ear.path) as peer:
         peer.send(json.dumps({"type": "tell", "reading": {"source": "x11", "idle_seconds": idle}}).encode() + b"\n")
-        until(lambda: ear.told)
+        eventually(lambda: ear.told)
     assert ear.told[0][1] == SessionReading("x11", believed)
 
 
 def test_long_and_unprintable_words_of_a_helper_are_cut(ear: Ear) -> None:
     with Peer(ear.path) as peer:
         peer.send(encode(Tell(SessionReading("x" * 900, 1.0, watching=("a\x1b[2J\nb",) * 100))))
-        until(lambda: ear.told)
+        eventually(lambda: ear.told)
     said = ear.told[0][1]
     assert said is not None
     assert said.source == "x" * 40
@@ -411,7 +405,7 @@ def test_a_peer_that_never_reads_holds_nobody_up_and_is_let_go(ears: Callable[..
         deaf.link.setblocking(False)
         deaf.send(encode(AskStatus()) * 20)
         assert isinstance(ear.ask(Pause()), Done)
-        until(lambda: _ended(deaf.link))
+        eventually(lambda: _ended(deaf.link))
 
 
 def _ended(link: socket.socket) -> bool:
@@ -434,7 +428,7 @@ def test_of_too_many_connections_the_last_are_told_and_the_first_are_served(ears
             assert one_more.hear() is None
         assert isinstance(peers[0].ask(AskStatus()), Now)
         peers.pop().__exit__()
-        until(lambda: isinstance(_answer(ear), Now))
+        eventually(lambda: isinstance(_answer(ear), Now))
     finally:
         for peer in peers:
             peer.__exit__()
@@ -470,10 +464,10 @@ def test_who_says_one_thing_and_goes_is_heard_but_a_flood_ends_with_its_sender(e
     ear = ears(limits=Limits(lines=10_000, burst=10.0))
     with Peer(ear.path) as hasty:
         hasty.send(encode(Pause()))
-    until(lambda: ear.wishes)
+    eventually(lambda: ear.wishes)
     with Peer(ear.path) as flood:
         flood.send(encode(Tell(SessionReading("x11", 1.0))) * 2000)
-    until(lambda: ear.told and ear.told[-1][1] is None)
+    eventually(lambda: ear.told and ear.told[-1][1] is None)
     assert len(ear.told) < 500
 
 
@@ -499,8 +493,8 @@ def test_a_socket_that_somebody_took_away_is_made_again(ear: Ear) -> None:
     ear.server.mend()
     ear.path.unlink()
     ear.server.mend()
-    until(ear.path.exists)
-    until(lambda: isinstance(_answer(ear), Now))
+    eventually(ear.path.exists)
+    eventually(lambda: isinstance(_answer(ear), Now))
 
 
 def test_the_file_goes_with_the_agent_but_not_that_of_its_successor(ears: Callable[..., Ear]) -> None:

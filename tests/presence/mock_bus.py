@@ -4,7 +4,6 @@ import os
 import pwd
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from jeepney import DBusAddress, FileDescriptor, new_method_call
 from jeepney.io.blocking import DBusConnection, prep_socket
 from jeepney.wrappers import unwrap_msg
 
-SOON_SECONDS = 10.0
+from tests.waiting import SOON_SECONDS, eventually
+
 LOGIN, MANAGER = "org.freedesktop.login1", "org.freedesktop.login1.Manager"
 SESSION = "org.freedesktop.login1.Session"
 NETWORK = "org.freedesktop.NetworkManager"
@@ -41,14 +41,6 @@ def missing() -> str:
 
 
 needs_bus = pytest.mark.skipif(bool(why := missing()), reason=why)
-
-
-def eventually(holds: Callable[[], object], what: str = "") -> None:
-    """Wait until it holds."""
-    until = time.monotonic() + SOON_SECONDS
-    while not holds():
-        assert time.monotonic() < until, what or "it never held"
-        time.sleep(0.01)
 
 
 class MockBus:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from deskgrid.presence.linux import ALL_SECONDS, LinuxPresence, Roots
-
-SOON_SECONDS = 3.0
+from tests.waiting import SOON_SECONDS
 
 
 class Desk:
@@ -192,8 +191,6 @@ def test_no_descriptor_is_left_open(desk: Desk) -> None:
 
 def test_on_this_machine_it_answers(desk: Desk) -> None:
     driver = LinuxPresence()
-    started = time.perf_counter()
     reading = driver.read()
-    assert time.perf_counter() - started < 1.0
     assert reading.sources or reading.faults
     driver.close()

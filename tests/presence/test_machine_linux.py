@@ -15,18 +15,15 @@ from deskgrid.presence.linux import Roots
 from deskgrid.presence.load import Total, grown, memory_pressure, others_share, parse_total
 from deskgrid.presence.machine_linux import MachineReader, read_memory
 from deskgrid.presence.processes import Processes, Used, parse_stat
-from tests.presence.mock_bus import eventually
+from tests.waiting import eventually
 
 POLICY = Policy()
 
 
-def test_this_machine_is_read_and_cheaply() -> None:
+def test_this_machine_is_read() -> None:
     reader = MachineReader(Path("/tmp"))
     reader.read(POLICY)
-    started = time.process_time()
-    for _ in range(20):
-        machine = reader.read(POLICY, images_bytes=7)
-    assert (time.process_time() - started) / 20 < 0.01
+    machine = reader.read(POLICY, images_bytes=7)
     assert machine.cpus == os.cpu_count()
     assert 0 < machine.memory_available_bytes < machine.memory_bytes
     assert machine.disk_free_bytes > 0

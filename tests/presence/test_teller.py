@@ -6,21 +6,7 @@ import time
 import pytest
 
 from deskgrid.presence.teller import Teller
-
-
-class Calls:
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self._new = threading.Condition()
-
-    def __call__(self) -> None:
-        with self._new:
-            self.times.append(time.monotonic())
-            self._new.notify_all()
-
-    def wait(self, count: int) -> bool:
-        with self._new:
-            return self._new.wait_for(lambda: len(self.times) >= count, 10)
+from tests.waiting import Calls
 
 
 def test_rings_are_told_at_most_ten_times_a_second_and_the_last_is_not_lost() -> None:

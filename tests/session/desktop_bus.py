@@ -16,6 +16,8 @@ from jeepney import DBusAddress, HeaderFields, Message, MessageType, new_error, 
 from jeepney.bus_messages import message_bus
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 
+from tests.waiting import eventually
+
 MUTTER, MUTTER_PATH = "org.gnome.Mutter.IdleMonitor", "/org/gnome/Mutter/IdleMonitor/Core"
 GNOME, GNOME_PATH = "org.gnome.SessionManager", "/org/gnome/SessionManager"
 POWER, POWER_PATH = "org.freedesktop.PowerManagement.Inhibit", "/org/freedesktop/PowerManagement/Inhibit"
@@ -42,14 +44,6 @@ def missing() -> str:
 needs_bus = pytest.mark.skipif(bool(why := missing()), reason=why)
 
 
-def until(what: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait until it holds."""
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.01)
-
-
 class SessionBus:
     """A dbus-daemon of its own."""
 
@@ -58,7 +52,7 @@ class SessionBus:
         config = folder / "bus.conf"
         config.write_text(_CONFIG.format(path=self.path))
         self.process = subprocess.Popen([DAEMON, f"--config-file={config}", "--nofork", "--nopidfile", "--nosyslog"])
-        until(self._listens)
+        eventually(self._listens)
 
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:

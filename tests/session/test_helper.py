@@ -11,9 +11,10 @@ from deskgrid.model.presence import SessionReading
 from deskgrid.session.eyes import Eye, Say
 from deskgrid.session.helper import Helper
 from deskgrid.session.session_bus import BusEye
+from tests.waiting import eventually
 
 from .desktop import Ear, ear
-from .desktop_bus import POWER, POWER_PATH, Gnome, Peer, SessionBus, needs_bus, until
+from .desktop_bus import POWER, POWER_PATH, Gnome, Peer, SessionBus, needs_bus
 
 pytestmark = needs_bus
 
@@ -81,7 +82,7 @@ def on_bus(bus: SessionBus) -> Callable[[Say], list[Eye]]:
 def test_how_long_there_was_no_input_is_told(helps: Callable[..., Running], bus: SessionBus, gnome: Gnome) -> None:
     gnome.away(300)
     running = helps(on_bus(bus), 1.0)
-    until(lambda: (running.idle() or 0) >= 300)
+    eventually(lambda: (running.idle() or 0) >= 300)
 
 
 def test_the_first_key_after_a_quiet_time_is_told_at_once(
@@ -89,21 +90,21 @@ def test_the_first_key_after_a_quiet_time_is_told_at_once(
 ) -> None:
     gnome.away(300)
     running = helps(on_bus(bus), 600.0)  # no beat helps
-    until(lambda: (running.idle() or 0) >= 300)
-    until(lambda: len(gnome.active_watches) >= 1)
+    eventually(lambda: (running.idle() or 0) >= 300)
+    eventually(lambda: len(gnome.active_watches) >= 1)
     for _ in range(2):
         begun = time.monotonic()
         gnome.input()
-        until(lambda: running.idle() == 0.0)
+        eventually(lambda: running.idle() == 0.0)
         assert time.monotonic() - begun < 5
         gnome.away(11)
-        until(lambda: (running.idle() or 0) >= 10)
-        until(lambda: len(gnome.active_watches) >= 1)
+        eventually(lambda: (running.idle() or 0) >= 10)
+        eventually(lambda: len(gnome.active_watches) >= 1)
 
 
 def test_while_there_is_input_the_beat_is_quicker(helps: Callable[..., Running], bus: SessionBus, gnome: Gnome) -> None:
     running = helps(on_bus(bus), 600.0)
-    until(lambda: running.idle() is not None)
+    eventually(lambda: running.idle() is not None)
     assert running.helper._beat_at - time.monotonic() <= 5.5
 
 
@@ -112,18 +113,18 @@ def test_a_film_is_told_when_it_begins_and_when_it_ends(
 ) -> None:
     early = gnome.inhibit("org.gnome.Totem", "Playing a film")
     running = helps(on_bus(bus), 600.0)
-    until(
+    eventually(
         lambda: (
             running.last("inhibitors") == SessionReading("inhibitors", watching=("org.gnome.Totem: Playing a film",))
         )
     )
     gnome.inhibit("backup", "no logout please", flags=1)
     talk = gnome.inhibit("Impress", "A talk", flags=12)
-    until(lambda: _watching(running) == ("org.gnome.Totem: Playing a film", "Impress: A talk"))
+    eventually(lambda: _watching(running) == ("org.gnome.Totem: Playing a film", "Impress: A talk"))
     gnome.uninhibit(early)
-    until(lambda: _watching(running) == ("Impress: A talk",))
+    eventually(lambda: _watching(running) == ("Impress: A talk",))
     gnome.uninhibit(talk)
-    until(lambda: _watching(running) == ())
+    eventually(lambda: _watching(running) == ())
 
 
 def _watching(running: Running) -> tuple[str, ...] | None:
@@ -138,9 +139,9 @@ def test_where_there_is_no_gnome_the_power_service_tells_of_films(
     plasma.answers["HasInhibit"] = lambda: ("b", (True,))
     try:
         running = helps(on_bus(bus), 1.0)
-        until(lambda: _watching(running) == ("a program keeps the screen awake",))
+        eventually(lambda: _watching(running) == ("a program keeps the screen awake",))
         plasma.signal(POWER_PATH, POWER, "HasInhibitChanged", "b", False)
-        until(lambda: _watching(running) == ())
+        eventually(lambda: _watching(running) == ())
     finally:
         plasma.close()
 
@@ -149,10 +150,10 @@ def test_a_desktop_that_ends_is_no_longer_known(helps: Callable[..., Running], b
     gnome.away(300)
     gnome.inhibit("Totem", "A film")
     running = helps(on_bus(bus), 600.0)
-    until(lambda: (running.idle() or 0) >= 300 and _watching(running))
+    eventually(lambda: (running.idle() or 0) >= 300 and _watching(running))
     gnome.close()
-    until(lambda: running.last("mutter") == SessionReading("mutter"))
-    until(lambda: _watching(running) == ())
+    eventually(lambda: running.last("mutter") == SessionReading("mutter"))
+    eventually(lambda: _watching(running) == ())
 
 
 def test_a_desktop_that_comes_later_is_heard(helps: Callable[..., Running], bus: SessionBus) -> None:
@@ -160,7 +161,7 @@ def test_a_desktop_that_comes_later_is_heard(helps: Callable[..., Running], bus:
     time.sleep(0.2)
     gnome = Gnome(bus)
     try:
-        until(lambda: running.idle() is not None)
+        eventually(lambda: running.idle() is not None)
     finally:
         gnome.close()
 
@@ -168,14 +169,14 @@ def test_a_desktop_that_comes_later_is_heard(helps: Callable[..., Running], bus:
 def test_a_bus_that_restarts_is_found_again(helps: Callable[..., Running], bus: SessionBus, tmp_path: Path) -> None:
     gnome = Gnome(bus)
     running = helps(on_bus(bus), 0.2)
-    until(lambda: running.idle() is not None)
+    eventually(lambda: running.idle() is not None)
     bus.close()
     gnome.close()
-    until(lambda: running.last("mutter") == SessionReading("mutter"))
+    eventually(lambda: running.last("mutter") == SessionReading("mutter"))
     again = SessionBus(tmp_path)
     gnome = Gnome(again)
     try:
-        until(lambda: running.idle() is not None)
+        eventually(lambda: running.idle() is not None)
     finally:
         gnome.close()
         again.close()
@@ -186,31 +187,31 @@ def test_a_service_that_answers_nonsense_makes_idle_time_unknown(
 ) -> None:
     gnome.answers["GetIdletime"] = lambda: ("s", ("soon",))
     running = helps(on_bus(bus), 1.0)
-    until(lambda: running.last("mutter") == SessionReading("mutter"))
+    eventually(lambda: running.last("mutter") == SessionReading("mutter"))
     gnome.answers.pop("GetIdletime")
     heard = len(running.heard)
-    until(lambda: running.idle() is None and len(running.heard) > heard + 2)
+    eventually(lambda: running.idle() is None and len(running.heard) > heard + 2)
 
 
 def test_an_agent_that_restarts_is_told_again(
     helps: Callable[..., Running], bus: SessionBus, gnome: Gnome, agent: Ear, tmp_path: Path
 ) -> None:
     running = helps(on_bus(bus), 0.3)
-    until(lambda: running.idle() is not None)
+    eventually(lambda: running.idle() is not None)
     agent.server.close()
     with ear(tmp_path) as second:
         running.agent, running.heard = second, []
-        until(lambda: running.idle() is not None)
+        eventually(lambda: running.idle() is not None)
 
 
 def test_a_helper_that_is_killed_leaves_no_word_behind(
     helps: Callable[..., Running], bus: SessionBus, gnome: Gnome
 ) -> None:
     running = helps(on_bus(bus))
-    until(lambda: running.idle() is not None)
+    eventually(lambda: running.idle() is not None)
     running.helper.stop()
     running.helper._lose()
-    until(lambda: (running.last("none"), running.heard[-1])[1] is None)
+    eventually(lambda: (running.last("none"), running.heard[-1])[1] is None)
 
 
 def test_a_helper_without_anything_to_see_ends(helps: Callable[..., Running]) -> None:

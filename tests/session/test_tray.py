@@ -11,8 +11,9 @@ from jeepney.io.blocking import open_dbus_connection
 from jeepney.wrappers import DBusErrorResponse, unwrap_msg
 
 from deskgrid.session.tray import ITEM, ITEM_PATH, MENU, MENU_PATH, WATCHER, Sign, Tray
+from tests.waiting import eventually
 
-from .desktop_bus import Peer, SessionBus, needs_bus, until
+from .desktop_bus import Peer, SessionBus, needs_bus
 
 pytestmark = needs_bus
 IDLE = Sign("Nothing runs here now.", "In use.", "computer", False)
@@ -94,7 +95,7 @@ def panel(bus: SessionBus) -> Iterator[Panel]:
 def tended(bus: SessionBus, panel: Panel) -> Iterator[Tended]:
     panel.come()
     made = Tended(bus)
-    until(lambda: panel.items)
+    eventually(lambda: panel.items)
     yield made
     made.close()
 
@@ -105,7 +106,7 @@ def test_the_sign_says_what_runs_and_why(tended: Tended, panel: Panel) -> None:
     assert known["Status"] == ("s", "Passive")
     assert known["ToolTip"] == ("(sa(iiay)ss)", ("computer", [], "Nothing runs here now.", "In use."))
     tended.sign = BUSY
-    until(lambda: panel.get(ITEM_PATH, ITEM, "Status") == "Active")
+    eventually(lambda: panel.get(ITEM_PATH, ITEM, "Status") == "Active")
     assert panel.get(ITEM_PATH, ITEM, "IconName") == "system-run"
 
 
@@ -115,7 +116,7 @@ def test_the_menu_has_the_sentence_and_the_wishes(tended: Tended, panel: Panel) 
     labels = [child[1][1]["label"][1] for child in children if "label" in child[1][1]]
     assert labels == ["Nothing runs here now.", "Page", "Pause__it", "Resume"]
     tended.sign = BUSY
-    until(lambda: panel.ask(MENU_PATH, MENU, "GetLayout", "iias", 0, -1, [])[0] > revision)
+    eventually(lambda: panel.ask(MENU_PATH, MENU, "GetLayout", "iias", 0, -1, [])[0] > revision)
     entries = dict(panel.ask(MENU_PATH, MENU, "GetGroupProperties", "aias", [1], [])[0])
     assert entries[1]["label"] == ("s", BUSY.headline)
 
@@ -132,7 +133,7 @@ def test_a_panel_that_comes_later_gets_the_sign(bus: SessionBus, panel: Panel) -
     tended = Tended(bus)
     try:
         panel.come()
-        until(lambda: panel.items)
+        eventually(lambda: panel.items)
         assert panel.get(ITEM_PATH, ITEM, "IconName") == "computer"
     finally:
         tended.close()
@@ -164,5 +165,5 @@ def test_without_a_bus_there_is_no_sign(tmp_path: Path) -> None:
 def test_a_bus_that_ends_ends_the_sign(bus: SessionBus) -> None:
     tended = Tended(bus)
     bus.close()
-    until(lambda: tended.tray.over)
+    eventually(lambda: tended.tray.over)
     tended.close()

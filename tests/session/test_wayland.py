@@ -18,8 +18,7 @@ from deskgrid.host.files import own_folder
 from deskgrid.model.presence import SessionReading
 from deskgrid.session.eyes import QUIET_SECONDS
 from deskgrid.session.wayland import WaylandEye
-
-from .desktop_bus import until
+from tests.waiting import eventually
 
 Globals = tuple[tuple[str, int], ...]
 BOTH: Globals = (("wl_compositor", 4), ("wl_seat", 7), ("ext_idle_notifier_v1", 1))
@@ -97,7 +96,7 @@ Composed = Callable[..., tuple[Compositor, WaylandEye, list[SessionReading]]]
 
 def test_it_asks_for_the_seat_to_be_watched_and_tells_quiet_and_use(composed: Composed) -> None:
     compositor, eye, said = composed()
-    until(lambda: (eye.tend(), compositor.watch)[1])
+    eventually(lambda: (eye.tend(), compositor.watch)[1])
     assert compositor.bound == ["wl_seat", "ext_idle_notifier_v1"]
     assert compositor.watch is not None
     number, milliseconds, seat = compositor.watch
@@ -105,17 +104,17 @@ def test_it_asks_for_the_seat_to_be_watched_and_tells_quiet_and_use(composed: Co
     assert number != seat
     assert said[-1] == SessionReading("ext-idle-notify", 0.0)
     compositor.say(number, 0)
-    until(lambda: (eye.tend(), (said[-1].idle_seconds or 0) >= QUIET_SECONDS)[1])
+    eventually(lambda: (eye.tend(), (said[-1].idle_seconds or 0) >= QUIET_SECONDS)[1])
     time.sleep(0.05)
     eye.look()
     assert (said[-1].idle_seconds or 0) > QUIET_SECONDS
     compositor.say(number, 1)
-    until(lambda: (eye.tend(), said[-1].idle_seconds == 0.0)[1])
+    eventually(lambda: (eye.tend(), said[-1].idle_seconds == 0.0)[1])
 
 
 def test_a_compositor_that_cannot_tell_is_let_go(composed: Composed) -> None:
     _, eye, said = composed((("wl_seat", 7), ("wl_compositor", 4)))
-    until(lambda: (eye.tend(), eye.over)[1])
+    eventually(lambda: (eye.tend(), eye.over)[1])
     eye.look()
     assert said == []
 
@@ -123,7 +122,7 @@ def test_a_compositor_that_cannot_tell_is_let_go(composed: Composed) -> None:
 @pytest.mark.parametrize("wrong", ["end", "error", "short", "long"])
 def test_a_compositor_that_ends_or_talks_nonsense_is_let_go(composed: Composed, wrong: str) -> None:
     compositor, eye, _ = composed()
-    until(lambda: (eye.tend(), compositor.watch)[1])
+    eventually(lambda: (eye.tend(), compositor.watch)[1])
     assert compositor.client is not None
     if wrong == "end":
         compositor.close()
@@ -131,18 +130,18 @@ def test_a_compositor_that_ends_or_talks_nonsense_is_let_go(composed: Composed, 
         compositor.say(1, 0, struct.pack("=III", 1, 0, 0))
     else:
         compositor.client.sendall(struct.pack("=II", 6, (3 if wrong == "short" else 60000) << 16))
-    until(lambda: (eye.tend(), eye.over)[1])
+    eventually(lambda: (eye.tend(), eye.over)[1])
 
 
 def test_a_message_in_pieces_is_one_message(composed: Composed) -> None:
     compositor, eye, said = composed()
-    until(lambda: (eye.tend(), compositor.watch)[1])
+    eventually(lambda: (eye.tend(), compositor.watch)[1])
     assert compositor.client is not None and compositor.watch is not None
     for byte in struct.pack("=II", compositor.watch[0], 8 << 16):
         compositor.client.sendall(bytes([byte]))
         time.sleep(0.001)
         eye.tend()
-    until(lambda: (eye.tend(), (said[-1].idle_seconds or 0) >= QUIET_SECONDS)[1])
+    eventually(lambda: (eye.tend(), (said[-1].idle_seconds or 0) >= QUIET_SECONDS)[1])
 
 
 def test_no_compositor_is_an_error(tmp_path: Path) -> None:
@@ -168,18 +167,18 @@ def test_sway_tells_when_it_falls_quiet_and_at_the_first_key() -> None:
     sway = subprocess.Popen(entry.enter(tree, words, binds=[run]), stderr=subprocess.DEVNULL)
     said: list[SessionReading] = []
     try:
-        until(lambda: (run / "wayland-1").exists(), 60)
+        eventually(lambda: (run / "wayland-1").exists())
         eye = WaylandEye(run / "wayland-1", said.append)
-        until(lambda: (eye.tend(), said and (said[-1].idle_seconds or 0) >= QUIET_SECONDS)[1], 60)
+        eventually(lambda: (eye.tend(), said and (said[-1].idle_seconds or 0) >= QUIET_SECONDS)[1])
         subprocess.run(
             entry.enter(tree, ["env", *settings, "WAYLAND_DISPLAY=wayland-1", "wtype", "a"], binds=[run]),
             check=True,
             timeout=60,
         )
-        until(lambda: (eye.tend(), said[-1].idle_seconds == 0.0)[1], 60)
+        eventually(lambda: (eye.tend(), said[-1].idle_seconds == 0.0)[1])
         sway.terminate()
         sway.wait(60)
-        until(lambda: (eye.tend(), eye.over)[1], 60)
+        eventually(lambda: (eye.tend(), eye.over)[1])
         eye.close()
     finally:
         sway.kill()

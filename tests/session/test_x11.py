@@ -12,9 +12,9 @@ import pytest
 
 from deskgrid.model.presence import SessionReading
 from deskgrid.session import eyes
+from tests.waiting import eventually
 
 from .desktop import ear
-from .desktop_bus import until
 
 Xlib = pytest.importorskip("Xlib", reason="no python-xlib here (pip install deskgrid[x11])")
 pytestmark = [
@@ -91,7 +91,7 @@ def test_the_first_input_after_a_quiet_time_is_told_by_itself_and_then_no_more(s
     assert said.idle_seconds is not None and said.idle_seconds >= eyes.QUIET_SECONDS
     before = len(screen.said)
     screen.key()
-    until(lambda: (screen.eye.tend(), len(screen.said))[1] > before)
+    eventually(lambda: (screen.eye.tend(), len(screen.said))[1] > before)
     assert screen.said[-1].idle_seconds == 0.0
     count = len(screen.said)
     for _ in range(20):
@@ -107,7 +107,7 @@ def test_the_first_input_after_a_quiet_time_is_told_by_itself_and_then_no_more(s
 def test_a_window_that_fills_the_screen_is_told_when_it_comes_and_when_it_goes(screen: Screen) -> None:
     assert screen.look().full_screen is None  # nobody who would know
     screen.start("openbox")
-    until(lambda: screen.look().full_screen is False)
+    eventually(lambda: screen.look().full_screen is False)
     screen.start("xterm")
     _told(screen, lambda: len(_windows(screen)) == 1)
     assert screen.look().full_screen is False
@@ -119,7 +119,7 @@ def test_a_window_that_fills_the_screen_is_told_when_it_comes_and_when_it_goes(s
 
 def _told(screen: Screen, what: Callable[[], object]) -> None:
     """It comes true by what the eye is told, without looking."""
-    until(lambda: (screen.eye.tend(), what())[1])
+    eventually(lambda: (screen.eye.tend(), what())[1])
 
 
 def _windows(screen: Screen) -> list[int]:
@@ -133,7 +133,7 @@ def _windows(screen: Screen) -> list[int]:
 def test_a_server_that_ends_ends_the_eye(screen: Screen) -> None:
     screen.server.kill()
     screen.server.wait()
-    until(lambda: (screen.eye.tend(), screen.eye.look(), screen.eye.over)[2])
+    eventually(lambda: (screen.eye.tend(), screen.eye.look(), screen.eye.over)[2])
 
 
 def test_a_server_that_is_not_there_is_one_sentence() -> None:

@@ -36,6 +36,7 @@ from deskgrid.presence.weigh import Hands, weigh
 FAST_SECONDS = 0.15
 SLOW_SECONDS = 1.0
 ALL_SECONDS = 5.0
+FIRST_ANSWERS_SECONDS = 0.3
 _BARELY_SECONDS = 0.01
 _FIND_SECONDS = 30.0
 
@@ -56,9 +57,15 @@ class LinuxPresence:
         roots: where to look.
         grid_uids: accounts whose terminals and inhibitors are the grid's own; None: the account that we run as, unless
             it is root.
+        patience_seconds: how long to wait for logind's first answers.
     """
 
-    def __init__(self, roots: Roots | None = None, grid_uids: frozenset[int] | None = None) -> None:
+    def __init__(
+        self,
+        roots: Roots | None = None,
+        grid_uids: frozenset[int] | None = None,
+        patience_seconds: float = FIRST_ANSWERS_SECONDS,
+    ) -> None:
         self._roots = roots or Roots()
         if grid_uids is None:
             grid_uids = frozenset({os.geteuid()} - {0})
@@ -76,7 +83,7 @@ class LinuxPresence:
         self._found: tuple[object, float] = (None, 0.0)
         self._running = True
         self._woken = self._closed = False
-        self._system.first_answers()
+        self._system.first_answers(patience_seconds)
         self._look_at_all()
         self._signs = 0
 

@@ -13,7 +13,6 @@ from deskgrid.presence.bus import Bus
 from deskgrid.presence.logind import Logind, Said
 from deskgrid.presence.network import NetworkManager
 
-_FIRST_ANSWERS_SECONDS = 0.3
 _NOT_KNOWN = "logind gives no answer, so what keeps the computer awake is not known"
 
 
@@ -44,9 +43,9 @@ class System:
         """When `tend` has something to do again, None: not by itself soon."""
         return self._logind.due_seconds()
 
-    def first_answers(self) -> None:
-        """Wait a moment for them, so that the first reading knows what logind says."""
-        until = time.monotonic() + _FIRST_ANSWERS_SECONDS
+    def first_answers(self, seconds: float) -> None:
+        """Wait for them, so long at most, so that the first reading knows what logind says."""
+        until = time.monotonic() + seconds
         self.tend()
         while not self._bus.settled and (left := until - time.monotonic()) > 0:
             self._bus.wait(left)

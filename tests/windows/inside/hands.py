@@ -2,8 +2,6 @@
 
 import ctypes
 import struct
-import threading
-import time
 from ctypes import c_int, c_ssize_t, c_uint32, c_void_p, wintypes
 
 from deskgrid.presence.windows import WindowsPresence
@@ -16,7 +14,6 @@ from deskgrid.presence.windows_events import (
     encode_setting,
 )
 
-SOON_SECONDS = 5.0
 _MOUSE, _KEYBOARD, _MOVE, _KEY_UP = 0, 1, 1, 2
 _INPUT_BYTES = 40  # sizeof(INPUT), 64 bits
 
@@ -54,20 +51,3 @@ def setting(driver: WindowsPresence, what: What, value: int) -> int:
 def session(driver: WindowsPresence, event: int, number: int = 1) -> int:
     """Something happens to a session."""
     return send(driver, WM_WTSSESSION_CHANGE, event, number)
-
-
-class Calls:
-    """Counts calls, and waits for them."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self._new = threading.Condition()
-
-    def __call__(self) -> None:
-        with self._new:
-            self.times.append(time.monotonic())
-            self._new.notify_all()
-
-    def wait(self, count: int = 1) -> bool:
-        with self._new:
-            return self._new.wait_for(lambda: len(self.times) >= count, SOON_SECONDS)

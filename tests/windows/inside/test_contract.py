@@ -1,9 +1,8 @@
 """The Windows driver keeps the contract of all presence drivers: by the very tests of tests/contracts."""
 
 import sys
-import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -35,14 +34,7 @@ for _name, _things in _ELSEWHERE.items():
     sys.modules.setdefault(_name, _module)
 
 
-def _eventually(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + hands.SOON_SECONDS
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.02)
-    assert holds()
-
-
-sys.modules["tests.presence.mock_bus"].__dict__.update(eventually=_eventually, needs_bus=pytest.mark.skip)
+sys.modules["tests.presence.mock_bus"].__dict__.update(needs_bus=pytest.mark.skip)
 
 from tests.contracts import test_presence as suite  # noqa: E402
 
