@@ -14,6 +14,7 @@ import typer
 from deskgrid.cli import trust_image
 from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, show, show_json, tell
+from deskgrid.cli.trust_first_look import first_look
 from deskgrid.cli.trust_shared import (
     HERE,
     KeyFile,
@@ -251,3 +252,4 @@ app.command("approve")(trust_image.approve)
 app.command("point")(trust_image.point)
 app.command("revoke")(trust_image.revoke)
 app.command("verify")(trust_image.verify)
+app.command("first-look")(first_look)

@@ -15,7 +15,7 @@ from pathlib import Path
 from deskgrid.images.chunks.keys import ProjectKey
 from deskgrid.images.chunks.keys import make_key as make_project_key
 from deskgrid.images.chunks.keys import read_key as read_project_key
-from deskgrid.images.chunks.publish import Source, publish
+from deskgrid.images.chunks.publish import Progress, Source, publish
 from deskgrid.images.manifest import DISK, INITRD, KERNEL, read
 from deskgrid.images.store import reference
 from deskgrid.images.trust.keys import make_key, open_signer
@@ -80,8 +80,12 @@ class Signers:
             self._sign(*_ADMINISTRATORS)
         make_project_key(places.project_keys / f"{PROJECT}.key")
 
-    def publish(self, image: Path) -> Version:
-        """Publish a built image as its next version, signed by both. image: its folder."""
+    def publish(self, image: Path, progress: Progress = lambda part: None) -> Version:
+        """Publish a built image as its next version, signed by both.
+
+        Args:
+            image: its folder. progress: told the part that is done, 0 to 1.
+        """
         ref = reference(image.resolve())
         held = read(image, ref)
         number = 1 + sum(1 for _ in (self.places.repository / "images" / PROJECT / ref.name).glob("*.json"))
@@ -90,7 +94,7 @@ class Signers:
             image / DISK, image / KERNEL, image / INITRD, held.cmdline, held.memory_bytes, held.packages, ref.digest
         )
         key = ProjectKey(read_project_key(self.places.project_keys / f"{PROJECT}.key"))
-        made = publish(source, self.places.repository, (PROJECT, ref.name, version.version), key)
+        made = publish(source, self.places.repository, (PROJECT, ref.name, version.version), key, progress)
         now = datetime.now(UTC)
         with self._shelf.editing():
             self._shelf.propose(version, made.path.read_bytes(), now)
