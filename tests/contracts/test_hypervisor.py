@@ -1,4 +1,7 @@
-"""What every hypervisor driver MUST do, on the fake and on real QEMU: the sentences of `hypervisor/contract.py`."""
+"""What every hypervisor driver MUST do: the sentences of `hypervisor/contract.py`.
+
+On the fake, and on real QEMU, with its disk from files and from a process that serves it out of an encrypted store.
+"""
 
 import os
 import sys
@@ -10,13 +13,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "hypervisor"))
 
 from rigs import FakeRig, QemuRig, Rig
+from served import ServedRig
 
 from deskgrid.hypervisor.contract import Gone, GuestLeft, Joined, Paused, Started, StartFailed
 
+RIGS: dict[str, type[Rig]] = {"fake": FakeRig, "qemu": QemuRig, "served": ServedRig}
 
-@pytest.fixture(params=["fake", pytest.param("qemu", marks=pytest.mark.real)])
+
+@pytest.fixture(
+    params=["fake", pytest.param("qemu", marks=pytest.mark.real), pytest.param("served", marks=pytest.mark.real)]
+)
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    made = FakeRig() if request.param == "fake" else QemuRig()
+    made = RIGS[request.param]()
     yield made
     made.close()
 
@@ -134,8 +142,8 @@ def test_kill_ends_a_vm_that_is_still_starting(rig: Rig) -> None:
 
 def test_a_vm_that_cannot_start_says_whose_fault_that_is_and_leaves_nothing(rig: Rig) -> None:
     vm = rig.start("missing")
-    failed = rig.wait(vm, StartFailed, 10.0)
-    assert failed.fault == "image"
+    failed = rig.wait(vm, StartFailed, 30.0)
+    assert failed.fault == rig.missing_fault
     assert failed.sentence
     assert rig.left_behind(vm) == []
     assert kinds(rig, vm) == ["StartFailed"]

@@ -63,6 +63,7 @@ class Rig(Protocol):
 
     driver: Hypervisor
     slack_seconds: float  # what a busy machine may add to the contract's times
+    missing_fault: str  # whose fault it is that an image is missing
 
     def start(self, kind: str) -> str:
         """Start a VM of one kind; its id."""
@@ -99,6 +100,7 @@ class FakeRig:
     """Virtual time: it passes only when somebody waits."""
 
     slack_seconds = 0.0
+    missing_fault = "image"
 
     def __init__(self) -> None:
         self._at = datetime(2026, 1, 1, tzinfo=UTC)
@@ -191,6 +193,7 @@ class QemuRig:
     """Real QEMU, software emulation, real time; an agent's tending is a thread."""
 
     slack_seconds = 2.0
+    missing_fault = "image"
 
     def __init__(self, words: str = "", accelerators: tuple[str, ...] = ("tcg",)) -> None:
         self.guest = tiny_guest()
@@ -221,8 +224,12 @@ class QemuRig:
 
     def start(self, kind: str, words: str = "", overlay_bytes: int = 128 * MIB, cpus: int = 1) -> str:
         vm_id = f"vm-{os.getpid()}-{next(self._ids)}"
-        self.driver.start(spec_of(vm_id, kind, self.guest, words, overlay_bytes, cpus))
+        self.driver.start(self.dressed(spec_of(vm_id, kind, self.guest, words, overlay_bytes, cpus)))
         return vm_id
+
+    def dressed(self, spec: VmSpec) -> VmSpec:
+        """The same with this rig's disk."""
+        return spec
 
     def events(self, vm_id: str) -> list[Event]:
         return self._events[vm_id]
@@ -272,7 +279,7 @@ class QemuRig:
 
     def left_behind(self, vm_id: str) -> list[str]:
         files = [str(path) for path in (self.home / "vms").rglob("*") if vm_id in str(path)]
-        return files + [str(process) for process in qemus(vm_id)]
+        return files + [str(process) for process in qemus(vm_id) + servers(vm_id)]
 
     def close(self) -> None:
         """End all VMs of this rig."""
@@ -292,5 +299,20 @@ def qemus(vm_id: str) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if f"guest={vm_id},debug-threads=on" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def servers(vm_id: str) -> list[psutil.Process]:
+    """The living processes that serve a VM's disk."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            told = any(word.endswith(f"/{vm_id}/disk.sock") for word in process.cmdline())
+            if (
+                told
+                and "deskgrid.images.chunks.serve" in process.cmdline()
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process)
     return found

@@ -14,6 +14,7 @@ MACHINE = Machine(
     vm_id="vm-1",
     size=Size(2, 1024 * 1024 * 1024 + 5),
     disk=Path("/images/a, b/disk.raw"),
+    disk_bytes=8192,
     overlay_bytes=4096,
     kernel=Path("/images/vmlinuz"),
     initrd=Path("/images/initrd"),
@@ -74,6 +75,21 @@ def test_each_accelerator_stands_alone_and_hardware_ones_show_the_host_s_cpu() -
 def test_without_a_kernel_the_bios_boots_from_the_disk() -> None:
     args = qemu_args("qemu", msgspec.structs.replace(MACHINE, kernel=None, initrd=None), "tcg", HANDLES)
     assert not {"-kernel", "-initrd", "-append"} & set(args)
+
+
+def test_a_served_disk_is_read_by_nbd_and_kernel_and_initrd_come_from_inherited_memory_files() -> None:
+    machine = msgspec.structs.replace(MACHINE, disk=Path("/vm/disk.sock"), served=True, kernel=None, initrd=None)
+    args = qemu_args("qemu", machine, "tcg", msgspec.structs.replace(HANDLES, kernel=16, initrd=17))
+    assert json.loads(after(args, "-blockdev")[0]) == {
+        "driver": "nbd",
+        "node-name": "base-file",
+        "server": {"type": "unix", "path": "/vm/disk.sock"},
+        "export": "disk",
+        "read-only": True,
+        "reconnect-delay": 0,
+    }
+    assert (after(args, "-kernel"), after(args, "-initrd")) == (["/proc/self/fd/16"], ["/proc/self/fd/17"])
+    assert "-kernel" not in qemu_args("qemu", machine, "tcg", HANDLES)
 
 
 def test_a_file_system_without_direct_access_is_used_through_the_host_s_cache() -> None:

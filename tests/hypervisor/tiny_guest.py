@@ -7,6 +7,7 @@ kernel's command line:
 - `dg.panic=N`: its kernel gives up N seconds after it has joined. `dg.reboot=N`, `dg.poweroff=N`: likewise.
 - `dg.unused=N`: leaves by itself N seconds after it has joined.
 - `dg.write=M`: writes M MiB to its disk once it has joined. `dg.read=1`: prints the disk's first line on its console.
+- `dg.all=N`: reads all of its disk once it has joined, says so on its console and powers itself off N seconds later.
 - `dg.flood=channel|console`: writes garbage there as fast as it can. `dg.garbage=1`: hostile lines before its hello.
 - `dg.spin=N`: keeps one CPU busy, or two. `dg.tell=1`: prints its instance data on its console.
 
@@ -72,6 +73,7 @@ joined() {
   after "$dg_unused" "say '{\"type\":\"left\",\"cause\":\"unused\",\"sentence\":\"no job for a while\"}'"
   [ -n "$dg_read" ] && { echo "disk says: $(head -n 1 /dev/vda)"; }
   [ -n "$dg_write" ] && { fill; echo "written"; } &
+  [ -n "$dg_all" ] && { cat /dev/vda > /dev/null && echo "read all"; sleep $dg_all; poweroff -f; } &
 }
 (while [ ! -e /have ]; do say '{"type":"hello"}'; sleep 1; done) &
 while read -r line <&3; do

@@ -27,8 +27,16 @@ def exit_words(code: int, shutdown_reason: str, left: bool, error_words: str) ->
     return _REASONS.get(shutdown_reason, "QEMU ended by itself")
 
 
+def server_words(code: int, last_words: str) -> str:
+    """How what served the disk ended. code: as of `exit_words`. last_words: what it said, or wrote to stderr."""
+    how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
+    return f"the process that serves its disk {how}" + (f": {last_words}" if code >= 0 and last_words else "")
+
+
 def disk_words(error: Mapping[str, object], folder: Path, machine: Machine) -> str:
     """Args: error: the data of QMP's BLOCK_IO_ERROR. folder: where the overlay is."""
+    if error.get("operation") == "read" and machine.served:
+        return f"disk of {machine.vm_id}: it could not be read ({error.get('reason')}); its jobs run again elsewhere"
     if error.get("operation") == "read":
         return f"disk {machine.disk}: could not be read ({error.get('reason')}); fetch the image again"
     try:

@@ -20,6 +20,7 @@ import msgspec
 
 from deskgrid.hypervisor.channel import Lines
 from deskgrid.hypervisor.keeper_words import (
+    DISK_SOCKET_NAME,
     LINE_BYTES,
     SOCKET_NAME,
     Happened,
@@ -152,12 +153,14 @@ class KeeperHandle:
                 os.kill(self._pid, signal.SIGKILL)
 
     def wait_all_gone(self) -> None:
-        """Wait until keeper and QEMU have ended, however long that takes; end them if they don't."""
+        """Wait until keeper, QEMU and what serves its disk have ended, however long; end them if they don't."""
         self._link.close()
         while not self._keeper_gone(END_SECONDS):
             self.end_keeper()
         if self.status is not None and self.status.qemu_pid:
-            _end_qemu(self.status.qemu_pid, self.vm_id)
+            _end(self.status.qemu_pid, f"guest={self.vm_id},")
+        if self.status is not None and self.status.disk_pid:
+            _end(self.status.disk_pid, str(self.folder / DISK_SOCKET_NAME))
 
     def _keeper_gone(self, seconds: float) -> bool:
         if self._process is None:
@@ -184,9 +187,9 @@ class KeeperHandle:
             self._errors = -1
 
 
-def _end_qemu(pid: int, vm_id: str) -> None:
+def _end(pid: int, name: str) -> None:
     """Normally it has ended with its keeper; the name in its arguments tells it from a stranger with its number."""
     with contextlib.suppress(OSError):
-        while not wait_until_ended(pid, 0.1) and f"guest={vm_id}," in Path(f"/proc/{pid}/cmdline").read_text():
+        while not wait_until_ended(pid, 0.1) and name in Path(f"/proc/{pid}/cmdline").read_text():
             os.kill(pid, signal.SIGKILL)
             release_memory(pid)

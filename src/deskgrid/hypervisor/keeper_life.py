@@ -25,10 +25,12 @@ from deskgrid.hypervisor.cgroup import group_of
 from deskgrid.hypervisor.channel import Console, Lines
 from deskgrid.hypervisor.cores import here
 from deskgrid.hypervisor.endings import disk_words, exit_words
+from deskgrid.hypervisor.keeper_disk import Begun
 from deskgrid.hypervisor.keeper_link import Link
 from deskgrid.hypervisor.keeper_place import Place
 from deskgrid.hypervisor.keeper_ports import Port
-from deskgrid.hypervisor.machine import Qemu, QemuFailed, launch
+from deskgrid.hypervisor.keeper_serving import NotServed, Serving
+from deskgrid.hypervisor.machine import Given, Qemu, QemuFailed, launch
 from deskgrid.hypervisor.qemu_args import Machine
 from deskgrid.hypervisor.spawn import Limits
 from deskgrid.wire import guest
@@ -41,11 +43,17 @@ JOIN_SECONDS = 0.9
 """A guest that says hello more often than this gets no answer in between."""
 
 
-def live(task: words.Task, machine: Machine, place: Place, driver: socket.socket, already: bytes) -> None:
-    """Run the VM to its end, then end this process. already: what the driver has said after the task."""
+def live(
+    task: words.Task, machine: Machine, place: Place, disk: Begun | None, driver: socket.socket, already: bytes
+) -> None:
+    """Run the VM to its end, then end this process.
+
+    Args:
+        disk: what serves its disk, if anything does. already: what the driver has said after the task.
+    """
 
     async def whole_life() -> None:
-        life = Life(task, machine, place)
+        life = Life(task, machine, place, disk)
         life.link.attach(driver, already)
         await life.run()
 
@@ -54,6 +62,8 @@ def live(task: words.Task, machine: Machine, place: Place, driver: socket.socket
 
 
 KEEP_CORES_SECONDS = 5.0
+ENDING_SECONDS = 1.0
+"""How long what serves the disk may take to be seen as ended, after QEMU has seen its socket closed."""
 
 
 class End(msgspec.Struct, frozen=True):
@@ -67,7 +77,7 @@ class End(msgspec.Struct, frozen=True):
 class Life:
     """What the keeper knows of its VM, and what it does about it."""
 
-    def __init__(self, task: words.Task, machine: Machine, place: Place) -> None:
+    def __init__(self, task: words.Task, machine: Machine, place: Place, disk: Begun | None) -> None:
         self._task = task
         self._machine = machine
         self._place = place
@@ -88,6 +98,8 @@ class Life:
         self._cpus = task.cpus
         self._started = self._alive = self._joined = self._left = False
         self.link = Link(place.listener, self._status, self._obey)
+        self._disk = None if disk is None else Serving(disk, self._on_disk_said)
+        self._pace_disk()
 
     # -- orders -----------------------------------------------------------------------------------------------
 
@@ -125,6 +137,7 @@ class Life:
         self._stop()
 
     def _stop(self) -> None:
+        self._pace_disk()
         if self._qemu is not None:
             self._do(self._confirm_stop(self._qemu, self._qemu.stop(), time.monotonic()))
 
@@ -135,6 +148,11 @@ class Life:
         if not self._may_run or confirmed:  # it stood still, even if it is leaving by now
             how = "stop" if confirmed else "signal"
             self.link.tell(words.Paused(True, how, (time.monotonic() - begun) * 1000))
+
+    def _pace_disk(self) -> None:
+        """Nothing is fetched for a VM that stands still: the network is its owner's then."""
+        if self._disk is not None:
+            self._disk.pause(not self._may_run)
 
     def _obey_limit(self) -> None:
         """Run or stand still, as wish and limit say now."""
@@ -147,19 +165,25 @@ class Life:
         return here(1 if self._confined else self._cpus)
 
     def _keep_cores(self) -> None:
-        if self._qemu is not None:
-            self._qemu.keep_on(self._cores(), to_idle=self._confined)
+        for child in (self._qemu, self._disk):
+            if child is not None:
+                child.keep_on(self._cores(), to_idle=self._confined)
         self._loop.call_later(KEEP_CORES_SECONDS, self._keep_cores)
 
     def _go_on(self) -> None:
         """Let the CPUs run, on one core if the guest is to leave."""
+        self._pace_disk()
         if self._qemu is None:
             return
-        self._qemu.keep_on(self._cores(), to_idle=self._confined)
+        for child in (self._qemu, self._disk):
+            if child is not None:
+                child.keep_on(self._cores(), to_idle=self._confined)
         self._do(self._confirm_go_on(self._qemu, self._qemu.go_on(), time.monotonic()))
 
     async def _confirm_go_on(self, qemu: Qemu, running: Awaitable[bool], begun: float) -> None:
         await running
+        if self._disk is not None:
+            self._disk.release_kernel()
         if not self._started and not qemu.ended:
             self._started = True
             self.link.happened("started", accelerator=qemu.accelerator)
@@ -211,6 +235,23 @@ class Life:
             end = End("the guest's kernel gave up", with_console=True)
             self._loop.call_later(PANIC_SECONDS, self._finish, end)
 
+    # -- its disk -----------------------------------------------------------------------------------------------
+
+    def _on_disk_said(self, sentence: str) -> None:
+        self.link.tell(words.Said(sentence))
+
+    async def _end_with_disk(self, disk: Serving) -> None:
+        await disk.exit()
+        self._finish(End(f"{disk.how_it_ended()}; its jobs run again elsewhere"))
+
+    async def _on_disk_error(self, error: dict[str, object]) -> None:
+        """A guest's read or write has failed; if what serves the disk is ending, that is the cause."""
+        if self._disk is not None and not error.get("nospace"):
+            await asyncio.wait({self._loop.create_task(self._disk.exit())}, timeout=ENDING_SECONDS)
+            if self._disk.ended:
+                return
+        self._finish(End(disk_words(error, self._place.folder, self._machine)))
+
     # -- its end ------------------------------------------------------------------------------------------------
 
     def _finish(self, end: End) -> None:
@@ -238,7 +279,7 @@ class Life:
             if event["event"] == "SHUTDOWN":
                 self._shutdown_reason = str(data.get("reason", ""))
             elif data.get("action") == "stop":
-                self._finish(End(disk_words(data, self._place.folder, self._machine)))
+                await self._on_disk_error(data)
 
     async def run(self) -> None:
         """Start QEMU, wait for the VM's end, leave nothing."""
@@ -247,6 +288,8 @@ class Life:
         self._watch_silence()
         self._keep_cores()
         over = await self._run_qemu()
+        if self._disk is not None:
+            await self._disk.end()
         os.close(self._place.overlay)
         if not self.link.attached:
             self.link.over(over)
@@ -269,12 +312,14 @@ class Life:
             qemu = await starting
         except asyncio.CancelledError:
             return self._over("QEMU was still starting")
-        except QemuFailed as failure:
+        except (QemuFailed, NotServed) as failure:
             return words.Over(failed=True, fault=failure.fault, clean=False, sentence=str(failure))
         self._qemu = qemu
         self._channel = Port(qemu.ports.channel, CHANNEL_BYTES_AT_ONCE, self._on_channel)
         console = Port(qemu.ports.console, CONSOLE_BYTES_AT_ONCE, self._on_console)
         self._do(self._listen_to_qemu(qemu))
+        if self._disk is not None:
+            self._do(self._end_with_disk(self._disk))
         self.link.tell(self._status())
         if self._may_run:
             self._go_on()
@@ -288,9 +333,21 @@ class Life:
         return self._over(exit_words(code, self._shutdown_reason, self._left, qemu.error_words()))
 
     async def _launch(self) -> Qemu:
-        task, place = self._task, self._place
+        task, disk = self._task, self._disk
+        given = Given(self._place.overlay, self._place.passphrase)
+        if disk is not None:
+            await disk.ready()
+            given = msgspec.structs.replace(given, kernel=disk.begun.kernel, initrd=disk.begun.initrd)
         limits = Limits(self._cores(), task.idle_class, task.group)
-        return await launch(task.qemu, self._machine, task.accelerators, place.overlay, place.passphrase, limits)
+        try:
+            qemu = await launch(task.qemu, self._machine, task.accelerators, given, limits)
+        except QemuFailed:
+            if disk is not None and disk.ended:
+                raise NotServed(disk.how_it_ended()) from None
+            raise
+        if disk is not None:
+            disk.begun.close("initrd")
+        return qemu
 
     def _over(self, what_qemu_did: str) -> words.Over:
         # Without a cause of ours QEMU ended by itself; after the guest has left that is as it should be.
@@ -313,4 +370,5 @@ class Life:
             alive=self._alive,
             qemu_pid=self._qemu.pid if self._qemu is not None else 0,
             group=group_of(self._qemu.pid) if self._qemu is not None else "",
+            disk_pid=self._disk.pid if self._disk is not None else 0,
         )

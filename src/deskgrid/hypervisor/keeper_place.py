@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.hypervisor import overlay
-from deskgrid.hypervisor.keeper_words import SOCKET_NAME, SOCKET_PATH_BYTES, Task
+from deskgrid.hypervisor.keeper_words import DISK_SOCKET_NAME, SOCKET_NAME, SOCKET_PATH_BYTES, Task
 from deskgrid.hypervisor.qemu_args import Machine
 
 
@@ -62,26 +62,37 @@ def machine_of(task: Task) -> Machine:
     """What shall run, once its files can be read. Raises: CannotKeep."""
     spec = task.spec
     disk = spec.disk
-    for path in (disk.disk, disk.kernel, disk.initrd):
-        if path is None:
-            continue
-        try:
-            os.close(os.open(path, os.O_RDONLY))
-        except OSError as error:
-            fault = "image" if isinstance(error, FileNotFoundError) else "desktop"
-            raise CannotKeep(
-                f"image file {path}: got {error.strerror}, expected to read it; fetch the image again", fault
-            ) from error
+    overlay_bytes = spec.overlay_bytes // 512 * 512
+    if disk.served is not None:
+        path, size = task.folder / DISK_SOCKET_NAME, disk.served.size_bytes
+        return Machine(spec.vm_id, spec.size, path, size, overlay_bytes, served=True, cmdline=disk.cmdline)
+    if disk.disk is None:
+        raise CannotKeep(f"image {disk.ref.name}: got neither a disk nor a program that serves one; fetch it again")
+    _, _, size = [_size_of(path) for path in (disk.kernel, disk.initrd, disk.disk)]
     return Machine(
         vm_id=spec.vm_id,
         size=spec.size,
         disk=disk.disk,
-        overlay_bytes=spec.overlay_bytes // 512 * 512,
+        disk_bytes=size,
+        overlay_bytes=overlay_bytes,
         kernel=disk.kernel,
         initrd=disk.initrd,
         cmdline=disk.cmdline,
         base_direct=goes_direct(disk.disk, os.O_RDONLY),
     )
+
+
+def _size_of(path: Path | None) -> int:
+    """The length of an image's file that can be read. Raises: CannotKeep."""
+    if path is None:
+        return 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            return os.fstat(file.fileno()).st_size
+    except OSError as error:
+        fault = "image" if isinstance(error, FileNotFoundError) else "desktop"
+        sentence = f"image file {path}: got {error.strerror}, expected to read it; fetch the image again"
+        raise CannotKeep(sentence, fault) from error
 
 
 def goes_direct(path: Path | str, flags: int) -> bool:
@@ -96,7 +107,6 @@ def goes_direct(path: Path | str, flags: int) -> bool:
 def begin_overlay(place: Place, machine: Machine) -> tuple[int, int]:
     """Have a child write the overlay. Returns: what `finish_overlay` needs. Raises: CannotKeep."""
     try:
-        size = machine.disk.stat().st_size
         place.passphrase = secrets.token_hex(32).encode()
         place.overlay = overlay.create(place.folder)
     except (OSError, overlay.OverlayError) as error:
@@ -106,7 +116,7 @@ def begin_overlay(place: Place, machine: Machine) -> tuple[int, int]:
     if child == 0:
         words = b"overlay: its maker ended by itself"
         try:
-            overlay.fill(place.overlay, place.folder, size, machine.overlay_bytes, place.passphrase)
+            overlay.fill(place.overlay, place.folder, machine.disk_bytes, machine.overlay_bytes, place.passphrase)
             words = b""
         except overlay.OverlayError as error:
             words = str(error).encode()

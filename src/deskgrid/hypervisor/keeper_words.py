@@ -23,12 +23,12 @@ LEAVE_SECONDS = 3.0
 """Silence of the driver after which a keeper ends its VM, and after which it asks a running guest to leave."""
 SILENCE_SECONDS_MAX = 60.0
 LINE_BYTES = 1024 * 1024
-SOCKET_NAME = "keeper.sock"
+SOCKET_NAME, DISK_SOCKET_NAME = "keeper.sock", "disk.sock"
 SOCKET_PATH_BYTES = 107
 
 
 class Task(msgspec.Struct, frozen=True):
-    """All that a keeper must know. Holds a SECRET (the instance data's token).
+    """All that a keeper must know. Holds SECRETS (the instance data's token, what opens the disk).
 
     qemu: the program. accelerators: to be tried in this order. idle_class: run QEMU only when nobody else wants the
     CPU. cpus: as in `Limit`. group: the folder of the cgroup that QEMU belongs to.
@@ -54,6 +54,14 @@ def encode_task(task: Task) -> bytes:
 def decode_task(line: bytes) -> Task:
     """Raises: msgspec.MsgspecError."""
     return _TASK.decode(line)
+
+
+def without_opening(spec: VmSpec) -> VmSpec:
+    """The same without the secret that opens its disk; the token stays."""
+    if spec.disk.served is None:
+        return spec
+    served = msgspec.structs.replace(spec.disk.served, opening=b"")
+    return msgspec.structs.replace(spec, disk=msgspec.structs.replace(spec.disk, served=served))
 
 
 class Tend(msgspec.Struct, frozen=True, tag="tend"):
@@ -98,7 +106,10 @@ Order = Tend | Silence | Pause | Resume | Vacate | Limit | Kill | Heard
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):
-    """What a keeper sees of its VM now. qemu_pid: 0 before QEMU runs. group: its cgroup's folder, if it has one."""
+    """What a keeper sees of its VM now. group: its cgroup's folder, if it has one.
+
+    qemu_pid: 0 before QEMU runs. disk_pid: of what serves its disk; 0: nothing does.
+    """
 
     vm_id: str
     image: ImageRef
@@ -110,6 +121,7 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     alive: bool
     qemu_pid: int
     group: str = ""
+    disk_pid: int = 0
 
 
 class Happened(msgspec.Struct, frozen=True, tag="happened"):
@@ -149,6 +161,12 @@ class Replaced(msgspec.Struct, frozen=True, tag="replaced"):
     """Another driver has attached."""
 
 
+class Said(msgspec.Struct, frozen=True, tag="said"):
+    """What serves the disk has met a fault; a bounded number of them is told, and each is bounded in length."""
+
+    sentence: str
+
+
 class Over(msgspec.Struct, frozen=True, tag="over"):
     """The VM is gone and all of it is deleted. failed: it never ran (StartFailed)."""
 
@@ -158,4 +176,4 @@ class Over(msgspec.Struct, frozen=True, tag="over"):
     sentence: str
 
 
-Word = Status | Happened | Paused | Replaced | Over
+Word = Status | Happened | Paused | Replaced | Said | Over

@@ -11,6 +11,7 @@ Only the standard library and msgspec: the agent is small, and the asyncio that 
 """
 
 import contextlib
+import logging
 import shutil
 import socket
 import threading
@@ -28,6 +29,7 @@ from deskgrid.hypervisor.folders import folders, has_keeper, sweep
 from deskgrid.hypervisor.keeper_handle import KeeperHandle
 from deskgrid.hypervisor.spawn import cpu_seconds_of
 
+log = logging.getLogger("deskgrid.hypervisor")
 KILL_SECONDS = 0.7
 """How long a keeper may take to end its VM before it is killed with it."""
 _ATTACH_SECONDS = 1.0
@@ -69,7 +71,7 @@ class QemuHypervisor:
         self._program: Program | None = None
         self._lock = threading.Lock()
         self._vms: dict[str, KeeperHandle] = {}
-        self._specs: dict[str, VmSpec] = {}
+        self._asked: dict[str, Observed] = {}
         self._ended: dict[str, None] = {}
         for folder in folders(self._home):
             sweep(folder)
@@ -84,8 +86,8 @@ class QemuHypervisor:
                 return
             ours, theirs = socket.socketpair()
             vm = KeeperHandle(spec.vm_id, folder, ours)
-            self._vms[spec.vm_id], self._specs[spec.vm_id] = vm, spec
-        self._thread(vm, partial(self._begin, vm, spec, theirs))
+            self._vms[spec.vm_id], self._asked[spec.vm_id] = vm, _asked(spec)
+        self._thread(vm, partial(self._begin, vm, [spec], theirs))
 
     def pause(self, vm_id: str) -> None:
         """Stop its CPUs; memory is kept. Event: Paused."""
@@ -149,11 +151,11 @@ class QemuHypervisor:
     # -- what runs --------------------------------------------------------------------------------------------
 
     def cpu_seconds(self) -> dict[str, float]:
-        """What each QEMU has used since its start (proc_pid_stat(5))."""
+        """What each QEMU, and what serves its disk, has used since its start (proc_pid_stat(5))."""
         used = {}
         for vm in list(self._vms.values()):
             if vm.status is not None and vm.status.qemu_pid and (seconds := cpu_seconds_of(vm.status.qemu_pid)):
-                used[vm.vm_id] = seconds
+                used[vm.vm_id] = seconds + (cpu_seconds_of(vm.status.disk_pid) if vm.status.disk_pid else 0.0)
         return used
 
     def observe(self) -> list[Observed]:
@@ -161,7 +163,8 @@ class QemuHypervisor:
         for folder in folders(self._home):
             if folder.name not in self._vms and not sweep(folder):
                 self._attach(folder)
-        return [self._observed(vm) for vm in list(self._vms.values()) if vm.over is None]
+        seen = (self._observed(vm) for vm in list(self._vms.values()) if vm.over is None)
+        return [one for one in seen if one is not None]
 
     def _attach(self, folder: Path) -> None:
         """Attach to the keeper of this folder; one that is just ending is left to itself."""
@@ -188,12 +191,10 @@ class QemuHypervisor:
             self._thread(vm, partial(self._listen, vm))
             return
 
-    def _observed(self, vm: KeeperHandle) -> Observed:
-        spec, status = self._specs.get(vm.vm_id), vm.status
-        if status is None:
-            assert spec is not None, "a VM without a status was started here"
-            image, size, desktop = spec.disk.ref, spec.size, spec.instance.desktop
-            return Observed(vm.vm_id, image, size, desktop, datetime.now(UTC), "", False, False)
+    def _observed(self, vm: KeeperHandle) -> Observed | None:
+        status = vm.status
+        if status is None:  # then it was started here, or it has just ended
+            return self._asked.get(vm.vm_id)
         return Observed(
             vm_id=vm.vm_id,
             image=status.image,
@@ -211,12 +212,13 @@ class QemuHypervisor:
     def _thread(self, vm: KeeperHandle, life: Callable[[], None]) -> None:
         threading.Thread(target=life, name=f"vm-{vm.vm_id}", daemon=True).start()
 
-    def _begin(self, vm: KeeperHandle, spec: VmSpec, theirs: socket.socket) -> None:
+    def _begin(self, vm: KeeperHandle, specs: list[VmSpec], theirs: socket.socket) -> None:
+        """Start a keeper for the spec in the list, with whose secrets nothing is left here then."""
         try:
             program = self._found()
             candidates = self._candidates if self._candidates is not None else offered()
             task = words.Task(
-                spec=spec,
+                spec=specs.pop(),
                 folder=vm.folder,
                 qemu=str(program.path),
                 accelerators=self._trust.trusted(program.version, candidates),
@@ -225,6 +227,7 @@ class QemuHypervisor:
                 group=self._group,
             )
             vm.spawn(task, theirs)
+            del task
         except (NoHypervisor, OSError) as error:
             self._last(vm, StartFailed(vm.vm_id, "desktop", str(error)))
             return
@@ -263,6 +266,8 @@ class QemuHypervisor:
                 if on:
                     self._emit(Paused(vm.vm_id, milliseconds))
                 vm.note(word)
+            case words.Said(sentence):
+                log.warning("VM %s: %s", vm.vm_id, sentence)
             case words.Replaced():
                 vm.let_go = True
                 with self._lock:
@@ -279,12 +284,18 @@ class QemuHypervisor:
     def _last(self, vm: KeeperHandle, event: Event) -> None:
         with self._lock:
             self._vms.pop(vm.vm_id, None)
-            self._specs.pop(vm.vm_id, None)
+            self._asked.pop(vm.vm_id, None)
             self._ended[vm.vm_id] = None
             while len(self._ended) > _ENDED_KEPT:
                 del self._ended[next(iter(self._ended))]
         vm.forget()
         self._emit(event)
+
+
+def _asked(spec: VmSpec) -> Observed:
+    """What is known of a VM before its keeper has said anything."""
+    desktop = spec.instance.desktop
+    return Observed(spec.vm_id, spec.disk.ref, spec.size, desktop, datetime.now(UTC), "", paused=False, alive=False)
 
 
 def _last_event(vm: KeeperHandle) -> Event:

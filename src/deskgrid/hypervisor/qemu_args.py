@@ -4,8 +4,9 @@ The rules:
 - No secret and no name of a file that a secret is in: the overlay's passphrase comes through an inherited pipe.
 - Nothing that QEMU would make by itself (`-nodefaults`, `-no-user-config`, no display), and as few rights as it can
   work with (`-sandbox`).
-- The guest's disk is: base image, read only; over it the encrypted overlay, bounded in size. Both go around the host's
-  cache where the file system can do that, so that a VM does not push the owner's files out of memory.
+- The guest's disk is: base image, read only, from a file or served by NBD; over it the encrypted overlay, bounded in
+  size. Files are used around the host's cache where the file system can do that, so that a VM does not push the
+  owner's files out of memory.
 - A write that fails stops the VM instead of telling the guest: a job must not end with an error that is the desktop's.
 - Values that could hold a comma go as JSON.
 
@@ -33,7 +34,7 @@ class Handles(msgspec.Struct, frozen=True):
     """Open files that QEMU inherits, by number.
 
     qmp, console, channel: our ends' peers of socket pairs: QEMU's monitor, ttyS0, ttyS1. overlay: the overlay's file.
-    passphrase: a pipe that gives the overlay's passphrase once.
+    passphrase: a pipe that gives the overlay's passphrase once. kernel, initrd: memory files with them; -1: none.
     """
 
     qmp: int
@@ -41,19 +42,25 @@ class Handles(msgspec.Struct, frozen=True):
     channel: int
     overlay: int
     passphrase: int
+    kernel: int = -1
+    initrd: int = -1
 
 
 class Machine(msgspec.Struct, frozen=True):
     """What shall run.
 
+    disk: a raw file; or, if it is served, the socket of the NBD server that has it. disk_bytes: its length.
     direct: whether base and overlay are on file systems that can go around the host's cache. overlay_bytes: the overlay
-    file's length. kernel, initrd, cmdline: boot them directly; without a kernel the BIOS boots from the disk.
+    file's length. kernel, initrd, cmdline: boot them directly; without a kernel, here or among the handles, the BIOS
+    boots from the disk.
     """
 
     vm_id: str
     size: Size
     disk: Path
+    disk_bytes: int
     overlay_bytes: int
+    served: bool = False
     kernel: Path | None = None
     initrd: Path | None = None
     cmdline: str = ""
@@ -75,7 +82,7 @@ def qemu_args(qemu: str, machine: Machine, accelerator: str, handles: Handles) -
         *("-machine", _MACHINE, "-accel", _ACCELERATOR.get(accelerator, accelerator)),
         *(("-cpu", _CPU[accelerator]) if accelerator in _CPU else ()),
         *("-smp", f"cpus={machine.size.cpus}", "-m", f"size={machine.size.memory_bytes // MIB}M"),
-        *_boot(machine),
+        *_boot(machine, handles),
         *_ports(handles),
         *_disk(machine, handles),
         *("-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-pci,netdev=net,romfile="),
@@ -83,11 +90,17 @@ def qemu_args(qemu: str, machine: Machine, accelerator: str, handles: Handles) -
     ]
 
 
-def _boot(machine: Machine) -> list[str]:
-    if machine.kernel is None:
+def _boot(machine: Machine, handles: Handles) -> list[str]:
+    kernel = _inherited(handles.kernel) or machine.kernel
+    if kernel is None:
         return []
-    initrd = ["-initrd", str(machine.initrd)] if machine.initrd is not None else []
-    return ["-kernel", str(machine.kernel), *initrd, "-append", f"{machine.cmdline} {STARVED}".strip()]
+    given = _inherited(handles.initrd) or machine.initrd
+    initrd = ["-initrd", str(given)] if given is not None else []
+    return ["-kernel", str(kernel), *initrd, "-append", f"{machine.cmdline} {STARVED}".strip()]
+
+
+def _inherited(handle: int) -> Path | None:
+    return Path(f"/proc/self/fd/{handle}") if handle >= 0 else None
 
 
 def _ports(handles: Handles) -> list[str]:
@@ -100,13 +113,6 @@ def _ports(handles: Handles) -> list[str]:
 
 
 def _disk(machine: Machine, handles: Handles) -> list[str]:
-    base_file = {
-        "driver": "file",
-        "node-name": "base-file",
-        "filename": str(machine.disk),
-        "read-only": True,
-        **_cache(machine.base_direct, "native"),
-    }
     # Threads for the overlay: a write that makes a file grow blocks in io_submit, and with it QEMU's main loop.
     overlay_file = {
         "driver": "file",
@@ -125,12 +131,31 @@ def _disk(machine: Machine, handles: Handles) -> list[str]:
         "encrypt": {"format": "luks", "key-secret": "passphrase"},
     }
     base = {"driver": "raw", "node-name": "base", "file": "base-file", "read-only": True}
-    nodes = (base_file, base, overlay_file, bounded, overlay)
+    nodes = (_base_file(machine), base, overlay_file, bounded, overlay)
     return [
         *("-object", f"secret,id=passphrase,file=/proc/self/fd/{handles.passphrase}"),
         *(part for node in nodes for part in ("-blockdev", json.dumps(node))),
         *("-device", "virtio-blk-pci,drive=overlay,bootindex=1,werror=stop,rerror=stop"),
     ]
+
+
+def _base_file(machine: Machine) -> dict[str, object]:
+    if machine.served:
+        return {
+            "driver": "nbd",
+            "node-name": "base-file",
+            "server": {"type": "unix", "path": str(machine.disk)},
+            "export": "disk",
+            "read-only": True,
+            "reconnect-delay": 0,
+        }
+    return {
+        "driver": "file",
+        "node-name": "base-file",
+        "filename": str(machine.disk),
+        "read-only": True,
+        **_cache(machine.base_direct, "native"),
+    }
 
 
 def _cache(direct: bool, io: str) -> dict[str, object]:

@@ -1,6 +1,6 @@
-"""Start QEMU so that it dies with its keeper and stays out of the owner's way; Linux.
+"""Start QEMU, or what serves its disk, so that it dies with its keeper and stays out of the owner's way; Linux.
 
-The rules, all set between fork and exec, so that every thread of QEMU has them from its first instruction:
+The rules, all set between fork and exec, so that every thread of it has them from its first instruction:
 - It is killed by the kernel when its keeper ends, however that ends (PR_SET_PDEATHSIG).
 - It is in the desktop's group for VMs, where there is one (`cgroup.py`), and on the VMs' cores (`cores.py`).
 - It gets the CPU and the disk only when nobody else wants them: SCHED_IDLE, nice 19, idle I/O class. These count only
@@ -17,7 +17,7 @@ import platform
 import resource
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _IOPRIO_IDLE = 3 << 13
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 FAIR_SHARE, LEAST_SHARE = 0, 19
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,7 +40,7 @@ def harden() -> None:
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What QEMU is held to from its first instruction.
+    """What a process is held to from its first instruction.
 
     cores: that it may use. idle_class: run it only when nobody else wants the CPU. group: the folder of a cgroup.
     """
@@ -49,21 +50,29 @@ class Limits(msgspec.Struct, frozen=True):
     group: Path | None = None
 
 
-def spawn(args: Sequence[str], handles: Sequence[int], errors: int, limits: Limits) -> subprocess.Popen[bytes]:
+def spawn(
+    args: Sequence[str],
+    handles: Sequence[int],
+    errors: int,
+    limits: Limits,
+    stream: int = subprocess.DEVNULL,
+    environment: Mapping[str, str] = _ENVIRONMENT,
+) -> subprocess.Popen[bytes]:
     """Start a program that dies with the calling process; call from the main thread.
 
     Args:
         handles: open files that it inherits under the same numbers. errors: where its stderr goes.
+        stream: its standard input and output.
     """
     parent = os.getpid()
     return subprocess.Popen(
         args,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdin=stream,
+        stdout=stream,
         stderr=errors,
         pass_fds=handles,
         cwd="/",
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        env=dict(environment),
         start_new_session=True,
         preexec_fn=lambda: _before_exec(parent, limits),
     )

@@ -1,0 +1,169 @@
+"""What serves a VM's disk, as its keeper's loop sees it; `keeper_disk.py` begins it, `wire/disk.py` has the words.
+
+The rules:
+- Its keeper never waits for it: what it is told goes out when it reads, what it says is taken when it comes.
+- Until it serves it is asked now and then how it goes. A minute without any word, a minute (not paused) in which all
+  of its sources are away, or ten minutes in all: then it does not serve.
+- The faults that it tells of are passed on: so many, and so long.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from deskgrid.hypervisor.channel import Lines
+from deskgrid.hypervisor.child import Child
+from deskgrid.hypervisor.endings import server_words
+from deskgrid.hypervisor.keeper_disk import Begun, seal
+from deskgrid.wire.disk import Command, Word, decode_word, encode_command
+
+READY_SECONDS, SILENT_SECONDS, AWAY_SECONDS = 600.0, 60.0, 60.0
+ASK_SECONDS = 5.0
+MOST_SAID, SAID_CHARS = 40, 400
+_LINE_BYTES = 256 * 1024
+
+
+class NotServed(Exception):
+    """The disk is not served; why. fault: "desktop" or "image"."""
+
+    fault = "desktop"
+
+
+class Serving(Child):
+    """What serves one VM's disk."""
+
+    def __init__(self, begun: Begun, tell: Callable[[str], None]) -> None:
+        """Talk to it. tell: told each fault that it meets."""
+        super().__init__(begun.process, begun.errors, begun.idle_class)
+        self.begun = begun
+        self.last_said = ""
+        self._tell = tell
+        self._count = 0
+        self._paused = False
+        self._lines = Lines(_LINE_BYTES)
+        self._loop = asyncio.get_running_loop()
+        self._ready = self._loop.create_future()
+        self._heard_at = self._loop.time()
+        self._away_since: float | None = None
+        self._outgoing = bytearray(begun.unsent)
+        begun.unsent = b""
+        self._loop.add_reader(begun.link, self._read)
+        self._send()
+
+    def _read(self) -> None:
+        try:
+            data = self.begun.link.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self.begun.link)
+            return
+        self._heard_at = self._loop.time()
+        for line in self._lines.feed(data):
+            with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+                self._take(decode_word(line))
+
+    def _take(self, word: Word) -> None:
+        if word.said:
+            self._on_said(shown(word.said))
+        elif word.ready is not None and not self._ready.done():
+            self._ready.set_result(None)
+        elif isinstance(word.answer, dict):
+            away = bool(word.answer.get("away")) and not self._paused
+            self._away_since = (self._away_since or self._heard_at) if away else None
+
+    def _on_said(self, sentence: str) -> None:
+        self.last_said = sentence
+        self._count += 1
+        if self._count < MOST_SAID:
+            self._tell(sentence)
+        elif self._count == MOST_SAID:
+            self._tell(f"{sentence}; what serves the disk says more, which is not told any more")
+
+    def pause(self, paused: bool) -> None:
+        """Let it fetch nothing, or go on."""
+        if paused != self._paused:
+            self._paused, self._away_since = paused, None
+            self._command("pause" if paused else "resume")
+
+    def _command(self, do: str) -> None:
+        self._outgoing += encode_command(Command(do))
+        self._send()
+
+    def _send(self) -> None:
+        try:
+            sent = self.begun.link.send(self._outgoing) if self._outgoing else 0
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            sent = len(self._outgoing)
+        del self._outgoing[:sent]
+        if self._outgoing:
+            self._loop.add_writer(self.begun.link, self._send)
+        else:
+            self._loop.remove_writer(self.begun.link)
+
+    async def ready(self) -> None:
+        """Wait until it serves, and kernel and initrd are there and can't be changed any more. Raises: NotServed."""
+        until = self._loop.time() + READY_SECONDS
+        while not self._ready.done():
+            await asyncio.wait({self._ready, self._exit}, timeout=ASK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if self.ended and not self._ready.done():
+                self._read()  # what it said last
+                raise NotServed(self.how_it_ended())
+            why = "" if self._ready.done() else self._too_long(until)
+            if why:
+                raise NotServed(
+                    f"the process that serves its disk {why}{': ' if self.last_said else ''}{self.last_said}"
+                )
+            self._command("status")
+        self.least()
+        try:
+            # The kernel's memory is given back once QEMU has read it.
+            seal(self.begun.kernel, 0) if self.begun.kernel >= 0 else None
+            seal(self.begun.initrd, fcntl.F_SEAL_SHRINK) if self.begun.initrd >= 0 else None
+        except OSError as error:
+            raise NotServed(f"memory files for kernel and initrd: {error.strerror}; update this system") from error
+
+    def release_kernel(self) -> None:
+        """Give back the kernel's memory: QEMU, whose CPUs run now, has put it into the guest's."""
+        if self.begun.kernel >= 0:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.begun.kernel, 0)
+            self.begun.close("kernel")
+
+    def _too_long(self, until: float) -> str:
+        now = self._loop.time()
+        if self._away_since is not None and now > self._away_since + AWAY_SECONDS:
+            return f"got nothing from its sources for {AWAY_SECONDS:.0f} s"
+        if now > self._heard_at + SILENT_SECONDS:
+            return f"said nothing for {SILENT_SECONDS:.0f} s"
+        return f"did not begin to serve within {READY_SECONDS:.0f} s" if now > until else ""
+
+    def how_it_ended(self) -> str:
+        """A sentence, once it has ended."""
+        code = int(self._exit.result())
+        if code == 1 and self.last_said:
+            return self.last_said
+        return server_words(code, self.last_said or self.error_words())
+
+    async def end(self) -> None:
+        """End it and wait for that."""
+        self.kill()
+        await self.exit()
+        self._loop.remove_reader(self.begun.link)
+        self._loop.remove_writer(self.begun.link)
+        self.begun.link.close()
+
+
+def shown(text: str) -> str:
+    """The text without anything that is not printed, cut to a bounded length."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * SAID_CHARS]).split())[
+        :SAID_CHARS
+    ]
