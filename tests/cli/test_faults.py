@@ -89,7 +89,7 @@ def test_without_a_coordinator_every_question_says_where_it_was_looked_for(deskg
         for argv in (
             ["coordinator", "status"],
             ["coordinator", "token"],
-            ["coordinator", "images"],
+            ["images"],
             ["desktop", "list"],
             ["vm", "list"],
             ["vm", "end", "vm-1"],
@@ -134,7 +134,7 @@ def test_why_of_a_desktop_that_is_not_enrolled_is_an_answer(deskgrid: Command, o
 def test_the_answers_for_programs_are_json(deskgrid: Command, office: Office) -> None:
     for argv in (
         ["coordinator", "status"],
-        ["coordinator", "images"],
+        ["images"],
         ["desktop", "list"],
         ["vm", "list"],
         ["why", "desktop", "desk-9"],

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deskgrid.cli.office import DEFAULT, Json, Settings, load, office
-from deskgrid.cli.output import Exit, Failed, ago, sentence, show, show_json, size, tell
+from deskgrid.cli.output import Exit, Failed, ago, sentence, show_json, size, tell
 from deskgrid.coordinator.service import Ready, ServiceError
 from deskgrid.coordinator.service import run as run_service
 from deskgrid.model.names import name as check_name
@@ -41,6 +41,8 @@ def status(settings: Settings = DEFAULT, as_json: Json = False) -> None:
     tell(f"{now.vms} virtual machines, {now.joined} in the pool; last cycle {ago(now.cycle_at)}")
     for fault in now.pool_faults:
         tell(f"HTCondor: {fault}", style="yellow")
+    for problem in now.image_problems:
+        tell(f"images: {problem}", style="yellow")
     if now.wants is None:
         tell("demand: unknown")
     for want in now.wants or ():
@@ -69,15 +71,6 @@ def token(
         show_json({"text": text, "id": made.id, "expires_at": made.expires_at, "uses": made.uses})
     else:
         typer.echo(text)
-
-
-@app.command()
-def images(settings: Settings = DEFAULT, as_json: Json = False) -> None:
-    """Show the images on offer to jobs."""
-    with office(settings) as client:
-        offered = client.images()
-    rows = [(i.ref.name, i.ref.digest[:12], size(i.memory_bytes), size(i.disk_bytes)) for i in offered]
-    show(offered, as_json, ("image", "digest", "memory", "disk"), rows)
 
 
 @app.command()

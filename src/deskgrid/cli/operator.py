@@ -9,6 +9,7 @@ import typer
 from deskgrid.cli.office import DEFAULT, Json, Settings, office
 from deskgrid.cli.output import Exit, Failed, ago, sentence, show, show_json, size, tell
 from deskgrid.coordinator.kept import DesktopInventory
+from deskgrid.coordinator.views import ImageView
 from deskgrid.core.why import Why
 from deskgrid.model.names import name as check_name
 
@@ -168,6 +169,59 @@ def why_desktop(name: str, settings: Settings = DEFAULT, as_json: Json = False) 
     """Why does this desktop run what it runs, or nothing?"""
     with office(settings) as client:
         _answer(client.why_desktop(check_name("desktop name", name)), as_json)
+
+
+def images(settings: Settings = DEFAULT, as_json: Json = False) -> None:
+    """List the images: every version, who signed it, whether jobs get it, and why not."""
+    with office(settings) as client:
+        found = client.catalogue()
+    rows = [
+        (
+            f"{v.project}/{v.image}" if v.project else v.image,
+            v.version,
+            v.digest[:12],
+            _standing(v),
+            " ".join(v.signers),
+            size(v.memory_bytes),
+            size(v.disk_bytes),
+            size(v.size_bytes),
+            v.held_by,
+            v.running,
+            v.wanted,
+        )
+        for v in found.versions
+    ]
+    show(found, as_json, _IMAGE_COLUMNS, rows)
+    if as_json:
+        return
+    for v in found.versions:
+        if v.refused is not None:
+            tell(f"- {sentence(v.refused)}")
+    for problem in found.problems:
+        tell(f"! {problem}", style="yellow")
+    if found.until is not None:
+        tell(f"without news nothing new starts after {found.until.astimezone():%Y-%m-%d %H:%M}")
+
+
+_IMAGE_COLUMNS = (
+    "image",
+    "version",
+    "digest",
+    "state",
+    "signed by",
+    "memory",
+    "disk",
+    "to fetch",
+    "held by",
+    "VMs",
+    "wanted",
+)
+
+
+def _standing(version: ImageView) -> str:
+    if version.refused is not None:
+        return version.refused.name.removeprefix("image-")
+    return "on offer" if version.offered else "older" if not version.latest else "not on offer"
 
 
 def story(

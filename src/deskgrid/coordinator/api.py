@@ -4,6 +4,7 @@ Rules, told first:
 - A body is at most 1 MiB and complete within 30 s. Wrong types are refused with the path of the fault; unknown fields
   are kept.
 - Every refusal is a `Problem`: a stable code and a sentence. What goes wrong here is logged; secrets never are.
+- The repository of images is served under /repository/ (`repository.py`).
 - Reports take the shortest way: no routing, no middleware.
 """
 
@@ -21,6 +22,7 @@ from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.coordinator.fleet import AnotherAgent
 from deskgrid.coordinator.orders import answer
 from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.repository import PREFIX, RepositoryFiles
 from deskgrid.wire.messages import PROTOCOL, Enrol, Problem, Report
 
 log = logging.getLogger(__name__)
@@ -44,16 +46,23 @@ class Api:
 
     def __init__(self, office: Coordinator, who: Authentication, rest: Application) -> None:
         self._office, self._who, self._rest = office, who, rest
+        self._files = RepositoryFiles(office.settings.images.repository)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        path = scope.get("path")
+        path = scope.get("path", "")
         if path == "/v1/report":
             await self._guarded(self._take_report, scope, receive, send)
         elif path == "/v1/enrol":
             await self._guarded(self._take_enrol, scope, receive, send)
+        elif path.startswith(PREFIX):
+            await self._give_file(scope, receive, send)
         else:
             await self._rest(scope, receive, send)
+
+    def close(self) -> None:
+        """Let go of threads."""
+        self._files.close()
 
     async def _guarded(
         self, handle: Callable[[Scope, Receive], Awaitable[bytes]], scope: Scope, receive: Receive, send: Send
@@ -67,9 +76,13 @@ class Api:
         except Exception as error:
             refusal = refusal_of(error)
             status, body = refusal.status, _encode(Problem(refusal.code, refusal.sentence))
-        headers = [_JSON, (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await _reply(send, status, body)
+
+    async def _give_file(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._files(scope, receive, send)
+        except Refusal as refusal:
+            await _reply(send, refusal.status, _encode(Problem(refusal.code, refusal.sentence)))
 
     async def _take_report(self, scope: Scope, receive: Receive) -> bytes:
         name = await self._who.desktop(header(scope, b"authorization"), address(scope))
@@ -93,6 +106,12 @@ class Api:
         office.fleet.drop(member.name)
         log.info("desktop %s: enrolled with token %s", member.name, member.token_id)
         return _encode(enrolled)
+
+
+async def _reply(send: Send, status: int, body: bytes) -> None:
+    headers = [_JSON, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 class Gone(Exception):

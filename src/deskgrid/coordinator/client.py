@@ -14,6 +14,7 @@ from deskgrid.coordinator.views import (
     DesktopView,
     Done,
     Events,
+    ImageList,
     MadeToken,
     MakeToken,
     Status,
@@ -90,7 +91,11 @@ class OperatorClient:
 
     def images(self) -> list[ImageFacts]:
         """The images on offer."""
-        return self._get("/v1/images", list[ImageFacts])
+        return list(self.status().images)
+
+    def catalogue(self) -> ImageList:
+        """All versions of all images, and what is wrong with them."""
+        return self._get("/v1/images", ImageList)
 
     def story(self, vm_id: str) -> list[Line]:
         """A VM's life."""

@@ -10,6 +10,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from deskgrid.coordinator.repository import TRANSPORT
+
 HEAD_BYTES = 512 * 1024
 """What may come before a head is complete; a read may bring a good part of the body along."""
 HEAD_SECONDS = 20.0
@@ -46,6 +48,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
+        self.scope[TRANSPORT] = self.transport  # type: ignore[literal-required]
 
     def on_message_complete(self) -> None:
         """The next head may come."""

@@ -10,6 +10,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from deskgrid.coordinator import records
+from deskgrid.coordinator.catalogue import Catalogue, FixedCatalogue
 from deskgrid.coordinator.database import Database
 from deskgrid.coordinator.fleet import Fleet
 from deskgrid.coordinator.forgetting import DELAYS_SECONDS, Forgetting
@@ -17,9 +18,11 @@ from deskgrid.coordinator.holding import Holding
 from deskgrid.coordinator.inventories import Inventories
 from deskgrid.coordinator.kept import DesktopInventory, LeaseRecord, Member
 from deskgrid.coordinator.ledger import Ledger
+from deskgrid.coordinator.offering import Offering
 from deskgrid.coordinator.outcomes import KEPT_DAYS, Outcomes
 from deskgrid.coordinator.recorder import Recorder
 from deskgrid.coordinator.settings import CoordinatorSettings
+from deskgrid.coordinator.signed import SignedCatalogue
 from deskgrid.core.why import View
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.plan import Outcome
@@ -36,10 +39,18 @@ GONE_SECONDS = 1800.0
 class Coordinator:
     """All that the service knows and does, without HTTP.
 
-    members: every desktop that was ever enrolled. images: on offer. view: what the last cycle saw and decided.
+    members: every desktop that was ever enrolled. view: what the last cycle saw and decided.
     """
 
-    def __init__(self, settings: CoordinatorSettings, pool: Pool, clock: Clock, loaded: "Loaded") -> None:
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        pool: Pool,
+        clock: Clock,
+        loaded: "Loaded",
+        catalogue: Catalogue | None = None,
+    ) -> None:
+        """Take up what was loaded. catalogue: of images; by default the repository of the settings."""
         self.settings, self.pool, self.clock = settings, pool, clock
         self.started_at = clock()
         self.fleet = Fleet()
@@ -50,6 +61,8 @@ class Coordinator:
         self.ledger = Ledger(settings.plan.lease_seconds, settings.guest.token_seconds, Outcomes(loaded.outcomes))
         self.ledger.restore(loaded.living, loaded.gone, self.started_at)
         self.recorder = Recorder(loaded.database, self.ledger.changes, loaded.last_line)
+        catalogue = catalogue or _catalogue(settings)
+        self.offering = Offering(catalogue, self.recorder, loaded.image_names, settings.images.sources)
         self.view = View(at=self.started_at, settings=settings.plan)
         self._threads = ThreadPoolExecutor(4, "pool")
         self.forgetting = Forgetting(self._forget, self._forgotten, loaded.forget_delays)
@@ -63,6 +76,10 @@ class Coordinator:
         ended, self.ledger.ended = self.ledger.ended, []
         self.forgetting.begin(ended)
 
+    def on_offer(self) -> dict[str, ImageFacts]:
+        """The images on offer now, by name."""
+        return {**self.images, **self.offering.images(self.clock())}
+
     def changed(self, desktop: str) -> None:
         """The orders of a desktop changed: its report is answered now."""
         self.holding.release(desktop)
@@ -71,6 +88,7 @@ class Coordinator:
         """Answer who waits, record what waits, let go of everything."""
         self.holding.close()
         self.recorder.wake()
+        self.offering.close()
         await self.forgetting.close()
         try:
             await self.recorder.close()
@@ -87,6 +105,12 @@ class Coordinator:
         self.recorder.soon()
 
 
+def _catalogue(settings: CoordinatorSettings) -> Catalogue:
+    if settings.images.repository is None:
+        return FixedCatalogue(problems=("no image is on offer, since images.repository is not set",))
+    return SignedCatalogue(settings.images, settings.state_dir / "images")
+
+
 class Loaded:
     """What the database held at the start."""
 
@@ -98,6 +122,7 @@ class Loaded:
     def _read(self, connection: sa.Connection, now: datetime) -> None:
         self.members: list[Member] = records.members(connection)
         self.images: list[ImageFacts] = records.images(connection)
+        self.image_names = records.image_names(connection)
         self.inventories: list[DesktopInventory] = records.inventories(connection)
         self.living: list[LeaseRecord] = records.live_leases(connection)
         self.gone = records.ended_leases(connection, now - timedelta(seconds=GONE_SECONDS), 10_000)

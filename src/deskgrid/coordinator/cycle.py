@@ -3,6 +3,7 @@
 Rules, told first:
 - HTCondor is asked in threads, with an end to the waiting; what it did not say is unknown, and nothing shrinks on that.
 - One snapshot, one `now`; the plan is a pure function of them and is made outside the event loop too.
+- A revoked image's VMs are withdrawn before anything else is decided.
 - A grant becomes a lease in this order: an id, a pool token, the record, then the desktop is told.
 - A coordinator that was itself away (stopped, asleep) does not hold it against the desktops.
 """
@@ -27,6 +28,9 @@ from deskgrid.pool.contract import PoolError
 
 log = logging.getLogger(__name__)
 
+IMAGES_SECONDS = 10.0
+"""A look at the repository of images that takes longer goes on beside the next cycles."""
+
 
 class Cycle:
     """Runs cycles of one coordinator, one after the other."""
@@ -42,13 +46,14 @@ class Cycle:
     async def run(self) -> Plan:
         """Run one cycle. Raises: SQLAlchemyError when the database refuses; the next cycle tries again."""
         office = self._office
-        heard = await self._ask()
+        _, heard = await asyncio.gather(office.offering.refresh(office.clock(), IMAGES_SECONDS), self._ask())
         now = office.clock()
         self._keep_leases(heard, now)
+        self._withdraw_revoked(now)
         snapshot = Snapshot(
             office.fleet.desktops(),
             office.ledger.for_plan(),
-            tuple(office.images.values()),
+            tuple(facts for _, facts in sorted(office.on_offer().items())),
             wants(heard, office.settings.plan),
             office.ledger.outcomes.all(now),
         )
@@ -66,6 +71,7 @@ class Cycle:
                 ads=self._advertised or (),
                 negotiation_seconds=office.settings.negotiation_seconds,
                 faults=faults,
+                absent=office.offering.absent(now),
             ),
         )
         self._tell_faults(faults)
@@ -86,6 +92,14 @@ class Cycle:
             office.changed(desktop)
         office.ledger.drop_gone(now - timedelta(seconds=GONE_SECONDS))
         office.forget_ended()
+
+    def _withdraw_revoked(self, now: datetime) -> None:
+        """End the VMs of images that were revoked; those that can't be opened any more are not waited for."""
+        office = self._office
+        for live in office.ledger.all():
+            reason = office.offering.forbids(live.lease.image, shown=live.record.shown_at is not None)
+            if reason is not None and office.ledger.withdraw(live.lease.vm_id, reason, now):
+                office.changed(live.lease.desktop)
 
     async def _ask(self) -> PoolSnapshot:
         """What HTCondor says now; nothing when it takes too long (it is then asked no second time meanwhile)."""

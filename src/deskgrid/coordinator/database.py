@@ -84,6 +84,14 @@ images = sa.Table(
     sa.Column("offered_at", Utc, nullable=False),
 )
 
+image_names = sa.Table(
+    "image_names",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("project", sa.String(64), nullable=False),
+    sa.Column("since", Utc, nullable=False),
+)
+
 leases = sa.Table(
     "leases",
     metadata,

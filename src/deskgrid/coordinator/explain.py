@@ -1,12 +1,14 @@
 """From what the coordinator knows to what the operator is shown."""
 
+from collections import Counter
+
 import msgspec
 
 from deskgrid import __version__
 from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.coordinator.inventories import FleetInventory, fleet
 from deskgrid.coordinator.kept import Member
-from deskgrid.coordinator.views import DesktopView, Status, VmView
+from deskgrid.coordinator.views import DesktopView, ImageList, ImageView, Status, VmView
 from deskgrid.core import why
 from deskgrid.core.demand import wants
 from deskgrid.core.why import View, Why
@@ -31,13 +33,49 @@ def status(office: Coordinator, fingerprint: str) -> Status:
         held_reports=len(office.holding),
         vms=len(lives),
         joined=sum(live.record.joined_at is not None for live in lives),
-        images=tuple(facts for _, facts in sorted(office.images.items())),
+        images=tuple(facts for _, facts in sorted(office.on_offer().items())),
         ads=view.ads,
         wants=wants(view.pool, view.settings) if view.pool is not None else None,
         shortages=view.plan.shortages if view.plan is not None else (),
         pool_faults=view.faults,
         last_line=office.recorder.last_line,
         ca_fingerprint=fingerprint,
+        image_problems=office.offering.problems,
+    )
+
+
+def images(office: Coordinator) -> ImageList:
+    """All versions of all images, by name."""
+    offered = {facts.ref for facts in office.on_offer().values()}
+    held = Counter(ref for known in office.fleet for ref in set(known.report.images))
+    running = Counter(live.lease.image for live in office.ledger.all())
+    wanted = Counter[str]()
+    for group in (office.view.pool.idle or ()) if office.view.pool is not None else ():
+        wanted[group.vm_name] += group.idle
+    listed = sorted(office.offering.versions, key=lambda v: (v.ref.name, v.project, v.number))
+    told = {one.ref.name: one.ref for one in listed if one.latest} | {ref.name: ref for ref in offered}
+    return ImageList(
+        tuple(
+            ImageView(
+                project=one.project,
+                image=one.ref.name,
+                version=one.version,
+                digest=one.ref.digest,
+                offered=one.ref in offered,
+                latest=one.latest,
+                refused=office.offering.forbids(one.ref, shown=False),
+                signers=one.signers,
+                memory_bytes=one.memory_bytes,
+                disk_bytes=one.disk_bytes,
+                size_bytes=one.size_bytes,
+                held_by=held[one.ref],
+                running=running[one.ref],
+                wanted=wanted[one.ref.name] if told.get(one.ref.name) == one.ref else 0,
+            )
+            for one in listed
+        ),
+        office.offering.problems,
+        office.offering.until,
     )
 
 

@@ -114,8 +114,8 @@ class OperatorApi:
         return await self._office.recorder.call(lambda c: records.leases(c, desktop, int(limit)))
 
     async def images(self, request: Request) -> object:
-        """The images on offer."""
-        return [facts for _, facts in sorted(self._office.images.items())]
+        """All versions of all images."""
+        return explain.images(self._office)
 
     async def story(self, request: Request) -> object:
         """A VM's life across coordinator and agent."""

@@ -3,14 +3,16 @@
 Rules, told first:
 - The hot path: a report that changes nothing touches no database.
 - What the answer acknowledges is recorded before it is said.
-- Orders name every living lease of the desktop. The VM's instance data, with its pool token, go along only while the
-  desktop has not shown the VM; a lease that is not recorded, or whose token is not made yet, is not named.
+- Orders name every living lease of the desktop. The VM's instance data, with its pool token, and its image's key go
+  along only while the desktop has not shown the VM; a lease that is not recorded, or whose token is not made yet, or
+  whose image can't be opened now, is not named.
 - A report that finds nothing to say may be held open, if its desktop can take orders.
 """
 
 from deskgrid.coordinator.changes import Live
 from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.model.instance import InstanceData
+from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Answer, Order, Report
 
 SOON_SECONDS = 1.0
@@ -74,7 +76,8 @@ def _order(office: Coordinator, live: Live, shown: bool) -> Order | None:
         return None
     if shown:
         return Order(live.lease)
-    if live.token is None:
+    image = office.offering.grant(live.lease.image) if live.lease.image.name not in office.images else None
+    if live.token is None or isinstance(image, Reason):
         return None
     if not live.told:
         live.told = True
@@ -96,6 +99,7 @@ def _order(office: Coordinator, live: Live, shown: bool) -> Order | None:
             memory_mb=lease.size.memory_bytes >> 20,
             unused_seconds=guest.unused_seconds,
         ),
+        image,
     )
 
 

@@ -1,7 +1,7 @@
 """What is asked of the database and written to it; each function runs inside one transaction of its caller."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -48,6 +48,26 @@ def offer_image(connection: sa.Connection, facts: ImageFacts, now: datetime) -> 
 def withdraw_image(connection: sa.Connection, name: str) -> None:
     """Offer it no longer."""
     connection.execute(db.images.delete().where(db.images.c.name == name))
+
+
+def image_names(connection: sa.Connection) -> dict[str, str]:
+    """The project that each name of an image belongs to."""
+    c = db.image_names.c
+    return {row[0]: row[1] for row in connection.execute(sa.select(c.name, c.project))}
+
+
+def save_image_names(connection: sa.Connection, owners: Mapping[str, str], now: datetime) -> None:
+    """Write to whom names belong, in place of what was known; each change is noted."""
+    c, before = db.image_names.c, image_names(connection)
+    for name in sorted(before.keys() | owners.keys()):
+        project = owners.get(name)
+        if project == before.get(name):
+            continue
+        connection.execute(db.image_names.delete().where(c.name == name))
+        if project is not None:
+            connection.execute(db.image_names.insert().values(name=name, project=project, since=now))
+        to = f"belongs to project {project}" if project is not None else f"is free, project {before[name]} is no more"
+        note(connection, COORDINATOR, f"image name {name} {to}", now)
 
 
 def add_token(connection: sa.Connection, token: TokenRecord) -> None:

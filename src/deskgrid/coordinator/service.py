@@ -27,6 +27,7 @@ import uvicorn
 from deskgrid.coordinator import trust
 from deskgrid.coordinator.api import Api, Application
 from deskgrid.coordinator.authentication import Authentication
+from deskgrid.coordinator.catalogue import Catalogue
 from deskgrid.coordinator.connection import BoundedConnection
 from deskgrid.coordinator.coordinator import Clock, Coordinator, Loaded
 from deskgrid.coordinator.credentials import Guard, operator_token
@@ -69,11 +70,12 @@ def run(
     pool: Pool,
     ready: Callable[[Ready], None] = lambda _: None,
     clock: Clock = utc_now,
+    catalogue: Catalogue | None = None,
 ) -> None:
     """Run until SIGTERM, SIGINT or `Ready.stop`; outside the main thread signals are left alone.
 
     Args:
-        pool: HTCondor. ready: called once the service listens.
+        pool: HTCondor. ready: called once the service listens. catalogue: of images, in place of the settings' one.
 
     Raises:
         ServiceError: when another coordinator uses the state folder, the address is taken, or what is in the state
@@ -83,7 +85,7 @@ def run(
     _many_connections()
     try:
         with locked(settings.state_dir / "lock", wait=False):
-            _loop_runner().run(_serve(settings, pool, ready, clock))
+            _loop_runner().run(_serve(settings, pool, ready, clock, catalogue))
     except Locked:
         raise ServiceError(
             f"state folder {settings.state_dir}: another coordinator uses it; stop that one, or choose another folder"
@@ -119,12 +121,18 @@ def _loop_runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-async def _serve(settings: CoordinatorSettings, pool: Pool, ready: Callable[[Ready], None], clock: Clock) -> None:
+async def _serve(
+    settings: CoordinatorSettings,
+    pool: Pool,
+    ready: Callable[[Ready], None],
+    clock: Clock,
+    catalogue: Catalogue | None,
+) -> None:
     authority = trust.prepare(settings.state_dir, settings.names, clock())
     token = operator_token(settings.state_dir)
     database = open_database(settings.database_url)
     try:
-        office = Coordinator(settings, pool, clock, Loaded(database, clock()))
+        office = Coordinator(settings, pool, clock, Loaded(database, clock()), catalogue)
         who = Authentication(office, token, Guard())
         application = Api(office, who, OperatorApi(office, who, authority).application())
         server = _Server(_config(settings, authority, application), office)
@@ -136,6 +144,7 @@ async def _serve(settings: CoordinatorSettings, pool: Pool, ready: Callable[[Rea
                     server, office, listening, lambda stop: ready(Ready(url, authority.fingerprint, stop))
                 )
         finally:
+            application.close()
             await office.close()
     finally:
         database.close()

@@ -9,6 +9,7 @@ Rules, told first:
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -42,6 +43,38 @@ class GuestSettings(msgspec.Struct, frozen=True):
             raise ValueError(f"trust_domain: got {self.trust_domain!r}, expected a word")
 
 
+class ImageSettings(msgspec.Struct, frozen=True):
+    """Where images come from.
+
+    repository: folder with `metadata`, `targets`, `pending` and the packs, as `deskgrid trust` and `deskgrid image
+    publish` use it; without it no image is on offer. online_key: key file that says what is current; empty: that is
+    done elsewhere. online_password_file: file with its password. keys: folder of the projects' keys, `PROJECT.key`,
+    each with mode 600. sources: base addresses (http or https) where desktops fetch packs, asked in this order; empty:
+    this coordinator. renew_seconds: all is read, and said to be current, so often; a change is seen in the next cycle.
+    """
+
+    repository: Path | None = None
+    online_key: Path | None = None
+    online_password_file: Path | None = None
+    keys: Path | None = None
+    sources: tuple[str, ...] = ()
+    renew_seconds: Annotated[float, msgspec.Meta(ge=5, le=43200)] = 300.0
+
+    def __post_init__(self) -> None:
+        for source in self.sources:
+            parts = urlsplit(source)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+                raise ValueError(f"sources: got {source!r}, expected http://… or https://…")
+        if self.online_key is not None and self.online_password_file is None:
+            raise ValueError("online_password_file: missing, expected the file with the password of online_key")
+        for key in ("online_key", "online_password_file", "keys"):
+            path = getattr(self, key)
+            if path is not None and self.repository is None:
+                raise ValueError(f"{key}: got {path} without repository, expected both")
+            if path is not None and self.repository in (path, *path.parents):
+                raise ValueError(f"{key}: got {path}, expected a place outside of the repository, which is served")
+
+
 class CoordinatorSettings(msgspec.Struct, frozen=True):
     """All settings of the coordinator.
 
@@ -52,7 +85,7 @@ class CoordinatorSettings(msgspec.Struct, frozen=True):
     hold_seconds, max_held: how long, and how many, reports are held open until there is something to say.
     advertise_seconds: offline ads are refreshed so often. pool_seconds: HTCondor is given up for this cycle after.
     negotiation_seconds: HTCondor has surely negotiated in so long (for the answers of `why`).
-    pool: how HTCondor is asked.
+    pool: how HTCondor is asked. images: where images come from.
     """
 
     host: str = "127.0.0.1"
@@ -70,6 +103,7 @@ class CoordinatorSettings(msgspec.Struct, frozen=True):
     guest: GuestSettings = GuestSettings()
     plan: PlanSettings = PlanSettings()
     pool: Reach = Reach()
+    images: ImageSettings = ImageSettings()
 
     def __post_init__(self) -> None:
         faults = [*_times(self), *_plan(self.plan)]

@@ -86,6 +86,39 @@ class Status(msgspec.Struct, frozen=True):
     pool_faults: tuple[str, ...]
     last_line: int
     ca_fingerprint: str
+    image_problems: tuple[str, ...] = ()
+
+
+class ImageView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A version of an image, as its repository lists it.
+
+    offered: jobs that name it get this one. latest: its signers say so. refused: why it may not start. signers: who has
+    signed it. size_bytes: what a desktop fetches of it, at most. held_by: desktops that have it. running: its VMs.
+    wanted: waiting jobs that name it, told at the version that is offered, or else at the latest.
+    """
+
+    project: str
+    image: Name
+    version: Name
+    digest: str
+    offered: bool = False
+    latest: bool = False
+    refused: Reason | None = None
+    signers: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    size_bytes: int = 0
+    held_by: int = 0
+    running: int = 0
+    wanted: int = 0
+
+
+class ImageList(msgspec.Struct, frozen=True):
+    """All versions of all images. until: nothing new starts after that without news. problems: to be looked at."""
+
+    versions: tuple[ImageView, ...]
+    problems: tuple[str, ...] = ()
+    until: datetime | None = None
 
 
 class MakeToken(msgspec.Struct, frozen=True):

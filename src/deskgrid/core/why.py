@@ -28,6 +28,7 @@ class View(msgspec.Struct, frozen=True):
 
     ads: what HTCondor was told could be started. ads_since, idle_since: for how long an ad has been there, a group of
     jobs has been idle (key "schedd autocluster"). negotiation_seconds: HTCondor has surely negotiated in so long.
+    absent: names of images that are known and not on offer, with why.
     """
 
     at: datetime
@@ -40,6 +41,7 @@ class View(msgspec.Struct, frozen=True):
     faults: tuple[str, ...] = ()
     ads_since: Mapping[OfflineAd, datetime] = msgspec.field(default_factory=dict)
     idle_since: Mapping[str, datetime] = msgspec.field(default_factory=dict)
+    absent: Mapping[str, Reason] = msgspec.field(default_factory=dict)
 
 
 class Why(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -114,6 +116,8 @@ def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | Non
     """What will not change by waiting, or None."""
     names = sorted(facts.ref.name for facts in snapshot.images)
     if image not in names:
+        if (known := view.absent.get(image)) is not None:
+            return msgspec.structs.replace(known, sentence=f"Image {image} is not on offer: {known.sentence}")
         offered = ", ".join(names) or "none"
         return Reason("image-unknown", f"No image named {image[:64]!r} is on offer.", f"on offer: {offered}")
     facts = next(facts for facts in snapshot.images if facts.ref.name == image)
