@@ -67,10 +67,11 @@ class X11Eye:
         if self.over:
             return
         try:
-            idle_seconds = self._root.screensaver_query_info().idle / 1000
+            idle_seconds = self._idle_seconds()
             self._look_at_window()
             if idle_seconds >= QUIET_SECONDS and self._raw and not self._waits_for_input:
                 self._wait_for_input(True)
+                idle_seconds = self._idle_seconds()  # input that came before the server heard our wish
         except _GONE:
             self.over = True
             return
@@ -80,6 +81,9 @@ class X11Eye:
         """See Eye."""
         with suppress(*_GONE):
             self._display.close()
+
+    def _idle_seconds(self) -> float:
+        return float(self._root.screensaver_query_info().idle) / 1000
 
     def _wait_for_input(self, wait: bool) -> None:
         self._waits_for_input = wait
