@@ -66,7 +66,7 @@ def giver(store: Path, rate: int = FAST, address: str = "127.0.0.1") -> Iterator
 
 def ask(port: int, request: bytes, more: bytes = b"") -> bytes:
     """Send a request and read its answer, or what there is of it."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as link, suppress(ConnectionError):
+    with suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=30) as link:
         link.sendall(request + b"\r\n" + more + b"\r\n")
         with link.makefile("rb") as answer:
             head = b""

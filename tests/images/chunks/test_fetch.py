@@ -12,6 +12,7 @@ import pytest
 from deskgrid.coordinator.trust import prepare
 from deskgrid.images.chunks.fetch import Fetcher, Paused, Stopped, Unreachable
 from deskgrid.images.chunks.packs import PackIndex, assemble
+from deskgrid.images.chunks.patience import Patience
 from deskgrid.images.chunks.ranges import Pace, ranges
 from deskgrid.images.chunks.source import HttpSource, Origin, open_source
 from deskgrid.images.chunks.store import Admitted, ChunkStore
@@ -72,7 +73,7 @@ class Fetching:
     """All of an image is fetched in a thread, from a server that would be waited for longer than a test may last."""
 
     def __init__(self, store: ChunkStore, image: Admitted, origin: Origin) -> None:
-        self.fetcher = Fetcher(store, image, [HttpSource(origin, silence_seconds=1000)])
+        self.fetcher = Fetcher(store, image, [HttpSource(origin, Patience(1000, 1000, 1000, 1000))])
         self._ended: queue.Queue[ImageError | None] = queue.Queue()
 
     def begin(self) -> None:

@@ -20,8 +20,9 @@ from deskgrid.images.chunks.door import MOST_FOR_ONE, MOST_INSIDE, Door, own_net
 from deskgrid.images.chunks.fetch import Fetcher
 from deskgrid.images.chunks.held import MOST_RANGE_BYTES
 from deskgrid.images.chunks.packs import MOST_BLOBS, index_bytes
+from deskgrid.images.chunks.patience import ANOTHER_FOLLOWS, LAST, Patience
 from deskgrid.images.chunks.publish import Published
-from deskgrid.images.chunks.source import Origin, open_source
+from deskgrid.images.chunks.source import Origin, open_source, open_sources
 from deskgrid.images.chunks.store import ChunkStore
 from deskgrid.images.chunks.upkeep import verify
 from deskgrid.wire.neighbour import Serving
@@ -33,7 +34,7 @@ def filled(folder: Path, name: str, made: Published, *sources: Origin) -> ChunkS
     """A store that has fetched all of an image."""
     store = ChunkStore(folder / name, ROOMY)
     with store.admit(made.path.read_bytes()) as image:
-        Fetcher(store, image, [open_source(one) for one in sources or (origin(folder),)]).whole()
+        Fetcher(store, image, open_sources(sources or (origin(folder),))).whole()
     return store
 
 
@@ -380,6 +381,79 @@ def test_a_neighbour_that_means_ill_costs_time_and_nothing_else(
         assert fetcher.fetched_bytes < 3 * made.manifest.blob_bytes, "nothing endless was read"
     assert whole(store, made)
     assert bool(said) == (ill is wrong_bytes), "who lies is told of"
+
+
+def slow_head(link: socket.socket) -> None:
+    link.recv(4096)
+    for byte in b"HTTP/1.1 206 Partial Content" * 100:
+        link.sendall(bytes([byte]))
+        time.sleep(0.05)
+
+
+def slow_body(link: socket.socket) -> None:
+    head = link.recv(4096)
+    start, end = head.split(b"bytes=")[1].split(b"\r\n")[0].split(b"-")
+    link.sendall(b"HTTP/1.1 206 Partial\r\nContent-Range: bytes %b-%b/9\r\n" % (start, end))
+    link.sendall(b"Content-Length: %d\r\n\r\n" % (int(end) - int(start) + 1))
+    while True:
+        link.sendall(b"x")
+        time.sleep(0.05)
+
+
+def silent(link: socket.socket) -> None:
+    link.recv(4096)
+    link.recv(4096)
+
+
+@pytest.mark.parametrize("ill", [slow_head, slow_body, silent])
+def test_a_neighbour_that_dawdles_is_left_soon_and_for_long(
+    tmp_path: Path, ill: Callable[[socket.socket], None]
+) -> None:
+    made = published(tmp_path, content(kib=512))
+    store = ChunkStore(tmp_path / "store", ROOMY)
+    hasty = Patience(2.0, 0.5, 0.6, 0.7, 64 << 10, 30.0, 300.0)
+    with rogue(ill) as bad, store.admit(made.path.read_bytes()) as image:
+        fetcher = Fetcher(store, image, [open_source(bad, hasty), open_source(origin(tmp_path))])
+        fetcher.whole()
+        assert fetcher.requests < 10, "it was asked once or twice, and then left alone"
+    assert whole(store, made)
+
+
+def test_only_the_last_source_is_waited_for_long() -> None:
+    origins = [Origin(f"http://127.0.0.{number}/") for number in (1, 2, 3)]
+    assert [one.patience for one in open_sources(origins)] == [ANOTHER_FOLLOWS, ANOTHER_FOLLOWS, LAST]
+    assert [one.patience for one in open_sources(origins[:1])] == [LAST] and open_sources([]) == []
+    assert ANOTHER_FOLLOWS.head_seconds < 5 and ANOTHER_FOLLOWS.connect_seconds < 5
+
+
+def test_what_lies_between_wanted_blobs_may_be_lacking(tmp_path: Path) -> None:
+    """Requests are joined over gaps; a neighbour that has all but the gaps is asked without them."""
+    made = published(tmp_path, content())
+    every_other = range(0, 40, 2)
+    partial = ChunkStore(tmp_path / "a", ROOMY)
+    with partial.admit(made.path.read_bytes()) as image:
+        fetcher = Fetcher(partial, image, [open_source(origin(tmp_path))])
+        for blob in every_other:
+            fetcher.bring(0, [blob])
+    with giver(tmp_path / "a") as beside, web(tmp_path / "server") as server:
+        store = ChunkStore(tmp_path / "b", ROOMY)
+        with store.admit(made.path.read_bytes()) as image:
+            Fetcher(store, image, open_sources([beside.origin, server.origin])).bring(0, every_other)
+        assert set(every_other) <= store.held(made.manifest.packs[0].name) and server.ranges == []
+
+
+def test_who_lacks_one_pack_is_asked_for_the_next_at_once(tmp_path: Path) -> None:
+    made = published(tmp_path, content())
+    (tmp_path / "empty").mkdir()
+    full = filled(tmp_path, "a", made)
+    with giver(full.folder) as beside, giver(tmp_path / "empty") as empty:
+        store = ChunkStore(tmp_path / "b", ROOMY)
+        with store.admit(made.path.read_bytes()) as image:
+            fetcher = Fetcher(store, image, open_sources([empty.origin, beside.origin, origin(tmp_path)]))
+            fetcher.index(0)
+            requests = fetcher.requests
+            fetcher.bring(0, range(5))
+            assert fetcher.requests == requests + 2, "the empty one was asked again, and had no pause"
 
 
 # Two computers

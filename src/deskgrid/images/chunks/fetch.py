@@ -1,8 +1,8 @@
 """Bring blobs from sources into the store.
 
 Rules, told first
-- Sources are asked in their order: neighbours, caches, origin. One that is away is left alone for half a second, then
-  twice as long each time, at most 15 s; one that gave wrong bytes for a minute at least. All of them away:
+- Sources are asked in their order: neighbours, caches, origin. One that is away, or lies, is left alone for a while
+  (`patience.py`); one that has not got something is asked for the next thing all the same. All of them away:
   `Unreachable`, and the caller may try again.
 - Every blob is checked against its pack's index, and the index against the pack's name, before anything is kept. What
   came before a source failed is kept, so nothing is fetched twice.
@@ -21,12 +21,13 @@ from deskgrid.images.chunks import manifest as published
 from deskgrid.images.chunks.keys import Damaged
 from deskgrid.images.chunks.manifest import HOLE, Pack
 from deskgrid.images.chunks.packs import PackIndex
+from deskgrid.images.chunks.patience import QUICK_SECONDS, Health
 from deskgrid.images.chunks.ranges import Pace, ranges
-from deskgrid.images.chunks.source import Away, PackSource
+from deskgrid.images.chunks.source import Away, Lacks, PackSource
 from deskgrid.images.chunks.store import Admitted, ChunkStore, Report, StoreFull
 from deskgrid.images.contract import ImageError
 
-_FIRST_PAUSE, _LONGEST_PAUSE, _LIAR_PAUSE = 0.5, 15.0, 60.0
+_NO_SOURCE_SECONDS = 15.0
 _BATCH = 64
 T = TypeVar("T")
 Keep = Callable[[PackIndex, dict[int, bytes]], None]
@@ -48,20 +49,6 @@ class Paused(Unreachable):
     """It was told to pause."""
 
 
-class _Health:
-    """When a source may be asked again."""
-
-    def __init__(self) -> None:
-        self.pause, self.not_before, self.reason = 0.0, 0.0, ""
-
-    def failed(self, reason: str, least: float = 0.0) -> None:
-        self.pause = max(least, min(_LONGEST_PAUSE, max(_FIRST_PAUSE, 2 * self.pause)))
-        self.not_before, self.reason = time.monotonic() + self.pause, reason
-
-    def worked(self) -> None:
-        self.pause = 0.0
-
-
 class Fetcher:
     """Brings blobs of one image; for one thread, but `stop` and `pause` for any."""
 
@@ -76,7 +63,7 @@ class Fetcher:
         """Fetch `image` from `sources` in their order. report: told once of each fault that is somebody's."""
         self._store, self._image, self._sources, self._report = store, image, sources, report
         self._pace = pace or Pace()
-        self._health = [_Health() for _ in sources]
+        self._health = [Health(source.patience) for source in sources]
         self._needed: dict[int, frozenset[int]] = {}
         self._stop = threading.Event()
         self._paused = False
@@ -161,23 +148,30 @@ class Fetcher:
     def _from_sources(self, pack: Pack, ask: Callable[[PackSource], T]) -> T:
         """Ask one source after the other until one gave everything."""
         if not self._sources:
-            raise Unreachable(f"pack {pack.name[:12]}…: no source is set; set one", time.monotonic() + _LONGEST_PAUSE)
+            raise Unreachable(
+                f"pack {pack.name[:12]}…: no source is set; set one", time.monotonic() + _NO_SOURCE_SECONDS
+            )
         for source, health in zip(self._sources, self._health, strict=True):
-            if time.monotonic() < health.not_before:
+            if (began := time.monotonic()) < health.not_before:
                 continue
             try:
                 given = ask(source)
+            except Lacks as error:
+                if source is self._sources[-1] or time.monotonic() - began > QUICK_SECONDS:
+                    health.failed(str(error))
             except Away as error:
                 self._may_go_on()  # it may be we who cut it
                 health.failed(str(error))
             except Damaged as error:
                 self._report(f"{source.name}: it gave wrong bytes: {error}")
-                health.failed(str(error), _LIAR_PAUSE)
+                health.failed(str(error), lied=True)
                 source.cancel()
             else:
                 health.worked()
                 return given
         self._may_go_on()
+        for health in self._health:
+            health.nobody_left()
         told = "; ".join(health.reason for health in self._health if health.reason)
         again = min(health.not_before for health in self._health)
         raise Unreachable(f"pack {pack.name[:12]}…: no source gives it now: {told}; it is tried again", again)
@@ -192,18 +186,47 @@ class Fetcher:
         self, source: PackSource, number: int, index: PackIndex, missing: set[int], keep: Keep | None
     ) -> None:
         """Fetch from one source; what came is no longer missing, also when it fails."""
-        pack = self._image.manifest.packs[number]
+        lacks: Lacks | None = None
         for run in ranges(index, missing):
-            came: dict[int, bytes] = {}
+            began = time.monotonic()
             try:
-                for blob, content in self._blobs(source, pack, index, run):
-                    if blob in missing or blob in self.needed(number):
-                        came[blob] = content
-                    if len(came) >= _BATCH:
-                        self._keep(index, came, missing, keep)
-                        came = {}
-            finally:
-                self._keep(index, came, missing, keep)
+                self._fetch_run(source, number, index, run, missing, keep)
+            except Lacks as error:
+                lacks = error
+                if not error.some or source is self._sources[-1] or time.monotonic() - began > QUICK_SECONDS:
+                    break
+                lacks = self._fetch_without_gaps(source, number, index, run, missing, keep) or lacks
+        if lacks is not None and missing:
+            raise lacks
+
+    def _fetch_without_gaps(
+        self, source: PackSource, number: int, index: PackIndex, run: range, missing: set[int], keep: Keep | None
+    ) -> Lacks | None:
+        """Fetch of a run what the source has: it may lack only what lies between. Returns: what it said if it lacks."""
+        lacks: Lacks | None = None
+        began = time.monotonic()
+        for part in ranges(index, missing.intersection(run), gap=0):
+            try:
+                self._fetch_run(source, number, index, part, missing, keep)
+            except Lacks as error:
+                lacks = error
+                if time.monotonic() - began > QUICK_SECONDS:
+                    break
+        return lacks
+
+    def _fetch_run(
+        self, source: PackSource, number: int, index: PackIndex, run: range, missing: set[int], keep: Keep | None
+    ) -> None:
+        came: dict[int, bytes] = {}
+        try:
+            for blob, content in self._blobs(source, self._image.manifest.packs[number], index, run):
+                if blob in missing or blob in self.needed(number):
+                    came[blob] = content
+                if len(came) >= _BATCH:
+                    self._keep(index, came, missing, keep)
+                    came = {}
+        finally:
+            self._keep(index, came, missing, keep)
 
     def _blobs(self, source: PackSource, pack: Pack, index: PackIndex, run: range) -> Iterator[tuple[int, bytes]]:
         """Give each blob of a run as soon as it is there and right. Raises: Away, Damaged."""

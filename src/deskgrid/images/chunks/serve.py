@@ -30,7 +30,7 @@ from deskgrid.images.chunks.manifest import STREAMS, span
 from deskgrid.images.chunks.nbd import Connection
 from deskgrid.images.chunks.ranges import Pace
 from deskgrid.images.chunks.reader import PLAIN_BYTES, Part, Pieces, StreamBlocks
-from deskgrid.images.chunks.source import Origin, open_source
+from deskgrid.images.chunks.source import Origin, open_sources
 from deskgrid.images.chunks.store import Admitted, ChunkStore, Limits
 from deskgrid.images.contract import ImageError
 from deskgrid.wire.disk import Command, Word, decode_command, encode_word
@@ -75,9 +75,7 @@ class _Service:
         stack.callback(store.close)
         self._image: Admitted = stack.enter_context(store.admit(store.manifest_of(order.digest)))
         self._pieces = Pieces(store, self._image, ProjectKey(key, room), order.plain_bytes)
-        urgent, ahead = (
-            Fetcher(store, self._image, [open_source(one) for one in order.sources], self._pace, said) for _ in range(2)
-        )
+        urgent, ahead = (Fetcher(store, self._image, open_sources(order.sources), self._pace, said) for _ in range(2))
         self._urgent = urgent
         self._lanes = Lanes(store, self._pieces, (urgent, ahead), order.ahead, self._report)
         self._filled: SimpleQueue[list[Part] | None] = SimpleQueue()

@@ -3,31 +3,42 @@
 Rules, told first
 - A source is asked for a part of a pack and gives bytes as they come. Nobody believes it: who asks checks every blob.
 - It never gives more than it was asked for, follows nobody elsewhere, and gives up when nothing comes for ten
-  seconds, or when less than 2 KiB/s come over half a minute: a bad source costs time, a bounded one.
+  seconds, or when less than 2 KiB/s come over half a minute: a bad source costs time, a bounded one. It gives up much
+  sooner when there is another source behind it (`patience.py`).
 - `cancel` ends at once, from another thread, all that was asked for by `read` until then, however far it has got: while
   it connects, greets, waits or reads. Only a computer's name that is being looked up is waited for.
 """
 
 import http.client
+import io
+import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
 from deskgrid.images.chunks.line import Line
+from deskgrid.images.chunks.patience import ANOTHER_FOLLOWS, LAST, Patience, Timely
 from deskgrid.images.contract import ImageError
 
 _PART_BYTES = 64 << 10
-_SILENCE_SECONDS = 10.0
-_SLOW_SECONDS, _SLOW_BYTES_PER_SECOND = 30.0, 2048
 
 
 class Away(ImageError):
     """A source does not answer, or not with what was asked for. Another may, or the same one later."""
+
+
+class Lacks(Away):
+    """A source says that it has not got it. some: but it has something of that pack."""
+
+    def __init__(self, sentence: str, some: bool) -> None:
+        super().__init__(sentence)
+        self.some = some
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -41,6 +52,7 @@ class PackSource(Protocol):
     """Something that has packs."""
 
     name: str
+    patience: Patience
 
     def read(self, project: str, pack: str, start: int, end: int) -> Iterator[bytes]:
         """Give the bytes from start to end as they come. Raises: Away, at the first byte or later."""
@@ -49,13 +61,19 @@ class PackSource(Protocol):
         """End what `read` was called for until now: it raises Away. From any thread."""
 
 
-def open_source(origin: Origin) -> PackSource:
+def open_sources(origins: Sequence[Origin]) -> list[PackSource]:
+    """Return the sources at these addresses, to be asked in this order. Raises: ImageError when an address is none."""
+    last = len(origins) - 1
+    return [open_source(one, LAST if number == last else ANOTHER_FOLLOWS) for number, one in enumerate(origins)]
+
+
+def open_source(origin: Origin, patience: Patience = LAST) -> PackSource:
     """Return the source at an address. Raises: ImageError when the address is none."""
     parts = urlsplit(origin.url)
     if parts.scheme == "file" and parts.path:
         return FolderSource(Path(parts.path))
     if parts.scheme in ("http", "https") and parts.hostname and not parts.username:
-        return HttpSource(origin)
+        return HttpSource(origin, patience)
     raise ImageError(f"source of packs: got {origin.url!r}, expected http://…, https://… or file:///…; correct it")
 
 
@@ -64,7 +82,7 @@ class FolderSource:
 
     def __init__(self, root: Path) -> None:
         """Read below `root`."""
-        self._root, self.name = root, str(root)
+        self._root, self.name, self.patience = root, str(root), LAST
 
     def read(self, project: str, pack: str, start: int, end: int) -> Iterator[bytes]:
         """Give the bytes from start to end. Raises: Away."""
@@ -87,9 +105,9 @@ class FolderSource:
 class HttpSource:
     """A web server or a cache; one request at a time over one connection that is kept."""
 
-    def __init__(self, origin: Origin, silence_seconds: float = _SILENCE_SECONDS) -> None:
-        """Talk to the server at `origin.url`; give up when nothing comes for so long."""
-        self._silence_seconds = silence_seconds
+    def __init__(self, origin: Origin, patience: Patience = LAST) -> None:
+        """Talk to the server at `origin.url`; nobody bears with it for longer than so."""
+        self.patience = patience
         self._parts = urlsplit(origin.url)
         self.name = f"{self._parts.scheme}://{self._parts.netloc}{self._parts.path.rstrip('/')}"
         self._ca = origin.ca
@@ -111,6 +129,9 @@ class HttpSource:
             answer = self._ask(path, start, end, turn)
             yield from self._body(answer, start, end)
             whole = True
+        except Lacks:
+            whole = True  # and the connection may be used again
+            raise
         except (OSError, http.client.HTTPException) as error:
             raise Away(f"{self.name}: {error or type(error).__name__}") from None
         finally:
@@ -137,6 +158,11 @@ class HttpSource:
                 if not again:
                     raise
                 again = False  # a kept connection that the server has closed meanwhile
+        if isinstance(answer, _Answer):
+            answer.begun()
+        if answer.status in (404, 416):
+            self._settle(answer)
+            raise Lacks(f"{self.name}: it has not got pack {path[-64:][:12]}…, or not all of it", answer.status == 416)
         if answer.status == 200 and start == 0:
             return answer  # a server without Range: the beginning is what was asked for
         if answer.status != 206:
@@ -146,6 +172,13 @@ class HttpSource:
         if answer.length != end - start:
             raise Away(f"{self.name}: got a length of {answer.length} bytes, expected {end - start}")
         return answer
+
+    def _settle(self, answer: http.client.HTTPResponse) -> None:
+        """Make ready for the next request, over this connection if nothing more comes over it."""
+        if answer.length == 0 and not answer.will_close:
+            answer.read()
+        else:
+            self._drop()
 
     def _connected(self, turn: int) -> http.client.HTTPConnection:
         """Return the connection that is kept, or a new one. Raises: OSError."""
@@ -158,24 +191,38 @@ class HttpSource:
             self._link = http.client.HTTPSConnection(host, port, context=trust)
         else:
             self._link = http.client.HTTPConnection(host, port)
-        self._link.sock = self._line.connect((host, self._link.port), trust, turn, self._silence_seconds)
+        seconds = self.patience.connect_seconds
+        self._link.sock = self._line.connect((host, self._link.port), trust, turn, seconds)
+        self._link.response_class = partial(_Answer, self.patience)  # type: ignore[assignment]
         return self._link
 
     def _body(self, answer: http.client.HTTPResponse, start: int, end: int) -> Iterator[bytes]:
-        left, began, came = end - start, time.monotonic(), 0
+        left, waited, came, patience = end - start, 0.0, 0, self.patience
         while left:
+            asked_at = time.monotonic()
             part = answer.read1(min(_PART_BYTES, left))
+            waited += time.monotonic() - asked_at
             if not part:
                 raise Away(f"{self.name}: it ended {left} bytes too early")
             left -= len(part)
             came += len(part)
             yield part
-            passed = time.monotonic() - began
-            if passed > _SLOW_SECONDS:
-                if came < passed * _SLOW_BYTES_PER_SECOND:
-                    raise Away(f"{self.name}: only {came} bytes came in {passed:.0f} s")
-                began, came = time.monotonic(), 0
-        if answer.length == 0:
-            answer.read()  # only now may the connection be used again
-        else:
-            self._drop()
+            if waited > patience.slow_seconds:
+                if came < waited * patience.slow_bytes_per_second:
+                    raise Away(f"{self.name}: only {came} bytes came in {waited:.0f} s")
+                waited, came = 0.0, 0
+        self._settle(answer)
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that must begin in time."""
+
+    def __init__(self, patience: Patience, connection: socket.socket, *words: Any, **more: Any) -> None:
+        super().__init__(connection, *words, **more)
+        raw = self.fp.detach()
+        self._timely = Timely(raw, connection, patience)
+        self.fp = io.BufferedReader(self._timely)
+
+    def begun(self) -> None:
+        """Its head is here."""
+        self._timely.until = None
