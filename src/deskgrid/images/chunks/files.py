@@ -11,16 +11,15 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-
-_CACHED_BYTES = 8 << 20
+CACHED_BYTES = 8 << 20
 
 
 class PackFiles:
     """Reads and writes parts of packs; any thread may."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use `folder`/<aa>/<pack>."""
-        self._folder = folder
+    def __init__(self, folder: Path, cached_bytes: int = CACHED_BYTES) -> None:
+        """Use `folder`/<aa>/<pack>. cached_bytes: about so much stays in the page cache."""
+        self._folder, self._cached_bytes = folder, cached_bytes
         self._mutex = threading.Lock()
         self._open: dict[str, int] = {}
         self._touched: set[str] = set()
@@ -75,7 +74,7 @@ class PackFiles:
         """Count what has passed through the page cache, and empty it of that now and then."""
         self._touched.add(pack)
         self._touched_bytes += count
-        if self._touched_bytes < _CACHED_BYTES or not hasattr(os, "posix_fadvise"):
+        if self._touched_bytes < self._cached_bytes or not hasattr(os, "posix_fadvise"):
             return
         touched, self._touched, self._touched_bytes = self._touched, set(), 0
         for one in touched:

@@ -28,7 +28,7 @@ import msgspec
 
 from deskgrid.host.files import locked, write_atomic
 from deskgrid.images.chunks import manifest as published
-from deskgrid.images.chunks.files import PackFiles
+from deskgrid.images.chunks.files import CACHED_BYTES, PackFiles
 from deskgrid.images.chunks.index import HeldImage, Index, IndexDamaged
 from deskgrid.images.chunks.keys import Damaged
 from deskgrid.images.chunks.manifest import Pack, PublishedManifest, Table
@@ -45,10 +45,14 @@ class StoreFull(ImageError):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """budget_bytes: the most that packs may take. floor_bytes: so much of the disk stays free."""
+    """budget_bytes: the most that packs may take. floor_bytes: so much of the disk stays free.
+
+    cached_bytes: about so much of them may stay in the owner's page cache.
+    """
 
     budget_bytes: int
     floor_bytes: int
+    cached_bytes: int = CACHED_BYTES
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -72,7 +76,7 @@ class ChunkStore:
         self.folder, self.limits, self._report = folder, limits, report
         self._mutex = threading.RLock()
         self._indexes: dict[str, PackIndex] = {}
-        self.files = PackFiles(folder / "packs")
+        self.files = PackFiles(folder / "packs", limits.cached_bytes)
         self._room = 0
         try:
             for part in ("images", "packs"):
