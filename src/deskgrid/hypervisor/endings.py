@@ -5,6 +5,8 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from deskgrid.hypervisor.qemu_args import MIB, Machine
 
 _ROOM_BYTES = 16 * MIB
@@ -14,6 +16,14 @@ _REASONS = {
     "guest-panic": "the guest's kernel gave up",
     "host-signal": "QEMU was told to end by a signal",
 }
+
+
+class End(msgspec.Struct, frozen=True):
+    """Why the VM ends. with_console: its console's last words help to understand it."""
+
+    sentence: str
+    clean: bool = False
+    with_console: bool = False
 
 
 def exit_words(code: int, shutdown_reason: str, left: bool, error_words: str) -> str:

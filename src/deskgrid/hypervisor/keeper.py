@@ -38,7 +38,7 @@ def main() -> None:
         place = take(task)
         machine = machine_of(task)
         if task.spec.disk.served is not None:
-            begun = begin(task.spec.disk.served, place, Limits(here(task.cpus), task.idle_class, task.group))
+            begun = begin(task.spec.disk.served, place.folder, Limits(here(task.cpus), task.idle_class, task.group))
             task = msgspec.structs.replace(task, spec=without_opening(task.spec))
         child = begin_overlay(place, machine)
         direct = goes_direct(f"/proc/self/fd/{place.overlay}", os.O_RDWR)

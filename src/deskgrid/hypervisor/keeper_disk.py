@@ -10,10 +10,11 @@ import fcntl
 import os
 import socket
 import subprocess
+from pathlib import Path
 
 import msgspec
 
-from deskgrid.hypervisor.keeper_place import CannotKeep, Place
+from deskgrid.hypervisor.keeper_place import CannotKeep
 from deskgrid.hypervisor.keeper_words import DISK_SOCKET_NAME
 from deskgrid.hypervisor.spawn import Limits, spawn
 from deskgrid.wire.disk import DiskServer, environment
@@ -42,8 +43,8 @@ class Begun(msgspec.Struct):
             setattr(self, what, -1)
 
 
-def begin(served: DiskServer, place: Place, limits: Limits) -> Begun:
-    """Start it; tell it what to serve. Raises: CannotKeep."""
+def begin(served: DiskServer, folder: Path, limits: Limits) -> Begun:
+    """Start it, to serve in the VM's folder; tell it what. Raises: CannotKeep."""
     kernel, initrd = (
         _memory_file(name, there) for name, there in (("kernel", served.kernel), ("initrd", served.initrd))
     )
@@ -51,7 +52,7 @@ def begin(served: DiskServer, place: Place, limits: Limits) -> Begun:
     errors = os.memfd_create("disk-errors", os.MFD_CLOEXEC)
     ours, theirs = socket.socketpair()
     names = [str(handle) if handle >= 0 else _NO_FILE for handle in (kernel, initrd)]
-    args = [*served.argv, str(place.folder / DISK_SOCKET_NAME), *names]
+    args = [*served.argv, str(folder / DISK_SOCKET_NAME), *names]
     try:
         process = spawn(args, files, errors, limits, theirs.fileno(), environment(os.environ))
     except (OSError, subprocess.SubprocessError) as error:

@@ -22,25 +22,16 @@ import msgspec
 
 from deskgrid.hypervisor import keeper_words as words
 from deskgrid.hypervisor.cgroup import group_of
-from deskgrid.hypervisor.channel import Console, Lines
 from deskgrid.hypervisor.cores import here
-from deskgrid.hypervisor.endings import disk_words, exit_words
+from deskgrid.hypervisor.endings import End, disk_words, exit_words
 from deskgrid.hypervisor.keeper_disk import Begun
+from deskgrid.hypervisor.keeper_guest import Guest
 from deskgrid.hypervisor.keeper_link import Link
 from deskgrid.hypervisor.keeper_place import Place
-from deskgrid.hypervisor.keeper_ports import Port
 from deskgrid.hypervisor.keeper_serving import NotServed, Serving
 from deskgrid.hypervisor.machine import Given, Qemu, QemuFailed, launch
 from deskgrid.hypervisor.qemu_args import Machine
 from deskgrid.hypervisor.spawn import Limits
-from deskgrid.wire import guest
-
-CHANNEL_BYTES_AT_ONCE = 1024 * 1024
-CONSOLE_BYTES_AT_ONCE = 8 * 1024 * 1024
-PANIC_SECONDS = 0.5
-"""How long a guest that has given up may still explain itself on its console."""
-JOIN_SECONDS = 0.9
-"""A guest that says hello more often than this gets no answer in between."""
 
 
 def live(
@@ -66,14 +57,6 @@ ENDING_SECONDS = 1.0
 """How long what serves the disk may take to be seen as ended, after QEMU has seen its socket closed."""
 
 
-class End(msgspec.Struct, frozen=True):
-    """Why the VM ends. with_console: its console's last words help to understand it."""
-
-    sentence: str
-    clean: bool = False
-    with_console: bool = False
-
-
 class Life:
     """What the keeper knows of its VM, and what it does about it."""
 
@@ -89,15 +72,12 @@ class Life:
         self._ending = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._qemu: Qemu | None = None
-        self._channel: Port | None = None
-        self._lines = Lines()
-        self._console = Console()
         self._shutdown_reason = ""
-        self._joined_at = 0.0
         self._paused = self._confined = False
         self._cpus = task.cpus
-        self._started = self._alive = self._joined = self._left = False
+        self._started = False
         self.link = Link(place.listener, self._status, self._obey)
+        self._guest = Guest(task.spec.instance, self.link, self._finish)
         self._disk = None if disk is None else Serving(disk, self._on_disk_said)
         self._pace_disk()
 
@@ -193,47 +173,7 @@ class Life:
     def _vacate(self) -> None:
         self._confined, self._paused = True, False
         self._go_on()
-        if not self._alive:
-            self._guest_left("asked", "it had not come up yet, so there was nothing to vacate")
-        elif self._channel is not None:
-            self._channel.write(guest.encode(guest.Leave()))
-
-    # -- the guest ----------------------------------------------------------------------------------------------
-
-    def _on_channel(self, data: bytes) -> None:
-        for line in self._lines.feed(data):
-            message = guest.decode_from_guest(line)
-            match message:
-                case guest.Hello():
-                    self._on_hello()
-                case guest.Joined() if not self._joined:
-                    self._on_hello(answer=False)
-                    self._joined = True
-                    self.link.happened("joined")
-                case guest.Left(cause, sentence):
-                    self._on_hello(answer=False)
-                    self._guest_left(cause, sentence or "it gave no reason")
-
-    def _on_hello(self, answer: bool = True) -> None:
-        if not self._alive:
-            self._alive = True
-            self.link.happened("alive")
-        now = self._loop.time()
-        if answer and self._channel is not None and not self._channel.behind and now - self._joined_at > JOIN_SECONDS:
-            self._joined_at = now
-            self._channel.write(guest.encode(guest.Join(self._task.spec.instance)))
-
-    def _guest_left(self, cause: str, sentence: str) -> None:
-        if not self._left:
-            self._left = True
-            self.link.happened("guestleft", cause=cause, sentence=sentence)
-
-    def _on_console(self, data: bytes) -> None:
-        before = self._console.panicked
-        self._console.feed(data)
-        if self._console.panicked and not before:
-            end = End("the guest's kernel gave up", with_console=True)
-            self._loop.call_later(PANIC_SECONDS, self._finish, end)
+        self._guest.leave()
 
     # -- its disk -----------------------------------------------------------------------------------------------
 
@@ -269,7 +209,7 @@ class Life:
         ask_at = self._end_at - (words.END_SECONDS - words.LEAVE_SECONDS)
         if now >= ask_at and not self._asked_in_silence:
             self._asked_in_silence = True
-            if self._joined and not self._paused and not self._left:
+            if self._guest.joined and not self._paused and not self._guest.left:
                 self._vacate()
         self._loop.call_at(self._end_at if now >= ask_at else ask_at, self._watch_silence)
 
@@ -315,8 +255,7 @@ class Life:
         except (QemuFailed, NotServed) as failure:
             return words.Over(failed=True, fault=failure.fault, clean=False, sentence=str(failure))
         self._qemu = qemu
-        self._channel = Port(qemu.ports.channel, CHANNEL_BYTES_AT_ONCE, self._on_channel)
-        console = Port(qemu.ports.console, CONSOLE_BYTES_AT_ONCE, self._on_console)
+        self._guest.listen(qemu.ports)
         self._do(self._listen_to_qemu(qemu))
         if self._disk is not None:
             self._do(self._end_with_disk(self._disk))
@@ -327,10 +266,9 @@ class Life:
         await asyncio.wait({exited, ending}, return_when=asyncio.FIRST_COMPLETED)
         qemu.kill()
         code = await exited
-        self._channel.drain()
-        console.drain()
+        self._guest.drain()
         await asyncio.sleep(0)
-        return self._over(exit_words(code, self._shutdown_reason, self._left, qemu.error_words()))
+        return self._over(exit_words(code, self._shutdown_reason, self._guest.left, qemu.error_words()))
 
     async def _launch(self) -> Qemu:
         task, disk = self._task, self._disk
@@ -351,9 +289,10 @@ class Life:
 
     def _over(self, what_qemu_did: str) -> words.Over:
         # Without a cause of ours QEMU ended by itself; after the guest has left that is as it should be.
-        end = self._end or End(what_qemu_did, clean=self._left, with_console=not self._left)
+        left = self._guest.left
+        end = self._end or End(what_qemu_did, clean=left, with_console=not left)
         sentence = end.sentence
-        if end.with_console and (said := self._console.last_words(self._task.spec.instance.token)):
+        if end.with_console and (said := self._guest.last_words()):
             sentence += f"; its console's last words: {said}"
         return words.Over(failed=False, fault="", clean=end.clean, sentence=sentence)
 
@@ -367,7 +306,7 @@ class Life:
             started_at=self._started_at,
             accelerator=self._qemu.accelerator if self._qemu is not None else "",
             paused=not self._may_run,
-            alive=self._alive,
+            alive=self._guest.alive,
             qemu_pid=self._qemu.pid if self._qemu is not None else 0,
             group=group_of(self._qemu.pid) if self._qemu is not None else "",
             disk_pid=self._disk.pid if self._disk is not None else 0,

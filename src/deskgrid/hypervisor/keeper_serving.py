@@ -21,8 +21,6 @@ from deskgrid.hypervisor.endings import server_words
 from deskgrid.hypervisor.keeper_disk import Begun, seal
 from deskgrid.wire.disk import Command, Word, decode_word, encode_command
 
-READY_SECONDS, SILENT_SECONDS, AWAY_SECONDS = 600.0, 60.0, 60.0
-ASK_SECONDS = 5.0
 MOST_SAID, SAID_CHARS = 40, 400
 _LINE_BYTES = 256 * 1024
 
@@ -33,17 +31,29 @@ class NotServed(Exception):
     fault = "desktop"
 
 
+class Patience(msgspec.Struct, frozen=True):
+    """How long it may take until it serves: in all, without a word, without any source; how often it is asked."""
+
+    ready_seconds: float = 600.0
+    silent_seconds: float = 60.0
+    away_seconds: float = 60.0
+    ask_seconds: float = 5.0
+
+
+PATIENCE = Patience()
+
+
 class Serving(Child):
     """What serves one VM's disk."""
 
-    def __init__(self, begun: Begun, tell: Callable[[str], None]) -> None:
+    def __init__(self, begun: Begun, tell: Callable[[str], None], patience: Patience = PATIENCE) -> None:
         """Talk to it. tell: told each fault that it meets."""
         super().__init__(begun.process, begun.errors, begun.idle_class)
         self.begun = begun
         self.last_said = ""
-        self._tell = tell
+        self._tell, self._patience = tell, patience
         self._count = 0
-        self._paused = False
+        self._paused = self._closed = False
         self._lines = Lines(_LINE_BYTES)
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
@@ -54,20 +64,24 @@ class Serving(Child):
         self._loop.add_reader(begun.link, self._read)
         self._send()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Take what it has said. Returns: whether there was anything."""
+        if self._closed:
+            return False
         try:
             data = self.begun.link.recv(65536)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self._loop.remove_reader(self.begun.link)
-            return
+            return False
         self._heard_at = self._loop.time()
         for line in self._lines.feed(data):
             with contextlib.suppress(msgspec.MsgspecError, RecursionError):
                 self._take(decode_word(line))
+        return True
 
     def _take(self, word: Word) -> None:
         if word.said:
@@ -97,6 +111,8 @@ class Serving(Child):
         self._send()
 
     def _send(self) -> None:
+        if self._closed:
+            return
         try:
             sent = self.begun.link.send(self._outgoing) if self._outgoing else 0
         except BlockingIOError:
@@ -111,23 +127,21 @@ class Serving(Child):
 
     async def ready(self) -> None:
         """Wait until it serves, and kernel and initrd are there and can't be changed any more. Raises: NotServed."""
-        until = self._loop.time() + READY_SECONDS
-        while not self._ready.done():
-            await asyncio.wait({self._ready, self._exit}, timeout=ASK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if self.ended and not self._ready.done():
-                self._read()  # what it said last
-                raise NotServed(self.how_it_ended())
-            why = "" if self._ready.done() else self._too_long(until)
-            if why:
-                raise NotServed(
-                    f"the process that serves its disk {why}{': ' if self.last_said else ''}{self.last_said}"
-                )
+        until = self._loop.time() + self._patience.ready_seconds
+        waiting, seconds = {self._ready, self._exit}, self._patience.ask_seconds
+        while not (await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED))[0]:
+            if why := self._too_long(until):
+                told = f": {self.last_said}" if self.last_said else ""
+                raise NotServed(f"the process that serves its disk {why}{told}")
             self._command("status")
+        if self.ended:
+            raise NotServed(self.how_it_ended())
         self.least()
         try:
-            # The kernel's memory is given back once QEMU has read it.
-            seal(self.begun.kernel, 0) if self.begun.kernel >= 0 else None
-            seal(self.begun.initrd, fcntl.F_SEAL_SHRINK) if self.begun.initrd >= 0 else None
+            if self.begun.kernel >= 0:
+                seal(self.begun.kernel, 0)  # Its memory is given back once QEMU has read it.
+            if self.begun.initrd >= 0:
+                seal(self.begun.initrd, fcntl.F_SEAL_SHRINK)
         except OSError as error:
             raise NotServed(f"memory files for kernel and initrd: {error.strerror}; update this system") from error
 
@@ -139,15 +153,17 @@ class Serving(Child):
             self.begun.close("kernel")
 
     def _too_long(self, until: float) -> str:
-        now = self._loop.time()
-        if self._away_since is not None and now > self._away_since + AWAY_SECONDS:
-            return f"got nothing from its sources for {AWAY_SECONDS:.0f} s"
-        if now > self._heard_at + SILENT_SECONDS:
-            return f"said nothing for {SILENT_SECONDS:.0f} s"
-        return f"did not begin to serve within {READY_SECONDS:.0f} s" if now > until else ""
+        now, patience = self._loop.time(), self._patience
+        if self._away_since is not None and now > self._away_since + patience.away_seconds:
+            return f"got nothing from its sources for {patience.away_seconds:.0f} s"
+        if now > self._heard_at + patience.silent_seconds:
+            return f"said nothing for {patience.silent_seconds:.0f} s"
+        return f"did not begin to serve within {patience.ready_seconds:.0f} s" if now > until else ""
 
     def how_it_ended(self) -> str:
         """A sentence, once it has ended."""
+        while self._read():
+            pass
         code = int(self._exit.result())
         if code == 1 and self.last_said:
             return self.last_said
@@ -160,6 +176,7 @@ class Serving(Child):
         self._loop.remove_reader(self.begun.link)
         self._loop.remove_writer(self.begun.link)
         self.begun.link.close()
+        self._closed = True
 
 
 def shown(text: str) -> str:
