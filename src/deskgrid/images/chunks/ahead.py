@@ -15,6 +15,7 @@ from enum import StrEnum
 import msgspec
 
 from deskgrid.images.chunks.fetch import Fetcher, Stopped, Unreachable
+from deskgrid.images.chunks.ranges import LONG_BYTES
 from deskgrid.images.chunks.reader import Blocks, Missing, Part, Pieces
 from deskgrid.images.chunks.store import ChunkStore, Report, StoreFull
 from deskgrid.images.contract import ImageError
@@ -169,7 +170,7 @@ class Lanes:
         while not self._ending.is_set():
             self._go.wait()
             try:
-                self._ahead.bring(pack, self._pieces.lacking(pack, blobs))
+                self._ahead.bring(pack, self._pieces.lacking(pack, blobs), most=LONG_BYTES)
                 return True
             except Unreachable as error:
                 self._ending.wait(max(_PAUSE_SECONDS, error.again_at - time.monotonic()))

@@ -22,13 +22,13 @@ from deskgrid.images.chunks.keys import Damaged
 from deskgrid.images.chunks.manifest import HOLE, Pack
 from deskgrid.images.chunks.packs import PackIndex
 from deskgrid.images.chunks.patience import QUICK_SECONDS, Health
-from deskgrid.images.chunks.ranges import Pace, ranges
+from deskgrid.images.chunks.ranges import LONG_BYTES, MOST_BYTES, Pace, ranges
 from deskgrid.images.chunks.source import Away, Lacks, PackSource
 from deskgrid.images.chunks.store import Admitted, ChunkStore, Report, StoreFull
 from deskgrid.images.contract import ImageError
 
 _NO_SOURCE_SECONDS = 15.0
-_BATCH = 64
+_BATCH, _LONG_BATCH = 64, 2048
 T = TypeVar("T")
 Keep = Callable[[PackIndex, dict[int, bytes]], None]
 
@@ -94,11 +94,12 @@ class Fetcher:
             return found
         return self._from_sources(pack, lambda source: self._fetch_index(source, pack))
 
-    def bring(self, number: int, blobs: Iterable[int], keep: Keep | None = None) -> None:
+    def bring(self, number: int, blobs: Iterable[int], keep: Keep | None = None, most: int = MOST_BYTES) -> None:
         """Fetch blobs of the image's pack of this number that are not held, with what lies between them.
 
         Args:
             keep: is given each blob as it comes, checked, whether the store had room or not.
+            most: bytes of one request.
 
         Raises:
             Unreachable, Stopped. StoreFull: only when nobody else keeps the blobs.
@@ -106,7 +107,7 @@ class Fetcher:
         pack, index = self._image.manifest.packs[number], self.index(number)
         missing = set(blobs)
         if missing:
-            self._from_sources(pack, lambda source: self._fetch_missing(source, number, index, missing, keep))
+            self._from_sources(pack, lambda source: self._fetch_missing(source, number, index, missing, keep, most))
 
     def needed(self, number: int) -> frozenset[int]:
         """Which blobs of the image's pack of this number the image needs."""
@@ -123,7 +124,7 @@ class Fetcher:
         batches = list(self.batches())
         for done, (number, blobs) in enumerate(batches):
             missing = blobs - self._store.held(self._image.manifest.packs[number].name)
-            self.bring(number, missing)
+            self.bring(number, missing, most=LONG_BYTES)
             progress((done + 1) / len(batches))
 
     def batches(self, boot_only: bool = False) -> Iterator[tuple[int, set[int]]]:
@@ -137,7 +138,7 @@ class Fetcher:
             if pack == HOLE or blob in seen[pack]:
                 continue
             seen[pack].add(blob)
-            if batch and (pack != last or len(batch) >= 256):
+            if batch and (pack != last or len(batch) >= _LONG_BATCH):
                 yield last, batch
                 batch = set()
             last = pack
@@ -183,11 +184,11 @@ class Fetcher:
         return index
 
     def _fetch_missing(
-        self, source: PackSource, number: int, index: PackIndex, missing: set[int], keep: Keep | None
+        self, source: PackSource, number: int, index: PackIndex, missing: set[int], keep: Keep | None, most: int
     ) -> None:
         """Fetch from one source; what came is no longer missing, also when it fails."""
         lacks: Lacks | None = None
-        for run in ranges(index, missing):
+        for run in ranges(index, missing, most=most):
             began = time.monotonic()
             try:
                 self._fetch_run(source, number, index, run, missing, keep)

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from deskgrid.images.chunks.packs import PackIndex
 
 GAP_BYTES = 32 << 10
-MOST_BYTES = 1 << 20
+MOST_BYTES, LONG_BYTES = 1 << 20, 8 << 20
+"""Of one request: for what is waited for, and for what is fetched ahead of need on a connection of its own."""
 
 
 def ranges(index: PackIndex, wanted: Iterable[int], gap: int = GAP_BYTES, most: int = MOST_BYTES) -> Iterator[range]:
