@@ -21,6 +21,7 @@ from deskgrid.coordinator.trust import fingerprint
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.wire.messages import Enrol
+from tests.waiting import SOON_SECONDS, eventually
 
 from .running import HttpsDesktop, Service, context, now, problem, service
 from .values import BUSY, FACTS, FULL, GIB
@@ -100,13 +101,12 @@ def test_nothing_older_than_tls_1_2_is_spoken(shared: Service) -> None:
 def test_a_job_becomes_an_order_at_once_in_a_held_report(here: Service, desk: HttpsDesktop) -> None:
     here.operator.offer_image(FACTS)
     desk.say()
-    time.sleep(0.3)
     here.pool.submit("its-sl6")
     threading.Timer(0.3, here.pool.negotiate).start()
     begun = time.monotonic()
-    told = desk.say(wait_seconds=15.0)
+    told = desk.say(wait_seconds=30.0)
     assert len(told.orders) == 1
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 25, "it was held to the end"
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_the_operator_sees_desktops_vms_leases_stories_and_reasons(here: Service
     desk.say(showing(order), room=FULL)
     here.pool.join(order.lease.vm_id, "its-sl6", "desk-1")
     here.pool.negotiate()
-    time.sleep(0.4)
     operator = here.operator
+    eventually(lambda: operator.vms()[0].jobs)
     (vm,) = operator.vms()
     assert (vm.desktop, vm.state, vm.claimed, vm.jobs) == ("desk-1", "running", True, ("1.0",))
     (shown,) = operator.desktops()
@@ -247,7 +247,7 @@ def test_the_operator_sees_desktops_vms_leases_stories_and_reasons(here: Service
     assert operator.why_job("1.0").reason.name == "running"
     (lease,) = operator.leases(desktop="desk-1")
     assert lease.joined_at is not None
-    assert [line.event for line in operator.story(vm.vm_id)] == ["granted", "ordered", "joined", "claimed"]
+    eventually(lambda: [line.event for line in operator.story(vm.vm_id)] == ["granted", "ordered", "joined", "claimed"])
     status = operator.status()
     assert (status.desktops, status.reporting, status.vms, status.joined) == (1, 1, 1, 1)
     assert status.images == (FACTS,)
@@ -271,7 +271,7 @@ def test_events_come_as_they_happen_and_only_once(here: Service, desk: HttpsDesk
     listener = threading.Thread(target=listen)
     listener.start()
     started(here, desk)
-    listener.join(20)
+    listener.join(SOON_SECONDS)
     assert came == ["granted", "ordered"]
     assert [line.event for line in here.operator.events(begun).lines] == came
     assert here.operator.events(last).lines == ()
@@ -380,9 +380,9 @@ def test_the_service_stops_at_once_though_clients_keep_their_connections(tmp_pat
         time.sleep(0.3)
         begun = time.monotonic()
         running.at.stop()
-        holding.join(10)
+        holding.join(SOON_SECONDS)
         assert not holding.is_alive()
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 25, "it waited for the one that is held"
     idle.close()
 
 

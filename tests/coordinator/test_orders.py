@@ -1,6 +1,7 @@
 """Reports and orders: what a desktop says and is told, whatever gets lost, comes twice or comes late."""
 
 import asyncio
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from deskgrid.coordinator.fleet import AnotherAgent
 from deskgrid.model.desktop import Fault, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.reason import Reason
+from deskgrid.wire.messages import Answer
 
-from .values import BUSY, START, Clock, Desk, member, office, started
+from .values import BUSY, START, Clock, Desk, Office, member, office, started
+
+HELD_SECONDS, AT_ONCE_SECONDS = 30.0, 25.0
 
 
 def test_a_job_that_names_an_image_becomes_an_order_with_all_that_its_vm_needs(tmp_path: Path) -> None:
@@ -242,18 +246,26 @@ def test_unknown_fields_of_a_report_are_kept(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+async def holding(here: Office, desk: Desk) -> "asyncio.Task[Answer]":
+    """A report that is held."""
+    held = asyncio.create_task(desk.say(wait_seconds=HELD_SECONDS))
+    until = time.monotonic() + AT_ONCE_SECONDS
+    while not len(here.part.holding):
+        assert time.monotonic() < until and not held.done()
+        await asyncio.sleep(0.01)
+    return held
+
+
 def test_a_report_with_nothing_new_is_held_and_answered_at_once_when_there_is_an_order(tmp_path: Path) -> None:
     async def story() -> None:
         async with office(tmp_path) as here:
             desk = await member(here)
             await here.offer()
-            held = asyncio.create_task(desk.say(wait_seconds=30.0))
-            await asyncio.sleep(0.02)
-            assert not held.done()
+            held = await holding(here, desk)
             here.pool.submit("its-sl6")
             for _ in range(3):
                 await here.cycle()
-            told = await asyncio.wait_for(held, 1.0)
+            told = await asyncio.wait_for(held, AT_ONCE_SECONDS)
             assert len(told.orders) == 1
 
     asyncio.run(story())
@@ -263,10 +275,9 @@ def test_a_newer_report_lets_the_held_one_go(tmp_path: Path) -> None:
     async def story() -> None:
         async with office(tmp_path) as here:
             desk = await member(here)
-            held = asyncio.create_task(desk.say(wait_seconds=30.0))
-            await asyncio.sleep(0.02)
+            held = await holding(here, desk)
             await desk.say()
-            assert (await asyncio.wait_for(held, 1.0)).to == 1
+            assert (await asyncio.wait_for(held, AT_ONCE_SECONDS)).to == 1
             assert len(here.part.holding) == 0
 
     asyncio.run(story())
@@ -274,15 +285,15 @@ def test_a_newer_report_lets_the_held_one_go(tmp_path: Path) -> None:
 
 def test_held_reports_are_bounded_in_number_and_time(tmp_path: Path) -> None:
     async def story() -> None:
-        few = lambda chosen: msgspec.structs.replace(chosen, max_held=2, hold_seconds=0.2)  # noqa: E731
+        few = lambda chosen: msgspec.structs.replace(chosen, max_held=2, hold_seconds=1.0)  # noqa: E731
         async with office(tmp_path, change=few) as here:
             desks = [await member(here, f"desk-{i}") for i in range(3)]
-            held = [asyncio.create_task(desk.say(wait_seconds=30.0)) for desk in desks]
-            await asyncio.sleep(0.05)
-            assert [task.done() for task in held] == [False, False, True]
-            assert held[2].result().next_report_seconds == here.part.settings.report_seconds
-            first = await asyncio.wait_for(held[0], 1.0)
-            assert first.next_report_seconds == 0.0  # it may be held again at once
+            asked = [asyncio.create_task(desk.say(wait_seconds=HELD_SECONDS)) for desk in desks]
+            (refused,), held = await asyncio.wait(asked, timeout=AT_ONCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            assert refused.result().next_report_seconds == here.part.settings.report_seconds
+            for one in held:
+                told = await asyncio.wait_for(one, AT_ONCE_SECONDS)
+                assert told.next_report_seconds == 0.0  # it may be held again at once
 
     asyncio.run(story())
 
@@ -292,7 +303,7 @@ def test_a_busy_desktop_without_vms_is_not_held(tmp_path: Path) -> None:
         async with office(tmp_path) as here:
             desk = await member(here)
             desk.availability = BUSY
-            told = await asyncio.wait_for(desk.say(wait_seconds=30.0), 1.0)
+            told = await asyncio.wait_for(desk.say(wait_seconds=HELD_SECONDS), AT_ONCE_SECONDS)
             assert told.next_report_seconds == here.part.settings.report_seconds
 
     asyncio.run(story())
@@ -302,11 +313,10 @@ def test_all_held_reports_are_answered_when_the_coordinator_ends(tmp_path: Path)
     async def story() -> None:
         async with office(tmp_path) as here:
             desk = await member(here)
-            held = asyncio.create_task(desk.say(wait_seconds=30.0))
-            await asyncio.sleep(0.02)
+            held = await holding(here, desk)
             here.part.holding.close()
-            assert (await asyncio.wait_for(held, 1.0)).orders == ()
-            assert (await asyncio.wait_for(desk.say(wait_seconds=30.0), 1.0)).orders == ()
+            assert (await asyncio.wait_for(held, AT_ONCE_SECONDS)).orders == ()
+            assert (await asyncio.wait_for(desk.say(wait_seconds=HELD_SECONDS), AT_ONCE_SECONDS)).orders == ()
 
     asyncio.run(story())
 

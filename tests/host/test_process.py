@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from deskgrid.host.process import run
+from tests.waiting import eventually
 
 
 def alive(pid: int) -> bool:
@@ -29,19 +30,17 @@ def test_a_program_that_takes_too_long_is_killed_with_its_children() -> None:
     began = time.monotonic()
     done = run(["sh", "-c", "sleep 100 & echo $!; wait"], 0.5)
     assert done.timed_out and not done.ok
-    assert time.monotonic() - began < 3
-    while alive(int(done.stdout)) and time.monotonic() - began < 10:
-        time.sleep(0.01)
-    assert not alive(int(done.stdout))
+    assert time.monotonic() - began < 90, "it was waited for"
+    eventually(lambda: not alive(int(done.stdout)))
 
 
 def test_a_grandchild_that_left_the_group_and_holds_the_pipe_does_not_hold_us() -> None:
     script = (
-        "import os,time\nif os.fork()==0:\n os.setsid(); print(os.getpid(), flush=True); time.sleep(20)\ntime.sleep(20)"
+        "import os,time\nif os.fork()==0:\n os.setsid(); print(os.getpid(), flush=True); time.sleep(99)\ntime.sleep(99)"
     )
     began = time.monotonic()
     done = run([sys.executable, "-c", script], 1)
-    assert done.timed_out and time.monotonic() - began < 6
+    assert done.timed_out and time.monotonic() - began < 90
     pid = int(done.stdout) if done.stdout.strip() else 0
     if pid and alive(pid):
         os.kill(pid, 9)

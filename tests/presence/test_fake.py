@@ -9,6 +9,7 @@ import pytest
 from deskgrid.model.policy import Machine
 from deskgrid.model.presence import Ending
 from deskgrid.presence.fake import AWAY, PRESENT, FakePresence, Owner, parse, set_presence
+from tests.waiting import SOON_SECONDS
 
 
 def test_words_and_json_say_the_same() -> None:
@@ -78,7 +79,7 @@ def test_a_file_that_appears_is_written_in_place_and_goes_is_told_each_time(tmp_
         for act in (lambda: path.write_text("present"), lambda: path.write_text("away"), path.unlink):
             told.clear()
             act()
-            assert told.wait(3)
+            assert told.wait(SOON_SECONDS)
     finally:
         driver.close()
 
@@ -97,7 +98,7 @@ def test_a_folder_that_is_not_there_yet_is_looked_for_by_polling(tmp_path: Path)
     driver = FakePresence(path)
     driver.watch(told.set)
     set_presence(path, "present")
-    assert told.wait(3)
+    assert told.wait(SOON_SECONDS)
     driver.close()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from deskgrid.model.presence import SessionReading
 from deskgrid.presence.macos import LAZY_SECONDS, MacPresence
+from tests.waiting import SOON_SECONDS
 
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="here its calls would be answered")
 
@@ -22,7 +23,7 @@ def test_a_helpers_word_is_told_and_counts_and_grows_with_time() -> None:
     driver, told = MacPresence(), threading.Event()
     driver.watch(told.set)
     driver.told(501, SessionReading("helper", idle_seconds=0.0, full_screen=True))
-    assert told.wait(5)
+    assert told.wait(SOON_SECONDS)
     reading = driver.read()
     assert reading.full_screen is True
     assert any(source.startswith("helper") for source in reading.sources)

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from deskgrid.presence.teller import Teller
-from tests.waiting import Calls
+from tests.waiting import SOON_SECONDS, Calls
 
 
 def test_rings_are_told_at_most_ten_times_a_second_and_the_last_is_not_lost() -> None:
@@ -18,7 +18,7 @@ def test_rings_are_told_at_most_ten_times_a_second_and_the_last_is_not_lost() ->
         time.sleep(0.002)
     last = time.monotonic()
     teller.ring()
-    while calls.times[-1] < last - 0.01 and time.monotonic() < last + 10:
+    while calls.times[-1] < last - 0.01 and time.monotonic() < last + SOON_SECONDS:
         time.sleep(0.01)
     teller.close()
     assert calls.times[-1] >= last - 0.01
@@ -63,4 +63,4 @@ def test_it_may_be_closed_from_its_own_callback() -> None:
     teller = Teller(changed)
     made.set()
     teller.ring()
-    assert closed.wait(10)
+    assert closed.wait(SOON_SECONDS)
