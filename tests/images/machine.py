@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from deskgrid.wire.guest import Hello, Join, Leave, decode_from_guest, encode
 class Machine:
     """A running machine; its console is kept, its channel is spoken over a socket pair."""
 
-    def __init__(self, built: Built, direct: bool, console: Path, cpus: int = 2) -> None:
+    def __init__(self, built: Built, direct: bool, console: Path, cpus: int = 2, more: Sequence[str] = ()) -> None:
         qemu = shutil.which("qemu-system-x86_64")
         if qemu is None:
             pytest.skip("qemu-system-x86_64 is not installed")
@@ -42,7 +43,7 @@ class Machine:
         self.started = time.monotonic()
         with console.open("wb") as log:
             self.process = subprocess.Popen(
-                [*(drop if os.geteuid() == 0 else []), *argv],
+                [*(drop if os.geteuid() == 0 else []), *argv, *more],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

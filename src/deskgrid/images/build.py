@@ -6,7 +6,9 @@ Rules, told first
 - Whole or not there: everything is made in a work folder beside its place, synced, and renamed.
 - A lock for each name: the builder that comes second waits and finds the first one's image.
 - What was built from the same recipe, files and guest programs is taken from the cache, unless `rebuild`.
-- An interrupted build leaves at most its work folder, which the next one removes.
+- An interrupted or failed build leaves at most its work folder. When its root tree was whole, which takes longest, the
+  next build of the same tree goes on from there, for six hours, unless `rebuild`: so a disk that was too small, or too
+  little room in the cache, costs seconds.
 - Two builds with the same package versions give the same bytes.
 """
 
@@ -25,16 +27,17 @@ from deskgrid.host.debstrap import BuildFailed, Progress, quiet
 from deskgrid.host.entry import NoWay
 from deskgrid.host.files import Locked, locked, own_folder
 from deskgrid.host.paths import cache_folder
-from deskgrid.images import contents, disk, kernel, manifest, sbom
+from deskgrid.images import contents, disk, kernel, manifest, sbom, work_folder
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Manifest, Package
-from deskgrid.images.recipe import Loaded, load
+from deskgrid.images.recipe import GIB, Loaded, load
 from deskgrid.images.roottar import RootTar
 from deskgrid.images.tree import DPKG_OPTIONS, FACTS, FACTS_LIST, HOOK, SOURCES, USERS, make_tree, wanted_packages
+from deskgrid.images.work_folder import TREE
 from deskgrid.model.image import ImageRef
 
 NEEDED_BYTES = 3 << 29
-"""Free space that a build needs at least: the tree twice, and the disk's content."""
+"""Free space that a build needs at least: the smallest tree twice, and the disk's content."""
 
 CMDLINE = "console=ttyS0 quiet loglevel=3 panic=1 no_timer_check random.trust_cpu=on cryptomgr.notests"
 
@@ -71,7 +74,7 @@ def build(recipe: Path, cache: Path | None = None, progress: Progress = quiet, r
         images.mkdir(parents=True, exist_ok=True)
         with alone(images / f".{loaded.recipe.name}.lock", progress):
             found = None if rebuild else find(loaded, images)
-            built = found or _build(loaded, images, cache, progress)
+            built = found or _build(loaded, images, cache, progress, rebuild)
     except (BuildFailed, NoWay) as error:
         raise ImageError(f"image {loaded.recipe.name}: {error}") from error
     except OSError as error:
@@ -127,12 +130,12 @@ def alone(lock: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _build(loaded: Loaded, images: Path, cache: Path | None, progress: Progress) -> Built:
+def _build(loaded: Loaded, images: Path, cache: Path | None, progress: Progress, rebuild: bool) -> Built:
     """Build in a work folder and rename. The caller holds the lock."""
     name = loaded.recipe.name
     work = images / f".{name}.work"
-    if work.exists():
-        shutil.rmtree(work)
+    key = _tree_key(loaded)
+    kept = work_folder.clean(work, "" if rebuild else key)
     free = shutil.disk_usage(images).free
     if free < NEEDED_BYTES:
         raise ImageError(
@@ -141,12 +144,21 @@ def _build(loaded: Loaded, images: Path, cache: Path | None, progress: Progress)
         )
     tools = trees.provide(trees.TOOL_TREE, _part(progress, 0.0, 0.3), cache=cache)
     try:
-        own_folder(work, tools.account)
-        make_tree(loaded, work / "tree.tar", _part(progress, 0.3, 0.8))
+        if not kept:
+            own_folder(work, tools.account)
+            make_tree(loaded, work / TREE, _part(progress, 0.3, 0.8))
+            work_folder.tree_is_whole(work, key)
         content = _make(loaded, tools, work, _part(progress, 0.8, 0.98))
+        work_folder.finish(work)
         return publish(content, work, images)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        work_folder.clean(work, key)
+
+
+def _tree_key(loaded: Loaded) -> str:
+    """What the root tree depends on: all that the image does but its sizes."""
+    sizes = msgspec.structs.replace(loaded.recipe, disk_bytes=GIB, memory_bytes=GIB)
+    return inputs(msgspec.structs.replace(loaded, recipe=sizes))
 
 
 def _make(loaded: Loaded, tools: trees.Tree, work: Path, progress: Progress) -> Manifest:
@@ -157,7 +169,7 @@ def _make(loaded: Loaded, tools: trees.Tree, work: Path, progress: Progress) -> 
     cmdline = f"{CMDLINE} deskgrid.root={who.uuid}"
     wanted = {file.to.lstrip("/") for file in recipe.files}
     progress(0.0, "making kernel and initial RAM disk")
-    with RootTar(work / "tree.tar") as tree:
+    with RootTar(work / TREE) as tree:
         packed = kernel.vmlinuz(tree)
         initrd = kernel.initrd(tree, guest.INITRD_INIT.read_bytes())
         (work / manifest.KERNEL).write_bytes(kernel.unpacked(packed))
@@ -168,7 +180,6 @@ def _make(loaded: Loaded, tools: trees.Tree, work: Path, progress: Progress) -> 
         boot = {"boot/vmlinuz": packed, "boot/initrd": initrd}
         written = tree.write_normal(work / "root.tar", recipe.source_date, boot, wanted)
         (work / manifest.CONTENTS).write_bytes(contents.encode(written))
-    (work / "tree.tar").unlink()
     progress(0.35, "making the disk")
     disk.build(tools, work / "root.tar", work / manifest.DISK, recipe.disk_bytes, who, cmdline)
     (work / "root.tar").unlink()

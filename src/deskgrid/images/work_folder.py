@@ -1,0 +1,44 @@
+"""A build's work folder: what stays of a build that was interrupted or failed, and for how long.
+
+Rules, told first
+- Only a whole root tree stays, with the key that says what it was made from; everything else is removed.
+- It stays for six hours: after that the archive may have newer packages.
+"""
+
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from deskgrid.host.files import write_atomic
+
+TREE = "tree.tar"
+_KEY = "tree.key"
+KEPT_SECONDS = 6 * 3600
+
+
+def tree_is_whole(work: Path, key: str) -> None:
+    """Say that the tree in the folder is whole, and what it was made from."""
+    write_atomic(work / _KEY, key.encode())
+
+
+def clean(work: Path, key: str = "") -> bool:
+    """Remove the folder; but when it holds a whole, fresh tree of this key, only what lies beside that.
+
+    Returns: whether the tree is there.
+    """
+    with suppress(OSError):
+        fresh = 0 <= time.time() - (work / _KEY).stat().st_mtime < KEPT_SECONDS
+        if key and fresh and (work / _KEY).read_text() == key and (work / TREE).is_file():
+            for path in work.iterdir():
+                if path.name not in (TREE, _KEY):
+                    path.unlink()
+            return True
+    shutil.rmtree(work, ignore_errors=True)
+    return False
+
+
+def finish(work: Path) -> None:
+    """The tree is no longer needed."""
+    (work / TREE).unlink()
+    (work / _KEY).unlink()
