@@ -48,7 +48,7 @@ class FixedCatalogue:
                 Listed(
                     one.ref,
                     one.project,
-                    one.version or "1",
+                    one.version,
                     latest=True,
                     memory_bytes=one.memory_bytes,
                     disk_bytes=one.disk_bytes,

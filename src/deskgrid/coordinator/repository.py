@@ -64,10 +64,10 @@ class _File(msgspec.Struct, frozen=True):
 class RepositoryFiles:
     """Serves a repository's folder as an ASGI application."""
 
-    def __init__(self, folder: Path | None, most_long: int = MOST_LONG) -> None:
-        """Serve `folder`; None: nothing."""
-        self._folder = folder
-        self._long, self._most_long = 0, most_long
+    def __init__(self, folder: Path | None, most_long: int = MOST_LONG, part_seconds: float = PART_SECONDS) -> None:
+        """Serve `folder`; None: nothing. part_seconds: what a client may take for PART_BYTES."""
+        self._folder, self._part_seconds = folder, part_seconds
+        self.long, self._most_long = 0, most_long
         self._threads = ThreadPoolExecutor(4, "repository")
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -119,7 +119,7 @@ class RepositoryFiles:
             try:
                 if not body or (transport is not None and transport.is_closing()):
                     raise TimeoutError
-                async with asyncio.timeout(PART_SECONDS):
+                async with asyncio.timeout(self._part_seconds):
                     await send({"type": "http.response.body", "body": body, "more_body": at < part.end})
             except TimeoutError:  # it went away, or it is too slow, or the file is damaged
                 if transport is not None:
@@ -133,13 +133,13 @@ class RepositoryFiles:
         if part.end - part.start <= SMALL_BYTES:
             yield
             return
-        if self._long >= self._most_long:
+        if self.long >= self._most_long:
             raise Refusal(503, "busy", "Many desktops fetch now; come back in a few seconds, or ask another source.")
-        self._long += 1
+        self.long += 1
         try:
             yield
         finally:
-            self._long -= 1
+            self.long -= 1
 
     def close(self) -> None:
         """Serve no more."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _AGAIN = timedelta(seconds=30)
 _Mark = tuple[tuple[str, int, int], ...]
-_UNSIGNED = ("no-image", "not-both", "no-project")
+_UNSIGNED = ("no-image", "not-both", "no-project", "no-role")
 
 
 class _Disk(msgspec.Struct, frozen=True):

@@ -99,7 +99,7 @@ class ImageView(msgspec.Struct, frozen=True, omit_defaults=True):
 
     project: str
     image: Name
-    version: Name
+    version: str
     digest: str
     offered: bool = False
     latest: bool = False

@@ -43,7 +43,7 @@ class Renewed(msgspec.Struct, frozen=True):
 def renew(folder: Path, signer: Signer, now: datetime) -> Renewed:
     """What the coordinator calls every few minutes: settle, list, say that it is current. Raises: TrustError."""
     shelf = Shelf(folder)
-    with shelf.editing():
+    with shelf.editing(wait_seconds=0):
         problems: tuple[str, ...] = ()
         try:
             shelf.settle()

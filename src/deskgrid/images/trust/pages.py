@@ -15,8 +15,9 @@ Rules, told first
 
 import hashlib
 import re
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +33,7 @@ from deskgrid.images.trust.tufapi import Metadata, Root, Targets, VerificationRe
 from deskgrid.images.trust.words import Entry, Pointer, Version
 
 Any_ = Metadata[Any]
+_AGAIN_SECONDS = 0.02
 _NUMBERED = re.compile(r"([1-9][0-9]{0,9})\.(.+)\.json\Z")
 
 
@@ -43,14 +45,18 @@ class Pages:
         self.metadata, self.targets, self.waiting = folder / "metadata", folder / "targets", folder / "pending"
 
     @contextmanager
-    def editing(self, new: bool = False) -> Iterator[None]:
-        """Hold the repository's lock. Raises: TrustError when it is no repository, or another process changes it."""
+    def editing(self, new: bool = False, wait_seconds: float = 5.0) -> Iterator[None]:
+        """Hold the repository's lock. Raises: TrustError when it is no repository, or another process changes it.
+
+        Args:
+            wait_seconds: for that other process, such as the coordinator, which renews in less than a second.
+        """
         if not new:
             self.must_be_there()
         try:
             for folder in (self.metadata, self.targets, self.waiting):
                 folder.mkdir(parents=True, exist_ok=True)
-            with locked(self.folder / "lock", wait=False):
+            with _patiently(self.folder / "lock", wait_seconds):
                 yield
         except Locked:
             raise TrustError(
@@ -173,6 +179,21 @@ class Pages:
         place = self.targets / _place(path, entry)
         place.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(place, content)
+
+
+@contextmanager
+def _patiently(lock: Path, wait_seconds: float) -> Iterator[None]:
+    end = time.monotonic() + wait_seconds
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(lock, wait=False))
+                break
+            except Locked:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(_AGAIN_SECONDS)
+        yield
 
 
 def above(role: str) -> str:
