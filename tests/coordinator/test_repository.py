@@ -15,7 +15,7 @@ import pytest
 import urllib3
 
 from deskgrid.coordinator.problems import Refusal
-from deskgrid.coordinator.repository import PART_BYTES, Part, RepositoryFiles, part_of
+from deskgrid.coordinator.repository import PART_BYTES, TRANSPORT, Part, RepositoryFiles, part_of
 from deskgrid.images.chunks.source import Origin, open_source
 from deskgrid.images.trust.client import Trusted
 from deskgrid.images.trust.source import HttpSource
@@ -244,3 +244,59 @@ def test_many_at_once_get_what_they_asked_for(here: Service, lab: Lab) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(fetch, range(24)))
+
+
+class Wire:
+    """A connection to a client that takes nothing."""
+
+    def __init__(self) -> None:
+        self.cut = False
+
+    def is_closing(self) -> bool:
+        return self.cut
+
+    def abort(self) -> None:
+        self.cut = True
+
+
+def test_a_client_that_takes_nothing_is_cut_off_and_its_place_is_free_again(lab: Lab) -> None:
+    async def story() -> None:
+        files, wire, parts = RepositoryFiles(lab.web, part_seconds=0.05), Wire(), list[object]()
+
+        async def send(message: dict[str, object]) -> None:
+            if message["type"] == "http.response.body":
+                parts.append(message)
+                await asyncio.Event().wait()
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.disconnect"}
+
+        scope = {"path": f"/repository/einstein/packs/ab/{PACK}", "method": "GET", "headers": [], TRANSPORT: wire}
+        await files(scope, receive, send)
+        assert (wire.cut, len(parts), files.long) == (True, 1, 0)
+        await files(scope, receive, send)  # a connection that is closed already gets nothing
+        assert (len(parts), files.long) == (1, 0)
+        files.close()
+
+    asyncio.run(story())
+
+
+def test_a_repository_that_cannot_be_read_is_503(lab: Lab, tmp_path: Path) -> None:
+    async def story() -> None:
+        files = RepositoryFiles(tmp_path / ("x" * 300))
+
+        async def nobody(*said: object) -> dict[str, object]:
+            raise AssertionError
+
+        with pytest.raises(Refusal) as refused:
+            await files({"path": "/repository/metadata/x.json", "method": "GET", "headers": []}, nobody, nobody)
+        assert refused.value.status == 503
+        files.close()
+
+    asyncio.run(story())
+
+
+def test_without_a_repository_nothing_is_there(tmp_path: Path) -> None:
+    with service(tmp_path / "state") as here:
+        answer = get(here, "metadata/timestamp.json")
+        assert problem((answer.status, answer.data)) == (404, "not-found")
