@@ -30,6 +30,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hold_seconds: how long a report may be held open. sense_seconds: how often presence is read with VMs
     here. sense_seconds_at_rest: the same without VMs.
     local: the socket where accounts of this computer are heard; none: in /run/deskgrid if it may, else in `state`.
+    neighbour_port: where desktops of the same subnet ask for parts of images, if the policy says `neighbours`; 0: a free
+    port.
     policy_folder: folder of grid.toml, group.toml and desktop.toml. policy: the desktop's layer, if it has no file.
     """
 
@@ -47,6 +49,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sense_seconds: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
     sense_seconds_at_rest: Annotated[float, msgspec.Meta(gt=0, le=60)] = 5.0
     local: Path | None = None
+    neighbour_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     policy_folder: Path = POLICY_FOLDER
     policy: PolicyTable = PolicyTable()
 
