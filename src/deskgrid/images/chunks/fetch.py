@@ -128,10 +128,10 @@ class Fetcher:
             progress((done + 1) / len(batches))
 
     def batches(self, boot_only: bool = False) -> Iterator[tuple[int, set[int]]]:
-        """All that the image needs in the order in which to fetch it, as (number of the pack, blobs)."""
+        """All that the image needs and lacks now in the order in which to fetch it, as (number of the pack, blobs)."""
         order = published.boot_order(self._image.manifest)
         pieces = order if boot_only else (*order, *range(len(self._image.table.packs)))
-        seen: list[set[int]] = [set() for _ in self._image.manifest.packs]
+        seen = [self._store.held(pack.name) for pack in self._image.manifest.packs]
         last, batch = HOLE, set[int]()
         for piece in pieces:
             pack, blob = self._image.table.packs[piece], self._image.table.blobs[piece]
