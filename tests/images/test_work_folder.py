@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.work_folder import KEPT_SECONDS, TREE, clean, finish, tree_is_whole
+from deskgrid.images.work_folder import KEPT_SECONDS, TREE, clean, finish, leave, tree_is_whole
 
 
 @pytest.fixture
@@ -22,6 +22,21 @@ def test_a_whole_tree_of_the_same_recipe_stays_and_nothing_beside_it(work: Path)
     tree_is_whole(work, "key")
     assert clean(work, "key")
     assert sorted(path.name for path in work.iterdir()) == ["tree.key", TREE]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder away")
+def test_what_another_account_could_have_changed_is_not_used(work: Path) -> None:
+    tree_is_whole(work, "key")
+    os.chown(work, 61999, 61999)
+    assert not clean(work, "key")
+    assert not work.exists()
+
+
+def test_what_a_failed_build_leaves_is_the_builders_alone(work: Path) -> None:
+    tree_is_whole(work, "key")
+    leave(work, "key")
+    assert work.stat().st_mode & 0o777 == 0o700
+    assert clean(work, "key")
 
 
 def test_a_tree_that_was_not_finished_is_removed(work: Path) -> None:

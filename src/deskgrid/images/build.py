@@ -144,15 +144,15 @@ def _build(loaded: Loaded, images: Path, cache: Path | None, progress: Progress,
         )
     tools = trees.provide(trees.TOOL_TREE, _part(progress, 0.0, 0.3), cache=cache)
     try:
+        own_folder(work, tools.account)
         if not kept:
-            own_folder(work, tools.account)
             make_tree(loaded, work / TREE, _part(progress, 0.3, 0.8))
             work_folder.tree_is_whole(work, key)
         content = _make(loaded, tools, work, _part(progress, 0.8, 0.98))
         work_folder.finish(work)
         return publish(content, work, images)
     finally:
-        work_folder.clean(work, key)
+        work_folder.leave(work, key)
 
 
 def _tree_key(loaded: Loaded) -> str:

@@ -3,8 +3,11 @@
 Rules, told first
 - Only a whole root tree stays, with the key that says what it was made from; everything else is removed.
 - It stays for six hours: after that the archive may have newer packages.
+- What stays belongs to whoever builds, not to the account that makes the disk: nobody else can put another tree there. A
+  folder that was not taken back, after a kill, is removed.
 """
 
+import os
 import shutil
 import time
 from contextlib import suppress
@@ -29,13 +32,23 @@ def clean(work: Path, key: str = "") -> bool:
     """
     with suppress(OSError):
         fresh = 0 <= time.time() - (work / _KEY).stat().st_mtime < KEPT_SECONDS
-        if key and fresh and (work / _KEY).read_text() == key and (work / TREE).is_file():
+        ours = not hasattr(os, "geteuid") or work.stat().st_uid == os.geteuid()
+        if key and ours and fresh and (work / _KEY).read_text() == key and (work / TREE).is_file():
             for path in work.iterdir():
                 if path.name not in (TREE, _KEY):
                     path.unlink()
             return True
     shutil.rmtree(work, ignore_errors=True)
     return False
+
+
+def leave(work: Path, key: str) -> None:
+    """A build ends without an image: take the folder back and clean it."""
+    with suppress(OSError):
+        if hasattr(os, "geteuid"):
+            os.chown(work, os.geteuid(), -1)
+        work.chmod(0o700)
+    clean(work, key)
 
 
 def finish(work: Path) -> None:
