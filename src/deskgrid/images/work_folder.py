@@ -3,7 +3,7 @@
 Rules, told first
 - Only a whole root tree stays, with the key that says what it was made from; everything else is removed.
 - It stays for six hours: after that the archive may have newer packages.
-- What stays belongs to whoever builds, not to the account that makes the disk: nobody else can put another tree there. A
+- What stays belongs to whoever builds, not to the account that makes the disk: nobody else can put a tree there. A
   folder that was not taken back, after a kill, is removed.
 """
 
