@@ -3,16 +3,23 @@
 import asyncio
 import fcntl
 import os
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from deskgrid.hypervisor import keeper_words as words
+from deskgrid.hypervisor.contract import Disk, VmSpec
 from deskgrid.hypervisor.keeper_disk import Begun, begin
 from deskgrid.hypervisor.keeper_place import CannotKeep
 from deskgrid.hypervisor.keeper_serving import MOST_SAID, SAID_CHARS, NotServed, Patience, Serving, shown
 from deskgrid.hypervisor.spawn import Limits
+from deskgrid.model.image import ImageRef
+from deskgrid.model.instance import InstanceData
+from deskgrid.model.lease import Size
 from deskgrid.wire.disk import DiskServer
 
 LIMITS = Limits(frozenset(os.sched_getaffinity(0)), idle_class=False)
@@ -191,3 +198,64 @@ def test_the_secret_is_in_no_argument_and_no_environment(tmp_path: Path) -> None
 
     assert story(begun, PATIENT, steps) == ("", [])
     assert begun.unsent == b""
+
+
+UNPRIVILEGED = """
+import asyncio, ctypes, os, sys, time
+from pathlib import Path
+from deskgrid.hypervisor.keeper_disk import begin
+from deskgrid.hypervisor.keeper_serving import Serving
+from deskgrid.hypervisor.spawn import Limits
+from deskgrid.wire.disk import DiskServer
+
+PROGRAM = '''
+import ctypes, os, sys
+sys.stdin.buffer.read(6)
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # like one that has a secret
+os.write(1, b'{"ready":{}}' + bytes([10]))
+sys.stdin.read()
+'''
+
+async def main():
+    limits = Limits(frozenset(os.sched_getaffinity(0)))
+    server = DiskServer((sys.executable, "-S", "-E", "-c", PROGRAM), b"secret", 1, kernel=False, initrd=False)
+    serving = Serving(begin(server, Path("/"), limits), print)
+    await serving.ready()
+    await asyncio.sleep(1.0)
+    path = Path(f"/proc/{serving.pid}/autogroup")
+    print(path.read_text().split()[-1] if path.exists() else "19")
+    await serving.end()
+
+asyncio.run(main())
+"""
+
+
+def test_without_privileges_too_one_that_lets_nobody_look_into_it_gets_the_least_share_of_the_cpu() -> None:
+    user = 61999 if os.geteuid() == 0 else None
+    done = subprocess.run(
+        [sys.executable, "-c", UNPRIVILEGED],
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("19\n", "")
+
+
+def test_a_keeper_forgets_what_opens_the_disk_and_keeps_the_rest() -> None:
+    instance = InstanceData("vm-1", "img", "desk", "host:9618", "token", "td", 1, 512)
+    server = DiskServer(("program",), b"secret", 1 << 20)
+    spec = VmSpec("vm-1", Disk(ImageRef("img", "0" * 64), served=server), Size(1, 1 << 29), instance, 1 << 30)
+    task = words.Task(spec, Path("/vms/vm-1"), "qemu", ("tcg",), True)
+    came = words.decode_task(words.encode_task(task))
+    assert came == task
+    assert b"secret" not in words.encode_task(task)  # bytes go as base64
+    kept = words.without_opening(came.spec)
+    assert kept.disk.served == DiskServer(("program",), b"", 1 << 20)
+    assert (kept.instance, kept.disk.ref) == (instance, spec.disk.ref)
+    plain = msgspec.structs.replace(spec, disk=Disk(ImageRef("img", "0" * 64), Path("/disk")))
+    assert words.without_opening(plain) is plain

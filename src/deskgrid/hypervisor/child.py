@@ -20,14 +20,13 @@ _ERROR_CHARS = 400
 
 
 class Child:
-    """One process of `spawn`. errors: the file that its stderr goes to."""
+    """One process of `spawn`. errors: the file that its stderr goes to. share: of `open_share`; -1: leave it alone."""
 
-    def __init__(self, process: subprocess.Popen[bytes], errors: int, idle_class: bool) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], errors: int, share: int) -> None:
         self.pid = process.pid
         self._process = process
         self._errors = errors
-        self._idle_class = idle_class
-        self._share = FAIR_SHARE
+        self._share_file, self._share = share, FAIR_SHARE
         self._exit = asyncio.get_running_loop().create_future()
         self._pidfd = os.pidfd_open(process.pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
@@ -57,12 +56,11 @@ class Child:
         self._set_share(LEAST_SHARE)
 
     def _set_share(self, nice: int) -> None:
-        if self._idle_class:
-            self._share = nice
-            self._try_share(nice, SHARE_TRIES)
+        self._share = nice
+        self._try_share(nice, SHARE_TRIES)
 
     def _try_share(self, nice: int, tries: int) -> None:
-        if tries and self._share == nice and not self._exit.done() and not set_share(self.pid, nice):
+        if tries and self._share == nice and not self._exit.done() and not set_share(self._share_file, nice):
             asyncio.get_running_loop().call_later(SHARE_SECONDS, self._try_share, nice, tries - 1)
 
     def keep_on(self, cores: frozenset[int], to_idle: bool) -> None:

@@ -3,6 +3,7 @@
 The rules:
 - It is this process's child and dies with it, in QEMU's cgroup, class and cores.
 - It gets the opening, which holds a SECRET, over a socket pair, and two memory files to fill with kernel and initrd.
+- Before it has the opening, what must be opened of it in /proc is: with a secret in it, it lets nobody of this account.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import msgspec
 
 from deskgrid.hypervisor.keeper_place import CannotKeep
 from deskgrid.hypervisor.keeper_words import DISK_SOCKET_NAME
-from deskgrid.hypervisor.spawn import Limits, spawn
+from deskgrid.hypervisor.spawn import Limits, open_share, spawn
 from deskgrid.wire.disk import DiskServer, environment
 
 _NO_FILE = "-"
@@ -25,7 +26,7 @@ _NO_FILE = "-"
 class Begun(msgspec.Struct):
     """A process that has begun. link: its standard input and output. unsent: the rest of its opening. SECRET.
 
-    errors: the file that its stderr goes to. kernel, initrd: memory files; -1: none. idle_class: as in `Limits`.
+    errors: the file that its stderr goes to. kernel, initrd: memory files; -1: none. share: as of `open_share`.
     """
 
     process: subprocess.Popen[bytes]
@@ -34,7 +35,7 @@ class Begun(msgspec.Struct):
     errors: int
     kernel: int
     initrd: int
-    idle_class: bool
+    share: int
 
     def close(self, what: str) -> None:
         """Give back the "kernel" or the "initrd"."""
@@ -59,11 +60,12 @@ def begin(served: DiskServer, folder: Path, limits: Limits) -> Begun:
         raise CannotKeep(f"the process that serves its disk could not be started: {error}; install it again") from error
     finally:
         theirs.close()
+    share = open_share(process.pid) if limits.idle_class else -1
     ours.setblocking(False)
     sent = 0
     with contextlib.suppress(OSError):  # One that has ended already is seen later.
         sent = ours.send(served.opening)
-    return Begun(process, ours, served.opening[sent:], errors, kernel, initrd, limits.idle_class)
+    return Begun(process, ours, served.opening[sent:], errors, kernel, initrd, share)
 
 
 def abandon(begun: Begun) -> None:

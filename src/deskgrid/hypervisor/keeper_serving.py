@@ -48,7 +48,7 @@ class Serving(Child):
 
     def __init__(self, begun: Begun, tell: Callable[[str], None], patience: Patience = PATIENCE) -> None:
         """Talk to it. tell: told each fault that it meets."""
-        super().__init__(begun.process, begun.errors, begun.idle_class)
+        super().__init__(begun.process, begun.errors, begun.share)
         self.begun = begun
         self.last_said = ""
         self._tell, self._patience = tell, patience

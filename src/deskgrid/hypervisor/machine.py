@@ -21,7 +21,7 @@ from qemu.qmp import EventListener, QMPClient, QMPError
 
 from deskgrid.hypervisor.child import Child
 from deskgrid.hypervisor.qemu_args import Handles, Machine, qemu_args
-from deskgrid.hypervisor.spawn import Limits, spawn
+from deskgrid.hypervisor.spawn import Limits, open_share, spawn
 
 STOP_SECONDS = 0.08
 """How long QEMU may take to confirm `stop` before it is stopped by a signal."""
@@ -57,9 +57,9 @@ class Qemu(Child):
     """One VM's process. Make it with `launch`."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], accelerator: str, errors: int, ports: Ports, idle_class: bool
+        self, process: subprocess.Popen[bytes], accelerator: str, errors: int, ports: Ports, share: int
     ) -> None:
-        super().__init__(process, errors, idle_class)
+        super().__init__(process, errors, share)
         self.accelerator = accelerator
         self.ports = ports
         self.events = EventListener(names={"SHUTDOWN", "BLOCK_IO_ERROR"})
@@ -159,7 +159,8 @@ async def _try(qemu: str, machine: Machine, accelerator: str, given: Given, limi
         os.close(reader)
         for _, theirs in pairs:
             theirs.close()
-    running = Qemu(process, accelerator, errors, Ports(console, channel), limits.idle_class)
+    share = open_share(process.pid) if limits.idle_class else -1
+    running = Qemu(process, accelerator, errors, Ports(console, channel), share)
     try:
         await running.greet(monitor)
     except asyncio.CancelledError:

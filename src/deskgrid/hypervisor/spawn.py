@@ -98,17 +98,29 @@ def _before_exec(parent: int, limits: Limits) -> None:
             _libc.syscall(number, 1, 0, _IOPRIO_IDLE)
 
 
-def set_share(pid: int, nice: int) -> bool:
-    """Set the weight of a process's autogroup against other sessions: LEAST_SHARE or FAIR_SHARE; needs no privilege.
+def open_share(pid: int) -> int:
+    """Open the weight of a process's autogroup, for `set_share`, before the process lets nobody look into it.
+
+    Returns: an open file; -1 on a kernel without autogroups: nice values count by themselves there.
+    """
+    try:
+        return os.open(f"/proc/{pid}/autogroup", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def set_share(share: int, nice: int) -> bool:
+    """Set that weight against other sessions: LEAST_SHARE or FAIR_SHARE; needs no privilege.
 
     Returns: false when the kernel wants it tried again in a tenth of a second (it takes few such orders).
     """
     try:
-        _say(f"/proc/{pid}/autogroup", str(nice).encode())
+        if share >= 0:
+            os.write(share, str(nice).encode())
     except BlockingIOError:
         return False
     except OSError:
-        pass  # A kernel without autogroups: nice values count by themselves.
+        pass  # It has ended.
     return True
 
 

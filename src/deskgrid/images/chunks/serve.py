@@ -161,14 +161,16 @@ class _Service:
 
 def main() -> int:
     """Serve until standard input ends. Returns: the exit code; 1 with a sentence when it can't be done."""
-    dumps, locked = forbid_dumps(), lock_everything()
     listen, *files = sys.argv[1:]
     room = LockedRoom()
     over = threading.Event()
     with ExitStack() as stack:
         stack.callback(room.wipe)
         try:
-            order, key = _take(room)
+            order = _take_order()
+            # Until now its keeper may open what it needs of this process in /proc.
+            dumps, locked = forbid_dumps(), lock_everything()
+            key = memoryview(_exactly(room(bytes(KEY_BYTES))))
             service = _Service(order, key, room, listen, stack)
             threading.Thread(target=_obey, args=(service, over), name="commands", daemon=True).start()
             for stream, handle in zip(("kernel", "initrd"), files, strict=True):
@@ -208,13 +210,12 @@ def _tell(word: Word) -> None:
         os.write(1, encode_word(word))
 
 
-def _take(room: LockedRoom) -> tuple[Order, memoryview]:
-    """Read order and key. Raises: ImageError, MsgspecError."""
+def _take_order() -> Order:
+    """Read the order. Raises: ImageError, MsgspecError."""
     length = struct.unpack(">I", _exactly(bytearray(4)))[0]
     if length > MOST_ORDER_BYTES:
         raise ImageError(f"order: got {length} bytes, expected at most {MOST_ORDER_BYTES}")
-    order = msgspec.json.decode(_exactly(bytearray(length)), type=Order)
-    return order, memoryview(_exactly(room(bytes(KEY_BYTES))))
+    return msgspec.json.decode(_exactly(bytearray(length)), type=Order)
 
 
 def _exactly(place: bytearray | memoryview) -> bytearray | memoryview:

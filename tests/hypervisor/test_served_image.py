@@ -1,0 +1,87 @@
+"""A real image, published and encrypted, comes alive on a desktop that has nothing of it yet."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from rigs import MIB, QemuRig
+from served import KEY
+
+from deskgrid.hypervisor.contract import Alive, Disk, Joined, VmSpec
+from deskgrid.images import manifest as built
+from deskgrid.images.build import images_folder
+from deskgrid.images.chunks.ahead import How
+from deskgrid.images.chunks.keys import ProjectKey
+from deskgrid.images.chunks.launch import disk_server
+from deskgrid.images.chunks.publish import Published, Source, publish
+from deskgrid.images.chunks.serve import Order
+from deskgrid.images.chunks.source import Origin
+from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.model.lease import Size
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Published]:
+    """The newest build of the demo's image, published: the server's folder, and what was published."""
+    folders = sorted(images_folder().glob("demo/*/image.json"), key=lambda path: path.stat().st_mtime)
+    if not folders:
+        pytest.skip("the demo's image is not built here; `deskgrid demo` builds it")
+    folder, web = folders[-1].parent, tmp_path_factory.mktemp("web")
+    facts = msgspec.json.decode((folder / "image.json").read_bytes(), type=built.Manifest)
+    files = (folder / "disk.raw", folder / "kernel", folder / "initrd")
+    source = Source(*files, facts.cmdline, facts.memory_bytes, (), folder.name)
+    return web, publish(source, web, ("lab", "demo", "1"), ProjectKey(KEY))
+
+
+class ImageRig(QemuRig):
+    """Its VMs run that image."""
+
+    def __init__(self, web: Path, published: Published, folder: Path) -> None:
+        self.manifest = published.manifest
+        self.store = ChunkStore(folder / "store", Limits(1 << 40, 0))
+        with self.store.admit(published.path.read_bytes()) as admitted:
+            origin = Origin(f"file://{web}")
+            order = Order(str(self.store.folder), self.store.limits, admitted.digest, (origin,), How.NOT)
+        self.server = disk_server(order, KEY, self.manifest)
+        super().__init__()
+
+    def dressed(self, spec: VmSpec) -> VmSpec:
+        disk = Disk(spec.disk.ref, cmdline=self.manifest.cmdline, served=self.server)
+        size = Size(1, max(512 * MIB, self.manifest.memory_bytes))
+        return msgspec.structs.replace(spec, disk=disk, size=size, overlay_bytes=1024 * MIB)
+
+    def close(self) -> None:
+        super().close()
+        self.store.close()
+
+
+@pytest.fixture
+def rig(image: tuple[Path, Published], tmp_path: Path) -> Iterator[ImageRig]:
+    made = ImageRig(*image, tmp_path)
+    yield made
+    made.close()
+
+
+def test_it_comes_alive_and_gets_its_instance_data_while_a_part_of_it_is_fetched(rig: ImageRig) -> None:
+    assert rig.store.used_bytes() == 0
+    began = time.monotonic()
+    vm = rig.start("obedient")
+    rig.wait(vm, Alive, 240.0)
+    took = time.monotonic() - began
+    rig.wait(vm, Joined, 240.0)
+    held, whole = rig.store.used_bytes(), rig.manifest.blob_bytes
+    print(
+        f"from an empty store: alive after {took:.1f} s; {held >> 20} of {whole >> 20} MiB fetched when it has joined"
+    )
+    assert 0 < held < whole
+    with_plain_bytes = [path for path in (rig.home / "vms" / vm).iterdir() if path.is_file()]
+    assert with_plain_bytes == []
+    assert [path.name for path in (rig.home / "vms").iterdir()] == [vm]
