@@ -2,11 +2,14 @@
 
 from datetime import timedelta
 
+import msgspec
+
 from deskgrid.coordinator.neighbours import Neighbours
-from deskgrid.model.image import ImageRef
+from deskgrid.model.image import ImageGrant, ImageRef
+from deskgrid.model.lease import Lease, Size
 from deskgrid.wire.messages import Report
 
-from .values import FREE, IMAGE, ROOM, START
+from .values import FREE, GIB, IMAGE, ROOM, START, WHY
 
 
 def report(port: int, *images: ImageRef) -> Report:
@@ -55,6 +58,16 @@ def test_who_is_forgotten_is_not_named_and_again_is_no_harm() -> None:
     known.hear("lab-1", "10.0.7.1", report(4001, IMAGE), START)
     known.hear("lab-2", "10.0.7.2", report(4002, IMAGE), START)
     assert known.of("lab-1", IMAGE, "vm-1", START) == ("http://10.0.7.2:4002",)
+
+
+def test_a_grant_names_neighbours_before_all_other_sources() -> None:
+    grant = ImageGrant("lab", "1", "0" * 64, ("https://cache",))
+    lease = Lease("vm-1", "lab-1", IMAGE, Size(1, GIB), START, START, WHY)
+    enclosed = lab().enclose(grant, lease, START)
+    assert set(enclosed.sources[:2]) == {"http://10.0.7.2:4002", "http://10.0.7.3:4003"}
+    assert enclosed.sources[2:] == ("https://cache",)
+    assert msgspec.structs.replace(enclosed, sources=grant.sources) == grant
+    assert Neighbours(120.0).enclose(grant, lease, START) == grant
 
 
 def test_public_addresses_have_no_neighbours() -> None:

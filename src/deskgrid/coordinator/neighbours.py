@@ -9,8 +9,11 @@ Rules, told first:
 
 from datetime import datetime
 
+import msgspec
+
 from deskgrid.core.neighbours import Giver, neighbours_of, subnet
-from deskgrid.model.image import ImageRef
+from deskgrid.model.image import ImageGrant, ImageRef
+from deskgrid.model.lease import Lease
 from deskgrid.wire.messages import Report
 
 
@@ -41,6 +44,11 @@ class Neighbours:
             del beside[desktop]
             if not beside:
                 del self._by_subnet[before]
+
+    def enclose(self, grant: ImageGrant, lease: Lease, now: datetime) -> ImageGrant:
+        """Put the neighbours of a lease's desktop in front of the grant's other sources."""
+        found = self.of(lease.desktop, lease.image, lease.vm_id, now)
+        return msgspec.structs.replace(grant, sources=(*found, *grant.sources)) if found else grant
 
     def of(self, desktop: str, image: ImageRef, vm_id: str, now: datetime) -> tuple[str, ...]:
         """Whom a desktop may ask for an image, as base addresses of packs; in front of all other sources."""
