@@ -30,7 +30,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hold_seconds: how long a report may be held open. sense_seconds: how often presence is read with VMs
     here. sense_seconds_at_rest: the same without VMs.
     local: the socket where accounts of this computer are heard; none: in /run/deskgrid if it may, else in `state`.
-    neighbour_port: where desktops of its subnet ask for parts of images, if the policy says `neighbours`; 0: any free one.
+    neighbour_port: where desktops of its subnet ask for parts of images, if the policy says `neighbours`; 0: any free.
     policy_folder: folder of grid.toml, group.toml and desktop.toml. policy: the desktop's layer, if it has no file.
     """
 
