@@ -1,5 +1,6 @@
 """Machines of the scientific and the BOINC image in a real pool: what a researcher asks for works in them."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,6 @@ queue
 JOB = """\
 #!/bin/sh
 set -e
-export HOME=$PWD OMPI_MCA_plm_rsh_agent=
 cat > x.f90 << END
 program x
 use mpi
@@ -66,9 +66,10 @@ def open_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def member(name: str, folder: Path) -> Iterator[tuple[Machine, EmbeddedPool]]:
-    """A machine of a ready recipe that has joined a pool of its own."""
-    built = build(RECIPES / f"{name}.toml")
+def member(recipe: Path, folder: Path) -> Iterator[tuple[Machine, EmbeddedPool]]:
+    """A machine of a recipe that has joined a pool of its own."""
+    built = build(recipe)
+    name = built.ref.name
     with EmbeddedPool.start(trees.provide(), folder / "pool", HeadSettings(cycle_seconds=1)) as pool:
         own_folder(pool.jobs, service_account())
         machine = Machine(built, direct=True, console=folder / "console")
@@ -91,7 +92,7 @@ def member(name: str, folder: Path) -> Iterator[tuple[Machine, EmbeddedPool]]:
 
 
 def test_a_job_compiles_and_calculates_in_the_scientific_image(open_folder: Path) -> None:
-    with member("scientific", open_folder) as (machine, pool):
+    with member(RECIPES / "scientific.toml", open_folder) as (machine, pool):
         for name, text in (("job.sh", JOB), ("job.sub", SUBMIT)):
             (pool.jobs / name).write_text(text)
             (pool.jobs / name).chmod(0o755)
@@ -104,10 +105,23 @@ def test_a_job_compiles_and_calculates_in_the_scientific_image(open_folder: Path
         assert machine.hear(Left).cause == "asked"
 
 
-def test_the_startd_of_the_boinc_image_starts_the_filler_which_says_that_it_has_no_project(open_folder: Path) -> None:
-    with member("boinc", open_folder) as (machine, pool):
-        argv = ["condor_status", "-af", "Name", "boinc_state"]
-        until(lambda: "no project" in pool.command(argv).stdout, 120)
+def test_the_boinc_client_works_in_its_image_and_is_held_while_a_job_runs(open_folder: Path, tmp_path: Path) -> None:
+    """Its project is nobody's address: what can be tried without the internet."""
+    recipe = tmp_path / "filler.toml"
+    place = os.path.relpath(RECIPES.resolve() / "boinc.toml", tmp_path)
+    words = [f'from = "{place}"', 'name = "filler"', "[[files]]", 'source = "project"']
+    recipe.write_text("\n".join([*words, 'to = "/etc/deskgrid-boinc/project"', ""]))
+    (tmp_path / "project").write_text('URL="http://10.0.2.2:1/nobody/"\nKEY="0123456789abcdef"\n')
+    with member(recipe, open_folder) as (machine, pool):
+        seen = ["condor_status", "-af", "Name", "boinc_state"]
+        until(lambda: "works" in pool.command(seen).stdout, 120)
+        for name, text in (("job.sh", "#!/bin/sh\nsleep 300\n"), ("job.sub", SUBMIT.replace("scientific", "filler"))):
+            (pool.jobs / name).write_text(text)
+            (pool.jobs / name).chmod(0o755)
+        assert pool.command(["condor_submit", "job.sub"], cwd=pool.jobs).ok
+        until(lambda: "held for a job" in pool.command(seen).stdout, 120)
+        assert pool.command(["condor_rm", "-all"]).ok
+        until(lambda: "works" in pool.command(seen).stdout, 120)
         machine.say(Leave())
         assert machine.hear(Left).cause == "asked"
 
