@@ -6,6 +6,7 @@ from collections import Counter
 import msgspec
 
 from deskgrid.coordinator import membership, records
+from deskgrid.coordinator.catalogue import FixedCatalogue
 from deskgrid.coordinator.coordinator import Coordinator, Loaded
 from deskgrid.coordinator.cycle import Cycle
 from deskgrid.coordinator.database import Database, open_database
@@ -28,25 +29,25 @@ class Head:
         self.office: Coordinator | None = None
         self.cycle: Cycle | None = None
         self.restarts = 0
+        self.images: list[ImageFacts] = []
         self._database: Database | None = None
         self._answering: set[asyncio.Task[Answer]] = set()
 
     def enrol(self, names: list[str], images: list[ImageFacts]) -> None:
-        """Make desktops members and offer images."""
+        """Make desktops members. images: on offer from now on."""
         database, now = open_database(self.settings.database_url), self.clock.now()
         with database.begin() as connection:
             token, _ = membership.make_token(connection, 3600, len(names), "operator", now)
             for name in names:
                 membership.enrol(connection, Enrol(token, name), now)
-            for facts in images:
-                records.offer_image(connection, facts, now)
         database.close()
+        self.images = images
 
     def begin(self) -> None:
         """Start the service."""
         self._database = open_database(self.settings.database_url)
         loaded = Loaded(self._database, self.clock.now())
-        self.office = Coordinator(self.settings, self.pool, self.clock.now, loaded)
+        self.office = Coordinator(self.settings, self.pool, self.clock.now, loaded, FixedCatalogue(*self.images))
         self.office.forget_ended()
         self.cycle = Cycle(self.office)
 

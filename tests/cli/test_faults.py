@@ -119,7 +119,6 @@ def test_an_unknown_desktop_vm_job_or_image_is_exit_code_5(deskgrid: Command, of
         (["vm", "end", "vm-9"], "No virtual machine vm-9 is here now."),
         (["story", "vm-9"], "No virtual machine vm-9 was ever ordered here."),
         (["why", "job", "9.0"], "HTCondor knows no job 9.0; it may have left the queue."),
-        (["coordinator", "withdraw", "nothing"], "No image named nothing is on offer."),
     ):
         said = deskgrid(*argv, "--settings", office.settings)
         assert (said.code, said.sentence) == (Exit.ABSENT, sentence)
@@ -154,7 +153,6 @@ def test_a_hostile_name_is_refused_before_anybody_is_asked(deskgrid: Command, of
         ["story", name],
         ["why", "desktop", name],
         ["why", "job", name],
-        ["coordinator", "withdraw", name],
     ):
         said = deskgrid(*argv, "--settings", office.settings)
         assert said.code == Exit.WRONG
@@ -188,12 +186,6 @@ def test_a_port_that_is_taken_is_one_sentence(deskgrid: Command, tmp_path: Path)
 
 
 # -- the rest -------------------------------------------------------------------------------------------------
-
-
-def test_an_image_that_does_not_exist_cannot_be_offered(deskgrid: Command, office: Office, tmp_path: Path) -> None:
-    said = deskgrid("coordinator", "offer", tmp_path / "demo" / ("0" * 64), "--settings", office.settings)
-    assert said.code == Exit.NO
-    assert "can't be read: No such file or directory; build or copy it again" in said.sentence
 
 
 def test_a_folder_without_images_is_an_empty_list(deskgrid: Command, tmp_path: Path) -> None:

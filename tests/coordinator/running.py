@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import urllib3
 
+from deskgrid.coordinator.catalogue import FixedCatalogue
 from deskgrid.coordinator.client import OperatorClient
 from deskgrid.coordinator.service import Ready, run
 from deskgrid.coordinator.settings import CoordinatorSettings
@@ -28,7 +29,8 @@ def now() -> datetime:
 class Service:
     """A service that runs."""
 
-    def __init__(self, at: Ready, state: Path, pool: FakePool) -> None:
+    def __init__(self, at: Ready, state: Path, pool: FakePool, catalogue: FixedCatalogue) -> None:
+        self.offer = catalogue.offer
         self.at, self.state, self.pool = at, state, pool
         self.operator = OperatorClient(at.url, state)
         self.http = urllib3.PoolManager(ca_certs=str(state / "ca.pem"), retries=False, maxsize=8, timeout=20)
@@ -84,14 +86,15 @@ def service(state: Path, pool: FakePool | None = None, **more: object) -> Iterat
     """Run a service from here to there."""
     pool = pool or FakePool(now)
     chosen = msgspec.structs.replace(settings(state), **{"cycle_seconds": 0.1, **more})
+    catalogue = FixedCatalogue()
     came: queue.Queue[Ready | BaseException] = queue.Queue()
-    thread = threading.Thread(target=_run, args=(chosen, pool, came))
+    thread = threading.Thread(target=_run, args=(chosen, pool, came, None if "images" in more else catalogue))
     thread.start()
     at = came.get(timeout=20)
     if isinstance(at, BaseException):
         thread.join()
         raise at
-    running = Service(at, state, pool)
+    running = Service(at, state, pool, catalogue)
     try:
         yield running
     finally:
@@ -102,9 +105,14 @@ def service(state: Path, pool: FakePool | None = None, **more: object) -> Iterat
         assert not thread.is_alive()
 
 
-def _run(chosen: CoordinatorSettings, pool: FakePool, came: "queue.Queue[Ready | BaseException]") -> None:
+def _run(
+    chosen: CoordinatorSettings,
+    pool: FakePool,
+    came: "queue.Queue[Ready | BaseException]",
+    catalogue: FixedCatalogue | None,
+) -> None:
     try:
-        run(chosen, pool, came.put)
+        run(chosen, pool, came.put, catalogue=catalogue)
     except BaseException as error:
         came.put(error)
 

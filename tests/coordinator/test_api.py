@@ -19,12 +19,11 @@ from deskgrid.coordinator.client import NoAnswer, OperatorClient, Refused
 from deskgrid.coordinator.service import ServiceError
 from deskgrid.coordinator.trust import fingerprint
 from deskgrid.model.desktop import VmReport, VmState
-from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.wire.messages import Enrol
 from tests.waiting import SOON_SECONDS, eventually
 
 from .running import HttpsDesktop, Service, context, now, problem, service
-from .values import BUSY, FACTS, FULL, GIB
+from .values import BUSY, FACTS, FULL
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def showing(order, state: VmState = VmState.RUNNING) -> VmReport:
 
 def started(here: Service, desk: HttpsDesktop):
     """Offer an image, let a job wait, and report until there is an order."""
-    here.operator.offer_image(FACTS)
+    here.offer(FACTS)
     here.pool.submit("its-sl6")
     for _ in range(100):
         here.pool.negotiate()
@@ -99,7 +98,7 @@ def test_nothing_older_than_tls_1_2_is_spoken(shared: Service) -> None:
 
 
 def test_a_job_becomes_an_order_at_once_in_a_held_report(here: Service, desk: HttpsDesktop) -> None:
-    here.operator.offer_image(FACTS)
+    here.offer(FACTS)
     desk.say()
     here.pool.submit("its-sl6")
     threading.Timer(0.3, here.pool.negotiate).start()
@@ -197,7 +196,7 @@ def test_the_operators_requests_need_the_operators_token(here: Service, desk: Ht
     for path in ("status", "desktops", "vms", "leases", "events", "images", "story/x", "why/job/1.0", "why/desktop/x"):
         answer = here.http.request("GET", f"{here.at.url}/v1/{path}", headers={"Authorization": desk.bearer})
         assert problem((answer.status, answer.data))[0] == 401
-    for path in ("tokens", "images", "desktop/desk-1/revoke", "vm/x/end", "image/x/withdraw"):
+    for path in ("tokens", "desktop/desk-1/revoke", "vm/x/end"):
         assert problem(here.post(f"/v1/{path}", b"{}", Authorization=desk.bearer))[0] == 401
 
 
@@ -315,9 +314,7 @@ def test_questions_about_what_is_not_there_get_a_sentence(shared: Service) -> No
         (lambda: operator.why_job("12"), "bad-job"),
         (lambda: operator.why_job("99.0"), "job-unknown"),
         (lambda: operator.revoke("nobody"), "desktop-unknown"),
-        (lambda: operator.withdraw_image("none"), "image-unknown"),
         (lambda: operator.make_token(uses=0), "bad-limits"),
-        (lambda: operator.offer_image(ImageFacts(ImageRef("x", "a" * 64), 1 << 60, GIB)), "bad-image"),
         (lambda: operator.leases(limit=-1), "bad-number"),
     ):
         with pytest.raises(Refused) as refused:
@@ -330,15 +327,6 @@ def test_why_says_when_htcondor_cannot_be_asked(here: Service) -> None:
     here.pool.faults.unreachable = True
     answer = here.operator.why_job("1.0")
     assert (answer.reason.name, answer.reason.reading) == ("pool-unknown", "fake pool: no answer")
-
-
-def test_an_image_that_is_withdrawn_is_offered_no_more(shared: Service, shared_desk: HttpsDesktop) -> None:
-    shared.operator.offer_image(FACTS)
-    newer = msgspec.structs.replace(FACTS, ref=ImageRef("its-sl6", "b" * 64))
-    shared.operator.offer_image(newer)
-    assert shared.operator.images() == [newer]
-    shared.operator.withdraw_image("its-sl6")
-    assert shared.operator.images() == []
 
 
 def test_a_second_coordinator_on_the_same_state_folder_does_not_start(shared: Service) -> None:

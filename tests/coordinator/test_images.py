@@ -4,7 +4,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings
 from deskgrid.wire.messages import Order
+from tests.waiting import SOON_SECONDS, eventually
 
 from .lab import Lab
 from .running import HttpsDesktop, Service, now, service
@@ -38,21 +39,13 @@ def here(tmp_path: Path, lab: Lab) -> Iterator[Service]:
         yield running
 
 
-def until(holds: Callable[[], object]) -> None:
-    """Wait until it holds."""
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def on_offer(here: Service) -> dict[str, str]:
     return {v.image: v.version for v in here.operator.catalogue().versions if v.offered}
 
 
 def ordered(here: Service, desk: HttpsDesktop, image: str = "search") -> Order:
     here.pool.submit(image)
-    end = time.monotonic() + 30
+    end = time.monotonic() + SOON_SECONDS
     while time.monotonic() < end:
         here.pool.negotiate()
         if orders := desk.say(wait_seconds=0.2).orders:
@@ -124,20 +117,20 @@ def test_a_revocation_ends_the_vm_in_the_report_that_is_held(here: Service, lab:
 
 def test_an_image_that_waits_says_who_has_to_sign_and_is_offered_as_soon_as_they_have(here: Service, lab: Lab) -> None:
     lab.propose(SEARCH)
-    until(lambda: here.operator.catalogue().versions)
+    eventually(lambda: here.operator.catalogue().versions)
     answer = why(here, "search")
     assert answer.reason.name == "image-unsigned"
     assert "einstein/search/1.0 waits for the signature of paul (" in answer.reason.sentence
     assert why(here, "seti").reason.name == "image-unknown"
     lab.grid.approve(Version("einstein", "search", "1.0"))
-    until(lambda: on_offer(here) == {"search": "1.0"})
+    eventually(lambda: on_offer(here) == {"search": "1.0"})
 
 
 def test_an_image_without_its_key_is_not_offered_and_says_so(here: Service, lab: Lab) -> None:
     lab.publish(SEARCH)
-    until(lambda: on_offer(here))
+    eventually(lambda: on_offer(here))
     (lab.keys / "einstein.key").rename(lab.folder / "aside")
-    until(lambda: not on_offer(here))
+    eventually(lambda: not on_offer(here))
     answer = why(here, "search")
     assert answer.reason.name == "image-keyless"
     assert "einstein.key: No such file" in answer.reason.sentence
@@ -156,7 +149,7 @@ def test_the_list_tells_of_each_version_who_has_it_who_runs_it_and_who_waits(her
         found = here.operator.catalogue().versions
         return [(v.version, v.offered, v.latest, v.held_by, v.running, v.wanted) for v in found]
 
-    until(lambda: told() == [("1.0", False, False, 0, 0, 0), ("2.0", True, True, 1, 1, 5)])
+    eventually(lambda: told() == [("1.0", False, False, 0, 0, 0), ("2.0", True, True, 1, 1, 5)])
     assert {name.split(" ")[0] for name in here.operator.catalogue().versions[0].signers} == {"rita", "paul"}
     assert here.operator.images()[0].version == "2.0"
 
@@ -165,15 +158,15 @@ def test_of_two_projects_with_one_name_the_first_keeps_it_also_after_a_restart(t
     lab.publish("einstein/search/1.0")
     lab.publish("einstein/plain/1.0")
     with service(tmp_path / "state", images=lab.settings) as here:
-        until(lambda: on_offer(here) == {"search": "1.0", "plain": "1.0"})
+        eventually(lambda: on_offer(here) == {"search": "1.0", "plain": "1.0"})
         lab.second_project("archive")  # by name it would come first
         lab.publish("archive/search/7.0")
-        until(lambda: len(here.operator.catalogue().versions) == 3)
+        eventually(lambda: len(here.operator.catalogue().versions) == 3)
         assert on_offer(here) == {"search": "1.0", "plain": "1.0"}
         (problem,) = here.operator.status().image_problems
         assert "image archive/search: The name search belongs to project einstein" in problem
     with service(tmp_path / "state", images=lab.settings) as again:
-        until(lambda: on_offer(again) == {"search": "1.0", "plain": "1.0"})
+        eventually(lambda: on_offer(again) == {"search": "1.0", "plain": "1.0"})
 
 
 def test_a_restart_loses_nothing_a_vm_runs_on_and_one_that_is_ordered_gets_its_key_again(
@@ -190,7 +183,7 @@ def test_a_restart_loses_nothing_a_vm_runs_on_and_one_that_is_ordered_gets_its_k
         desk.service = other.service = again
         (kept,) = desk.say(showing(runs)).orders
         assert kept.lease.vm_id == runs.lease.vm_id
-        until(lambda: [o.lease.vm_id for o in other.say().orders] == [waits.lease.vm_id])
+        eventually(lambda: [o.lease.vm_id for o in other.say().orders] == [waits.lease.vm_id])
         (order,) = other.say().orders
         assert order.image == waits.image
 
@@ -200,17 +193,17 @@ def test_a_repository_that_breaks_takes_nothing_away_and_is_told_of(here: Servic
     desk = here.enrol("desk-1")
     order = ordered(here, desk)
     lab.web.rename(lab.folder / "away")
-    until(lambda: here.operator.status().image_problems)
+    eventually(lambda: here.operator.status().image_problems)
     assert "there is none" in here.operator.status().image_problems[0]
     assert on_offer(here) == {"search": "1.0"}
     assert desk.say(showing(order)).orders != ()
     (lab.folder / "away").rename(lab.web)
-    until(lambda: here.operator.status().image_problems == ())
+    eventually(lambda: here.operator.status().image_problems == ())
 
 
 def test_without_a_repository_no_image_is_on_offer_and_the_status_says_why(tmp_path: Path) -> None:
     with service(tmp_path / "state", images=ImageSettings()) as here:
-        until(lambda: here.operator.status().image_problems)
+        eventually(lambda: here.operator.status().image_problems)
         assert here.operator.status().image_problems == ("no image is on offer, since images.repository is not set",)
         assert here.operator.catalogue().versions == ()
         assert why(here, "search").reason.name in ("image-unknown", "no-cycle-yet")
@@ -220,6 +213,6 @@ def test_a_repository_that_comes_later_is_taken_up(tmp_path: Path, lab: Lab) -> 
     lab.publish(SEARCH)
     shutil.move(lab.web, lab.folder / "away")
     with service(tmp_path / "state", images=lab.settings) as here:
-        until(lambda: here.operator.status().image_problems)
+        eventually(lambda: here.operator.status().image_problems)
         shutil.move(lab.folder / "away", lab.web)
-        until(lambda: on_offer(here) == {"search": "1.0"})
+        eventually(lambda: on_offer(here) == {"search": "1.0"})

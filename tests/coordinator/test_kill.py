@@ -20,7 +20,7 @@ from deskgrid.model.desktop import Transition, VmReport, VmState
 from deskgrid.wire.messages import Answer, Enrol, Enrolled
 
 from .running import now
-from .values import FACTS, FREE, FULL, GIB, ROOM
+from .values import FREE, FULL, GIB, ROOM
 
 pytestmark = pytest.mark.slow
 
@@ -28,8 +28,10 @@ PROGRAM = """
 import sys, threading, time
 from pathlib import Path
 import msgspec
+from deskgrid.coordinator.catalogue import FixedCatalogue
 from deskgrid.coordinator.service import run, utc_now
 from deskgrid.coordinator.settings import CoordinatorSettings
+from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.pool.fake import FakePool
 
 class Crowded(FakePool):
@@ -41,7 +43,8 @@ class Crowded(FakePool):
 pool = Crowded(utc_now)
 pool.submit("its-sl6", 1000)
 settings = CoordinatorSettings(state_dir=Path(sys.argv[1]), port=int(sys.argv[2]), cycle_seconds=0.05)
-run(settings, pool, lambda at: print(at.url, flush=True))
+facts = ImageFacts(ImageRef("its-sl6", "a" * 64), 1 << 29, 4 << 30)
+run(settings, pool, lambda at: print(at.url, flush=True), catalogue=FixedCatalogue(facts))
 """
 
 
@@ -137,7 +140,6 @@ def test_killed_in_the_middle_of_traffic_and_started_again_it_has_lost_nothing_t
     state = tmp_path / "state"
     victim = Victim(state)
     operator = OperatorClient(victim.url, state)
-    operator.offer_image(FACTS)
     token = operator.make_token(uses=4).token
     peers = [Peer(victim.url, state, f"desk-{i}", token) for i in range(4)]
     try:

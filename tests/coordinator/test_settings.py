@@ -43,6 +43,20 @@ def test_a_file_names_only_what_differs(tmp_path: Path) -> None:
     assert chosen.database_url == "sqlite:////srv/deskgrid/coordinator.sqlite"
 
 
+def test_the_images_come_from_a_repository_with_keys_beside_it(tmp_path: Path) -> None:
+    text = """
+    [images]
+    repository = "/srv/images"
+    online_key = "/etc/deskgrid/online"
+    online_password_file = "/etc/deskgrid/online.password"
+    keys = "/etc/deskgrid/project-keys"
+    sources = ["http://cache.example.org/images"]
+    """
+    chosen = read_settings(written(tmp_path, text)).images
+    assert (chosen.repository, chosen.keys) == (Path("/srv/images"), Path("/etc/deskgrid/project-keys"))
+    assert (chosen.sources, chosen.renew_seconds) == (("http://cache.example.org/images",), 300.0)
+
+
 def test_all_faults_of_a_file_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
     text = """
     prot = 1
@@ -79,6 +93,12 @@ def test_all_faults_of_a_file_are_told_at_once_with_their_paths(tmp_path: Path) 
         ("[plan]\n[[plan.sizes]]\ncpus = 1\nmemory_bytes = 1", "plan.sizes[0].memory_bytes: got 1"),
         ('[guest]\ncollector = "here"', "guest: collector: got 'here', expected \"host:port\""),
         ('[guest]\ntrust_domain = "a b"', "guest: trust_domain: got 'a b'"),
+        ('[images]\nkeys = "/k"', "images: keys: got /k without repository, expected both"),
+        ('[images]\nrepository = "/r"\nkeys = "/r/keys"', "images: keys: got /r/keys, expected a place outside"),
+        ('[images]\nrepository = "/r"\nonline_key = "/k"', "images: online_password_file: missing"),
+        ('[images]\nsources = ["ftp://x"]', "images: sources: got 'ftp://x', expected http://… or https://…"),
+        ('[images]\nsources = ["http://a:b@x"]', "images: sources: got 'http://a:b@x'"),
+        ("[images]\nrenew_seconds = 1", "images.renew_seconds: "),
     ],
 )
 def test_settings_that_would_defeat_each_other_are_refused(tmp_path: Path, text: str, told: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.coordinator import membership, records
+from deskgrid.coordinator.catalogue import FixedCatalogue
 from deskgrid.coordinator.coordinator import Coordinator, Loaded
 from deskgrid.coordinator.cycle import Cycle
 from deskgrid.coordinator.database import open_database
@@ -53,8 +54,11 @@ def settings(state: Path, **more: object) -> CoordinatorSettings:
 class Office:
     """A coordinator with its cycle, its pool and its clock."""
 
-    def __init__(self, part: Coordinator, pool: FakePool, clock: Clock) -> None:
+    def __init__(
+        self, part: Coordinator, pool: FakePool, clock: Clock, catalogue: FixedCatalogue | None = None
+    ) -> None:
         self.part, self.pool, self.clock = part, pool, clock
+        self.catalogue = catalogue or FixedCatalogue()
         self.cycles = Cycle(part)
 
     async def cycle(self, seconds: float = 5.0) -> None:
@@ -73,8 +77,8 @@ class Office:
 
     async def offer(self, facts: ImageFacts = FACTS) -> None:
         """An image on offer."""
-        await self.part.recorder.call(lambda c: records.offer_image(c, facts, self.clock()))
-        self.part.images[facts.ref.name] = facts
+        self.catalogue.offer(facts)
+        await self.part.offering.refresh(self.clock(), 10.0)
 
     async def lease(self, vm_id: str) -> records.LeaseRecord:
         """What is recorded of a lease."""
@@ -151,10 +155,11 @@ async def office(
     pool = pool or FakePool(clock)
     chosen = change(settings(state))
     database = open_database(chosen.database_url)
-    part = Coordinator(chosen, pool, clock, Loaded(database, clock(), forget_delays=(0.01,) * 20))
+    catalogue = FixedCatalogue()
+    part = Coordinator(chosen, pool, clock, Loaded(database, clock(), forget_delays=(0.01,) * 20), catalogue)
     part.forget_ended()
     try:
-        yield Office(part, pool, clock)
+        yield Office(part, pool, clock, catalogue)
     finally:
         await part.close()
         database.close()

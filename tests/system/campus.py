@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.agent.status import Status, read_status
+from deskgrid.coordinator.catalogue import FixedCatalogue
 from deskgrid.coordinator.client import OperatorClient
 from deskgrid.coordinator.service import Ready, run
 from deskgrid.coordinator.settings import CoordinatorSettings
@@ -89,7 +90,6 @@ class Campus:
         assert isinstance(at, Ready), at
         self.at = at
         self.client = OperatorClient(at.url, self.state)
-        self.client.offer_image(image)
         self._ended = threading.Event()
         self._startds = threading.Thread(target=self._live_as_startds, daemon=True)
         self._startds.start()
@@ -145,7 +145,7 @@ class Campus:
             plan=PlanSettings(lease_seconds=120, stale_seconds=20, sizes=(Size(1, 256 * MIB),), backoff_seconds=1),
         )
         try:
-            run(settings, self.pool, self._ready.put, self.now)
+            run(settings, self.pool, self._ready.put, self.now, FixedCatalogue(self.image))
         except BaseException as error:
             self._ready.put(error)
 

@@ -1,6 +1,5 @@
 """`deskgrid coordinator`: run the service, make enrolment tokens, see the whole."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +8,6 @@ from deskgrid.cli.office import DEFAULT, Json, Settings, load, office
 from deskgrid.cli.output import Exit, Failed, ago, sentence, show_json, size, tell
 from deskgrid.coordinator.service import Ready, ServiceError
 from deskgrid.coordinator.service import run as run_service
-from deskgrid.model.names import name as check_name
 from deskgrid.pool.tools import CondorPool
 
 app = typer.Typer(help="The service beside HTCondor's central manager.", no_args_is_help=True)
@@ -71,22 +69,3 @@ def token(
         show_json({"text": text, "id": made.id, "expires_at": made.expires_at, "uses": made.uses})
     else:
         typer.echo(text)
-
-
-@app.command()
-def offer(
-    folder: Annotated[Path, typer.Argument(help="Folder of a built image, as `deskgrid image build` prints it.")],
-    settings: Settings = DEFAULT,
-) -> None:
-    """Offer a built image to jobs, under its name."""
-    from deskgrid.images.store import facts_of
-
-    with office(settings) as client:
-        tell(client.offer_image(facts_of(folder)).sentence)
-
-
-@app.command()
-def withdraw(name: str, settings: Settings = DEFAULT) -> None:
-    """Offer an image no longer; VMs of it that run go on."""
-    with office(settings) as client:
-        tell(client.withdraw_image(check_name("image name", name)).sentence)

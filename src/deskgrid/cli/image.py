@@ -41,7 +41,7 @@ def build_image(
         )
         return
     tell(f"{built.ref.name} {built.ref.digest[:12]} {'built' if built.fresh else 'was built before'}: {built.folder}")
-    tell(f"to offer it to jobs: deskgrid coordinator offer {built.folder}", soft_wrap=True)
+    tell(f"to offer it to jobs, publish and sign it: deskgrid image publish {built.folder} … (docs/trust.md)")
 
 
 @app.command("list")

@@ -118,14 +118,6 @@ class OperatorClient:
         """A new enrolment token, with the fingerprint that goes with it."""
         return self._post("/v1/tokens", MakeToken(lifetime_seconds, uses), MadeToken)
 
-    def offer_image(self, facts: ImageFacts) -> Done:
-        """Offer an image to jobs."""
-        return self._post("/v1/images", facts, Done)
-
-    def withdraw_image(self, name: str) -> Done:
-        """Offer an image no longer."""
-        return self._post(f"/v1/image/{quote(name, safe='')}/withdraw", Because(), Done)
-
     def revoke(self, desktop: str, reason: str = "") -> Done:
         """Take a desktop's membership away."""
         return self._post(f"/v1/desktop/{quote(desktop, safe='')}/revoke", Because(reason), Done)

@@ -24,7 +24,6 @@ from deskgrid.coordinator.recorder import Recorder
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.signed import SignedCatalogue
 from deskgrid.core.why import View
-from deskgrid.model.image import ImageFacts
 from deskgrid.model.plan import Outcome
 from deskgrid.pool.contract import Pool
 
@@ -57,7 +56,6 @@ class Coordinator:
         self.holding = Holding(settings.max_held)
         self.members = {member.name: member for member in loaded.members}
         self.inventories = Inventories(loaded.inventories)
-        self.images = {facts.ref.name: facts for facts in loaded.images}
         self.ledger = Ledger(settings.plan.lease_seconds, settings.guest.token_seconds, Outcomes(loaded.outcomes))
         self.ledger.restore(loaded.living, loaded.gone, self.started_at)
         self.recorder = Recorder(loaded.database, self.ledger.changes, loaded.last_line)
@@ -75,10 +73,6 @@ class Coordinator:
         """Begin to take away the ads of VMs that have ended."""
         ended, self.ledger.ended = self.ledger.ended, []
         self.forgetting.begin(ended)
-
-    def on_offer(self) -> dict[str, ImageFacts]:
-        """The images on offer now, by name."""
-        return {**self.images, **self.offering.images(self.clock())}
 
     def changed(self, desktop: str) -> None:
         """The orders of a desktop changed: its report is answered now."""
@@ -121,7 +115,6 @@ class Loaded:
 
     def _read(self, connection: sa.Connection, now: datetime) -> None:
         self.members: list[Member] = records.members(connection)
-        self.images: list[ImageFacts] = records.images(connection)
         self.image_names = records.image_names(connection)
         self.inventories: list[DesktopInventory] = records.inventories(connection)
         self.living: list[LeaseRecord] = records.live_leases(connection)

@@ -49,11 +49,11 @@ class Cycle:
         _, heard = await asyncio.gather(office.offering.refresh(office.clock(), IMAGES_SECONDS), self._ask())
         now = office.clock()
         self._keep_leases(heard, now)
-        self._withdraw_revoked(now)
+        await self._withdraw_revoked(now)
         snapshot = Snapshot(
             office.fleet.desktops(),
             office.ledger.for_plan(),
-            tuple(facts for _, facts in sorted(office.on_offer().items())),
+            tuple(facts for _, facts in sorted(office.offering.images(now).items())),
             wants(heard, office.settings.plan),
             office.ledger.outcomes.all(now),
         )
@@ -93,13 +93,19 @@ class Cycle:
         office.ledger.drop_gone(now - timedelta(seconds=GONE_SECONDS))
         office.forget_ended()
 
-    def _withdraw_revoked(self, now: datetime) -> None:
+    async def _withdraw_revoked(self, now: datetime) -> None:
         """End the VMs of images that were revoked; those that can't be opened any more are not waited for."""
-        office = self._office
+        office, changed = self._office, set[str]()
         for live in office.ledger.all():
             reason = office.offering.forbids(live.lease.image, shown=live.record.shown_at is not None)
             if reason is not None and office.ledger.withdraw(live.lease.vm_id, reason, now):
-                office.changed(live.lease.desktop)
+                changed.add(live.lease.desktop)
+        try:
+            if changed:
+                await office.recorder.flush()
+        finally:  # they end also when it can't be recorded now
+            for desktop in changed:
+                office.changed(desktop)
 
     async def _ask(self) -> PoolSnapshot:
         """What HTCondor says now; nothing when it takes too long (it is then asked no second time meanwhile)."""

@@ -74,16 +74,6 @@ desktops = sa.Table(
     sa.Column("revoked_reason", sa.Text),
 )
 
-images = sa.Table(
-    "images",
-    metadata,
-    sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("memory_bytes", sa.BigInteger, nullable=False),
-    sa.Column("disk_bytes", sa.BigInteger, nullable=False),
-    sa.Column("offered_at", Utc, nullable=False),
-)
-
 image_names = sa.Table(
     "image_names",
     metadata,

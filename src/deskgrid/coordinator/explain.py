@@ -33,7 +33,7 @@ def status(office: Coordinator, fingerprint: str) -> Status:
         held_reports=len(office.holding),
         vms=len(lives),
         joined=sum(live.record.joined_at is not None for live in lives),
-        images=tuple(facts for _, facts in sorted(office.on_offer().items())),
+        images=tuple(facts for _, facts in sorted(office.offering.images(now).items())),
         ads=view.ads,
         wants=wants(view.pool, view.settings) if view.pool is not None else None,
         shortages=view.plan.shortages if view.plan is not None else (),
@@ -46,7 +46,7 @@ def status(office: Coordinator, fingerprint: str) -> Status:
 
 def images(office: Coordinator) -> ImageList:
     """All versions of all images, by name."""
-    offered = {facts.ref for facts in office.on_offer().values()}
+    offered = {facts.ref for facts in office.offering.images(office.clock()).values()}
     held = Counter(ref for known in office.fleet for ref in set(known.report.images))
     running = Counter(live.lease.image for live in office.ledger.all())
     wanted = Counter[str]()

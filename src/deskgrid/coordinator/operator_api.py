@@ -27,7 +27,6 @@ from deskgrid.coordinator.kept import Member
 from deskgrid.coordinator.problems import Refusal
 from deskgrid.coordinator.trust import Authority
 from deskgrid.coordinator.views import Because, Done, Events, Healthy, MadeToken, MakeToken
-from deskgrid.model.image import ImageFacts
 from deskgrid.model.names import BadName, name
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolError
@@ -38,7 +37,6 @@ Handler = Callable[[Request], Awaitable[object]]
 _JOB = re.compile(r"\d{1,9}\.\d{1,9}\Z")
 _WAIT_SECONDS = 60.0
 _DAYS = 86400.0
-_LARGEST = 1 << 50
 
 
 class OperatorApi:
@@ -64,8 +62,6 @@ class OperatorApi:
         }
         posts: dict[str, Handler] = {
             "/v1/tokens": self.make_token,
-            "/v1/images": self.offer_image,
-            "/v1/image/{name}/withdraw": self.withdraw_image,
             "/v1/desktop/{name}/revoke": self.revoke,
             "/v1/vm/{vm_id}/end": self.end_vm,
         }
@@ -165,31 +161,6 @@ class OperatorApi:
             lambda c: membership.make_token(c, asked.lifetime_seconds, asked.uses, OPERATOR, now)
         )
         return MadeToken(token, kept.id, kept.expires_at, kept.uses_left, self._authority.fingerprint)
-
-    async def offer_image(self, request: Request) -> object:
-        """Offer an image to jobs."""
-        facts, now = await _body(request, ImageFacts), self._office.clock()
-        if not 0 < facts.memory_bytes < _LARGEST or not 0 < facts.disk_bytes < _LARGEST:
-            raise Refusal(
-                400,
-                "bad-image",
-                f"image {facts.ref.name}: got memory_bytes {facts.memory_bytes} and disk_bytes {facts.disk_bytes}, "
-                "expected sizes of a machine.",
-            )
-        what = f"offered image {facts.ref.name} {facts.ref.digest[:12]}"
-        await self._office.recorder.call(_noted(lambda c: records.offer_image(c, facts, now), what, now))
-        self._office.images[facts.ref.name] = facts
-        return Done(f"{facts.ref.name} is on offer.")
-
-    async def withdraw_image(self, request: Request) -> object:
-        """Offer an image no longer; what runs of it goes on."""
-        image, now = _named(request, "name", "image"), self._office.clock()
-        if image not in self._office.images:
-            raise Refusal(404, "image-unknown", f"No image named {image} is on offer.")
-        what = f"withdrew image {image}"
-        await self._office.recorder.call(_noted(lambda c: records.withdraw_image(c, image), what, now))
-        self._office.images.pop(image, None)
-        return Done(f"{image} is no longer on offer; virtual machines of it that run go on.")
 
     async def revoke(self, request: Request) -> object:
         """Take a desktop's membership away: its credential is void, its VMs end."""

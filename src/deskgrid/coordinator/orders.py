@@ -76,7 +76,7 @@ def _order(office: Coordinator, live: Live, shown: bool) -> Order | None:
         return None
     if shown:
         return Order(live.lease)
-    image = office.offering.grant(live.lease.image) if live.lease.image.name not in office.images else None
+    image = office.offering.grant(live.lease.image)
     if live.token is None or isinstance(image, Reason):
         return None
     if not live.told:

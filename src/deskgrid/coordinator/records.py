@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from deskgrid.coordinator import database as db
 from deskgrid.coordinator.kept import COORDINATOR, DesktopInventory, LeaseRecord, Line, Member, TokenRecord, outcomes_of
 from deskgrid.model.desktop import Fault
-from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.image import ImageRef
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import Outcome
@@ -23,31 +23,6 @@ _Told = tuple[datetime, str, str, str]
 def members(connection: sa.Connection) -> list[Member]:
     """Every desktop that was ever enrolled."""
     return [Member(**row) for row in connection.execute(sa.select(db.desktops)).mappings()]
-
-
-def images(connection: sa.Connection) -> list[ImageFacts]:
-    """The images on offer."""
-    rows = connection.execute(sa.select(db.images).order_by(db.images.c.name)).mappings()
-    return [ImageFacts(ImageRef(r["name"], r["digest"]), r["memory_bytes"], r["disk_bytes"]) for r in rows]
-
-
-def offer_image(connection: sa.Connection, facts: ImageFacts, now: datetime) -> None:
-    """Offer an image under its name, in place of an earlier version."""
-    withdraw_image(connection, facts.ref.name)
-    connection.execute(
-        db.images.insert().values(
-            name=facts.ref.name,
-            digest=facts.ref.digest,
-            memory_bytes=facts.memory_bytes,
-            disk_bytes=facts.disk_bytes,
-            offered_at=now,
-        )
-    )
-
-
-def withdraw_image(connection: sa.Connection, name: str) -> None:
-    """Offer it no longer."""
-    connection.execute(db.images.delete().where(db.images.c.name == name))
 
 
 def image_names(connection: sa.Connection) -> dict[str, str]:
