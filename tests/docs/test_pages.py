@@ -30,7 +30,7 @@ def test_every_setting_is_explained(kind: type) -> None:
 
 def test_every_command_in_the_readme_exists() -> None:
     known = set(re.findall(r"^\| `(deskgrid(?: [a-z-]+)+)", commands_page(app), re.MULTILINE))
-    said = re.findall(r"^deskgrid ((?:[a-z]+ ?)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    said = re.findall(r"^deskgrid ((?:[a-z-]+ ?)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert said
     for line in said:
         words = line.split()
