@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deskgrid.coordinator.catalogue import FixedCatalogue, Unreadable
 from deskgrid.coordinator.signed import SignedCatalogue
@@ -76,6 +78,11 @@ def test_a_name_belongs_to_the_first_project_that_published_under_it_while_that_
 def test_a_name_that_anothers_project_holds_without_offering_it_is_absent_for_its_owners_reason() -> None:
     choice = chosen(listed(1, latest=True), listed(1, True, BAD, "newton"), owners={"search": "newton"})
     assert (choice.offered, choice.absent) == ({}, {"search": BAD})
+
+
+def test_a_name_whose_owner_lists_nothing_under_it_now_is_absent_since_it_is_taken() -> None:
+    choice = chosen(listed(1, latest=True), owners={"search": "newton"})
+    assert (choice.offered, choice.absent["search"].name) == ({}, "image-name-taken")
 
 
 def test_what_may_not_go_on_is_what_was_revoked_and_what_belonged_to_a_project_that_is_no_more() -> None:
@@ -296,3 +303,45 @@ def test_other_content_under_a_version_that_was_seen_is_refused(lab: Lab) -> Non
     refused = {str(v): v.refused for v in look(one).versions}["einstein/search/1.0"]
     assert refused is not None
     assert "a name and version never change" in refused.sentence
+
+
+# -- whatever is listed ---------------------------------------------------------------------------------------
+
+STANDINGS = st.sampled_from([None, BAD, Reason("image-unsigned", "It waits.")])
+
+
+@st.composite
+def listings(draw: st.DrawFn) -> Listing:
+    found = []
+    for project in draw(st.lists(st.sampled_from(["einstein", "newton", "kepler"]), unique=True)):
+        for name in draw(st.lists(st.sampled_from(["search", "fold"]), unique=True)):
+            standings = draw(st.lists(STANDINGS, max_size=4))
+            pointed = draw(st.integers(0, 4))
+            for number, refused in enumerate(standings, 1):
+                ref = ImageRef(name, digest(f"{project} {name} {number}".encode()))
+                found.append(Listed(ref, project, f"{number}.0", number, number == pointed, refused=refused))
+    return Listing(tuple(draw(st.permutations(found))), frozenset(one.project for one in found))
+
+
+@given(st.lists(listings(), max_size=5))
+def test_whatever_is_listed_only_good_versions_of_a_names_owner_are_offered_and_a_reason_stands_for_the_rest(
+    story: list[Listing],
+) -> None:
+    owners: dict[str, str] = {}
+    for listing in story:
+        choice = choose(listing, owners)
+        by_digest = {one.ref.digest: one for one in listing.versions}
+        for name, facts in choice.offered.items():
+            one = by_digest[facts.ref.digest]
+            assert (one.refused, one.ref.name, one.project) == (None, name, choice.owners[name])
+            (pointed,) = (v for v in listing.versions if v.latest and (v.ref.name, v.project) == (name, one.project))
+            assert one.number <= pointed.number
+        for name, project in owners.items():
+            if project in listing.projects:
+                assert choice.owners[name] == project
+        names = {one.ref.name for one in listing.versions}
+        assert choice.offered.keys() | choice.absent.keys() <= names
+        assert not choice.offered.keys() & choice.absent.keys()
+        for name in names - choice.offered.keys():
+            assert name in choice.absent
+        owners = dict(choice.owners)

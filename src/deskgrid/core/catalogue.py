@@ -72,6 +72,7 @@ def choose(listing: Listing, owners: Mapping[str, str]) -> Choice:
     kept = {name: project for name, project in owners.items() if project in listing.projects}
     offered: dict[str, ImageFacts] = {}
     absent: dict[str, Reason] = {}
+    foreign: dict[str, Reason] = {}
     problems: list[str] = []
     for (name, project), versions in _images(listing.versions).items():
         best, reason = _best(versions)
@@ -83,9 +84,8 @@ def choose(listing: Listing, owners: Mapping[str, str]) -> Choice:
                 offered[name] = best.facts
         if reason is not None:
             problems.append(f"image {project}/{name}: {reason.sentence}")
-            if kept.get(name, project) == project:
-                absent.setdefault(name, reason)
-    left = {name: reason for name, reason in absent.items() if name not in offered}
+            (absent if kept.get(name, project) == project else foreign).setdefault(name, reason)
+    left = {name: reason for name, reason in {**foreign, **absent}.items() if name not in offered}
     return Choice(offered, left, kept, tuple(problems))
 
 
