@@ -26,6 +26,7 @@ def raw(tmp_path: Path) -> Path:
     path = tmp_path / "disk.raw"
     with path.open("wb") as file:
         file.truncate(64 * MIB)
+        file.write((b"\xeb\x63".ljust(510, b"\0")) + b"\x55\xaa")
         file.seek(MIB)
         file.write(os.urandom(MIB))
     return path
@@ -48,6 +49,17 @@ def test_a_disk_of_any_common_form_becomes_the_same_raw_disk(tmp_path: Path, raw
     assert (built.folder / manifest.DISK).stat().st_blocks * 512 < 8 * MIB
     assert said == sorted(said)
     assert find_image("cloud", tmp_path / "cache/images").ref == built.ref
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"), [(bytes(512), "no boot record"), (bytes(510) + b"\x55\xaa", "not by UEFI alone")]
+)
+def test_a_disk_that_can_not_boot_by_bios_is_refused(tmp_path: Path, raw: Path, first: bytes, expected: str) -> None:
+    with raw.open("r+b") as file:
+        file.write(first)
+    with pytest.raises(ImageError, match=expected):
+        import_disk(raw, "cloud", 1 << 30, cache=tmp_path)
+    assert not list((tmp_path / "images").glob("cloud/*"))
 
 
 def test_the_same_disk_is_found_again_and_other_words_make_another_image(tmp_path: Path, raw: Path) -> None:

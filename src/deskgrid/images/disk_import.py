@@ -4,7 +4,8 @@ Rules, told first
 - A disk is one file: one that leans on another (backing file, external data, extents), or is encrypted or damaged, is
   refused before anything of it is read.
 - What reads its header is limited in memory and time: a disk may come from anywhere.
-- It boots by BIOS and gets its first data from cloud-init (nocloud.py); what packages are in it is not known.
+- It boots by BIOS (one that only UEFI could boot is refused) and gets its first data from cloud-init (nocloud.py); what
+  packages are in it is not known.
 - The same file gives the same image.
 
 Source: qemu-img(1), its JSON; QEMU's docs/interop/qcow2.
@@ -134,6 +135,15 @@ def fault_of(facts: dict[str, Any], file_bytes: int) -> str:
     return ""
 
 
+def boot_fault(first_sector: bytes) -> str:
+    """Return why a disk can't boot by BIOS, by its first sector; "" when it may."""
+    if first_sector[510:512] != b"\x55\xaa":
+        return "it has no boot record, expected a disk that boots by BIOS"
+    if not any(first_sector[:440]):
+        return "there is no boot loader in its first sector, expected a disk that boots by BIOS, not by UEFI alone"
+    return ""
+
+
 def _foreign(extent: dict[str, Any], facts: dict[str, Any]) -> bool:
     said = str(extent.get("filename", ""))
     return said.removeprefix("file:") != str(facts.get("filename", "")).removeprefix("file:")
@@ -150,6 +160,9 @@ def _import(disk: Path, content: Manifest, images: Path, progress: Progress) -> 
         own_folder(work, service_account())
         assert content.imported is not None
         _convert(disk, content.imported.form, work / manifest.DISK, progress)
+        with (work / manifest.DISK).open("rb") as file:
+            if fault := boot_fault(file.read(512)):
+                raise ImageError(f"disk {disk}: {fault}")
         progress(0.9, "taking the sum of the image")
         measured = manifest.measure(work / manifest.DISK)
         whole = msgspec.structs.replace(content, disk=measured, disk_bytes=measured.size_bytes)
