@@ -1,5 +1,6 @@
 """What a desktop's agent refuses to do, as the process that it is."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 from deskgrid.cli.output import Exit
 from deskgrid.host.account import become, service_account
 from deskgrid.host.files import own_folder
+from tests.waiting import eventually
 
 from .conftest import Command, Office, agent_toml
 
@@ -82,19 +84,15 @@ def test_a_second_agent_on_one_state_folder_is_refused_and_the_first_goes_on(fol
     words = [*become(service_account()), sys.executable, "-m", "deskgrid", "agent", "run", "--settings", str(settings)]
     first = subprocess.Popen(words, cwd="/")
     try:
-        end = time.monotonic() + 60
-        while not (folder / "state/status.json").exists():
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        eventually((folder / "state/status.json").exists)
         second = as_account("agent", "run", "--settings", settings)
         assert second.returncode == Exit.REFUSED
         assert second.stderr == (
             f"deskgrid: {folder}/state: another agent runs with this state folder; there can be only one\n"
         )
         assert first.poll() is None
-        told = as_account("agent", "status", "--settings", settings)
-        assert told.returncode == 0
-        assert f"pid {first.pid}" in told.stdout
+        told = json.loads(as_account("status", "--settings", settings, "--json").stdout)
+        assert told["running"] and told["status"]["pid"] == first.pid
     finally:
         first.send_signal(signal.SIGTERM)
         assert first.wait(60) == 0

@@ -27,7 +27,7 @@ def python_m_deskgrid(*argv: object) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_missing_settings_file_is_named_with_what_is_expected(deskgrid: Command, tmp_path: Path) -> None:
-    for argv in (["coordinator", "status"], ["agent", "run"], ["agent", "status"], ["desktop", "list"]):
+    for argv in (["coordinator", "status"], ["agent", "run"], ["status"], ["desktop", "list"]):
         said = deskgrid(*argv, "--settings", tmp_path / "none.toml")
         assert said.code == Exit.WRONG
         assert said.sentence == f"{tmp_path}/none.toml: cannot be read: No such file or directory; expected a TOML file"
@@ -205,12 +205,11 @@ def test_the_defaults_are_valid_settings() -> None:
 
 
 def test_the_program_itself_exits_with_the_code_and_prints_no_traceback(tmp_path: Path) -> None:
-    ended = python_m_deskgrid("agent", "status", "--settings", agent_toml(tmp_path))
-    assert ended.returncode == Exit.ABSENT
+    ended = python_m_deskgrid("status", "--settings", agent_toml(tmp_path))
+    assert ended.returncode == Exit.UNREACHABLE
     assert ended.stdout == ""
-    assert (
-        ended.stderr == f"deskgrid: {tmp_path}/state: no agent has run with this state folder; `deskgrid agent run`\n"
-    )
+    assert ended.stderr.startswith("deskgrid: no agent runs on this computer")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_a_reader_who_goes_away_is_no_traceback(tmp_path: Path) -> None:

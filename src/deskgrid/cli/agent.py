@@ -9,12 +9,9 @@ from typing import Annotated
 import typer
 
 from deskgrid.agent.enrol import enrol as enrol_desktop
-from deskgrid.agent.files import status_file
 from deskgrid.agent.run import check
 from deskgrid.agent.settings import AgentSettings
-from deskgrid.agent.status import read_status
-from deskgrid.cli.office import Json
-from deskgrid.cli.output import Exit, Failed, ago, sentence, show_json, size, tell
+from deskgrid.cli.output import Exit, Failed, tell
 from deskgrid.host import toml
 
 app = typer.Typer(help="The process on each desktop.", no_args_is_help=True)
@@ -47,25 +44,3 @@ def run(settings: Settings = DEFAULT) -> None:
     verbose = ["--verbose"] if logging.getLogger().isEnabledFor(logging.INFO) else []
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-P", "-m", "deskgrid.agent", str(settings), *verbose])  # noqa: S606
-
-
-@app.command()
-def status(settings: Settings = DEFAULT, as_json: Json = False) -> None:
-    """What runs on this desktop, and why, or why nothing does."""
-    chosen = toml.read(settings, AgentSettings)
-    now = read_status(status_file(chosen.state))
-    if now is None:
-        raise Failed(Exit.ABSENT, f"{chosen.state}: no agent has run with this state folder; `deskgrid agent run`")
-    if as_json:
-        show_json(now)
-        return
-    tell(f"{now.desktop}, {ago(now.at)}, pid {now.pid}")
-    for vm in now.vms:
-        tell(f"{vm.image.name} ({vm.vm_id}): {vm.state} since {vm.since:%H:%M:%S} UTC; {sentence(vm.reason)}")
-    if now.availability.available:
-        room = now.room
-        tell(f"available: room for {room.vms} virtual machines, {room.cpus} CPUs, {size(room.memory_bytes)}")
-    for reason in now.availability.refusals:
-        tell(f"not available: {sentence(reason)}")
-    if now.sources:
-        tell(f"the owner, as seen by: {', '.join(now.sources)}")
