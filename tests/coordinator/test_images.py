@@ -12,6 +12,9 @@ import pytest
 from deskgrid.coordinator.settings import ImageSettings
 from deskgrid.core.why import Why
 from deskgrid.images.chunks.manifest import digest
+from deskgrid.images.contract import ImageError
+from deskgrid.images.desktop import Allowance, DesktopStore, Origins
+from deskgrid.images.trust.ask import Place
 from deskgrid.images.trust.words import Version
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.image import ImageRef
@@ -216,3 +219,24 @@ def test_a_repository_that_comes_later_is_taken_up(tmp_path: Path, lab: Lab) -> 
         eventually(lambda: here.operator.status().image_problems)
         shutil.move(lab.folder / "away", lab.web)
         eventually(lambda: on_offer(here) == {"search": "1.0"})
+
+
+def test_a_desktop_admits_what_it_is_ordered_from_the_coordinator_itself_and_nothing_that_was_revoked(
+    here: Service, lab: Lab, tmp_path: Path
+) -> None:
+    lab.publish(SEARCH)
+    order = ordered(here, here.enrol("desk-1"))
+    root = tmp_path / "1.root.json"
+    root.write_bytes(lab.grid.bootstrap)
+    url = f"{here.at.url}/repository"
+    place = Place(tmp_path / "trust", root, url, certificates=here.state / "ca.pem")
+    store = DesktopStore(Origins(tmp_path / "store", place, (url,)), lambda: Allowance(1 << 30, 0), now)
+    store.fetch(order.lease.image, order.image)
+    opened = store.open(order.lease.image, order.image)
+    assert opened.facts.ref == order.lease.image
+    assert opened.served is not None
+    store.close(order.lease.image)
+    lab.revoke(SEARCH)
+    eventually(lambda: not on_offer(here))
+    with pytest.raises(ImageError, match="revoked: telnet was left in"):
+        store.fetch(order.lease.image, order.image)
