@@ -14,7 +14,7 @@ from deskgrid.host.account import service_account
 from deskgrid.images import contents, manifest, nocloud
 from deskgrid.images.build import Built, build
 from deskgrid.images.disk_import import import_disk
-from deskgrid.images.store import facts_of
+from deskgrid.images.manifest import reference
 from deskgrid.wire.guest import Hello, Leave, Left
 
 from .machine import Machine
@@ -78,7 +78,7 @@ def test_an_imported_disk_boots_and_its_member_waits_for_its_instance_data(sourc
     argv = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(source.folder / manifest.DISK), str(disk)]
     subprocess.run(argv, check=True)
     image = import_disk(disk, "cloud", 1 << 30, cache=open_folder)
-    assert facts_of(image.folder).ref == image.ref
+    assert reference(image.folder) == image.ref
     assert image.manifest.disk == source.manifest.disk
     iso = open_folder / "cidata.iso"
     iso.write_bytes(nocloud.iso(nocloud.seed("vm-cloud", nocloud.member_program())))

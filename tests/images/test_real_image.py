@@ -16,8 +16,9 @@ from deskgrid.host.paths import cache_folder
 from deskgrid.images import disk
 from deskgrid.images.build import Built, build
 from deskgrid.images.contract import ImageError
+from deskgrid.images.listing import inspect
+from deskgrid.images.manifest import measure
 from deskgrid.images.roottar import RootTar
-from deskgrid.images.store import FolderStore, facts_of
 from deskgrid.model.instance import InstanceData
 from deskgrid.pool.embedded import EmbeddedPool
 from deskgrid.pool.head import HeadSettings
@@ -132,12 +133,9 @@ def _grown(tar: Path) -> Path:
     return tar
 
 
-def test_an_image_is_whole_for_a_desktops_store(built: Built) -> None:
-    facts = facts_of(built.folder)
-    store = FolderStore(built.folder.parent.parent)
-    store.fetch(facts.ref)
-    assert facts in store.held()
-    assert store.open(facts.ref).cmdline == built.manifest.cmdline
+def test_an_image_is_whole_as_its_manifest_says(built: Built) -> None:
+    assert inspect(built.folder).manifest == built.manifest
+    assert all(measure(built.folder / file) == facts for file, facts in built.manifest.files().items())
     assert {"condor", "busybox-static"} <= {package.name for package in built.manifest.packages}
 
 

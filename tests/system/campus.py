@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import msgspec
 
@@ -78,8 +77,8 @@ class SharedPool(FakePool):
 class Campus:
     """The coordinator runs in this process; `ahead` is what its clock is ahead of the world's."""
 
-    def __init__(self, cast: Cast, image: ImageFacts, images: Path) -> None:
-        self.cast, self.images, self.image = cast, images, image
+    def __init__(self, cast: Cast, image: ImageFacts) -> None:
+        self.cast, self.image = cast, image
         self.ahead = timedelta(0)
         self.pool = SharedPool(self.now)
         self.state = cast.folder / "office"
@@ -114,7 +113,6 @@ class Campus:
             "coordinator": url or self.at.url,
             "desktop": name,
             "state": str(state),
-            "images": str(self.images),
             "presence": f"file:{state / 'owner'}",
             "hypervisor": "fake",
             "policy": {"max_vms": 2, "cpu_share": 1},

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from deskgrid.demo.cast import Cast
-from deskgrid.host.files import own_folder
-from deskgrid.images.store import facts_of
+from deskgrid.model.image import ImageFacts, ImageRef
 
 from .campus import Campus, Watch
-from .grid import tiny_images, until
+from .grid import until
 from .wire import FATES, LATEST_SECONDS, BadNetwork
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -27,11 +26,7 @@ STORM_SECONDS = 18.0
 def campus() -> Iterator[Campus]:
     cast = Cast()
     try:
-        images = cast.folder / "images"
-        own_folder(images, cast.account)
-        tiny_images(images, {IMAGE: ""})
-        (folder,) = (images / IMAGE).iterdir()
-        made = Campus(cast, facts_of(folder), images)
+        made = Campus(cast, ImageFacts(ImageRef(IMAGE, "0" * 64), 256 << 20, 1 << 30))
         cast.at_end(made.close)
         yield made
     finally:

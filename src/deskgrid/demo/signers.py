@@ -16,8 +16,8 @@ from deskgrid.images.chunks.keys import ProjectKey
 from deskgrid.images.chunks.keys import make_key as make_project_key
 from deskgrid.images.chunks.keys import read_key as read_project_key
 from deskgrid.images.chunks.publish import Progress, Source, publish
-from deskgrid.images.manifest import DISK, INITRD, KERNEL, read
-from deskgrid.images.store import reference
+from deskgrid.images.chunks.trial import kept_reads
+from deskgrid.images.manifest import DISK, INITRD, KERNEL, read, reference
 from deskgrid.images.trust.keys import make_key, open_signer
 from deskgrid.images.trust.repository import first_root, first_targets
 from deskgrid.images.trust.roles import ROOT, TARGETS, project_roles
@@ -91,7 +91,14 @@ class Signers:
         number = 1 + sum(1 for _ in (self.places.repository / "images" / PROJECT / ref.name).glob("*.json"))
         version = Version(PROJECT, ref.name, f"{number}.0")
         source = Source(
-            image / DISK, image / KERNEL, image / INITRD, held.cmdline, held.memory_bytes, held.packages, ref.digest
+            image / DISK,
+            image / KERNEL,
+            image / INITRD,
+            held.cmdline,
+            held.memory_bytes,
+            held.packages,
+            ref.digest,
+            kept_reads(image),
         )
         key = ProjectKey(read_project_key(self.places.project_keys / f"{PROJECT}.key"))
         made = publish(source, self.places.repository, (PROJECT, ref.name, version.version), key, progress)

@@ -8,8 +8,7 @@ import msgspec
 
 from deskgrid.images import manifest
 from deskgrid.images.contract import ImageError
-from deskgrid.images.manifest import Manifest
-from deskgrid.images.store import reference
+from deskgrid.images.manifest import Manifest, reference
 from deskgrid.model.image import ImageRef
 
 

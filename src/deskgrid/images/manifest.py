@@ -22,8 +22,8 @@ import msgspec
 
 from deskgrid.images.contract import ImageError
 from deskgrid.images.recipe import Recipe
-from deskgrid.model.image import ImageFacts, ImageRef
-from deskgrid.model.names import Digest, Name
+from deskgrid.model.image import ImageRef
+from deskgrid.model.names import BadName, Digest, Name, name
 
 FORMAT = 1
 FILE = "image.json"
@@ -88,9 +88,6 @@ class Manifest(msgspec.Struct, frozen=True):
         return {name: facts for name, facts in known.items() if facts is not None}
 
 
-Stamps = dict[str, tuple[int, int, int]]
-"""Length, time of the last change in nanoseconds, and inode of each file of an image."""
-
 _DECODER = msgspec.json.Decoder(Manifest)
 
 
@@ -99,14 +96,20 @@ def encode(manifest: Manifest) -> bytes:
     return msgspec.json.encode(manifest, order="deterministic")
 
 
+def reference(folder: Path) -> ImageRef:
+    """Return the reference that an image's folder stands for. Raises: ImageError."""
+    try:
+        wanted = ImageRef(name("image name", folder.parent.name), folder.name)
+    except BadName as error:
+        raise ImageError(str(error)) from None
+    if len(wanted.digest) != hashlib.sha256().digest_size * 2 or set(wanted.digest) - set("0123456789abcdef"):
+        raise ImageError(f"image digest: got {wanted.digest!r}, expected 64 hexadecimal digits; give an image's folder")
+    return wanted
+
+
 def digest(content: bytes) -> str:
     """Return the digest of an image whose manifest has this content."""
     return hashlib.sha256(content).hexdigest()
-
-
-def facts(manifest: Manifest, content_digest: str) -> ImageFacts:
-    """Return what coordinator and planner need."""
-    return ImageFacts(ImageRef(manifest.name, content_digest), manifest.memory_bytes, manifest.disk_bytes)
 
 
 def read(folder: Path, ref: ImageRef) -> Manifest:
@@ -139,13 +142,12 @@ def read(folder: Path, ref: ImageRef) -> Manifest:
     return manifest
 
 
-def check_lengths(folder: Path, held: Manifest) -> Stamps:
-    """Look at the files of an image without reading them, and return what tells a later change.
+def check_lengths(folder: Path, held: Manifest) -> None:
+    """Look at the files of an image without reading them.
 
     Raises:
         ImageError: when one is missing, no plain file or of another length.
     """
-    stamps = {}
     for file, facts in held.files().items():
         try:
             found = (folder / file).lstat()
@@ -156,8 +158,6 @@ def check_lengths(folder: Path, held: Manifest) -> Stamps:
                 f"image {held.name}: {folder / file}: got {stat.filemode(found.st_mode)} of {found.st_size} bytes, "
                 f"expected a plain file of {facts.size_bytes}; delete {folder} and build or copy it again"
             )
-        stamps[file] = (found.st_size, found.st_mtime_ns, found.st_ino)
-    return stamps
 
 
 def measure(path: Path) -> FileFacts:

@@ -88,7 +88,8 @@ class Recipe(msgspec.Struct, frozen=True):
     components: parts of Debian's archive. mirror: where it is; none: where mmdebstrap finds it.
     source_date: no time stamp in the image is later (for the same bytes).
     extra_suites: packages also come from these, such as "trixie-updates"; none given: from updates and security if the
-    suite is a release; an empty list: from the suite alone. snapshot: the archive's state to build from, such as "20260901T000000Z".
+    suite is a release; an empty list: from the suite alone.
+    snapshot: the archive's state to build from, such as "20260901T000000Z".
     users: accounts of the image, without passwords.
     """
 

@@ -4,7 +4,7 @@ Rules, told first
 - The keeper starts `argv` with three more arguments: the path of the Unix socket to be made, and the numbers of two
   inherited memory files, for kernel and initrd ("-": there is none).
 - It writes `opening` to the standard input, which holds a SECRET and means nothing to the keeper; then, a JSON line
-  each, a `Command`. Before the opening has come, the process may be looked into by others of its account. The process lives until its standard input ends, and dies with its keeper.
+  each, a `Command`. The process lives until its standard input ends, and dies with its keeper.
 - It fills the memory files, then says `ready`; or it says why not (`said`) and ends with another exit code than 0.
   What it says later are faults that it met, in sentences. One JSON line each.
 - It obeys commands from the start, while it still fills the memory files too. `status` is answered with an object in
