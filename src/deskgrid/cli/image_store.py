@@ -1,7 +1,8 @@
 """`deskgrid image publish` and `deskgrid image store`: images in encrypted chunks, and the desktop's store of them."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -10,6 +11,9 @@ from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, progress, show, show_json, size, tell
 from deskgrid.images.contract import ImageError
 from deskgrid.images.listing import inspect
+
+if TYPE_CHECKING:
+    from deskgrid.images.chunks.publish import Source
 
 app = typer.Typer(help="The desktop's store of encrypted chunks.", no_args_is_help=True)
 Store = Annotated[Path, typer.Argument(help="The store's folder.")]
@@ -26,6 +30,13 @@ def publish(
     new_key: Annotated[bool, typer.Option("--new-key", help="Make the key file.")] = False,
     first_reads: Annotated[
         Path | None, typer.Option("--first-reads", help="JSON list of offsets that a boot reads, in order.")
+    ] = None,
+    trial: Annotated[
+        bool | None,
+        typer.Option(
+            "--trial/--no-trial",
+            help="Boot the image once to learn what a boot reads first; unsaid: once, where QEMU is installed.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -48,6 +59,8 @@ def publish(
         one.ref.digest,
         _offsets(first_reads),
     )
+    if first_reads is None:
+        source = _tried(source, trial, (lambda sentence: None) if as_json else tell)
     with progress() as bar:
         task = bar.add_task(f"{project}/{one.ref.name} {version}", total=1.0, visible=not as_json)
         made = publish_image(
@@ -121,6 +134,27 @@ def gc(store: Store, as_json: Json = False) -> None:
         show_json(done)
         return
     tell(f"{done.packs} packs, {done.blobs} chunks and {done.files} other files removed: {size(done.bytes)}")
+
+
+def _tried(source: "Source", wanted: bool | None, say: Callable[[str], None]) -> "Source":
+    """What is published, with the first reads of a trial boot, made now or kept from before."""
+    from deskgrid.images.chunks import trial, trial_boot
+
+    if wanted is False:
+        return source
+    folder = source.disk.parent
+    reads = [] if wanted else trial.kept_reads(folder)
+    if not reads and (wanted or trial_boot.possible()):
+        say("booting the image once, to learn what a boot reads first")
+        try:
+            reads = trial_boot.first_reads(source, say)
+        except ImageError as error:
+            if wanted:
+                raise
+            say(f"{error}; it is published without a boot order")
+        if reads:
+            trial.keep_reads(folder, reads)
+    return msgspec.structs.replace(source, first_reads=reads)
 
 
 def _there(store: Path) -> Path:

@@ -35,7 +35,7 @@ def test_an_image_is_published_fetched_checked_and_collected(
     folder, key, store = _built(tmp_path / "images"), tmp_path / "key", tmp_path / "store"
     reads = tmp_path / "reads.json"
     reads.write_text("[100000, 0]")
-    words = ["image", "publish", str(folder), str(tmp_path / "web"), "--project", "lab", "--version", "1"]
+    words = ["image", "publish", str(folder), str(tmp_path / "web"), "--project", "lab", "--version", "1", "--no-trial"]
     words += ["--key", str(key), "--first-reads", str(reads), "--json"]
     assert run([*words, "--new-key"]) == 0
     made = json.loads(capsys.readouterr().out)

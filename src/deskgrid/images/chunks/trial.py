@@ -3,6 +3,7 @@
 Rules, told first
 - The disk is read only, on a socket of the caller's; nothing is cached, so that every read is seen.
 - What is noted are offsets in the order of the reads, each block of 4 KiB once; `publish` takes them as they are.
+- They are kept beside the disk, so that an image is tried once however often it is published.
 """
 
 import socket
@@ -11,11 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
+from deskgrid.host.files import write_atomic
 from deskgrid.images.chunks.ahead import Waiting
 from deskgrid.images.chunks.nbd import Connection
 from deskgrid.images.chunks.reader import RawBlocks
 
+KEPT = "first-reads.json"
 _BLOCK_BYTES = 4 << 10
+_READS = msgspec.json.Decoder(list[int])
 
 
 class Trial:
@@ -38,6 +44,20 @@ class Trial:
         """Offsets in the order of the first reads."""
         with self._mutex:
             return list(self._reads)
+
+
+def kept_reads(folder: Path) -> list[int]:
+    """The first reads that are kept beside an image's disk; none when there are none."""
+    try:
+        return _READS.decode((folder / KEPT).read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return []
+
+
+def keep_reads(folder: Path, reads: list[int]) -> None:
+    """Keep them beside the disk, where that folder can be written to."""
+    with suppress(OSError):
+        write_atomic(folder / KEPT, msgspec.json.encode(reads), 0o644)
 
 
 @contextmanager

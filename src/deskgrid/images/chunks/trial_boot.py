@@ -44,6 +44,11 @@ _WORTHLESS = InstanceData(
 Say = Callable[[str], None]
 
 
+def possible() -> bool:
+    """Whether there is a QEMU here."""
+    return shutil.which(QEMU) is not None
+
+
 def first_reads(source: Source, say: Say = lambda sentence: None, most_seconds: float = MOST_SECONDS) -> list[int]:
     """Boot the image and return the disk's offsets in the order in which it read them. say: told how far it is.
 
