@@ -6,6 +6,11 @@ from typing import Protocol
 from deskgrid.model.presence import Reading, SessionReading
 
 
+def unreadable(error: Exception) -> Reading:
+    """Return the reading of a driver that failed: it never raises, and unknown is busy."""
+    return Reading(None, None, faults=(f"presence: got {type(error).__name__}: {error}, expected to be read",))
+
+
 class Presence(Protocol):
     """Tells whether the owner is here.
 

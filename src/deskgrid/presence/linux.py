@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.model.presence import Reading, SessionReading
+from deskgrid.presence.contract import unreadable
 from deskgrid.presence.inotify import ENTRIES, IN_ATTRIB, IN_MODIFY, Inotify, open_inotify
 from deskgrid.presence.input_devices import InputDevices
 from deskgrid.presence.interrupts import Interrupts
@@ -97,8 +98,8 @@ class LinuxPresence:
                 listener = self._listener if self._signs != self._told else None
             if listener is not None:  # we took the sign away from it
                 listener.wake()
-        except Exception as error:  # the contract: never raise; unknown is busy
-            return Reading(None, None, faults=(f"presence: got {type(error).__name__}: {error}, expected to be read",))
+        except Exception as error:
+            return unreadable(error)
         return reading
 
     def watch(self, changed: Callable[[], None]) -> None:

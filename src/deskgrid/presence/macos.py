@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.presence import macos_calls as calls
+from deskgrid.presence.contract import unreadable
 from deskgrid.presence.macos_values import Facts, Login, hid_seconds_of, quartz_seconds_of, watching_of, weigh
 from deskgrid.presence.teller import Teller
 from deskgrid.presence.told import Told
@@ -50,8 +51,8 @@ class MacPresence:
         try:
             with self._lock:
                 return weigh(self._facts())
-        except Exception as error:  # the contract: never raise; unknown is busy
-            return Reading(None, None, faults=(f"presence: got {type(error).__name__}: {error}, expected to be read",))
+        except Exception as error:
+            return unreadable(error)
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` at each sign of the owner, and when somebody comes, goes, locks or watches."""

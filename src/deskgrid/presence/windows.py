@@ -19,6 +19,7 @@ from typing import TypeVar
 from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.presence import windows_calls as calls
 from deskgrid.presence import windows_network as network
+from deskgrid.presence.contract import unreadable
 from deskgrid.presence.teller import Teller
 from deskgrid.presence.told import Told
 from deskgrid.presence.windows_events import Noticed, State, What, follow
@@ -73,8 +74,8 @@ class WindowsPresence:
         try:
             with self._lock:
                 return weigh(self._facts())
-        except Exception as error:  # the contract: never raise; unknown is busy
-            return Reading(None, None, faults=(f"presence: got {type(error).__name__}: {error}, expected to be read",))
+        except Exception as error:
+            return unreadable(error)
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` at each sign of the owner, and when sessions, power or the lid change."""
