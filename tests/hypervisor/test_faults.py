@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -24,26 +24,11 @@ from tiny_guest import DISK_LINE
 from deskgrid.hypervisor.accelerators import offered
 from deskgrid.hypervisor.contract import Alive, Event, Gone, GuestLeft, Joined, Paused, Started, StartFailed
 from deskgrid.hypervisor.qemu import QemuHypervisor
+from tests.waiting import comes_true
 
 pytestmark = pytest.mark.real
 
 UNPRIVILEGED = 61999
-
-
-@pytest.fixture
-def rig() -> Iterator[QemuRig]:
-    made = QemuRig()
-    yield made
-    made.close()
-
-
-def soon(holds: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 # -- secrets ------------------------------------------------------------------------------------------------
@@ -78,7 +63,7 @@ def test_what_the_guest_writes_is_nowhere_in_the_clear_on_the_disk(rig: QemuRig)
     rig.wait(vm, Joined)
     pid = rig.qemu(vm).pid
     overlay = next(fd for fd in Path(f"/proc/{pid}/fd").iterdir() if str(fd.readlink()).endswith("overlay (deleted)"))
-    assert soon(lambda: overlay.stat().st_blocks * 512 > 8 * MIB, 60)
+    assert comes_true(lambda: overlay.stat().st_blocks * 512 > 8 * MIB, 60)
     time.sleep(1)
     content = readable(overlay)
     assert len(content) > 8 * MIB
@@ -143,7 +128,7 @@ def test_a_qemu_that_does_not_answer_is_paused_by_a_signal_and_goes_on_after(rig
     assert 70 < rig.wait(vm, Paused, 2.0).milliseconds < 1000
     rig.driver.resume(vm)
     before = rig.lived_seconds(vm)
-    assert soon(lambda: rig.lived_seconds(vm) > before + 0.3, 10)
+    assert comes_true(lambda: rig.lived_seconds(vm) > before + 0.3, 10)
 
 
 @contextlib.contextmanager
@@ -182,7 +167,7 @@ def agent(words: str = "") -> Iterator[tuple["subprocess.Popen[str]", Path, str]
         process.kill()
         process.wait()
         shutil.rmtree(code)
-        assert soon(lambda: not qemus(vm), 15)
+        assert comes_true(lambda: not qemus(vm), 15)
         shutil.rmtree(home)
         rig.close()
 
@@ -200,9 +185,9 @@ def test_an_agent_killed_ends_its_vm_within_five_seconds_and_nothing_stays() -> 
             assert qemu.uids().effective == UNPRIVILEGED
         process.kill()
         killed = time.monotonic()
-        assert soon(lambda: not qemus(vm), 5.0 + QemuRig.slack_seconds)
+        assert comes_true(lambda: not qemus(vm), 5.0 + QemuRig.slack_seconds)
         assert time.monotonic() - killed > 2.0
-        assert soon(lambda: list((home / "vms").iterdir()) == [], 1.0)
+        assert comes_true(lambda: list((home / "vms").iterdir()) == [], 1.0)
         assert where_the_secret_is(home) == []
 
 
@@ -212,12 +197,12 @@ def test_a_running_guest_is_asked_to_leave_before_the_silence_ends_it() -> None:
         time.sleep(0.2)
         events: list[Event] = []
         (qemu,) = qemus(vm)
-        assert soon(lambda: len(qemu.cpu_affinity() or ()) == 1, 4.0)
+        assert comes_true(lambda: len(qemu.cpu_affinity() or ()) == 1, 4.0)
         driver = QemuHypervisor(home, events.append, accelerators=("tcg",))
         assert [seen.vm_id for seen in driver.observe()] == [vm]
-        assert soon(lambda: any(isinstance(event, GuestLeft) for event in events), 2.0)
+        assert comes_true(lambda: any(isinstance(event, GuestLeft) for event in events), 2.0)
         driver.kill(vm)
-        assert soon(lambda: any(isinstance(event, Gone) for event in events), 2.0)
+        assert comes_true(lambda: any(isinstance(event, Gone) for event in events), 2.0)
 
 
 def test_an_agent_killed_and_started_again_finds_its_vm() -> None:
@@ -235,7 +220,7 @@ def test_an_agent_killed_and_started_again_finds_its_vm() -> None:
         assert news(events) == []
         assert len(qemus(vm)) == 1
         driver.kill(vm)
-        assert soon(lambda: news(events) != [], 2.0)
+        assert comes_true(lambda: news(events) != [], 2.0)
         assert news(events) == [Gone(vm, True, "it was ended as ordered")]
         assert list((home / "vms").iterdir()) == []
 
@@ -251,7 +236,7 @@ def test_an_announced_silence_is_waited_out() -> None:
         time.sleep(0.5)
         assert news(events) == []
         driver.kill(vm)
-        assert soon(lambda: news(events) != [], 2.0)
+        assert comes_true(lambda: news(events) != [], 2.0)
 
 
 def test_a_second_driver_takes_over_and_the_first_lets_go(rig: QemuRig) -> None:
@@ -265,7 +250,7 @@ def test_a_second_driver_takes_over_and_the_first_lets_go(rig: QemuRig) -> None:
     time.sleep(0.5)
     assert len(qemus(vm)) == 1
     second.kill(vm)
-    assert soon(lambda: events != [], 2.0)
+    assert comes_true(lambda: events != [], 2.0)
     assert rig.events(vm)[-1] == Joined(vm)
 
 
@@ -298,7 +283,7 @@ def ended(driver: QemuHypervisor, events: list[Event], seconds: float) -> Event:
         driver.tend()
         return any(isinstance(event, Gone | StartFailed) for event in events)
 
-    assert soon(over, seconds), events
+    assert comes_true(over, seconds), events
     return events[-1]
 
 
@@ -338,7 +323,7 @@ def test_no_qemu_is_one_sentence(rig: QemuRig) -> None:
     events: list[Event] = []
     driver = QemuHypervisor(rig.home, events.append, qemu="no-such-qemu")
     driver.start(spec_of("vm-none", "obedient", rig.guest))
-    assert soon(lambda: events != [], 2.0)
+    assert comes_true(lambda: events != [], 2.0)
     (failed,) = events
     assert isinstance(failed, StartFailed)
     assert failed.fault == "desktop"
@@ -422,7 +407,7 @@ def test_qemu_stays_out_of_the_owner_s_way_with_all_its_threads(rig: QemuRig) ->
     driver = QemuHypervisor(rig.home, lambda event: None, accelerators=("tcg",))
     vm = f"vm-idle-{os.getpid()}"
     driver.start(spec_of(vm, "busy", rig.guest))
-    assert soon(lambda: len(qemus(vm)) == 1, 10)
+    assert comes_true(lambda: len(qemus(vm)) == 1, 10)
     time.sleep(2)
     driver.tend()
     (qemu,) = qemus(vm)
@@ -438,7 +423,7 @@ def test_qemu_stays_out_of_the_owner_s_way_with_all_its_threads(rig: QemuRig) ->
     assert "Seccomp:\t2" in status
     assert "NoNewPrivs:\t1" in status
     driver.kill(vm)
-    assert soon(lambda: qemus(vm) == [], 2)
+    assert comes_true(lambda: qemus(vm) == [], 2)
 
 
 def test_the_keeper_s_folder_is_for_its_owner_only_and_its_socket_answers(rig: QemuRig) -> None:
@@ -476,9 +461,9 @@ def start_noted(rig: QemuRig, folder: Path, vm_id: str, broken: str = "nothing")
     qemu = str(qemu_that_notes_what_it_is_asked(folder, broken))
     driver = QemuHypervisor(rig.home, events.append, qemu=qemu, accelerators=("kvm", "tcg"), idle_class=False)
     driver.start(spec_of(vm_id, "silent", rig.guest))
-    assert soon(lambda: events != [], 20)
+    assert comes_true(lambda: events != [], 20)
     driver.kill(vm_id)
-    assert soon(lambda: isinstance(events[-1], Gone | StartFailed), 2)
+    assert comes_true(lambda: isinstance(events[-1], Gone | StartFailed), 2)
     return events[0], (folder / "asked").read_text().split()
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -17,24 +16,9 @@ from rigs import QemuRig, qemus
 from deskgrid.hypervisor.contract import Gone, Joined, Paused, Started
 from deskgrid.hypervisor.cores import here
 from deskgrid.hypervisor.keeper_life import KEEP_CORES_SECONDS
+from tests.waiting import comes_true
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture
-def rig() -> Iterator[QemuRig]:
-    made = QemuRig()
-    yield made
-    made.close()
-
-
-def soon(holds: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def cores_used(rig: QemuRig, vms: list[str], seconds: float) -> float:
@@ -72,7 +56,7 @@ def test_cores_that_others_have_changed_are_set_again(rig: QemuRig) -> None:
     rig.wait(vm, Started)
     for thread in rig.qemu(vm).threads():
         os.sched_setaffinity(thread.id, here(None))
-    assert soon(lambda: rig.core_set(vm) == here(1), KEEP_CORES_SECONDS + 2 * rig.slack_seconds)
+    assert comes_true(lambda: rig.core_set(vm) == here(1), KEEP_CORES_SECONDS + 2 * rig.slack_seconds)
 
 
 def test_qemu_cannot_start_a_process_that_would_outlive_it(rig: QemuRig) -> None:
@@ -100,7 +84,7 @@ def test_a_keeper_killed_takes_its_qemu_with_it_even_one_that_a_signal_has_stopp
         qemu.suspend()
     rig.crash()  # the agent dies in the same moment
     os.kill(rig.keeper(vm).pid, signal.SIGKILL)
-    assert soon(lambda: not qemu.is_running() or qemu.status() == psutil.STATUS_ZOMBIE, 2.0)
+    assert comes_true(lambda: not qemu.is_running() or qemu.status() == psutil.STATUS_ZOMBIE, 2.0)
     assert qemus(vm) == []
     rig.come_back()
 
@@ -111,7 +95,7 @@ def test_a_keeper_whose_agent_died_ends_a_qemu_that_does_not_answer(rig: QemuRig
     rig.qemu(vm).suspend()
     rig.driver.tend()
     rig.crash()
-    assert soon(lambda: qemus(vm) == [], 5.0 + rig.slack_seconds)
+    assert comes_true(lambda: qemus(vm) == [], 5.0 + rig.slack_seconds)
     rig.come_back()
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from deskgrid.hypervisor.cores import here
 from deskgrid.hypervisor.qemu import QemuHypervisor
 from deskgrid.images.chunks.serve import Order
 from tests.images.chunks.ground import Web, web
+from tests.waiting import comes_true
 
 pytestmark = pytest.mark.real
 
@@ -45,15 +46,6 @@ def slow(source: Web) -> Iterator[ServedRig]:
     made = ServedRig(source.origin, lambda order: msgspec.structs.replace(order, bytes_per_second=1_500_000))
     yield made
     made.close()
-
-
-def soon(holds: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def server(rig: QemuRig, vm: str) -> psutil.Process:
@@ -119,7 +111,7 @@ def test_an_agent_that_dies_leaves_the_disk_server_to_the_keeper(rig: ServedRig)
     assert [seen.vm_id for seen in rig.driver.observe()] == [vm]
     assert server(rig, vm).pid == process.pid
     rig.crash()
-    assert soon(lambda: rig.left_behind(vm) == [], 5.0 + rig.slack_seconds)
+    assert comes_true(lambda: rig.left_behind(vm) == [], 5.0 + rig.slack_seconds)
     assert not process.is_running()
 
 
@@ -177,7 +169,7 @@ def test_paused_nothing_is_fetched_and_the_guest_reads_on_when_it_is_resumed(slo
     vm = slow.start("obedient", "dg.all=1")
     slow.wait(vm, Joined)
     before = len(source.ranges)
-    assert soon(lambda: len(source.ranges) > before + 3, 60)
+    assert comes_true(lambda: len(source.ranges) > before + 3, 60)
     slow.driver.pause(vm)
     slow.wait(vm, Paused, 0.2 + slow.slack_seconds)
     time.sleep(0.5)
@@ -198,7 +190,7 @@ def test_a_vm_that_is_to_leave_is_served_again(slow: ServedRig, source: Web) -> 
     time.sleep(0.5)
     asked = len(source.ranges)
     slow.driver.vacate(vm)
-    assert soon(lambda: len(source.ranges) > asked, 60)
+    assert comes_true(lambda: len(source.ranges) > asked, 60)
     assert {frozenset(server(slow, vm).cpu_affinity() or ())} == {here(1)}
 
 
@@ -225,7 +217,7 @@ def test_orders_are_obeyed_while_kernel_and_initrd_are_fetched_and_faults_are_lo
     try:
         vm = rig.start("obedient")
         with caplog.at_level(logging.WARNING, "deskgrid.hypervisor"):
-            assert soon(lambda: any(vm in one.getMessage() for one in caplog.records), 60)
+            assert comes_true(lambda: any(vm in one.getMessage() for one in caplog.records), 60)
         assert "the guest waits: " in caplog.text
         assert len(servers(vm)) == 1
         rig.driver.pause(vm)
@@ -288,7 +280,7 @@ def test_neither_key_nor_content_is_on_the_disk_in_arguments_or_environments(rig
     assert where_it_shows(rig) == []
     pid = rig.qemu(vm).pid
     overlay = next(fd for fd in Path(f"/proc/{pid}/fd").iterdir() if str(fd.readlink()).endswith("overlay (deleted)"))
-    assert soon(lambda: overlay.stat().st_blocks * 512 > 4 << 20, 60)
+    assert comes_true(lambda: overlay.stat().st_blocks * 512 > 4 << 20, 60)
     assert not shows(_readable(overlay))
     assert {path.name for path in (rig.home / "vms" / vm).iterdir()} == {"keeper.sock", "disk.sock"}
     server(rig, vm).kill()
@@ -314,19 +306,19 @@ def test_the_disk_server_stays_out_of_the_owner_s_way_with_all_its_threads(rig: 
     driver = QemuHypervisor(rig.home, lambda event: None, accelerators=("tcg",))
     vm = f"vm-idle-{os.getpid()}"
     driver.start(rig.dressed(_plain(rig, vm)))
-    assert soon(lambda: len(servers(vm)) == 1, 30)
+    assert comes_true(lambda: len(servers(vm)) == 1, 30)
     (process,) = servers(vm)
-    assert soon(lambda: process.nice() == 19, 5)
+    assert comes_true(lambda: process.nice() == 19, 5)
     threads = [int(path.name) for path in Path(f"/proc/{process.pid}/task").iterdir()]
     assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}
     assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
     assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "1000"
     group = Path(f"/proc/{process.pid}/autogroup")
-    assert not group.exists() or soon(lambda: group.read_text().strip().endswith("nice 19"), 30)
+    assert not group.exists() or comes_true(lambda: group.read_text().strip().endswith("nice 19"), 30)
     assert {name for name in process.environ() if "SECRET" in name or "KEY" in name} == set()
     assert process.environ()["MALLOC_ARENA_MAX"] == "1"
     driver.kill(vm)
-    assert soon(lambda: servers(vm) == [], 3)
+    assert comes_true(lambda: servers(vm) == [], 3)
 
 
 def test_an_order_is_not_changed_on_its_way(rig: ServedRig) -> None:

@@ -26,13 +26,6 @@ def agent(tmp_path: Path) -> Iterator[Ear]:
 
 
 @pytest.fixture
-def bus(tmp_path: Path) -> Iterator[SessionBus]:
-    made = SessionBus(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def gnome(bus: SessionBus) -> Iterator[Gnome]:
     made = Gnome(bus)
     yield made

@@ -78,13 +78,6 @@ class Tended:
 
 
 @pytest.fixture
-def bus(tmp_path: Path) -> Iterator[SessionBus]:
-    made = SessionBus(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def panel(bus: SessionBus) -> Iterator[Panel]:
     made = Panel(bus)
     yield made
