@@ -54,6 +54,7 @@ def good(summary: Summary) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_small_campus_does_its_work_in_three_days_and_nobody_is_disturbed(folder: Path) -> None:
     summary = play(Scenario(seed=1, desktops=30, days=3, jobs_a_day=120, cycle_seconds=90.0), folder)
     keep("small", summary)
