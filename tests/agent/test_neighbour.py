@@ -12,14 +12,26 @@ import psutil
 import pytest
 
 from deskgrid.agent.neighbour import Neighbour
+from deskgrid.coordinator.neighbours import Neighbours
+from deskgrid.images.chunks.fetch import Fetcher
+from deskgrid.images.chunks.source import Origin, open_source
+from deskgrid.images.chunks.store import ChunkStore
+from deskgrid.images.chunks.upkeep import verify
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
+from deskgrid.wire.messages import Report
+from tests.coordinator.values import IMAGE, ROOM, START
+from tests.images.chunks.ground import ROOMY, content, origin, published, web
 
 ON = Policy(neighbours=True)
 FREE = Availability(True)
 FULL = Availability(False, (Reason("memory-reserve", "No more memory."),))
 IN_USE = Availability(False, (Reason("owner-active", "Somebody is here."),))
+
+
+def report(port: int) -> Report:
+    return Report("start-1", 1, START, FREE, ROOM, 8, 1 << 34, images=(IMAGE,), neighbour_port=port)
 
 
 @pytest.fixture
@@ -29,7 +41,7 @@ def neighbour(tmp_path: Path) -> Iterator[Neighbour]:
     made.close()
 
 
-def soon(holds: Callable[[], object], seconds: float = 30.0) -> bool:
+def soon(holds: Callable[[], object], seconds: float = 120.0) -> bool:
     """Wait until it holds."""
     until = time.monotonic() + seconds
     while not holds():
@@ -92,6 +104,25 @@ def test_ending_it_before_it_listens_leaves_no_port(neighbour: Neighbour) -> Non
         neighbour.obey(ON, IN_USE)
     assert soon(lambda: children() <= before)
     assert neighbour.port == 0
+
+
+def test_from_report_to_fetch_nothing_but_the_introduction_comes_from_the_coordinator(tmp_path: Path) -> None:
+    made = published(tmp_path, content())
+    given, taken = ChunkStore(tmp_path / "a", ROOMY), ChunkStore(tmp_path / "b", ROOMY)
+    with given.admit(made.path.read_bytes()) as image:
+        Fetcher(given, image, [open_source(origin(tmp_path))]).whole()
+    giver, known = Neighbour(tmp_path / "a"), Neighbours(120.0)
+    giver.obey(ON, FREE)
+    assert soon(lambda: giver.port)
+    known.hear("desk-a", "127.0.0.2", report(giver.port), START)
+    known.hear("desk-b", "127.0.0.3", report(1), START)
+    urls = known.of("desk-b", IMAGE, "vm-1", START)
+    assert urls == (f"http://127.0.0.2:{giver.port}",)
+    with web(tmp_path / "server") as server, taken.admit(made.path.read_bytes()) as image:
+        Fetcher(taken, image, [open_source(Origin(urls[0])), open_source(server.origin)]).whole()
+        assert server.ranges == []
+    assert verify(taken).damaged == 0 and taken.used_bytes() == made.manifest.blob_bytes
+    giver.close()
 
 
 def test_one_that_was_killed_is_said_to_be_gone_and_is_not_started_again_at_once(neighbour: Neighbour) -> None:

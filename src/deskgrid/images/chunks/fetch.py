@@ -21,7 +21,7 @@ from deskgrid.images.chunks import manifest as published
 from deskgrid.images.chunks.keys import Damaged
 from deskgrid.images.chunks.manifest import HOLE, Pack
 from deskgrid.images.chunks.packs import PackIndex
-from deskgrid.images.chunks.patience import QUICK_SECONDS, Health
+from deskgrid.images.chunks.patience import Health
 from deskgrid.images.chunks.ranges import LONG_BYTES, MOST_BYTES, Pace, ranges
 from deskgrid.images.chunks.source import Away, Lacks, PackSource
 from deskgrid.images.chunks.store import Admitted, ChunkStore, Report, StoreFull
@@ -158,7 +158,7 @@ class Fetcher:
             try:
                 given = ask(source)
             except Lacks as error:
-                if source is self._sources[-1] or time.monotonic() - began > QUICK_SECONDS:
+                if source is self._sources[-1] or time.monotonic() - began > source.patience.lacks_seconds:
                     health.failed(str(error))
             except Away as error:
                 self._may_go_on()  # it may be we who cut it
@@ -194,7 +194,11 @@ class Fetcher:
                 self._fetch_run(source, number, index, run, missing, keep)
             except Lacks as error:
                 lacks = error
-                if not error.some or source is self._sources[-1] or time.monotonic() - began > QUICK_SECONDS:
+                if (
+                    not error.some
+                    or source is self._sources[-1]
+                    or time.monotonic() - began > source.patience.lacks_seconds
+                ):
                     break
                 lacks = self._fetch_without_gaps(source, number, index, run, missing, keep) or lacks
         if lacks is not None and missing:
@@ -211,7 +215,7 @@ class Fetcher:
                 self._fetch_run(source, number, index, part, missing, keep)
             except Lacks as error:
                 lacks = error
-                if time.monotonic() - began > QUICK_SECONDS:
+                if time.monotonic() - began > source.patience.lacks_seconds:
                     break
         return lacks
 

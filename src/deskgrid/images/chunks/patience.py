@@ -17,7 +17,6 @@ import time
 import msgspec
 
 LIAR_SECONDS = 60.0
-QUICK_SECONDS = 0.5
 _SOON_SECONDS = 15.0
 _SPREAD = 0.2
 
@@ -26,6 +25,7 @@ class Patience(msgspec.Struct, frozen=True):
     """With one source. connect_seconds: to connect, and greet. silence_seconds: without a byte. head_seconds: until the
     answer begins. After slow_seconds of waiting, slow_bytes_per_second must have come.
 
+    lacks_seconds: it may say so late that it has not got something, and be asked again all the same.
     first_pause_seconds, longest_pause_seconds: how long it is left alone.
     """
 
@@ -34,12 +34,13 @@ class Patience(msgspec.Struct, frozen=True):
     head_seconds: float = 20.0
     slow_seconds: float = 30.0
     slow_bytes_per_second: int = 2 << 10
+    lacks_seconds: float = 10.0
     first_pause_seconds: float = 0.5
     longest_pause_seconds: float = 15.0
 
 
 LAST = Patience()
-ANOTHER_FOLLOWS = Patience(2.0, 3.0, 4.0, 5.0, 64 << 10, 10.0, 300.0)
+ANOTHER_FOLLOWS = Patience(2.0, 3.0, 4.0, 5.0, 64 << 10, 0.5, 10.0, 300.0)
 
 
 class Health:
