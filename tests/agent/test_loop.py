@@ -423,6 +423,7 @@ def test_a_disk_that_is_full_for_the_file_of_leases_does_not_stop_the_agent(worl
     [
         (hv.Started("vm-1", "kvm"), Kind.STARTED, Fault.NONE),
         (hv.StartFailed("vm-1", "image", "It panics."), Kind.START_FAILED, Fault.IMAGE),
+        (hv.Waiting("vm-1", "its sources are away"), Kind.WAITING, Fault.NONE),
         (hv.Alive("vm-1"), Kind.ALIVE, Fault.NONE),
         (hv.GuestLeft("vm-1", "asked", "It left."), Kind.LEFT, Fault.NONE),
         (hv.GuestLeft("vm-1", "failed", "It failed."), Kind.LEFT, Fault.IMAGE),

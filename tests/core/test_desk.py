@@ -21,7 +21,7 @@ from deskgrid.core.desk import (
     reports,
     unsaid,
 )
-from deskgrid.core.vm import LEAVE_SECONDS, Command, Kind, Vm
+from deskgrid.core.vm import LEAVE_SECONDS, WAIT_SECONDS, Command, Kind, Vm
 from deskgrid.model.desktop import Fault, VmState
 from deskgrid.model.policy import GIB, Policy
 from deskgrid.model.presence import Ending, Reading
@@ -300,6 +300,20 @@ def test_a_deadline_that_passes_says_in_a_sentence_what_was_waited_for(state: Vm
         assert told_of.name == "why"  # the first cause stays
     else:
         assert told_of.name == f"{state}-overdue" and "since 20:00:00 UTC" in told_of.reading
+
+
+def test_a_boot_that_waits_for_its_image_is_told_once_and_ends_in_the_end_with_that_sentence() -> None:
+    booting = vm_in(S.BOOTING, seconds=45)
+    leased = msgspec.structs.replace(booting.lease, until=after(2 * WAIT_SECONDS))
+    now = desk(vms=(msgspec.structs.replace(booting, lease=leased),))
+    for at in range(40, int(WAIT_SECONDS), 40):
+        now, orders = does(now, happened(K.WAITING), at=at)
+        assert orders == [] and now.vms["vm-1"].state is S.BOOTING
+    assert [line.event for line in now.story] == [K.WAITING]
+    late, orders = does(now, Ticked(), at=WAIT_SECONDS)
+    assert orders == [("vm-1", C.KILL)]
+    assert "waited too long for data of its image" in late.vms["vm-1"].reason.sentence
+    assert late.vms["vm-1"].fault is Fault.DESKTOP
 
 
 # -- what follows -------------------------------------------------------------------------------------------------

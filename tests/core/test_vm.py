@@ -10,7 +10,9 @@ from deskgrid.core.vm import (
     FETCH_SECONDS,
     FINISH_SECONDS,
     LEAVE_SECONDS,
+    START_SECONDS,
     TABLE,
+    WAIT_SECONDS,
     Command,
     Event,
     Kind,
@@ -274,3 +276,28 @@ def test_an_agent_that_makes_way_orders_nothing_and_moves_nothing(state: VmState
 def test_a_policy_that_shortens_the_grace_is_obeyed_by_what_is_paused_already() -> None:
     vm, orders = happens(vm_in(S.PAUSED, seconds=60), K.REFUSED, grace_seconds=5.0)
     assert (vm.state, orders, vm.deadline) == (S.PAUSED, (), after(6))
+
+
+@pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
+def test_a_guest_that_waits_for_its_image_is_given_more_time_up_to_a_limit_and_no_accelerator_is_blamed(
+    accelerator: str,
+) -> None:
+    vm, _ = happens(vm_in(S.STARTING), K.STARTED, accelerator=accelerator)
+    lasts = ALIVE_SECONDS_HARDWARE if accelerator == "kvm" else ALIVE_SECONDS_SOFTWARE
+    waiting, orders = happens(vm, K.WAITING, at=30.0)
+    assert (waiting.state, waiting.deadline, waiting.waited, orders) == (S.BOOTING, after(30 + lasts), True, ())
+    assert happens(waiting, K.DUE, at=700.0)[1] == ((C.DISTRUST, C.KILL) if accelerator == "kvm" else (C.KILL,))
+    at = 30.0
+    while waiting.deadline and at < 2 * WAIT_SECONDS:
+        at += 5.0
+        waiting, _ = happens(waiting, K.WAITING, at=at)
+    assert waiting.deadline == after(1 + WAIT_SECONDS)
+    late, orders = happens(waiting, K.DUE, at=2 * WAIT_SECONDS)
+    assert (late.state, late.fault, orders) == (S.KILLING, Fault.DESKTOP, (C.KILL,))
+
+
+def test_a_start_that_waits_for_its_image_is_given_more_time_and_waiting_never_takes_any_away() -> None:
+    vm, _ = happens(ordered(), K.FETCHED, at=0.0)
+    early, _ = happens(vm, K.WAITING, at=-20.0)
+    assert early.deadline == vm.deadline == after(START_SECONDS)
+    assert happens(vm, K.WAITING, at=20.0)[0].deadline == after(20 + START_SECONDS)

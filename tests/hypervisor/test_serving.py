@@ -259,3 +259,35 @@ def test_a_keeper_forgets_what_opens_the_disk_and_keeps_the_rest() -> None:
     assert (kept.instance, kept.disk.ref) == (instance, spec.disk.ref)
     plain = msgspec.structs.replace(spec, disk=Disk(ImageRef("img", "0" * 64), Path("/disk")))
     assert words.without_opening(plain) is plain
+
+
+def test_that_it_waits_is_told_while_its_sources_are_away_or_bring_little_and_not_when_it_is_paused(
+    tmp_path: Path,
+) -> None:
+    program = """
+say({'ready': {}})
+answers = [{'waited_seconds': 0.0}, {'waited_seconds': 1e9}, {'waited_seconds': 1e9}, {'away': 'no source gives it'}]
+for line in sys.stdin:
+    if json.loads(line)['do'] == 'status': say({'answer': answers.pop(0) if answers else {'away': 'still'}})
+"""
+
+    async def whole() -> tuple[list[str], int]:
+        waits: list[str] = []
+        serving = Serving(started(tmp_path, program), print, PATIENT, waits.append)
+        await serving.ready()
+        for _ in range(4):
+            serving.ask()
+            await asyncio.sleep(0.3)
+        while len(waits) < 2:
+            await asyncio.sleep(0.02)
+        serving.pause(True)
+        told = len(waits)
+        for _ in range(3):
+            serving.ask()
+            await asyncio.sleep(0.1)
+        await serving.end()
+        return waits, told
+
+    waits, told = asyncio.run(whole())
+    assert waits == ["its sources, or the network, are slow", "no source gives it"]
+    assert told == len(waits)

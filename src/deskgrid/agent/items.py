@@ -79,7 +79,7 @@ def of_vm(item: Fetched | hv.Event) -> Input:
             return Happened(item.vm_id, vm_event(item))
 
 
-def vm_event(item: Fetched | hv.Started | hv.StartFailed | hv.Alive | hv.GuestLeft | hv.Gone) -> Event:
+def vm_event(item: Fetched | hv.Started | hv.StartFailed | hv.Waiting | hv.Alive | hv.GuestLeft | hv.Gone) -> Event:
     """What a driver's event means in the table of `core/vm.py`."""
     match item:
         case Fetched() if item.error:
@@ -91,6 +91,8 @@ def vm_event(item: Fetched | hv.Started | hv.StartFailed | hv.Alive | hv.GuestLe
             return Event(Kind.STARTED, reason, accelerator=item.accelerator)
         case hv.StartFailed():
             return Event(Kind.START_FAILED, Reason("start-failed", item.sentence), fault=Fault(item.fault))
+        case hv.Waiting():
+            return Event(Kind.WAITING, Reason("waiting", f"It waits for data of its image: {item.sentence}"))
         case hv.Alive():
             return Event(Kind.ALIVE, Reason("alive", "Its guest has given its first sign of life."))
         case hv.GuestLeft():

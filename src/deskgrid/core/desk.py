@@ -37,7 +37,7 @@ from deskgrid.core.known import begin as begin
 from deskgrid.core.known import next_due as next_due
 from deskgrid.core.known import reports as reports
 from deskgrid.core.known import unsaid as unsaid
-from deskgrid.core.vm import LEAVE_SECONDS, TABLE, Event, Kind, Vm, order, step
+from deskgrid.core.vm import LEAVE_SECONDS, TABLE, Event, Kind, Vm, order, step, waited_out
 from deskgrid.model.desktop import Fault, Transition, VmState
 from deskgrid.model.lease import Lease
 from deskgrid.model.policy import Policy
@@ -52,6 +52,7 @@ _AT_WORK = (VmState.RUNNING, VmState.PAUSED)
 _WITHDRAWN = Reason("withdrawn", "The coordinator no longer wants this virtual machine here.")
 _ALLOWED = Reason("allowed", "The owner has left again.")
 _SPARED = Reason("spared", "The policy lets it run on while somebody uses the computer.")
+_WAITED_OUT = "It waited too long for data of its image."
 _LEASE_OVER = Reason("lease-over", "Its lease is over and was not renewed.")
 
 
@@ -120,7 +121,7 @@ class _Work:
         self.desk = msgspec.structs.replace(desk, story=story, story_from=desk.story_from + lost)
 
     def _keep(self, before: Vm | None, after: Vm, event: Event) -> None:
-        if before is None or before.state is not after.state:
+        if before is None or before.state is not after.state or (after.waited and not before.waited):
             self._tell(Transition(after.id, self.now, after.state, event.kind, event.reason.sentence))
         desk = self.desk
         vms = {**desk.vms, after.id: after}
@@ -225,7 +226,7 @@ class _Work:
             if vm.lease.until <= self.now and vm.state not in ENDING:
                 self.happen(vm_id, Event(Kind.WITHDRAWN, _LEASE_OVER))
             elif vm.deadline is not None and vm.deadline <= self.now:
-                silent = vm.state is VmState.BOOTING and vm.accelerator in self.desk.proven
+                silent = vm.state is VmState.BOOTING and vm.accelerator in self.desk.proven and not waited_out(vm)
                 self.happen(vm_id, Event(Kind.DUE, _due(vm), fault=Fault.IMAGE if silent else Fault.NONE))
 
     def obey_memory(self) -> None:
@@ -267,4 +268,5 @@ def _due(vm: Vm) -> Reason:
         VmState.LEAVING: "Its guest did not leave in time.",
         VmState.KILLING: "It has not ended yet, so it is ended again.",
     }
-    return Reason(f"{vm.state}-overdue", sentences[vm.state], f"in {vm.state} since {vm.since:%H:%M:%S} UTC")
+    sentence = _WAITED_OUT if waited_out(vm) else sentences[vm.state]
+    return Reason(f"{vm.state}-overdue", sentence, f"in {vm.state} since {vm.since:%H:%M:%S} UTC")

@@ -6,7 +6,7 @@ Pure functions from the table to text; `make docs` writes the page, a test says 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from deskgrid.core.vm import TABLE, Event, Kind, Row, Vm
+from deskgrid.core.vm import TABLE, WAIT_SECONDS, Event, Kind, Row, Vm
 from deskgrid.model.desktop import VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Lease, Size
@@ -35,6 +35,7 @@ KINDS = {
     Kind.FETCH_FAILED: "its image could not be had",
     Kind.STARTED: "its processors run",
     Kind.START_FAILED: "it could not be started",
+    Kind.WAITING: "what it boots from has not come yet: its sources are away, or slow",
     Kind.ALIVE: "first sign of life from the guest",
     Kind.LEFT: "the guest has ended its jobs",
     Kind.GONE: "no process of it is left",
@@ -49,10 +50,11 @@ _HEAD = """\
 This page is drawn from the table in `src/deskgrid/core/vm.py`; `make docs` renews it, and a test fails when it is out
 of date. Every event has a row in every state. Edges read *event / orders to the drivers*.
 """
-_TAIL = """\
+_TAIL = f"""\
 An empty cell orders nothing and moves nothing (a lease still renews the lease). An accelerator is distrusted only where
 no guest has lived on it yet, and never one that emulates. In leaving and in paused, a second refusal may only shorten
-the deadline. What is still there when killing is due is killed again.
+the deadline. What is still there when killing is due is killed again. In starting and booting, waiting puts the
+deadline off, until {WAIT_SECONDS / 60:.0f} minutes after the state began; who is due then distrusts no accelerator.
 """
 
 

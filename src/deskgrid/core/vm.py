@@ -13,6 +13,8 @@ Rules, told first:
   that shuts down leaves no time for a grace. An agent that is replaced orders nothing: its VMs are found again.
 - A VM in a state with a deadline gets DUE when the deadline has passed; a deadline never waits for an answer. Only
   RUNNING has the lease's end for its deadline; in the other states the desk withdraws it when its lease is over.
+- While what it boots from is still being fetched its deadline is put off, for WAIT_SECONDS at most: a source that is
+  away for minutes ends nobody. One that has waited longer ends, and no accelerator is blamed.
 - A guest that stays silent condemns its accelerator only where no guest has lived on it yet; else it is the image's
   fault. An accelerator that emulates is never distrusted: there is nothing left to fall back to.
 """
@@ -35,6 +37,8 @@ KILL_AGAIN_SECONDS = 2.0
 ALIVE_SECONDS_HARDWARE = 45.0
 ALIVE_SECONDS_SOFTWARE = 600.0
 """How long a guest may take until its first sign of life: on a hardware accelerator, and under emulation."""
+WAIT_SECONDS = 900.0
+"""How long a start or a boot may take in all while it waits for data of its image."""
 SOFTWARE = ("tcg", "fake")
 """Accelerators that emulate: nothing is left to fall back to."""
 
@@ -54,6 +58,7 @@ class Kind(StrEnum):
     FETCH_FAILED = "fetch-failed"
     STARTED = "started"  # its CPUs run
     START_FAILED = "start-failed"
+    WAITING = "waiting"  # what it boots from has not come yet: a source is away, or slow
     ALIVE = "alive"  # first sign of life from the guest
     LEFT = "left"  # the guest has ended its jobs
     GONE = "gone"  # no process of it is left
@@ -93,7 +98,8 @@ class Vm(msgspec.Struct, frozen=True):
     """A VM as its agent knows it.
 
     reason: why it is in this state; from LEAVING on, why it ends (the first cause stays).
-    deadline: when DUE comes. alive: its guest has spoken. accelerator: what it runs on.
+    deadline: when DUE comes. alive: its guest has spoken. waited: it has had to wait for data of its image.
+    accelerator: what it runs on.
     """
 
     lease: Lease
@@ -104,6 +110,7 @@ class Vm(msgspec.Struct, frozen=True):
     alive: bool = False
     accelerator: str = ""
     fault: Fault = Fault.NONE
+    waited: bool = False
 
     @property
     def id(self) -> str:
@@ -142,6 +149,18 @@ def _sign_of_life(vm: Vm, event: Event, now: datetime) -> datetime | None:
     return now + timedelta(seconds=_alive_seconds(event.accelerator))
 
 
+def _put_off(vm: Vm, event: Event, now: datetime) -> datetime | None:
+    """As long as its state may last, from now on; not longer than WAIT_SECONDS from its beginning, nor shorter."""
+    seconds = START_SECONDS if vm.state is VmState.STARTING else _alive_seconds(vm.accelerator)
+    later = min(now + timedelta(seconds=seconds), vm.since + timedelta(seconds=WAIT_SECONDS))
+    return max(vm.deadline or now, later)
+
+
+def waited_out(vm: Vm) -> bool:
+    """Whether its deadline is one that can't be put off any more: it has waited for its image to the last."""
+    return vm.waited and vm.deadline is not None and vm.deadline >= vm.since + timedelta(seconds=WAIT_SECONDS)
+
+
 def _never(vm: Vm, event: Event, now: datetime) -> datetime | None:
     return None
 
@@ -164,6 +183,7 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.FETCH_FAILED: _END,
         K.STARTED: _KILL,  # of an earlier life: nobody ordered it
         K.START_FAILED: Row(S.FETCHING),
+        K.WAITING: Row(S.FETCHING),
         K.ALIVE: Row(S.FETCHING),
         K.LEFT: Row(S.FETCHING),
         K.GONE: Row(S.FETCHING),
@@ -182,6 +202,7 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.FETCH_FAILED: Row(S.STARTING),
         K.STARTED: Row(S.BOOTING, (), _sign_of_life),
         K.START_FAILED: _END,
+        K.WAITING: Row(S.STARTING, (), _put_off),
         K.ALIVE: Row(S.RUNNING, (), _lease_end),
         K.LEFT: _KILL,
         K.GONE: _END,
@@ -200,6 +221,7 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.FETCH_FAILED: Row(S.BOOTING),
         K.STARTED: Row(S.BOOTING),
         K.START_FAILED: _END,
+        K.WAITING: Row(S.BOOTING, (), _put_off),
         K.ALIVE: Row(S.RUNNING, (), _lease_end),
         K.LEFT: _KILL,
         K.GONE: _END,
@@ -218,6 +240,7 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.FETCH_FAILED: Row(S.RUNNING),
         K.STARTED: Row(S.RUNNING),
         K.START_FAILED: _END,
+        K.WAITING: Row(S.RUNNING),
         K.ALIVE: Row(S.RUNNING),
         K.LEFT: _KILL,
         K.GONE: _END,
@@ -236,6 +259,7 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.FETCH_FAILED: Row(S.PAUSED),
         K.STARTED: Row(S.PAUSED, (C.PAUSE,)),  # it must not run
         K.START_FAILED: _END,
+        K.WAITING: Row(S.PAUSED),
         K.ALIVE: Row(S.PAUSED),
         K.LEFT: _KILL,
         K.GONE: _END,
@@ -254,6 +278,7 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.FETCH_FAILED: Row(S.LEAVING),
         K.STARTED: _KILL,
         K.START_FAILED: _END,
+        K.WAITING: Row(S.LEAVING),
         K.ALIVE: Row(S.LEAVING),
         K.LEFT: _KILL,
         K.GONE: _END,
@@ -272,6 +297,7 @@ TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
         K.FETCH_FAILED: Row(S.KILLING),
         K.STARTED: _KILL,
         K.START_FAILED: _END,
+        K.WAITING: Row(S.KILLING),
         K.ALIVE: _KILL,
         K.LEFT: Row(S.KILLING),
         K.GONE: _END,
@@ -343,9 +369,14 @@ def step(vm: Vm, event: Event, now: datetime) -> tuple[Vm, tuple[Command, ...]]:
             alive=vm.alive or event.kind is K.ALIVE,
             accelerator=event.accelerator or vm.accelerator,
             fault=fault,
+            waited=vm.waited or event.kind is K.WAITING,
         ),
-        tuple(c for c in row.commands if c is not C.DISTRUST or (vm.accelerator and fault is Fault.DESKTOP)),
+        tuple(c for c in row.commands if c is not C.DISTRUST or _distrusts(vm, fault)),
     )
+
+
+def _distrusts(vm: Vm, fault: Fault) -> bool:
+    return vm.accelerator != "" and fault is Fault.DESKTOP and not waited_out(vm)
 
 
 def _fault(vm: Vm, event: Event) -> Fault:
@@ -357,5 +388,5 @@ def _fault(vm: Vm, event: Event) -> Fault:
     if event.kind is K.GONE:
         return Fault.IMAGE
     if event.kind is K.DUE and vm.state is S.BOOTING:
-        return Fault.DESKTOP if vm.accelerator not in SOFTWARE else Fault.IMAGE
+        return Fault.DESKTOP if vm.accelerator not in SOFTWARE or waited_out(vm) else Fault.IMAGE
     return vm.fault

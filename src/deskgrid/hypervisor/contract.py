@@ -58,6 +58,13 @@ class StartFailed(msgspec.Struct, frozen=True):
     sentence: str
 
 
+class Waiting(msgspec.Struct, frozen=True):
+    """What it boots from has not come yet: its sources are away or slow. Said again while it lasts, until `Alive`."""
+
+    vm_id: str
+    sentence: str
+
+
 class Alive(msgspec.Struct, frozen=True):
     """First sign of life from the guest's own user space."""
 
@@ -96,7 +103,7 @@ class Gone(msgspec.Struct, frozen=True):
     sentence: str
 
 
-Event = Started | StartFailed | Alive | Joined | Paused | GuestLeft | Gone
+Event = Started | StartFailed | Waiting | Alive | Joined | Paused | GuestLeft | Gone
 Emit = Callable[[Event], None]
 
 

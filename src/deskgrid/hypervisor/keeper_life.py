@@ -78,7 +78,7 @@ class Life:
         self._started = False
         self.link = Link(place.listener, self._status, self._obey)
         self._guest = Guest(task.spec.instance, self.link, self._finish)
-        self._disk = None if disk is None else Serving(disk, self._on_disk_said)
+        self._disk = None if disk is None else Serving(disk, self._on_disk_said, waits=self._on_disk_waits)
         self._pace_disk()
 
     # -- orders -----------------------------------------------------------------------------------------------
@@ -180,6 +180,16 @@ class Life:
     def _on_disk_said(self, sentence: str) -> None:
         self.link.tell(words.Said(sentence))
 
+    def _on_disk_waits(self, sentence: str) -> None:
+        if not self._guest.alive:
+            self.link.tell(words.Waits(sentence))
+
+    async def _ask_disk(self, disk: Serving) -> None:
+        """While the guest is not up, whether that is for lack of data: its agent gives it more time then."""
+        while not self._guest.alive and not disk.ended:
+            disk.ask()
+            await asyncio.sleep(disk.ask_seconds)
+
     async def _end_with_disk(self, disk: Serving) -> None:
         await disk.exit()
         self._finish(End(f"{disk.how_it_ended()}; its jobs run again elsewhere"))
@@ -259,6 +269,7 @@ class Life:
         self._do(self._listen_to_qemu(qemu))
         if self._disk is not None:
             self._do(self._end_with_disk(self._disk))
+            self._do(self._ask_disk(self._disk))
         self.link.tell(self._status())
         if self._may_run:
             self._go_on()

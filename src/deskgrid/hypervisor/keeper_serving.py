@@ -4,6 +4,7 @@ The rules:
 - Its keeper never waits for it: what it is told goes out when it reads, what it says is taken when it comes.
 - Until it serves it is asked now and then how it goes. A minute without any word, a minute (not paused) in which all
   of its sources are away, or ten minutes in all: then it does not serve.
+- It waits for data when all of its sources are away, or when it has waited for half of the time since the last answer.
 - The faults that it tells of are passed on: so many, and so long.
 """
 
@@ -23,6 +24,7 @@ from deskgrid.wire.disk import Command, Word, decode_word, encode_command
 
 MOST_SAID, SAID_CHARS = 40, 400
 _LINE_BYTES = 256 * 1024
+_SLOW = "its sources, or the network, are slow"
 
 
 class NotServed(Exception):
@@ -46,12 +48,19 @@ PATIENCE = Patience()
 class Serving(Child):
     """What serves one VM's disk."""
 
-    def __init__(self, begun: Begun, tell: Callable[[str], None], patience: Patience = PATIENCE) -> None:
-        """Talk to it. tell: told each fault that it meets."""
+    def __init__(
+        self,
+        begun: Begun,
+        tell: Callable[[str], None],
+        patience: Patience = PATIENCE,
+        waits: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        """Talk to it. tell: told each fault that it meets. waits: told why, each time it is found to wait for data."""
         super().__init__(begun.process, begun.errors, begun.share)
         self.begun = begun
         self.last_said = ""
-        self._tell, self._patience = tell, patience
+        self._tell, self._waits, self._patience = tell, waits, patience
+        self._waited = 0.0, 0.0
         self._count = 0
         self._paused = self._closed = False
         self._lines = Lines(_LINE_BYTES)
@@ -89,8 +98,17 @@ class Serving(Child):
         elif word.ready is not None and not self._ready.done():
             self._ready.set_result(None)
         elif isinstance(word.answer, dict):
-            away = bool(word.answer.get("away")) and not self._paused
-            self._away_since = (self._away_since or self._heard_at) if away else None
+            self._on_answer(word.answer)
+
+    def _on_answer(self, answer: dict[str, object]) -> None:
+        """How it goes: whether its sources are away, and how long it has waited for them in all."""
+        away = str(answer.get("away") or "") if not self._paused else ""
+        self._away_since = (self._away_since or self._heard_at) if away else None
+        (at, waited), told = self._waited, answer.get("waited_seconds")
+        self._waited = self._heard_at, float(told) if isinstance(told, int | float) else 0.0
+        slow = at and not self._paused and self._waited[1] - waited > (self._heard_at - at) / 2
+        if away or slow:
+            self._waits(shown(away) or _SLOW)
 
     def _on_said(self, sentence: str) -> None:
         self.last_said = sentence
@@ -105,6 +123,15 @@ class Serving(Child):
         if paused != self._paused:
             self._paused, self._away_since = paused, None
             self._command("pause" if paused else "resume")
+
+    @property
+    def ask_seconds(self) -> float:
+        """How often to ask."""
+        return self._patience.ask_seconds
+
+    def ask(self) -> None:
+        """Ask how it goes."""
+        self._command("status")
 
     def _command(self, do: str) -> None:
         self._outgoing += encode_command(Command(do))
@@ -133,7 +160,7 @@ class Serving(Child):
             if why := self._too_long(until):
                 told = f": {self.last_said}" if self.last_said else ""
                 raise NotServed(f"the process that serves its disk {why}{told}")
-            self._command("status")
+            self.ask()
         if self.ended:
             raise NotServed(self.how_it_ended())
         self.least()

@@ -167,6 +167,12 @@ class Said(msgspec.Struct, frozen=True, tag="said"):
     sentence: str
 
 
+class Waits(msgspec.Struct, frozen=True, tag="waits"):
+    """The VM is not up yet, and waits for data of its disk. Said again and again while it lasts."""
+
+    sentence: str
+
+
 class Over(msgspec.Struct, frozen=True, tag="over"):
     """The VM is gone and all of it is deleted. failed: it never ran (StartFailed)."""
 
@@ -176,4 +182,4 @@ class Over(msgspec.Struct, frozen=True, tag="over"):
     sentence: str
 
 
-Word = Status | Happened | Paused | Replaced | Said | Over
+Word = Status | Happened | Paused | Replaced | Said | Waits | Over

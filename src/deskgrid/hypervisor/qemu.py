@@ -24,7 +24,7 @@ from pathlib import Path
 from deskgrid.hypervisor import keeper_words as words
 from deskgrid.hypervisor.accelerators import NoHypervisor, Program, Trust, find_qemu, offered
 from deskgrid.hypervisor.cgroup import made_here
-from deskgrid.hypervisor.contract import Emit, Event, Gone, Observed, Paused, StartFailed, VmSpec
+from deskgrid.hypervisor.contract import Emit, Event, Gone, Observed, Paused, StartFailed, VmSpec, Waiting
 from deskgrid.hypervisor.folders import folders, has_keeper, sweep
 from deskgrid.hypervisor.keeper_handle import KeeperHandle
 from deskgrid.hypervisor.spawn import cpu_seconds_of
@@ -268,6 +268,8 @@ class QemuHypervisor:
                 vm.note(word)
             case words.Said(sentence):
                 log.warning("VM %s: %s", vm.vm_id, sentence)
+            case words.Waits(sentence):
+                self._emit(Waiting(vm.vm_id, sentence))
             case words.Replaced():
                 vm.let_go = True
                 with self._lock:

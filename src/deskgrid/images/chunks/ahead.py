@@ -55,7 +55,8 @@ class Lanes:
         self._ending = threading.Event()
         self._go = threading.Event()
         self._go.set()
-        self.waited_seconds = 0.0
+        self._waited_seconds = 0.0
+        self._waiting_since: float | None = None
         self.away = ""
         """Why the guest waits now; "" when it does not wait for a source."""
         self.ahead_done = False
@@ -97,6 +98,12 @@ class Lanes:
         return self._urgent.fetched_bytes + self._ahead.fetched_bytes
 
     @property
+    def waited_seconds(self) -> float:
+        """How long somebody has waited in all, the present wait included."""
+        since = self._waiting_since
+        return self._waited_seconds + (time.monotonic() - since if since is not None else 0.0)
+
+    @property
     def requests(self) -> int:
         """How often a source was asked."""
         return self._urgent.requests + self._ahead.requests
@@ -107,12 +114,13 @@ class Lanes:
                 while not self._queue and not self._ending.is_set():
                     self._new.wait()
                 batch, self._queue = self._queue, []
-            began = time.monotonic()
+            self._waiting_since = began = time.monotonic()
             while batch and not self._ending.is_set():
                 batch = [waiting for waiting in batch if not self._answered(waiting)]
                 if batch:
                     self._bring(batch)
-            self.waited_seconds += time.monotonic() - began
+            self._waiting_since = None
+            self._waited_seconds += time.monotonic() - began
 
     def _answered(self, waiting: Waiting) -> bool:
         try:
