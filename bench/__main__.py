@@ -1,7 +1,7 @@
 """Run the benchmarks, write build/bench.json, print the table.
 
     python -m bench                       everything, less than 30 minutes
-    python -m bench owner rest            some of: owner, memory, beside, killed, rest, reports, demo
+    python -m bench owner rest            some of: owner, memory, beside, killed, reports, images, rest, demo
     python -m bench --short memory        few runs of it, to try it
     python -m bench --runs 5              so many demos
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import beside, demos, killed, memory, owner, reports, rest
+from bench import beside, demos, images, killed, memory, owner, reports, rest
 from bench.figure import ELSEWHERE, Figure, complete, encode, missing, reached, spread, text
 from bench.ground import ground
 from bench.machine import QUIET_PERCENT, CannotMeasure, await_quiet
@@ -37,6 +37,7 @@ PARTS: dict[str, tuple[tuple[str, ...], Callable[..., list[Figure]], dict[str, f
     "beside": (beside.NAMES, beside.run, {"with_vm": 2, "with_agent": 2}),
     "killed": (killed.NAMES, killed.run, {"kills": 1}),
     "reports": (reports.NAMES, reports.run, {}),
+    "images": (images.NAMES, images.run, {"boots": 1}),
     "rest": (rest.NAMES, rest.run, {"seconds": 60.0}),
 }
 """What each part measures, by what, and what makes it short."""
@@ -110,7 +111,7 @@ def _show(figures: tuple[Figure, ...]) -> None:
     columns = ("figure", "measured", "unit", "goal", "", "runs", "peer's", "others' load")
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for each in figures:
-        met = reached(each.goal, each.value)
+        met = reached(each.goal, each.value, each.peer_value)
         table.add_row(
             each.name,
             "–" if each.value is None else text(each.value),

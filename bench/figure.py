@@ -74,6 +74,15 @@ CATALOGUE = (
     Row("vm_page_cache_grown_mb", "MB", "< 64"),
     Row("coordinator_reports_per_s", "1/s", "", "condor_collector, updates"),
     Row("coordinator_reports_per_cpu_s", "1/CPU s", "", "condor_collector, updates"),
+    Row("image_delta_mb", "MB", "< peer", "the least of zchunk, casync and zstd"),
+    Row("image_delta_s", "s", "< peer", "the quickest of zchunk, casync and zstd"),
+    Row("image_publish_mb_per_s", "MB/CPU s", "> 80"),
+    Row("image_read_in_order_mb_per_s", "MB/CPU s", "> 400"),
+    Row("image_read_random_mb_per_s", "MB/CPU s", "> 100"),
+    Row("image_store_process_mb", "MB", "< 96"),
+    Row("image_boot_ratio", "", "< 1.05", "the same boot from a plain qcow2 is 1"),
+    Row("image_first_job_read_percent", "% of the image as zstd", "< 15"),
+    Row("image_cold_start_ratio", "", "< 0.4", "download, then boot is 1"),
     Row("make_demo_fresh_s", "s", "< 720"),
     Row("make_demo_again_s", "s", "< 240"),
     Row("make_test_s", "s", "< 1800"),
@@ -116,11 +125,15 @@ def complete(figures: Iterable[Figure], reason: str = "not asked for in this run
     return tuple(found.get(row.name) or missing(row.name, reason) for row in CATALOGUE)
 
 
-def reached(goal: str, value: float | None) -> bool | None:
-    """Whether a value reaches a goal such as "< 250"; None when there is no goal or no value."""
+def reached(goal: str, value: float | None, peer_value: float | None = None) -> bool | None:
+    """Whether a value reaches a goal such as "< 250" or "< peer"; None when there is no goal, no value or no peer."""
     if not goal or value is None:
         return None
     sign, _, limit = goal.partition(" ")
+    if limit == "peer":
+        if peer_value is None:
+            return None
+        limit = str(peer_value)
     if sign not in ("<", "<=", ">"):
         raise ValueError(f"goal: got {goal!r}, expected '< number', '<= number' or '> number'")
     if sign == ">":

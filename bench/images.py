@@ -1,142 +1,213 @@
-"""Images in chunks: what moves, how fast it is read, what it takes. Peers from Debian where they are installed.
-
-    python -m bench.images        short; figures to build/bench-images.json and as a table
-    python -m bench.images --first A --second B    two disks (default: the two newest builds of the demo's image)
+"""Images in chunks: what moves, how fast it is published and read, how soon a machine can start.
 
 Rules, told first
+- The image is real: recipes/scientific.toml, built twice: from a Debian release as it came out, and from the same with
+  its updates and security updates until now. What differs is what Debian changed in between.
 - Speeds are bytes per second of the process's own processor time on one core: what others do on the machine counts
-  little.
-- What could not be measured is there without a value and with the reason.
+  little. Packs are in the page cache; what it costs when they are not is said in the note.
+- A step that fails costs its own figures; the next one goes on.
 """
 
-import argparse
 import os
 import random
 import shutil
+import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from urllib.request import urlopen
 
+import msgspec
 import psutil
 
-from bench.figure import Figure, Row, encode, rounded, text
+from bench.figure import Figure, Load, measured, missing
+from bench.ground import Ground
+from bench.image_boots import ColdDesktop, Start, repository, seconds_to_joined
+from bench.image_peers import Moved, Peers
+from bench.link import Web, slow_link
 from bench.machine import CannotMeasure, pin
-from deskgrid.host.files import write_atomic
-from deskgrid.images.build import images_folder
+from deskgrid.cli.demo import RECIPE as DEMO
+from deskgrid.demo.cast import DemoError
+from deskgrid.host.paths import cache_folder
+from deskgrid.images.build import Built, build
 from deskgrid.images.chunks.ahead import How
 from deskgrid.images.chunks.client import Client
+from deskgrid.images.chunks.fetch import Fetcher
 from deskgrid.images.chunks.keys import ProjectKey
 from deskgrid.images.chunks.launch import Server
-from deskgrid.images.chunks.publish import Source, publish
+from deskgrid.images.chunks.publish import Published, Source, publish
 from deskgrid.images.chunks.serve import Order
-from deskgrid.images.chunks.source import Origin
+from deskgrid.images.chunks.source import Origin, open_source
 from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.images.chunks.trial import keep_reads, kept_reads
+from deskgrid.images.chunks.trial_boot import QEMU, first_reads
+from deskgrid.images.contract import ImageError
+from deskgrid.images.manifest import DISK, INITRD, KERNEL
 
-CATALOGUE = (
-    Row("image_delta_mb", "MB", "", "the least of zchunk and casync"),
-    Row("image_full_mb", "MB", "", "zstd -3 of the whole disk"),
-    Row("image_publish_mb_per_s", "MB/CPU s", "> 80"),
-    Row("image_read_in_order_mb_per_s", "MB/CPU s", "> 400"),
-    Row("image_read_random_mb_per_s", "MB/CPU s", "> 100"),
-    Row("image_store_process_mb", "MB", "< 96"),
-    Row("image_boot_ratio", "", "< 1.05", "the same boot from a plain qcow2"),
-    Row("image_first_job_read_percent", "% of the full image", "< 15"),
-    Row("image_cold_start_ratio", "", "< 0.4", "download, then boot"),
+NAMES = (
+    "image_delta_mb",
+    "image_delta_s",
+    "image_publish_mb_per_s",
+    "image_read_in_order_mb_per_s",
+    "image_read_random_mb_per_s",
+    "image_store_process_mb",
+    "image_boot_ratio",
+    "image_first_job_read_percent",
+    "image_cold_start_ratio",
 )
-NAMES = tuple(row.name for row in CATALOGUE)
-_ROWS = {row.name: row for row in CATALOGUE}
+RECIPE = "scientific"
 _KEY = bytes(range(32))
-_LATER = "it needs the hypervisor to open the store's disk, which is not wired yet"
+_UNCACHED = Limits(1 << 40, 0)
+_LIMITS = Limits(1 << 40, 0, 1 << 40)
 Say = Callable[[str], None]
 Ranges = Sequence[tuple[int, int]]
+Step = Callable[[], Iterator[Figure]]
 
 
-def run(first: Path, second: Path, work: Path, say: Say) -> list[Figure]:
-    """Measure with two disks, in an empty folder. Raises: CannotMeasure, ImageError."""
-    figures = []
-    key, spent = ProjectKey(_KEY), []
-    made = []
-    for version, disk in (("1", first), ("2", second)):
-        kernel, initrd = (
-            disk.parent / name if (disk.parent / name).exists() else None for name in ("kernel", "initrd")
+class Ours(msgspec.Struct, frozen=True):
+    """What was published: the two versions, and the processor time of the first."""
+
+    before: Built
+    after: Built
+    first: Published
+    second: Published
+    cpu_seconds: float
+
+
+def run(place: Ground, load: Load, boots: int = 3) -> list[Figure]:
+    """Measure everything. boots: of each kind."""
+    with tempfile.TemporaryDirectory(prefix="deskgrid-bench-", dir=cache_folder()) as name:
+        work = Path(name)
+        try:
+            ours = _published(work, place.say)
+        except ImageError as error:
+            return [missing(one, str(error), load) for one in NAMES]
+        steps: tuple[tuple[tuple[str, ...], Step], ...] = (
+            (NAMES[2:3], lambda: _publishing(ours)),
+            (NAMES[3:6], lambda: _reading(ours, work, place.say)),
+            (NAMES[6:7], lambda: _boots(ours, work, boots, place.say)),
+            (NAMES[0:2], lambda: _delta(ours, work, place.say)),
+            (NAMES[7:9], lambda: _cold(place, ours, work)),
         )
-        source = Source(disk, kernel, initrd, "", 1 << 29, (), "0" * 64, range(1 << 20, 64 << 20, 65536))
+        return [
+            msgspec.structs.replace(figure, load=load)
+            for names, step in steps
+            for figure in _tried(names, step, place.say)
+        ]
+
+
+def _tried(names: tuple[str, ...], step: Step, say: Say) -> list[Figure]:
+    try:
+        return list(step())
+    except (CannotMeasure, DemoError, ImageError, OSError) as error:
+        say(f"{names[0]}: {error}")
+        return [missing(name, str(error)) for name in names]
+
+
+def versions(work: Path, say: Say) -> tuple[Built, Built]:
+    """The image from a release as it came out, and with its updates. Raises: ImageError."""
+    recipes = shutil.copytree(DEMO.parent, work / "recipes")
+    before = recipes / "before.toml"
+    before.write_text(f'from = "{RECIPE}.toml"\nname = "{RECIPE}"\nextra_suites = []\n')
+    found = []
+    for path in (before, recipes / f"{RECIPE}.toml"):
+        say(f"building {path.stem}")
+        found.append(build(path))
+    return found[0], found[1]
+
+
+def _published(work: Path, say: Say) -> Ours:
+    before, after = versions(work, say)
+    key, made, spent = ProjectKey(_KEY), [], []
+    for number, built in enumerate((before, after)):
+        source = _source(built, say)
         began = time.process_time()
-        made.append(publish(source, work / "server", ("bench", "image", version), key))
+        made.append(publish(source, work / "www", ("bench", RECIPE, str(number + 1)), key))
         spent.append(time.process_time() - began)
-        say(f"published {disk.parent.name[:12]}: {made[-1].raw_bytes >> 20} MiB, {made[-1].new_bytes >> 10} KiB new")
-    figures.append(_value("image_publish_mb_per_s", made[0].raw_bytes / 1e6 / spent[0]))
-    ours = (made[1].new_bytes + made[1].path.stat().st_size) / 1e6
-    peers = {name: value for name, value in (("zchunk", _zchunk), ("casync", _casync)) if shutil.which(_TOOLS[name])}
-    deltas = {name: measure(first, second, work, say) for name, measure in peers.items()}
-    told = "; ".join(f"{name} {value:.3g} MB" for name, value in deltas.items()) or "no peer is installed"
-    figures.append(_value("image_delta_mb", ours, min(deltas.values(), default=None), told))
-    full = (made[0].new_bytes + made[0].path.stat().st_size) / 1e6
-    figures.append(_value("image_full_mb", full, _zstd(first), "kernel and initrd included"))
-    figures += _reads(first, work, made[0].path.read_bytes(), say)
-    return figures
+        say(f"published {built.folder.name[:12]}…: {made[-1].raw_bytes >> 20} MiB, {made[-1].new_bytes >> 20} MiB new")
+    return Ours(before, after, made[0], made[1], spent[0])
 
 
-def _reads(disk: Path, work: Path, manifest: bytes, say: Say) -> list[Figure]:
+def _source(built: Built, say: Say) -> Source:
+    """What is published, with the first reads of a trial boot."""
+    folder, facts = built.folder, built.manifest
+    files = (folder / DISK, folder / KERNEL, folder / INITRD)
+    source = Source(*files, facts.cmdline, facts.memory_bytes, facts.packages, built.ref.digest, kept_reads(folder))
+    if not source.first_reads and shutil.which(QEMU) is not None:
+        reads = first_reads(source, say)
+        keep_reads(folder, reads)
+        source = msgspec.structs.replace(source, first_reads=reads)
+    return source
+
+
+def _publishing(ours: Ours) -> Iterator[Figure]:
+    note = (
+        f"{ours.first.raw_bytes / 1e6:.0f} MB of content became {ours.first.new_bytes / 1e6:.0f} MB, and a manifest of "
+        f"{ours.first.path.stat().st_size / 1e3:.0f} KB"
+    )
+    yield measured("image_publish_mb_per_s", [ours.first.raw_bytes / 1e6 / ours.cpu_seconds], note=note)
+
+
+def _reading(ours: Ours, work: Path, say: Say) -> Iterator[Figure]:
     """Speed and memory of the process that serves."""
-    cores = sorted(os.sched_getaffinity(0))
-    limits = Limits(1 << 40, 0)
+    disk = ours.before.folder / DISK
+    manifest = ours.first.path.read_bytes()
+    cold = _speeds(disk, work, manifest, _UNCACHED, say)
+    ordered, anywhere, used = _speeds(disk, work, manifest, _LIMITS, say)
+    uncached = f"{statistics.median(cold[0]):.0f} when packs come from the disk"
+    yield measured("image_read_in_order_mb_per_s", ordered, note=uncached)
+    uncached = f"over all of the disk's content; {statistics.median(cold[1]):.0f} when packs come from the disk"
+    yield measured("image_read_random_mb_per_s", anywhere, note=uncached)
+    yield measured("image_store_process_mb", [used, cold[2]], of=max, note="resident, after all of the reads")
+
+
+def _speeds(
+    disk: Path, work: Path, manifest: bytes, limits: Limits, say: Say
+) -> tuple[list[float], list[float], float]:
+    """MB per second of processor time in order and anywhere, and resident MB."""
+    core = min(os.sched_getaffinity(0))
     store = ChunkStore(work / "store", limits)
+    origin = Origin(f"file://{work / 'www'}")
     with store.admit(manifest) as image:
-        origin = Origin(f"file://{work / 'server'}")
-        server = Server(Order(str(store.folder), limits, image.digest, (origin,), How.ALL), _KEY, say, work / "nbd")
+        server = Server(Order(str(store.folder), limits, image.digest, (origin,), How.ALL), _KEY, say)
         try:
             while not server.status().ahead_done:
                 time.sleep(0.2)
-            pin(server.process.pid, cores[0])
-            client = Client(work / "nbd")
+            pin(server.process.pid, core)
+            client = Client(server.socket)
             written = _written(disk)
             in_order = [(at, min(1 << 20, end - at)) for start, end in written for at in range(start, end, 1 << 20)]
             rng = random.Random(1)
-            weights = [end - start for start, end in written]
-            places = [
-                (rng.randrange(start, end) // 4096 * 4096, 4096)
-                for start, end in rng.choices(written, weights, k=20000)
-            ]
-            ordered = [_speed(client, server.process.pid, in_order) for _ in range(2)]
-            anywhere = [_speed(client, server.process.pid, places) for _ in range(2)]
-            used = psutil.Process(server.process.pid).memory_info().rss / 1e6
+            chosen = rng.choices(written, [end - start for start, end in written], k=20000)
+            places = [(rng.randrange(start, end) // 4096 * 4096, 4096) for start, end in chosen]
+            ordered = [_speed(client, server.process.pid, in_order[:512]) for _ in range(3)]
+            _speed(client, server.process.pid, places)
+            anywhere = [_speed(client, server.process.pid, places) for _ in range(3)]
+            return ordered, anywhere, psutil.Process(server.process.pid).memory_info().rss / 1e6
         finally:
             server.close()
-    store.close()
-    wall = f"{ordered[-1][1]:.0f} MB/s by the clock, others' load included"
-    return [
-        _value("image_read_in_order_mb_per_s", [one[0] for one in ordered], note=wall),
-        _value(
-            "image_read_random_mb_per_s",
-            [one[0] for one in anywhere],
-            note=f"over all of the disk's content; {anywhere[-1][1]:.0f} MB/s by the clock",
-        ),
-        _value("image_store_process_mb", used, note="resident, after all of the reads"),
-    ]
+            store.close()
 
 
-def _speed(client: Client, pid: int, places: Ranges) -> tuple[float, float]:
-    """Read with sixteen requests under way. Returns: MB per second of the server's processor time, and of the clock."""
+def _speed(client: Client, pid: int, places: Ranges) -> float:
+    """Read with sixteen requests under way. Returns: MB per second of the server's processor time."""
     process = psutil.Process(pid)
 
     def spent() -> float:
         times = process.cpu_times()
         return times.user + times.system
 
-    began, before = time.monotonic(), spent()
-    asked = 0
+    before, asked = spent(), 0
     for number, (_, length) in enumerate(places):
         if asked < len(places) and asked - number < 8:
             more = list(places[asked : number + 16])
             client.ask(more)
             asked += len(more)
         client.take(length)
-    count = sum(length for _, length in places) / 1e6
-    return count / (spent() - before), count / (time.monotonic() - began)
+    return sum(length for _, length in places) / 1e6 / (spent() - before)
 
 
 def _written(disk: Path) -> list[tuple[int, int]]:
@@ -153,85 +224,110 @@ def _written(disk: Path) -> list[tuple[int, int]]:
             found.append((start, at))
 
 
-_TOOLS = {"zchunk": "zck", "casync": "casync"}
+def _boots(ours: Ours, work: Path, count: int, say: Say) -> Iterator[Figure]:
+    """The same boot from a plain qcow2 and from the store, by turns."""
+    qemu = shutil.which(QEMU)
+    if qemu is None:
+        raise CannotMeasure("no QEMU is installed")
+    source = _source(ours.before, say)
+    plain = work / "plain.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(source.disk), str(plain)], check=True)
+    store = ChunkStore(work / "store", _UNCACHED)
+    origin = Origin(f"file://{work / 'www'}")
+    beside: list[tuple[float, float]] = []
+    with store.admit(ours.first.path.read_bytes()) as image:
+        for number in range(count):
+            say(f"boot {number + 1} of {count}, from a plain qcow2 and from the store")
+            first = seconds_to_joined(qemu, source, f"format=qcow2,cache=none,file={plain}")
+            server = Server(Order(str(store.folder), _UNCACHED, image.digest, (origin,), How.ALL), _KEY, say)
+            try:
+                base = f"format=raw,file=nbd+unix:///disk?socket={server.socket}"
+                beside.append((seconds_to_joined(qemu, source, base), first))
+            finally:
+                server.close()
+    store.close()
+    plain.unlink()
+    middle = [statistics.median(one) for one in zip(*beside, strict=True)]
+    note = f"seconds: {middle[0]:.2f} beside {middle[1]:.2f}; until the guest has started HTCondor's daemons, tcg"
+    yield measured("image_boot_ratio", [ours_s / plain_s for ours_s, plain_s in beside], note=note)
 
 
-def _zchunk(first: Path, second: Path, work: Path, say: Say) -> float:
-    """What zckdl would fetch: chunks that the first file lacks, and the header."""
-    for number, disk in enumerate((first, second)):
-        say(f"zchunk: disk {number + 1}")
-        subprocess.run(["zck", "-o", str(work / f"{number}.zck"), str(disk)], check=True, capture_output=True)
-    said = subprocess.run(
-        ["zck_delta_size", str(work / "0.zck"), str(work / "1.zck")], check=True, capture_output=True, text=True
-    ).stdout
-    for line in said.splitlines():
-        if line.startswith("Would download"):
-            return int(line.split()[2]) / 1e6
-    raise CannotMeasure(f"zck_delta_size said {said!r}")
-
-
-def _casync(first: Path, second: Path, work: Path, say: Say) -> float:
-    """What the second disk adds to a store of chunks, and its index."""
-    store, sizes = work / "castr", []
-    for number, disk in enumerate((first, second)):
-        say(f"casync: disk {number + 1}")
-        index = work / f"{number}.caibx"
-        argv = ["casync", "make", f"--store={store}", str(index), str(disk)]
-        subprocess.run(argv, check=True, capture_output=True)
-        sizes.append(sum(path.stat().st_size for path in store.rglob("*") if path.is_file()))
-    return (sizes[1] - sizes[0] + index.stat().st_size) / 1e6
-
-
-def _zstd(disk: Path) -> float:
-    import zstandard
-
-    packer, count = zstandard.ZstdCompressor(level=3).compressobj(), 0
-    with disk.open("rb") as file:
-        for start, end in _written(disk):
-            file.seek(start)
-            for at in range(start, end, 1 << 20):
-                count += len(packer.compress(file.read(min(1 << 20, end - at))))
-    return (count + len(packer.flush())) / 1e6
-
-
-def _value(name: str, value: float | Sequence[float], peer: float | None = None, note: str = "") -> Figure:
-    row, runs = _ROWS[name], [value] if isinstance(value, float) else list(value)
-    middle = sorted(runs)[len(runs) // 2]
-    kept = tuple(rounded(one) for one in runs)
-    return Figure(
-        name, rounded(middle), row.unit, row.goal, row.peer, None if peer is None else rounded(peer), kept, note=note
+def _delta(ours: Ours, work: Path, say: Say) -> Iterator[Figure]:
+    """From the first version to the second over the slow link, beside others."""
+    first, second = ours.before.folder, ours.after.folder
+    peers = Peers(cache_folder() / "bench-peers", say)
+    peers.make(first, second)
+    with _web(work) as web:
+        mine = _fetched(ours, work, web)
+        say(f"ours: {mine.bytes / 1e6:.1f} MB in {mine.seconds:.1f} s, {mine.requests} requests")
+        others = peers.fetch(web, first, second)
+    told = "; ".join(
+        f"{one.name} {one.bytes / 1e6:.1f} MB, {one.seconds:.1f} s, {one.requests} requests" for one in others
     )
+    told = f"20 ms, 100 Mbit/s; disk, kernel and initrd; ours {mine.requests} requests; {told}"
+    least = min((one.bytes for one in others), default=None)
+    quickest = min((one.seconds for one in others), default=None)
+    peer = None if least is None else least / 1e6
+    yield measured("image_delta_mb", [mine.bytes / 1e6], peer_value=peer, note=told)
+    yield measured("image_delta_s", [mine.seconds], peer_value=quickest, note=told)
 
 
-def _missing(name: str, reason: str) -> Figure:
-    row = _ROWS[name]
-    return Figure(name, None, row.unit, row.goal, row.peer, reason=reason)
+def _web(work: Path) -> AbstractContextManager[Web]:
+    """What was published, and the peers' files, behind the slow link."""
+    folder = work / f"web-{time.monotonic_ns()}"
+    folder.mkdir()
+    link = work / "www" / "peers"
+    if not link.is_symlink():
+        link.symlink_to(cache_folder() / "bench-peers")
+    return slow_link(work / "www", folder)
 
 
-def main() -> int:
-    """Measure, write, print. Returns: the exit code."""
-    parser = argparse.ArgumentParser("python -m bench.images", description="Measure images in chunks.")
-    parser.add_argument("--first", type=Path, help="a disk")
-    parser.add_argument("--second", type=Path, help="its next version")
-    parser.add_argument("--output", type=Path, default=Path("build/bench-images.json"), help="where the figures go")
-    asked = parser.parse_args()
-    built = sorted(images_folder().glob("demo/*/disk.raw"), key=lambda path: path.stat().st_mtime)[-2:]
-    pair = (asked.first, asked.second) if asked.first and asked.second else tuple(built)
-    if len(pair) < 2:
-        print("two disks are needed: build the demo's image twice, or give --first and --second")
-        return 1
-    with tempfile.TemporaryDirectory(prefix="deskgrid-bench-") as work:
-        figures = run(pair[0], pair[1], Path(work), lambda line: print(line, flush=True))
-    found = {figure.name: figure for figure in figures}
-    whole = [found.get(name) or _missing(name, _LATER) for name in NAMES]
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(asked.output, encode(whole))
-    for each in whole:
-        told = "–" if each.value is None else text(each.value)
-        peer = "" if each.peer_value is None else f"   {each.peer}: {text(each.peer_value)}"
-        print(f"{each.name:32} {told:>8} {each.unit:20} {each.goal:8}{peer}   {each.reason or each.note}")
-    return 0
+def _fetched(ours: Ours, work: Path, web: Web) -> Moved:
+    """What a desktop that has the first version fetches for the second."""
+    store = ChunkStore(work / "desktop", _UNCACHED)
+    with store.admit(ours.first.path.read_bytes()) as image:
+        Fetcher(store, image, [open_source(Origin(f"file://{work / 'www'}"))]).whole()
+        before, began = web.sent(), time.monotonic()
+        with urlopen(f"{web.url}/images/bench/{RECIPE}/2.json", timeout=60) as answer:
+            content = answer.read()
+        with store.admit(content) as image:
+            Fetcher(store, image, [open_source(Origin(web.url))]).whole()
+        seconds = time.monotonic() - began
+    store.close()
+    after = web.sent()
+    return Moved("ours", after.bytes - before.bytes, seconds, after.requests - before.requests)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _cold(place: Ground, ours: Ours, work: Path) -> Iterator[Figure]:
+    """The first job of a desktop that has nothing, beside download, then boot."""
+    whole = Peers(cache_folder() / "bench-peers", place.say)
+    whole.make(ours.before.folder)
+    _source(ours.before, place.say)  # its first reads are kept beside it
+    desktop = ColdDesktop(place, ours.before.folder, RECIPE)
+    link = work / "www" / "demo"
+    link.unlink(missing_ok=True)
+    link.symlink_to(repository(place) / "demo")
+    with _web(work) as web:
+        desktop.begin(web)
+        place.say("a desktop that has nothing starts")
+        cold = desktop.first_job(web, "cold")
+        desktop.clear()
+        place.say("the same again, with what it has fetched")
+        warm = desktop.first_job(web, "warm")
+        seconds = whole.download(web, ours.before.folder)
+    yield from _told(ours, cold, warm, seconds, whole.size(ours.before.folder))
+
+
+def _told(ours: Ours, cold: Start, warm: Start, download_seconds: float, whole_bytes: int) -> Iterator[Figure]:
+    fetched = cold.fetched_bytes + ours.first.path.stat().st_size
+    note = (
+        f"{fetched / 1e6:.1f} MB, kernel, initrd and manifest included; the image is {whole_bytes / 1e6:.0f} MB as "
+        f"zstd, {ours.first.new_bytes / 1e6:.0f} MB in packs"
+    )
+    yield measured("image_first_job_read_percent", [100 * fetched / whole_bytes], note=note)
+    later = download_seconds + warm.seconds
+    note = (
+        f"{cold.seconds:.1f} s beside {download_seconds:.1f} + {warm.seconds:.1f} s; 100 Mbit/s, 20 ms; from the order "
+        "to the running job, tcg"
+    )
+    yield measured("image_cold_start_ratio", [cold.seconds / later], note=note)

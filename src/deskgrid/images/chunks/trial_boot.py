@@ -31,7 +31,7 @@ QEMU = "qemu-system-x86_64"
 MOST_SECONDS = 300.0
 _QUIET_SECONDS, _LEAST_AFTER_JOINED = 4.0, 10.0
 _MIB = 1 << 20
-_WORTHLESS = InstanceData(
+WORTHLESS = InstanceData(
     vm_id="trial",
     vm_name="trial",
     desktop="trial",
@@ -130,7 +130,7 @@ def _attend(channel: socket.socket, noted: Trial, say: Say, end: float) -> None:
             message = decode_from_guest(line)
             if isinstance(message, Hello):
                 say("the machine says hello")
-                channel.sendall(encode(Join(_WORTHLESS)))
+                channel.sendall(encode(Join(WORTHLESS)))
             elif isinstance(message, Joined) and not joined:
                 say("HTCondor's daemons start")
                 joined = time.monotonic()
