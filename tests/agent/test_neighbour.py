@@ -3,8 +3,7 @@
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,6 +22,7 @@ from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Report
 from tests.coordinator.values import IMAGE, ROOM, START
 from tests.images.chunks.ground import ROOMY, content, origin, published, web
+from tests.waiting import comes_true
 
 ON = Policy(neighbours=True)
 FREE = Availability(True)
@@ -39,16 +39,6 @@ def neighbour(tmp_path: Path) -> Iterator[Neighbour]:
     made = Neighbour(tmp_path)
     yield made
     made.close()
-
-
-def soon(holds: Callable[[], object], seconds: float = 120.0) -> bool:
-    """Wait until it holds."""
-    until = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def children() -> set[int]:
@@ -75,7 +65,7 @@ def test_nothing_runs_or_listens_by_default_or_while_somebody_is_here(
 
 def test_it_listens_when_switched_on_and_goes_on_when_there_is_no_room_for_more(neighbour: Neighbour) -> None:
     neighbour.obey(ON, FREE)
-    assert soon(lambda: neighbour.port)
+    assert comes_true(lambda: neighbour.port)
     port = neighbour.port
     neighbour.obey(ON, FULL)
     neighbour.obey(msgspec.structs.replace(ON, download_bytes_per_second=20_000), FREE)
@@ -88,13 +78,13 @@ def test_it_ends_at_once_when_switched_off_or_when_somebody_comes(
 ) -> None:
     before = children()
     neighbour.obey(ON, FREE)
-    assert soon(lambda: neighbour.port)
+    assert comes_true(lambda: neighbour.port)
     port = neighbour.port
     neighbour.obey(policy, availability)
     assert neighbour.port == 0
-    assert soon(lambda: not listens(port)) and soon(lambda: children() <= before)
+    assert comes_true(lambda: not listens(port)) and comes_true(lambda: children() <= before)
     neighbour.obey(ON, FREE)
-    assert soon(lambda: neighbour.port)
+    assert comes_true(lambda: neighbour.port)
 
 
 def test_ending_it_before_it_listens_leaves_no_port(neighbour: Neighbour) -> None:
@@ -102,7 +92,7 @@ def test_ending_it_before_it_listens_leaves_no_port(neighbour: Neighbour) -> Non
     for _ in range(3):
         neighbour.obey(ON, FREE)
         neighbour.obey(ON, IN_USE)
-    assert soon(lambda: children() <= before)
+    assert comes_true(lambda: children() <= before)
     assert neighbour.port == 0
 
 
@@ -113,7 +103,7 @@ def test_from_report_to_fetch_nothing_but_the_introduction_comes_from_the_coordi
         Fetcher(given, image, [open_source(origin(tmp_path))]).whole()
     giver, known = Neighbour(tmp_path / "a"), Neighbours(120.0)
     giver.obey(ON, FREE)
-    assert soon(lambda: giver.port)
+    assert comes_true(lambda: giver.port)
     known.hear("desk-a", "127.0.0.2", report(giver.port), START)
     known.hear("desk-b", "127.0.0.3", report(1), START)
     urls = known.of("desk-b", IMAGE, "vm-1", START)
@@ -128,10 +118,10 @@ def test_from_report_to_fetch_nothing_but_the_introduction_comes_from_the_coordi
 def test_one_that_was_killed_is_said_to_be_gone_and_is_not_started_again_at_once(neighbour: Neighbour) -> None:
     before = children()
     neighbour.obey(ON, FREE)
-    assert soon(lambda: neighbour.port)
+    assert comes_true(lambda: neighbour.port)
     (pid,) = children() - before
     os.kill(pid, signal.SIGKILL)
-    assert soon(lambda: neighbour.port == 0)
+    assert comes_true(lambda: neighbour.port == 0)
     neighbour.obey(ON, FREE)
     assert children() <= before, "it waits, lest it end and start for ever"
 
@@ -140,6 +130,6 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path, caplog: pytest.LogCaptureF
     with socket.create_server(("", 0)) as taken:
         neighbour = Neighbour(tmp_path, taken.getsockname()[1])
         neighbour.obey(ON, FREE)
-        assert soon(lambda: "choose another port" in caplog.text)
+        assert comes_true(lambda: "choose another port" in caplog.text)
         assert neighbour.port == 0
         neighbour.close()

@@ -28,6 +28,7 @@ from deskgrid.images.chunks.upkeep import verify
 from deskgrid.wire.neighbour import Serving
 from tests.images.chunks.beside import ARGV, FAST, Giver, ask, get, giver
 from tests.images.chunks.ground import KEY, ROOMY, content, origin, published, web
+from tests.waiting import comes_true
 
 
 def patient(*origins: Origin) -> list[PackSource]:
@@ -56,7 +57,7 @@ def test_a_desktop_fetches_all_from_its_neighbour_and_nothing_from_the_origin(tm
     with giver(tmp_path / "a") as beside, web(tmp_path / "server") as server:
         store = filled(tmp_path, "b", made, beside.origin, server.origin)
         assert whole(store, made) and server.ranges == []
-        assert ended(lambda: beside.given().given_bytes >= made.manifest.blob_bytes)
+        assert comes_true(lambda: beside.given().given_bytes >= made.manifest.blob_bytes)
 
 
 def test_what_a_neighbour_lacks_comes_from_the_origin(tmp_path: Path) -> None:
@@ -183,27 +184,17 @@ def test_a_request_that_has_no_end_is_cut_off(tmp_path: Path) -> None:
                 link.sendall(b"GET /" + bytes(4096))
                 time.sleep(0.01)
             assert link.recv(1) == b""
-        assert ended(lambda: beside.given().connections == 0)
-
-
-def ended(holds: Callable[[], bool], seconds: float = 120.0) -> bool:
-    """Wait until it holds."""
-    until = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
+        assert comes_true(lambda: beside.given().connections == 0)
 
 
 def test_one_address_cannot_take_all_places_and_a_place_is_free_again(tmp_path: Path) -> None:
     (tmp_path / "packs").mkdir()
     with giver(tmp_path) as beside:
         links = [socket.create_connection(("127.0.0.1", beside.port), timeout=30) for _ in range(MOST_FOR_ONE)]
-        assert ended(lambda: beside.given().connections == MOST_FOR_ONE)
+        assert comes_true(lambda: beside.given().connections == MOST_FOR_ONE)
         assert get(beside.port, "ab" + 62 * "0", "0-9") == b""
         links.pop().close()
-        assert ended(lambda: beside.given().connections == MOST_FOR_ONE - 1)
+        assert comes_true(lambda: beside.given().connections == MOST_FOR_ONE - 1)
         assert get(beside.port, "ab" + 62 * "0", "0-9").startswith(b"HTTP/1.1 404 ")
         for link in links:
             link.close()
@@ -232,8 +223,8 @@ def test_who_reads_too_slowly_is_cut_off(tmp_path: Path) -> None:
         link.connect(("127.0.0.1", beside.port))
         end = index.offsets[index.count] - 1
         link.sendall(f"GET /lab/packs/{pack.name[:2]}/{pack.name} HTTP/1.1\r\nRange: bytes=0-{end}\r\n\r\n".encode())
-        assert ended(lambda: beside.given().connections == 1)
-        assert ended(lambda: beside.given().connections == 0, 60)
+        assert comes_true(lambda: beside.given().connections == 1)
+        assert comes_true(lambda: beside.given().connections == 0, 60)
         assert beside.given().given_bytes < made.manifest.blob_bytes
 
 
@@ -305,7 +296,7 @@ def test_a_neighbour_that_is_killed_in_mid_transfer_is_left_for_the_next_source(
             fetcher = Fetcher(store, image, [open_source(beside.origin), open_source(server.origin)])
             thread = threading.Thread(target=fetcher.whole)
             thread.start()
-            assert ended(lambda: fetcher.fetched_bytes > 100_000)
+            assert comes_true(lambda: fetcher.fetched_bytes > 100_000)
             assert server.ranges == []
             beside.process.send_signal(signal.SIGKILL)
             thread.join(60)
