@@ -32,6 +32,7 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports --no-logo
 
 bench: setup ## figures to build/bench.json, and as a table
+	tools/system-packages --bench
 	$(BIN)/python -m bench
 
 setup: $(VENV)/.system $(VENV)/.installed ## system packages and Python environment

@@ -9,39 +9,37 @@ Rules, told first
 """
 
 import os
-import random
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.request import urlopen
 
 import msgspec
-import psutil
 
 from bench.figure import Figure, Load, measured, missing
 from bench.ground import Ground
 from bench.image_boots import ColdDesktop, Start, repository, seconds_to_joined
 from bench.image_peers import Moved, Peers
+from bench.image_reads import CACHED, KEY, UNCACHED, speeds
 from bench.link import Web, slow_link
-from bench.machine import CannotMeasure, pin
+from bench.machine import CannotMeasure
 from deskgrid.cli.demo import RECIPE as DEMO
 from deskgrid.demo.cast import DemoError
 from deskgrid.host.paths import cache_folder
 from deskgrid.images.build import Built, build
 from deskgrid.images.chunks.ahead import How
-from deskgrid.images.chunks.client import Client
 from deskgrid.images.chunks.fetch import Fetcher
 from deskgrid.images.chunks.keys import ProjectKey
 from deskgrid.images.chunks.launch import Server
 from deskgrid.images.chunks.publish import Published, Source, publish
 from deskgrid.images.chunks.serve import Order
 from deskgrid.images.chunks.source import Origin, open_source
-from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.images.chunks.store import ChunkStore
 from deskgrid.images.chunks.trial import keep_reads, kept_reads
 from deskgrid.images.chunks.trial_boot import QEMU, first_reads
 from deskgrid.images.contract import ImageError
@@ -57,13 +55,10 @@ NAMES = (
     "image_boot_ratio",
     "image_first_job_read_percent",
     "image_cold_start_ratio",
+    "image_plaintext_canaries",
 )
 RECIPE = "scientific"
-_KEY = bytes(range(32))
-_UNCACHED = Limits(1 << 40, 0)
-_LIMITS = Limits(1 << 40, 0, 1 << 40)
 Say = Callable[[str], None]
-Ranges = Sequence[tuple[int, int]]
 Step = Callable[[], Iterator[Figure]]
 
 
@@ -90,7 +85,7 @@ def run(place: Ground, load: Load, boots: int = 3) -> list[Figure]:
             (NAMES[3:6], lambda: _reading(ours, work, place.say)),
             (NAMES[6:7], lambda: _boots(ours, work, boots, place.say)),
             (NAMES[0:2], lambda: _delta(ours, work, place.say)),
-            (NAMES[7:9], lambda: _cold(place, ours, work)),
+            (NAMES[7:10], lambda: _cold(place, ours, work)),
         )
         return [
             msgspec.structs.replace(figure, load=load)
@@ -121,7 +116,7 @@ def versions(work: Path, say: Say) -> tuple[Built, Built]:
 
 def _published(work: Path, say: Say) -> Ours:
     before, after = versions(work, say)
-    key, made, spent = ProjectKey(_KEY), [], []
+    key, made, spent = ProjectKey(KEY), [], []
     for number, built in enumerate((before, after)):
         source = _source(built, say)
         began = time.process_time()
@@ -155,73 +150,13 @@ def _reading(ours: Ours, work: Path, say: Say) -> Iterator[Figure]:
     """Speed and memory of the process that serves."""
     disk = ours.before.folder / DISK
     manifest = ours.first.path.read_bytes()
-    cold = _speeds(disk, work, manifest, _UNCACHED, say)
-    ordered, anywhere, used = _speeds(disk, work, manifest, _LIMITS, say)
+    cold = speeds(disk, work, manifest, UNCACHED, say)
+    ordered, anywhere, used = speeds(disk, work, manifest, CACHED, say)
     uncached = f"{statistics.median(cold[0]):.0f} when packs come from the disk"
     yield measured("image_read_in_order_mb_per_s", ordered, note=uncached)
     uncached = f"over all of the disk's content; {statistics.median(cold[1]):.0f} when packs come from the disk"
     yield measured("image_read_random_mb_per_s", anywhere, note=uncached)
     yield measured("image_store_process_mb", [used, cold[2]], of=max, note="resident, after all of the reads")
-
-
-def _speeds(
-    disk: Path, work: Path, manifest: bytes, limits: Limits, say: Say
-) -> tuple[list[float], list[float], float]:
-    """MB per second of processor time in order and anywhere, and resident MB."""
-    core = min(os.sched_getaffinity(0))
-    store = ChunkStore(work / "store", limits)
-    origin = Origin(f"file://{work / 'www'}")
-    with store.admit(manifest) as image:
-        server = Server(Order(str(store.folder), limits, image.digest, (origin,), How.ALL), _KEY, say)
-        try:
-            while not server.status().ahead_done:
-                time.sleep(0.2)
-            pin(server.process.pid, core)
-            client = Client(server.socket)
-            written = _written(disk)
-            in_order = [(at, min(1 << 20, end - at)) for start, end in written for at in range(start, end, 1 << 20)]
-            rng = random.Random(1)
-            chosen = rng.choices(written, [end - start for start, end in written], k=20000)
-            places = [(rng.randrange(start, end) // 4096 * 4096, 4096) for start, end in chosen]
-            ordered = [_speed(client, server.process.pid, in_order[:512]) for _ in range(3)]
-            _speed(client, server.process.pid, places)
-            anywhere = [_speed(client, server.process.pid, places) for _ in range(3)]
-            return ordered, anywhere, psutil.Process(server.process.pid).memory_info().rss / 1e6
-        finally:
-            server.close()
-            store.close()
-
-
-def _speed(client: Client, pid: int, places: Ranges) -> float:
-    """Read with sixteen requests under way. Returns: MB per second of the server's processor time."""
-    process = psutil.Process(pid)
-
-    def spent() -> float:
-        times = process.cpu_times()
-        return times.user + times.system
-
-    before, asked = spent(), 0
-    for number, (_, length) in enumerate(places):
-        if asked < len(places) and asked - number < 8:
-            more = list(places[asked : number + 16])
-            client.ask(more)
-            asked += len(more)
-        client.take(length)
-    return sum(length for _, length in places) / 1e6 / (spent() - before)
-
-
-def _written(disk: Path) -> list[tuple[int, int]]:
-    """The parts of a sparse file that were written."""
-    found: list[tuple[int, int]] = []
-    at = 0
-    with disk.open("rb") as file:
-        while True:
-            try:
-                start = os.lseek(file.fileno(), at, os.SEEK_DATA)
-            except OSError:
-                return found
-            at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-            found.append((start, at))
 
 
 def _boots(ours: Ours, work: Path, count: int, say: Say) -> Iterator[Figure]:
@@ -232,14 +167,14 @@ def _boots(ours: Ours, work: Path, count: int, say: Say) -> Iterator[Figure]:
     source = _source(ours.before, say)
     plain = work / "plain.qcow2"
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(source.disk), str(plain)], check=True)
-    store = ChunkStore(work / "store", _UNCACHED)
+    store = ChunkStore(work / "store", UNCACHED)
     origin = Origin(f"file://{work / 'www'}")
     beside: list[tuple[float, float]] = []
     with store.admit(ours.first.path.read_bytes()) as image:
         for number in range(count):
             say(f"boot {number + 1} of {count}, from a plain qcow2 and from the store")
             first = seconds_to_joined(qemu, source, f"format=qcow2,cache=none,file={plain}")
-            server = Server(Order(str(store.folder), _UNCACHED, image.digest, (origin,), How.ALL), _KEY, say)
+            server = Server(Order(str(store.folder), UNCACHED, image.digest, (origin,), How.ALL), KEY, say)
             try:
                 base = f"format=raw,file=nbd+unix:///disk?socket={server.socket}"
                 beside.append((seconds_to_joined(qemu, source, base), first))
@@ -284,7 +219,7 @@ def _web(work: Path) -> AbstractContextManager[Web]:
 
 def _fetched(ours: Ours, work: Path, web: Web) -> Moved:
     """What a desktop that has the first version fetches for the second."""
-    store = ChunkStore(work / "desktop", _UNCACHED)
+    store = ChunkStore(work / "desktop", UNCACHED)
     with store.admit(ours.first.path.read_bytes()) as image:
         Fetcher(store, image, [open_source(Origin(f"file://{work / 'www'}"))]).whole()
         before, began = web.sent(), time.monotonic()
@@ -313,9 +248,30 @@ def _cold(place: Ground, ours: Ours, work: Path) -> Iterator[Figure]:
         cold = desktop.first_job(web, "cold")
         desktop.clear()
         place.say("the same again, with what it has fetched")
-        warm = desktop.first_job(web, "warm")
+        canary = os.urandom(16).hex()
+        script = f"echo {canary} > kept; cat kept; sync; sleep 60"
+        warm = desktop.first_job(web, "warm", script)
+        time.sleep(5)
+        canaries = [canary.encode(), *desktop.secrets(), *_image_canaries(ours.before.folder)]
+        running = desktop.found(canaries)
+        desktop.kill()
+        time.sleep(1)
+        killed = desktop.found(canaries)
         seconds = whole.download(web, ours.before.folder)
     yield from _told(ours, cold, warm, seconds, whole.size(ours.before.folder))
+    where = ", ".join(dict.fromkeys((*running, *killed))) or "nowhere"
+    note = f"{len(canaries)} from image, job and project key, while running and after kill -9 of all; found {where}"
+    yield measured("image_plaintext_canaries", [float(len(running) + len(killed))], note=note)
+
+
+def _image_canaries(folder: Path) -> list[bytes]:
+    """Bytes of the disk that a boot reads, long and odd enough to be nowhere else."""
+    with (folder / DISK).open("rb") as file:
+        parts = []
+        for offset in kept_reads(folder)[:4000:100]:
+            file.seek(offset + 1024)
+            parts.append(file.read(64))
+    return [part for part in parts if len(set(part)) > 24]
 
 
 def _told(ours: Ours, cold: Start, warm: Start, download_seconds: float, whole_bytes: int) -> Iterator[Figure]:
