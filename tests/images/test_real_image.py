@@ -24,6 +24,7 @@ from deskgrid.pool.embedded import EmbeddedPool
 from deskgrid.pool.head import HeadSettings
 from deskgrid.pool.tools import CondorPool
 from deskgrid.wire.guest import Hello, Joined, Leave, Left
+from tests.waiting import eventually
 
 from .machine import Machine
 from .trees import EPOCH, folder, member, plain, write
@@ -183,16 +184,18 @@ def test_a_machine_joins_a_real_pool_runs_a_job_and_leaves_without_a_trace(
         )
         machine.hear(Joined)
         names = ["condor_status", "-af", "Name", "vm_name", "deskgrid_vm_id", "deskgrid_desktop", "PartitionableSlot"]
-        _until(lambda: "vm-real demo vm-real desk-1 true" in _flat(pool.command(names).stdout))
-        _until(lambda: "2" in pool.command(["condor_q", "-af", "JobStatus"]).stdout.split(), 60)
-        _until(lambda: (pool.jobs / "out").exists() and "refused" in (pool.jobs / "out").read_text(), 30)
+        eventually(lambda: "vm-real demo vm-real desk-1 true" in _flat(pool.command(names).stdout))
+        eventually(lambda: "2" in pool.command(["condor_q", "-af", "JobStatus"]).stdout.split(), seconds=60)
+        eventually(lambda: (pool.jobs / "out").exists() and "refused" in (pool.jobs / "out").read_text(), seconds=30)
         assert (pool.jobs / "out").read_text().split() == ["slot1", "refused"]
         machine.say(Leave())
         began = time.monotonic()
         assert machine.hear(Left).cause == "asked"
-        _until(lambda: pool.command(["condor_q", "-af", "JobStatus"]).stdout.split() == ["1"], 10)
+        eventually(lambda: pool.command(["condor_q", "-af", "JobStatus"]).stdout.split() == ["1"], seconds=10)
         assert time.monotonic() - began < 10
-        _until(lambda: not pool.command(["condor_status", "-any", "-af", "Name"]).stdout.count("vm-real"), 10)
+        eventually(
+            lambda: not pool.command(["condor_status", "-any", "-af", "Name"]).stdout.count("vm-real"), seconds=10
+        )
 
 
 @pytest.mark.timeout(1800)
@@ -221,10 +224,3 @@ def instance(**changed: str) -> InstanceData:
 
 def _flat(text: str) -> str:
     return " ".join(text.replace("slot1@", "").replace(".deskgrid.internal", "").split())
-
-
-def _until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"not so within {seconds} s"
-        time.sleep(0.2)

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -28,11 +29,13 @@ from deskgrid.pool.execute import ExecuteNode, Member
 from deskgrid.pool.head import HeadSettings
 from deskgrid.pool.reach import Reach, run_tool
 from deskgrid.pool.tools import CondorPool
+from tests import waiting
 
 pytestmark = pytest.mark.real
 MIB = 1 << 20
 IMAGE_A = OfflineAd("img-a", Size(1, 512 * MIB), 4096 * MIB)
 QUICK = HeadSettings(cycle_seconds=2)
+eventually = partial(waiting.eventually, step_seconds=0.2)  # each look is a program of HTCondor's
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +72,6 @@ def submit(embedded: EmbeddedPool, *lines: str) -> str:
 
 def value(embedded: EmbeddedPool, job_id: str, expression: str) -> str:
     return embedded.command(["condor_q", job_id, "-af:r", expression]).stdout.strip()
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"it did not come to hold within {seconds} s"
-        time.sleep(0.2)
 
 
 def counts(pool: CondorPool) -> dict[str, int]:
