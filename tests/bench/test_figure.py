@@ -75,6 +75,12 @@ def test_a_goal_is_judged_by_its_sign(goal: str, value: float | None, is_reached
     assert reached(goal, value) is is_reached
 
 
+def test_a_goal_may_be_to_be_less_than_the_peer() -> None:
+    assert reached("< peer", 1.0, 2.0) is True
+    assert reached("< peer", 2.0, 2.0) is False
+    assert reached("< peer", 1.0) is None
+
+
 def test_a_goal_that_cannot_be_read_is_an_error_that_says_what_is_expected() -> None:
     with pytest.raises(ValueError, match=r"got 'about 5', expected"):
         reached("about 5", 1.0)
