@@ -87,6 +87,7 @@ def test_no_time_is_later_than_the_epoch_and_earlier_ones_stay(tmp_path: Path) -
         "./root/.bash_history",
         "./etc/ssl/private/ssl-cert-snakeoil.key",
         "./etc/munge/munge.key",
+        "./usr/share/python3/debpython/__pycache__/files.cpython-313.pyc",
         "./etc/.pwd.lock",
         "./var/cache/fontconfig/a.cache-9",
         "./var/lib/cloud/data/instance-id",

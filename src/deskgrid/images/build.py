@@ -31,7 +31,7 @@ from deskgrid.images import contents, disk, kernel, manifest, sbom, work_folder
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Manifest, Package
 from deskgrid.images.recipe import GIB, Loaded, load
-from deskgrid.images.roottar import RootTar
+from deskgrid.images.roottar import RULES, RootTar
 from deskgrid.images.tree import DPKG_OPTIONS, FACTS, FACTS_LIST, HOOK, SOURCES, USERS, make_tree, wanted_packages
 from deskgrid.images.work_folder import TREE
 from deskgrid.model.image import ImageRef
@@ -110,6 +110,7 @@ def inputs(loaded: Loaded) -> str:
         DPKG_OPTIONS,
         CMDLINE,
         manifest.FORMAT,
+        RULES,
     ]
     programs = (guest.PREPARE, guest.INITRD_INIT, HOOK, SOURCES, USERS, FACTS)
     parts += [program.read_bytes() for program in programs]

@@ -5,6 +5,8 @@ Rules, told first
 - What belongs to one machine or one moment is left out: device nodes, host keys and other keys that packages make when
   they are installed, machine id, logs, caches, package lists, random seeds, leases, what cloud-init remembers, backups
   of the accounts, and what is in /run, /tmp and /var/tmp.
+- Bytecode of Python's own packaging helpers is left out too: it is written when they are first imported, while packages
+  are installed, and is not the same twice.
 - Nothing is read into memory as a whole but single small files.
 """
 
@@ -32,6 +34,7 @@ _DROPPED = re.compile(
     | var/lib/(urandom|seedrng|cloud|dhcp|NetworkManager)/.+
     | var/log/.*[^/] | root/\.[^/]*_history | etc/condor/passwords\.d/.+ | etc/condor/tokens\.d/.+
     | boot/initrd\.img.* | boot/vmlinuz.* | vmlinuz(\.old)? | initrd\.img(\.old)?
+    | usr/share/python3/.*__pycache__(/.*)?
     | usr/lib/deskgrid/build(/.*)?
     )\Z""",
     re.VERBOSE,
@@ -42,6 +45,9 @@ _FIXED = {
     "etc/hosts": b"127.0.0.1 localhost\n",
     "etc/resolv.conf": b"",
 }
+RULES = (_DROPPED.pattern, _FIXED)
+"""What an image depends on here."""
+
 _ATTRIBUTES = ("SCHILY.xattr.security.", "SCHILY.xattr.user.")
 
 
