@@ -31,6 +31,7 @@ class Around(msgspec.Struct, frozen=True):
     aside: runs something slow elsewhere; what it returns is put into the inbox. leases: the file of leases.
     faults: what makes this desktop unfit, asked at each sensing. rules: another policy than before, or None; asked at
     each sensing. changed: hears of every change. pace: whether virtual machines run, or may soon.
+    neighbour_port: where parts of images are given to neighbours; 0: nowhere.
     ready_to_end: all that the computer's announced sleep or shutdown had to wait for is done.
     """
 
@@ -49,3 +50,4 @@ class Around(msgspec.Struct, frozen=True):
     changed: Callable[[Desk], None] = lambda desk: None
     pace: Callable[[bool], None] = lambda running: None
     ready_to_end: Callable[[], None] = lambda: None
+    neighbour_port: Callable[[], int] = lambda: 0

@@ -97,6 +97,7 @@ class Letters:
                 ended=tuple(_of(vm) for vm in desk.ended),
                 story=desk.story,
                 inventory=self._inventory,
+                neighbour_port=around.neighbour_port(),
             )
         )
 

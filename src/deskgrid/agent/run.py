@@ -27,6 +27,7 @@ from deskgrid.agent.link import HttpsLink
 from deskgrid.agent.local import LocalServer
 from deskgrid.agent.local_socket import RUN_FOLDER, LocalError, listening_place
 from deskgrid.agent.loop import Loop
+from deskgrid.agent.neighbour import Neighbour
 from deskgrid.agent.policy_files import PolicyFiles
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.agent.status import Status, status_of, write_status
@@ -123,6 +124,7 @@ class _Running:
         self.cpu: dict[str, float] = {}
         self.used: dict[str, float] = {}
         self.used_at = wall()
+        self.neighbour = Neighbour(settings.store, settings.neighbour_port)
         around = Around(
             now=steady_clock(wall),
             wall=wall,
@@ -139,6 +141,7 @@ class _Running:
             changed=self._changed,
             pace=self.presence.pace,
             ready_to_end=self.presence.ready_to_end,
+            neighbour_port=lambda: self.neighbour.port,
         )
         self.loop = Loop(
             around,
@@ -171,8 +174,10 @@ class _Running:
         try:
             while not self._over():
                 self.loop.turn(self._next(self.loop.next_turn()))
+                self.neighbour.obey(self.effective.policy, self.loop.desk.availability)
             self._last_word()
         finally:
+            self.neighbour.close()
             self.ear.close()
             self.rules.close()
             self.book.write()

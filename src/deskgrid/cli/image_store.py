@@ -42,23 +42,14 @@ def publish(
 ) -> None:
     """Publish an image in encrypted chunks. It goes on where an interrupted publication stopped."""
     from deskgrid.images.chunks.keys import ProjectKey, make_key, read_key
-    from deskgrid.images.chunks.publish import Source
     from deskgrid.images.chunks.publish import publish as publish_image
+    from deskgrid.images.chunks.publish import source_of
 
     one = inspect(folder)
     assert one.manifest is not None
     where = folder.resolve()
     key = ProjectKey(make_key(key_file) if new_key else read_key(key_file))
-    source = Source(
-        where / "disk.raw",
-        where / "kernel",
-        where / "initrd",
-        one.manifest.cmdline,
-        one.manifest.memory_bytes,
-        one.manifest.packages,
-        one.ref.digest,
-        _offsets(first_reads),
-    )
+    source = source_of(where, _offsets(first_reads))
     if first_reads is None:
         source = _tried(source, trial, (lambda sentence: None) if as_json else tell)
     with progress() as bar:

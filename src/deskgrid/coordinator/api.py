@@ -89,7 +89,7 @@ class Api:
         raw = await read_body(scope, receive)
         report = _report.decode(raw)
         _check_report(report)
-        return _encode(await answer(self._office, name, report, raw))
+        return _encode(await answer(self._office, name, report, raw, address(scope)))
 
     async def _take_enrol(self, scope: Scope, receive: Receive) -> bytes:
         office, where = self._office, address(scope)
@@ -104,6 +104,7 @@ class Api:
             raise
         office.members[member.name] = member
         office.fleet.drop(member.name)
+        office.neighbours.drop(member.name)
         log.info("desktop %s: enrolled with token %s", member.name, member.token_id)
         return _encode(enrolled)
 

@@ -18,6 +18,7 @@ from deskgrid.coordinator.holding import Holding
 from deskgrid.coordinator.inventories import Inventories
 from deskgrid.coordinator.kept import DesktopInventory, LeaseRecord, Member
 from deskgrid.coordinator.ledger import Ledger
+from deskgrid.coordinator.neighbours import Neighbours
 from deskgrid.coordinator.offering import Offering
 from deskgrid.coordinator.outcomes import KEPT_DAYS, Outcomes
 from deskgrid.coordinator.recorder import Recorder
@@ -53,6 +54,7 @@ class Coordinator:
         self.settings, self.pool, self.clock = settings, pool, clock
         self.started_at = clock()
         self.fleet = Fleet()
+        self.neighbours = Neighbours(settings.plan.stale_seconds)
         self.holding = Holding(settings.max_held)
         self.members = {member.name: member for member in loaded.members}
         self.inventories = Inventories(loaded.inventories)

@@ -173,6 +173,7 @@ class OperatorApi:
         office.ledger.cut_off(member.name, Reason("desktop-revoked", f"{member.name} was revoked: {reason}"), now)
         office.forget_ended()
         office.fleet.drop(member.name)
+        office.neighbours.drop(member.name)
         office.changed(member.name)
         await office.recorder.flush()
         return Done(f"{member.name} is revoked; what it runs ends with its leases.")

@@ -19,11 +19,11 @@ SOON_SECONDS = 1.0
 """A desktop that can be told at once reports again so soon after an answer that was not held."""
 
 
-async def answer(office: Coordinator, name: str, report: Report, raw: bytes) -> Answer:
+async def answer(office: Coordinator, name: str, report: Report, raw: bytes, where: str = "") -> Answer:
     """Take a report in and say what the desktop should run.
 
     Args:
-        name: the desktop, authenticated. raw: the report as it came.
+        name: the desktop, authenticated. raw: the report as it came. where: the address it came from.
 
     Raises:
         AnotherAgent: when the report's agent was superseded. SQLAlchemyError: when an end or an inventory could
@@ -33,7 +33,7 @@ async def answer(office: Coordinator, name: str, report: Report, raw: bytes) -> 
     fresh = office.fleet.take(name, report, raw, now)
     if fresh:
         office.holding.release(name)
-        _take_in(office, name, report)
+        _take_in(office, name, report, where)
     if fresh and report.inventory is not None:
         await office.inventories.keep(office.recorder, name, report.inventory, now)
     if report.ended or report.story or office.ledger.ended:
@@ -55,9 +55,10 @@ async def answer(office: Coordinator, name: str, report: Report, raw: bytes) -> 
     )
 
 
-def _take_in(office: Coordinator, name: str, report: Report) -> None:
+def _take_in(office: Coordinator, name: str, report: Report, where: str) -> None:
     now = office.clock()
     office.ledger.hear(name, report.vms, report.ended, now)
+    office.neighbours.hear(name, where, report, now)
     if report.story:
         known = office.fleet.get(name)
         office.ledger.changes.retell(name, report.story, known.skew_seconds if known else 0.0, now)
@@ -99,7 +100,7 @@ def _order(office: Coordinator, live: Live, shown: bool) -> Order | None:
             memory_mb=lease.size.memory_bytes >> 20,
             unused_seconds=guest.unused_seconds,
         ),
-        image,
+        image and office.neighbours.enclose(image, lease, office.clock()),
     )
 
 

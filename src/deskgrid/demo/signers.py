@@ -15,9 +15,9 @@ from pathlib import Path
 from deskgrid.images.chunks.keys import ProjectKey
 from deskgrid.images.chunks.keys import make_key as make_project_key
 from deskgrid.images.chunks.keys import read_key as read_project_key
-from deskgrid.images.chunks.publish import Progress, Source, publish
+from deskgrid.images.chunks.publish import Progress, publish, source_of
 from deskgrid.images.chunks.trial import kept_reads
-from deskgrid.images.manifest import DISK, INITRD, KERNEL, read, reference
+from deskgrid.images.manifest import reference
 from deskgrid.images.trust.keys import make_key, open_signer
 from deskgrid.images.trust.repository import first_root, first_targets
 from deskgrid.images.trust.roles import ROOT, TARGETS, project_roles
@@ -87,19 +87,9 @@ class Signers:
             image: its folder. progress: told the part that is done, 0 to 1.
         """
         ref = reference(image.resolve())
-        held = read(image, ref)
         number = 1 + sum(1 for _ in (self.places.repository / "images" / PROJECT / ref.name).glob("*.json"))
         version = Version(PROJECT, ref.name, f"{number}.0")
-        source = Source(
-            image / DISK,
-            image / KERNEL,
-            image / INITRD,
-            held.cmdline,
-            held.memory_bytes,
-            held.packages,
-            ref.digest,
-            kept_reads(image),
-        )
+        source = source_of(image, kept_reads(image))
         key = ProjectKey(read_project_key(self.places.project_keys / f"{PROJECT}.key"))
         made = publish(source, self.places.repository, (PROJECT, ref.name, version.version), key, progress)
         now = datetime.now(UTC)

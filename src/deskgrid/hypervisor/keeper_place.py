@@ -65,7 +65,7 @@ def machine_of(task: Task) -> Machine:
     overlay_bytes = spec.overlay_bytes // 512 * 512
     if disk.served is not None:
         path, size = task.folder / DISK_SOCKET_NAME, disk.served.size_bytes
-        return Machine(spec.vm_id, spec.size, path, size, overlay_bytes, served=True, cmdline=disk.cmdline)
+        return Machine(spec.vm_id, spec.size, path, size, overlay_bytes, True, disk.served.seed, cmdline=disk.cmdline)
     if disk.disk is None:
         raise CannotKeep(f"image {disk.ref.name}: got neither a disk nor a program that serves one; fetch it again")
     _, _, size = [_size_of(path) for path in (disk.kernel, disk.initrd, disk.disk)]

@@ -50,9 +50,10 @@ class Machine(msgspec.Struct, frozen=True):
     """What shall run.
 
     disk: a raw file; or, if it is served, the socket of the NBD server that has it. disk_bytes: its length.
-    direct: whether base and overlay are on file systems that can go around the host's cache. overlay_bytes: the overlay
-    file's length. kernel, initrd, cmdline: boot them directly; without a kernel, here or among the handles, the BIOS
-    boots from the disk.
+    seed: the server has a second disk, for cloud-init. overlay_bytes: the overlay file's length.
+    base_direct, overlay_direct: whether they are on file systems that can go around the host's cache.
+    kernel, initrd, cmdline: boot them directly; without a kernel, here or among the handles, the BIOS boots from the
+    disk.
     """
 
     vm_id: str
@@ -61,6 +62,7 @@ class Machine(msgspec.Struct, frozen=True):
     disk_bytes: int
     overlay_bytes: int
     served: bool = False
+    seed: bool = False
     kernel: Path | None = None
     initrd: Path | None = None
     cmdline: str = ""
@@ -136,25 +138,41 @@ def _disk(machine: Machine, handles: Handles) -> list[str]:
         *("-object", f"secret,id=passphrase,file=/proc/self/fd/{handles.passphrase}"),
         *(part for node in nodes for part in ("-blockdev", json.dumps(node))),
         *("-device", "virtio-blk-pci,drive=overlay,bootindex=1,werror=stop,rerror=stop"),
+        *(_seed(machine) if machine.seed else ()),
+    ]
+
+
+def _seed(machine: Machine) -> list[str]:
+    nodes = (
+        _served(machine, "seed-file", "seed"),
+        {"driver": "raw", "node-name": "seed", "file": "seed-file", "read-only": True},
+    )
+    return [
+        *(part for node in nodes for part in ("-blockdev", json.dumps(node))),
+        *("-device", "virtio-blk-pci,drive=seed,rerror=stop"),
     ]
 
 
 def _base_file(machine: Machine) -> dict[str, object]:
     if machine.served:
-        return {
-            "driver": "nbd",
-            "node-name": "base-file",
-            "server": {"type": "unix", "path": str(machine.disk)},
-            "export": "disk",
-            "read-only": True,
-            "reconnect-delay": 0,
-        }
+        return _served(machine, "base-file", "disk")
     return {
         "driver": "file",
         "node-name": "base-file",
         "filename": str(machine.disk),
         "read-only": True,
         **_cache(machine.base_direct, "native"),
+    }
+
+
+def _served(machine: Machine, node: str, export: str) -> dict[str, object]:
+    return {
+        "driver": "nbd",
+        "node-name": node,
+        "server": {"type": "unix", "path": str(machine.disk)},
+        "export": export,
+        "read-only": True,
+        "reconnect-delay": 0,
     }
 
 

@@ -2,7 +2,7 @@
 
 Rules, told first
 - No secret is in it: the token, and all else that a member must know, come over the second serial port, as for images
-  of our own. So the ISO is the same for every machine of an image but for its id.
+  of our own. So the ISO is the same for every machine of an image.
 - It brings our member program and a unit that runs it; when the member ends, the machine powers off.
 - Nobody can log in: no user is made, no password set, no key put there.
 - HTCondor and Python 3.11 must be in the disk, or in the packages that cloud-init installs at each start.
@@ -14,13 +14,17 @@ import base64
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from deskgrid import guest
+from deskgrid.host.files import write_atomic
+from deskgrid.images.manifest import Manifest
 from deskgrid.model.names import name as valid_name
 
 LABEL = "cidata"
+SEED = "seed.iso"
 UNIT = "deskgrid-member.service"
 _UNIT_TEXT = """\
 [Unit]
@@ -100,6 +104,19 @@ def iso(told: Seed) -> bytes:
     finally:
         image.close()
     return out.getvalue()
+
+
+def kept_seed(folder: Path, held: Manifest) -> Path:
+    """Return the ISO of an imported image, made once and kept in its folder: the library writes the time into it.
+
+    The machine's disk is thrown away each time, so all its lives may have one id. Raises: OSError.
+    """
+    path = folder / SEED
+    if not path.exists():
+        assert held.imported is not None
+        told = seed(f"{held.name[:40]}-{held.inputs[:12]}", member_program(), held.imported.packages)
+        write_atomic(path, iso(told), 0o644)
+    return path
 
 
 def _file(path: str, data: bytes, mode: str) -> dict[str, str]:

@@ -9,7 +9,8 @@ Rules, told first
   What it says later are faults that it met, in sentences. One JSON line each.
 - It obeys commands from the start, while it still fills the memory files too. `status` is answered with an object in
   which `away` says why it waits for a source, "" when it does not. Paused, it asks no source for anything.
-- It serves an NBD export "disk", read only. A guest may have to wait, but gets no error because a source is away.
+- It serves an NBD export "disk", and with `seed` one "seed" (for cloud-init), read only. A guest may have to wait, but
+  gets no error because a source is away.
 """
 
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ class DiskServer(msgspec.Struct, frozen=True):
     size_bytes: int
     kernel: bool = True
     initrd: bool = True
+    seed: bool = False
 
     def __repr__(self) -> str:
         return f"DiskServer(argv={self.argv!r}, size_bytes={self.size_bytes}, opening=<secret>)"

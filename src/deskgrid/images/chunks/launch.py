@@ -49,6 +49,7 @@ def disk_server(order: Order, key: bytes | bytearray | memoryview, manifest: Pub
         size_bytes=manifest.disk.bytes,
         kernel=manifest.kernel.bytes > 0,
         initrd=manifest.initrd.bytes > 0,
+        seed=manifest.seed.bytes > 0,
     )
 
 

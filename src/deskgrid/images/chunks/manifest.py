@@ -9,7 +9,7 @@ Rules, told first
 - Nothing in it tells when or where it was published: the same content, key, and packs make the same manifest.
 - It comes from outside until it was verified: everything in it is bounded, and checked before it is used.
 
-The table holds the chunks of disk, kernel and initrd in this order, as columns of little-endian unsigned numbers,
+The table holds the chunks of disk, kernel, initrd and seed in this order, as columns of little-endian unsigned numbers,
 compressed: raw length (4 bytes each), number of the pack or HOLE (2), number of the blob in it (2; as the difference to
 the number that follows the one before, since most follow each other). `boot` holds the
 numbers of the chunks that a boot reads, in their order (4 bytes each), compressed.
@@ -33,7 +33,8 @@ from deskgrid.model.names import Digest, Name
 
 FORMAT = 2
 HOLE = 0xFFFF
-STREAMS = ("disk", "kernel", "initrd")
+STREAMS = ("disk", "kernel", "initrd", "seed")
+"""seed: a small read-only second disk from which cloud-init in an imported image gets its first data."""
 MOST_MANIFEST_BYTES = 32 << 20
 _MOST_PIECES = 8 << 20
 _MOST_DISK_BYTES = 1 << 44
@@ -83,6 +84,7 @@ class PublishedManifest(msgspec.Struct, frozen=True):
     boot: bytes
     blob_bytes: Bytes
     format: int = FORMAT
+    seed: Stream = Stream(0, 0)
 
     @property
     def disk_bytes(self) -> int:
@@ -148,7 +150,7 @@ def title(manifest: PublishedManifest) -> str:
 
 
 def span(manifest: PublishedManifest, table: Table, stream: str) -> Span:
-    """Return where the pieces of "disk", "kernel" or "initrd" are."""
+    """Return where the pieces of one of STREAMS are."""
     first = 0
     for name in STREAMS:
         facts: Stream = getattr(manifest, name)
@@ -182,7 +184,7 @@ def wanted(manifest: PublishedManifest, table: Table) -> Iterator[tuple[int, int
 
 
 def _pieces(manifest: PublishedManifest) -> int:
-    return manifest.disk.pieces + manifest.kernel.pieces + manifest.initrd.pieces
+    return sum(getattr(manifest, name).pieces for name in STREAMS)
 
 
 def _table(manifest: PublishedManifest) -> Table:

@@ -3,7 +3,7 @@
 Rules, told first
 - What the project already has is not stored again: the packs in its folder are looked into, those of versions before
   and those that an interrupted publication left. So a second version writes its difference, and a second try goes on.
-- Kernel and initrd come first, then what a boot reads in its order, then the rest of the disk in order.
+- Kernel, initrd and seed come first, then what a boot reads in its order, then the rest of the disk in order.
 - A pack is written under another name, flushed, then renamed; the manifest is written the same way after the last
   pack. Whoever reads the folder sees a whole version or none.
 - A name and version never change: publishing other content under it is refused.
@@ -27,7 +27,8 @@ from deskgrid.images.chunks.keys import NAME_BYTES, Damaged, ProjectKey
 from deskgrid.images.chunks.manifest import HOLE, Pack, PublishedManifest, Stream, Table
 from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, PackIndex, assemble, index_bytes
 from deskgrid.images.contract import ImageError
-from deskgrid.images.manifest import Package
+from deskgrid.images.manifest import DISK, INITRD, KERNEL, Package, read, reference
+from deskgrid.images.nocloud import kept_seed
 from deskgrid.model.names import name as valid_name
 
 Progress = Callable[[float], None]
@@ -46,6 +47,24 @@ class Source(msgspec.Struct, frozen=True):
     packages: tuple[Package, ...]
     digest: str
     first_reads: Sequence[int] = ()
+    seed: Path | None = None
+
+
+def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
+    """What is to be published of an image's folder; an imported one's seed is made there now. Raises: ImageError."""
+    ref = reference(folder.resolve())
+    held = read(folder, ref)
+    return Source(
+        folder / DISK,
+        folder / KERNEL if held.kernel is not None else None,
+        folder / INITRD if held.initrd is not None else None,
+        held.cmdline,
+        held.memory_bytes,
+        held.packages,
+        ref.digest,
+        first_reads,
+        kept_seed(folder, held) if held.imported is not None else None,
+    )
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -92,7 +111,7 @@ def publish(
             folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             stack.enter_context(locked(root / project / ".publishing"))
-            streams = [_Stream(path, stack) for path in (source.disk, source.kernel, source.initrd)]
+            streams = [_Stream(path, stack) for path in (source.disk, source.kernel, source.initrd, source.seed)]
             writer = _Writer(root, project, key)
             places, boot = _chunks(streams, source.first_reads, writer, progress)
             needs = writer.blob_bytes(places)
@@ -260,7 +279,7 @@ def _manifest(
         array("H", [HOLE if place is None else number[place[0]] for place in places]),
         array("H", [0 if place is None else place[1] for place in places]),
     )
-    disk, kernel, initrd = (Stream(len(one.content), len(one.pieces)) for one in streams)
+    disk, kernel, initrd, seed = (Stream(len(one.content), len(one.pieces)) for one in streams)
     return PublishedManifest(
         *names,
         source=source.digest,
@@ -275,6 +294,7 @@ def _manifest(
         disk=disk,
         kernel=kernel,
         initrd=initrd,
+        seed=seed,
     )
 
 
