@@ -29,6 +29,7 @@ from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, PackIndex, asse
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import DISK, INITRD, KERNEL, Package, read, reference
 from deskgrid.images.nocloud import kept_seed
+from deskgrid.model.names import BadName
 from deskgrid.model.names import name as valid_name
 
 Progress = Callable[[float], None]
@@ -105,6 +106,8 @@ def publish(
         BadName: names that may not meet a path.
     """
     project, name, version = (valid_name(what, text) for what, text in zip(_WHAT, names, strict=True))
+    if project in RESERVED:
+        raise BadName(f"project: got {project!r}, which is a folder of every repository; choose another name")
     where = manifest_path(root, project, name, version)
     try:
         for folder in (where.parent, root / project / "packs"):
@@ -124,6 +127,8 @@ def publish(
 
 
 _WHAT = ("project", "image name", "version")
+RESERVED = ("images", "metadata", "pending", "targets")
+"""Folders beside those of projects (`trust/pages.py`)."""
 
 
 class _Stream:
