@@ -2,7 +2,8 @@
 
 Rules, told first
 - The urgent lane serves requests that wait, all that have come at once; it takes what follows in the pack along,
-  since who reads here mostly reads on. Each lane has connections of its own, so that the urgent one waits for nobody.
+  since who reads here mostly reads on. Each lane has connections of its own, so that the urgent one waits for nobody;
+  but what the other lane brings in a moment it does not ask for once more.
 - The other lane goes ahead: the boot order first, then, when asked to, the rest. It pauses and goes on by command.
 - While sources are away both try again, for ever: the guest waits, and gets no error.
 """
@@ -22,6 +23,7 @@ from deskgrid.images.contract import ImageError
 
 _ALONG_BYTES = 128 << 10
 _PAUSE_SECONDS = 0.5
+_SOON_SECONDS = 0.005
 
 
 class How(StrEnum):
@@ -53,6 +55,9 @@ class Lanes:
         self._new = threading.Condition()
         self._queue: list[Waiting] = []
         self._ending = threading.Event()
+        self._between = how is not How.NOT
+        """Whether the other lane is about to ask for something."""
+
         self._go = threading.Event()
         self._go.set()
         self._waited_seconds = 0.0
@@ -142,7 +147,9 @@ class Lanes:
         try:
             for pack, blobs in wanted.items():
                 lacking = self._pieces.lacking(pack, blobs)
-                if lacking:
+                if lacking and (self._between or self._ahead.soon(pack, lacking)):
+                    self._ending.wait(_SOON_SECONDS)
+                elif lacking:
                     self._urgent.bring(pack, self._along(pack, lacking), self._pieces.keep)
             self.away = ""
         except Unreachable as error:
@@ -167,18 +174,26 @@ class Lanes:
     def _go_ahead(self, how: How) -> None:
         if how is How.NOT:
             return
-        for boot_only in (True, False) if how is How.ALL else (True,):
-            for pack, blobs in self._ahead.batches(boot_only):
-                if not self._brought(pack, blobs):
-                    return
-        self.ahead_done = True
+        try:
+            for boot_only in (True, False) if how is How.ALL else (True,):
+                for pack, blobs in self._ahead.batches(boot_only):
+                    if not self._brought(pack, blobs):
+                        return
+            self.ahead_done = True
+        finally:
+            self._between = False
 
     def _brought(self, pack: int, blobs: set[int]) -> bool:
         """Bring one batch, however long it takes; False when there is no sense in going on."""
         while not self._ending.is_set():
-            self._go.wait()
+            if not self._go.is_set():
+                self._between = False
+                self._go.wait()
             try:
-                self._ahead.bring(pack, self._pieces.lacking(pack, blobs), most=LONG_BYTES)
+                lacking = self._pieces.lacking(pack, blobs)
+                self._between = False
+                self._ahead.bring(pack, lacking, most=LONG_BYTES)
+                self._between = True
                 return True
             except Unreachable as error:
                 self._ending.wait(max(_PAUSE_SECONDS, error.again_at - time.monotonic()))

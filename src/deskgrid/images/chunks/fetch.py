@@ -29,6 +29,7 @@ from deskgrid.images.contract import ImageError
 
 _NO_SOURCE_SECONDS = 15.0
 _BATCH, _LONG_BATCH = 64, 2048
+_SOON_BYTES, _STUCK_SECONDS = 2 << 20, 1.0
 T = TypeVar("T")
 Keep = Callable[[PackIndex, dict[int, bytes]], None]
 
@@ -50,7 +51,7 @@ class Paused(Unreachable):
 
 
 class Fetcher:
-    """Brings blobs of one image; for one thread, but `stop` and `pause` for any."""
+    """Brings blobs of one image; for one thread, but `stop`, `pause` and `soon` for any."""
 
     def __init__(
         self,
@@ -67,6 +68,8 @@ class Fetcher:
         self._needed: dict[int, frozenset[int]] = {}
         self._stop = threading.Event()
         self._paused = False
+        self._under_way: tuple[int, PackIndex | None, frozenset[int]] | None = None
+        self._reached, self._moved_at = 0, 0.0
         self.full = ""
         self.fetched_bytes = 0
         self.requests = 0
@@ -104,10 +107,29 @@ class Fetcher:
         Raises:
             Unreachable, Stopped. StoreFull: only when nobody else keeps the blobs.
         """
-        pack, index = self._image.manifest.packs[number], self.index(number)
-        missing = set(blobs)
-        if missing:
+        pack, missing = self._image.manifest.packs[number], set(blobs)
+        if not missing:
+            return
+        coming = frozenset(missing)
+        self._reached, self._moved_at = min(missing), time.monotonic()
+        self._under_way = (number, None, coming)
+        try:
+            index = self.index(number)
+            self._under_way = (number, index, coming)
             self._from_sources(pack, lambda source: self._fetch_missing(source, number, index, missing, keep, most))
+        finally:
+            self._under_way = None
+
+    def soon(self, number: int, blobs: Iterable[int]) -> bool:
+        """Whether these blobs come soon, by what is being fetched here now. From any thread."""
+        under_way = self._under_way
+        if under_way is None or under_way[0] != number or time.monotonic() - self._moved_at > _STUCK_SECONDS:
+            return False
+        _, index, coming = under_way
+        if index is None:
+            return coming.issuperset(blobs)
+        limit = index.offsets[self._reached] + _SOON_BYTES
+        return all(blob in coming and index.offsets[blob] <= limit for blob in blobs)
 
     def needed(self, number: int) -> frozenset[int]:
         """Which blobs of the image's pack of this number the image needs."""
@@ -225,6 +247,7 @@ class Fetcher:
         came: dict[int, bytes] = {}
         try:
             for blob, content in self._blobs(source, self._image.manifest.packs[number], index, run):
+                self._reached, self._moved_at = blob, time.monotonic()
                 if blob in missing or blob in self.needed(number):
                     came[blob] = content
                 if len(came) >= _BATCH:
