@@ -134,8 +134,12 @@ def test_nothing_that_is_published_shows_the_canary(tmp_path: Path) -> None:
         assert not path.is_file() or CANARY[:20] not in path.read_bytes()
 
 
-@pytest.mark.parametrize("names", [("../up", "demo", "1"), ("lab", "a/b", "1"), ("lab", "demo", ".."), ("metadata", "demo", "1")])
-def test_names_that_would_leave_the_folder_or_stand_in_its_way_are_refused(tmp_path: Path, names: tuple[str, str, str]) -> None:
+@pytest.mark.parametrize(
+    "names", [("../up", "demo", "1"), ("lab", "a/b", "1"), ("lab", "demo", ".."), ("metadata", "demo", "1")]
+)
+def test_names_that_would_leave_the_folder_or_stand_in_its_way_are_refused(
+    tmp_path: Path, names: tuple[str, str, str]
+) -> None:
     with pytest.raises(BadName):
         publish(source(tmp_path / "b", b"x"), tmp_path / "server", names, ProjectKey(KEY))
 
