@@ -19,6 +19,7 @@ from deskgrid.images.chunks.manifest import digest
 from deskgrid.images.chunks.store import ChunkStore, Limits
 from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Allowance, DesktopStore
+from deskgrid.images.disk_import import import_disk
 from deskgrid.images.trust.online import renew
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
@@ -33,7 +34,7 @@ def rig(tmp_path: Path) -> Rig:
 
 
 @contextmanager
-def served(server: DiskServer) -> Iterator[Client]:
+def served(server: DiskServer, export: str = "disk") -> Iterator[Client]:
     """The disk, as a keeper has it served."""
     with tempfile.TemporaryDirectory() as folder:
         socket = f"{folder}/nbd"
@@ -45,7 +46,7 @@ def served(server: DiskServer) -> Iterator[Client]:
             process.stdin.flush()
             word = decode_word(process.stdout.readline())
             assert word.ready is not None, word.said
-            client = Client(socket, timeout_seconds=60)
+            client = Client(socket, export, timeout_seconds=60)
             try:
                 yield client
             finally:
@@ -166,3 +167,22 @@ def test_a_store_that_cannot_be_written_is_one_sentence(rig: Rig, tmp_path: Path
     with pytest.raises(ImageError, match=r"store .*: .+; ") as caught:
         rig.store.fetch(rig.facts.ref, rig.grant)
     assert caught.value.whose is Fault.DESKTOP
+
+
+def test_an_imported_disk_has_its_first_data_served_beside_it_and_no_kernel(tmp_path: Path) -> None:
+    disk = tmp_path / "cloud.raw"
+    disk.write_bytes(b"\xeb\x63" + bytes(508) + b"\x55\xaa" + bytes((16 << 20) - 512))
+    image = import_disk(disk, "cloud", 512 << 20, cache=tmp_path)
+    signers = Signers(tmp_path / "signers")
+    version = signers.publish(image.folder)
+    places = signers.places
+    renew(places.repository, signers.signer("online"), datetime.now(UTC))
+    store, grant = store_of(tmp_path, places), grant_of(places, version)
+    ref = ImageRef("cloud", digest((places.repository / version.path).read_bytes()))
+    store.fetch(ref, grant)
+    server = store.open(ref, grant).served
+    assert server is not None and (server.kernel, server.initrd, server.seed) == (False, False, True)
+    with served(server, "seed") as seed:
+        content = bytes(seed.read(0, seed.size))
+    assert b"cidata" in content and b"#cloud-config" in content
+    assert grant.key.encode() not in content

@@ -27,7 +27,7 @@ from deskgrid.host.account import service_account
 from deskgrid.host.debstrap import Progress, quiet
 from deskgrid.host.files import own_folder
 from deskgrid.host.process import run
-from deskgrid.images import manifest
+from deskgrid.images import manifest, nocloud
 from deskgrid.images.build import Built, alone, images_folder, publish
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import FileFacts, Imported, Manifest
@@ -166,6 +166,7 @@ def _import(disk: Path, content: Manifest, images: Path, progress: Progress) -> 
         progress(0.9, "taking the sum of the image")
         measured = manifest.measure(work / manifest.DISK)
         whole = msgspec.structs.replace(content, disk=measured, disk_bytes=measured.size_bytes)
+        nocloud.write_seed(work, whole)
         return publish(whole, work, images)
     finally:
         shutil.rmtree(work, ignore_errors=True)

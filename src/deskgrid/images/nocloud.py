@@ -106,17 +106,14 @@ def iso(told: Seed) -> bytes:
     return out.getvalue()
 
 
-def kept_seed(folder: Path, held: Manifest) -> Path:
-    """Return the ISO of an imported image, made once and kept in its folder: the library writes the time into it.
+def write_seed(folder: Path, held: Manifest) -> None:
+    """Write the ISO of an imported image into its folder; its digest does not cover it, since it says when it was made.
 
-    The machine's disk is thrown away each time, so all its lives may have one id. Raises: OSError.
+    A machine's disk is thrown away each time, so all machines may have one id. Raises: OSError.
     """
-    path = folder / SEED
-    if not path.exists():
-        assert held.imported is not None
-        told = seed(f"{held.name[:40]}-{held.inputs[:12]}", member_program(), held.imported.packages)
-        write_atomic(path, iso(told), 0o644)
-    return path
+    assert held.imported is not None
+    told = seed(f"{held.name[:40]}-{held.inputs[:12]}", member_program(), held.imported.packages)
+    write_atomic(folder / SEED, iso(told), 0o644)
 
 
 def _file(path: str, data: bytes, mode: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ from deskgrid.images.chunks.manifest import HOLE, Pack, PublishedManifest, Strea
 from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, PackIndex, assemble, index_bytes
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import DISK, INITRD, KERNEL, Package, read, reference
-from deskgrid.images.nocloud import kept_seed
+from deskgrid.images.nocloud import SEED
 from deskgrid.model.names import BadName
 from deskgrid.model.names import name as valid_name
 
@@ -52,7 +52,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
-    """What is to be published of an image's folder; an imported one's seed is made there now. Raises: ImageError."""
+    """What is to be published of an image's folder; an imported one has a seed too. Raises: ImageError."""
     ref = reference(folder.resolve())
     held = read(folder, ref)
     return Source(
@@ -64,7 +64,7 @@ def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
         held.packages,
         ref.digest,
         first_reads,
-        kept_seed(folder, held) if held.imported is not None else None,
+        folder / SEED if held.imported is not None else None,
     )
 
 
