@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images import manifest
+from deskgrid.images import manifest, nocloud
 from deskgrid.images.contract import ImageError
 from deskgrid.images.disk_import import fault_of, import_disk, inspect_disk
 from deskgrid.images.listing import find_image
@@ -45,7 +45,7 @@ def test_a_disk_of_any_common_form_becomes_the_same_raw_disk(tmp_path: Path, raw
     assert (held.kernel, held.initrd, held.recipe, held.disk_bytes) == (None, None, None, 64 * MIB)
     assert held.imported is not None
     assert held.imported.form == form
-    assert sorted(path.name for path in built.folder.iterdir()) == [manifest.DISK, manifest.FILE]
+    assert sorted(path.name for path in built.folder.iterdir()) == [manifest.DISK, manifest.FILE, nocloud.SEED]
     assert (built.folder / manifest.DISK).stat().st_blocks * 512 < 8 * MIB
     assert said == sorted(said)
     assert find_image("cloud", tmp_path / "cache/images").ref == built.ref
