@@ -15,12 +15,10 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from bench.ground import Ground
 from bench.link import Web
@@ -84,18 +82,6 @@ class Start(msgspec.Struct, frozen=True):
     fetched_bytes: int
 
 
-def _holds(path: Path, canaries: Sequence[bytes]) -> bool:
-    """Whether one of them is in a file, across the borders of what is read at once too."""
-    longest, rest = max(map(len, canaries)), b""
-    with suppress(OSError), path.open("rb") as file:
-        while part := file.read(1 << 22):
-            part = rest + part
-            if any(canary in part for canary in canaries):
-                return True
-            rest = part[-longest:]
-    return False
-
-
 def repository(place: Ground) -> Path:
     """What the web server shall serve as the root."""
     return Places(place.cast.folder / "signers").repository
@@ -118,7 +104,7 @@ class ColdDesktop:
         stage.start_agent(_DESKTOP)
         self._place.until("the desktop to be idle", 60, lambda: stage.client.status().available == 1)
 
-    def first_job(self, web: Web, key: str, script: str = "sleep 2") -> Start:
+    def first_job(self, web: Web, key: str) -> Start:
         """Submit a job; wait until it runs (or has ended already)."""
         stage, pool = self._stage, self._stage.pool
         for name, text, mode in (
@@ -146,22 +132,6 @@ class ColdDesktop:
         self._place.until("the job to run", _MOST_SECONDS, lambda: self._state(job) in (_RUNNING, _DONE), 0.1)
         return Start(time.time() - found[0], web.sent().bytes - before.bytes)
 
-    def found(self, canaries: Sequence[bytes]) -> list[str]:
-        """The files of the desktop that hold one of them in the clear."""
-        folder = self._place.cast.folder / _DESKTOP
-        files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-        return [str(path.relative_to(folder)) for path in files if _holds(path, canaries)]
-
-    def kill(self) -> None:
-        """End agent, keeper, QEMU and whatever serves the disk, at once and by force."""
-        agent = psutil.Process(self._place.cast.processes.pop(_DESKTOP).pid)
-        ours = str(self._place.cast.folder / _DESKTOP)
-        family = [agent, *agent.children(recursive=True)]
-        family += [one for one in psutil.process_iter(["cmdline"]) if ours in " ".join(one.info["cmdline"] or ())]
-        for one in family:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-
     def clear(self) -> None:
         """The owner comes back, the machine goes, the owner leaves."""
         stage = self._stage
@@ -169,12 +139,6 @@ class ColdDesktop:
         self._place.until("the machine to go", 60, lambda: not stage.client.vms())
         stage.owner(_DESKTOP, "away")
         self._place.until("the desktop to be idle", 60, lambda: stage.client.status().available == 1)
-
-    def secrets(self) -> list[bytes]:
-        """The project's key, as it may stand in a file."""
-        keys = Places(self._place.cast.folder / "signers").project_keys
-        texts = [path.read_text().strip() for path in keys.iterdir()]
-        return [form for text in texts for form in (text.encode(), bytes.fromhex(text))]
 
     def _state(self, job: str) -> str:
         pool = self._stage.pool

@@ -8,7 +8,6 @@ Rules, told first
 - A step that fails costs its own figures; the next one goes on.
 """
 
-import os
 import shutil
 import statistics
 import subprocess
@@ -55,7 +54,6 @@ NAMES = (
     "image_boot_ratio",
     "image_first_job_read_percent",
     "image_cold_start_ratio",
-    "image_plaintext_canaries",
 )
 RECIPE = "scientific"
 Say = Callable[[str], None]
@@ -85,7 +83,7 @@ def run(place: Ground, load: Load, boots: int = 3) -> list[Figure]:
             (NAMES[3:6], lambda: _reading(ours, work, place.say)),
             (NAMES[6:7], lambda: _boots(ours, work, boots, place.say)),
             (NAMES[0:2], lambda: _delta(ours, work, place.say)),
-            (NAMES[7:10], lambda: _cold(place, ours, work)),
+            (NAMES[7:9], lambda: _cold(place, ours, work)),
         )
         return [
             msgspec.structs.replace(figure, load=load)
@@ -248,30 +246,9 @@ def _cold(place: Ground, ours: Ours, work: Path) -> Iterator[Figure]:
         cold = desktop.first_job(web, "cold")
         desktop.clear()
         place.say("the same again, with what it has fetched")
-        canary = os.urandom(16).hex()
-        script = f"echo {canary} > kept; cat kept; sync; sleep 60"
-        warm = desktop.first_job(web, "warm", script)
-        time.sleep(5)
-        canaries = [canary.encode(), *desktop.secrets(), *_image_canaries(ours.before.folder)]
-        running = desktop.found(canaries)
-        desktop.kill()
-        time.sleep(1)
-        killed = desktop.found(canaries)
+        warm = desktop.first_job(web, "warm")
         seconds = whole.download(web, ours.before.folder)
     yield from _told(ours, cold, warm, seconds, whole.size(ours.before.folder))
-    where = ", ".join(dict.fromkeys((*running, *killed))) or "nowhere"
-    note = f"{len(canaries)} from image, job and project key, while running and after kill -9 of all; found {where}"
-    yield measured("image_plaintext_canaries", [float(len(running) + len(killed))], note=note)
-
-
-def _image_canaries(folder: Path) -> list[bytes]:
-    """Bytes of the disk that a boot reads, long and odd enough to be nowhere else."""
-    with (folder / DISK).open("rb") as file:
-        parts = []
-        for offset in kept_reads(folder)[:4000:100]:
-            file.seek(offset + 1024)
-            parts.append(file.read(64))
-    return [part for part in parts if len(set(part)) > 24]
 
 
 def _told(ours: Ours, cold: Start, warm: Start, download_seconds: float, whole_bytes: int) -> Iterator[Figure]:
