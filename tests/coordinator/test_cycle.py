@@ -11,13 +11,14 @@ import sqlalchemy as sa
 
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.model.desktop import Fault, VmState
+from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.pool import PoolSnapshot
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import Refused
 from deskgrid.pool.fake import FakePool
 from tests.waiting import SOON_SECONDS
 
-from .values import BUSY, IMAGE, Clock, Desk, Office, member, office, ordered, started
+from .values import BUSY, FACTS, FULL, IMAGE, Clock, Desk, Office, member, office, ordered, started
 
 
 async def forgotten(here: Office, vm_id: str) -> None:
@@ -479,5 +480,36 @@ def test_leases_of_a_desktop_that_reports_in_a_new_life_hold(tmp_path: Path) -> 
             (order,) = (await again.say()).orders
             assert order.lease.vm_id == lease.vm_id
             assert order.lease.until == here.clock() + timedelta(seconds=300)
+
+    asyncio.run(story())
+
+
+def test_a_filler_runs_while_no_job_waits_and_makes_way_for_one(tmp_path: Path) -> None:
+    boinc = ImageFacts(ImageRef("boinc", "b" * 64), 1 << 30, 4 << 30)
+
+    def with_filler(chosen: CoordinatorSettings) -> CoordinatorSettings:
+        return msgspec.structs.replace(chosen, plan=msgspec.structs.replace(chosen.plan, filler="boinc"))
+
+    async def story() -> None:
+        async with office(tmp_path, change=with_filler) as here:
+            desk = await member(here)
+            here.catalogue.offer(FACTS, boinc)
+            await here.part.offering.refresh(here.clock(), 10.0)
+            filler = await ordered(here, desk)
+            assert (filler.image, filler.reason.name) == (boinc.ref, "filler")
+            desk.shows(filler)
+            desk.room = msgspec.structs.replace(FULL, cpus=0)
+            await desk.say()
+            here.pool.submit(IMAGE.name, 1)
+            for _ in range(4):
+                await here.cycle()
+                if not (await desk.say()).orders:
+                    break
+            assert (await desk.say(ended=(desk.ends(filler.vm_id),))).orders == ()
+            assert "withdrawn" in await here.story(filler.vm_id)
+            assert (await here.lease(filler.vm_id)).end == Reason(
+                "filler-makes-way", "It ran only while no job waited; now one needs its desktop."
+            )
+            assert (await ordered(here, desk)).image == IMAGE
 
     asyncio.run(story())

@@ -47,7 +47,7 @@ class Live:
 
     def counted(self) -> LiveLease:
         """What the planner sees of it."""
-        return LiveLease(self.lease, self.record.joined_at, self.record.claimed)
+        return LiveLease(self.lease, self.record.joined_at, self.record.claimed, bool(self.jobs))
 
     def __repr__(self) -> str:
         return f"Live({self.lease.vm_id}, token={'<secret>' if self.token else None})"

@@ -13,20 +13,24 @@ import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+import msgspec
 import sqlalchemy as sa
 
 from deskgrid.coordinator.coordinator import GONE_SECONDS, Coordinator
 from deskgrid.coordinator.credentials import new_id
 from deskgrid.core.demand import offers, wants
+from deskgrid.core.filler import idle, without
 from deskgrid.core.health import Health
 from deskgrid.core.plan import plan
 from deskgrid.core.why import View, with_waiting
 from deskgrid.model.lease import Lease
 from deskgrid.model.plan import Grant, Plan, PlanSettings, Snapshot
 from deskgrid.model.pool import OfflineAd, PoolSnapshot
+from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolError
 
 log = logging.getLogger(__name__)
+_MAKES_WAY = Reason("filler-makes-way", "It ran only while no job waited; now one needs its desktop.")
 
 IMAGES_SECONDS = 10.0
 """A look at the repository of images that takes longer goes on beside the next cycles."""
@@ -58,6 +62,7 @@ class Cycle:
             office.ledger.outcomes.all(now),
         )
         made, ads = await asyncio.to_thread(_decide, snapshot, office.settings.plan, now)
+        self._make_way(made.make_way, now)
         told = [*heard.faults, *await self._give(made.grants, now), *await self._advertise(ads, heard, now)]
         faults = tuple(dict.fromkeys(told))
         office.view = with_waiting(
@@ -121,6 +126,13 @@ class Cycle:
             return task.result()
         except PoolError as error:
             return PoolSnapshot(office.clock(), None, None, None, (str(error),))
+
+    def _make_way(self, vm_ids: Iterable[str], now: datetime) -> None:
+        """End fillers, since jobs need their desktops; it is recorded with what follows."""
+        for vm_id in vm_ids:
+            live = self._office.ledger.get(vm_id)
+            if live is not None and self._office.ledger.withdraw(vm_id, _MAKES_WAY, now):
+                self._office.changed(live.lease.desktop)
 
     async def _give(self, grants: Iterable[Grant], now: datetime) -> list[str]:
         """Turn grants into leases, make tokens that a restart has lost, and tell the desktops."""
@@ -188,7 +200,9 @@ class Cycle:
 
 def _decide(snapshot: Snapshot, settings: PlanSettings, now: datetime) -> tuple[Plan, tuple[OfflineAd, ...]]:
     health = Health(snapshot.outcomes, settings)
-    return plan(snapshot, settings, now), offers(snapshot, settings, health, now)
+    spare = without(snapshot.desktops, idle(snapshot.leases, settings))
+    offered = offers(msgspec.structs.replace(snapshot, desktops=spare), settings, health, now)
+    return plan(snapshot, settings, now), offered
 
 
 async def run_cycles(office: Coordinator, stopping: asyncio.Event) -> None:

@@ -3,7 +3,7 @@
 Rules, told first:
 - HTCondor decides: VMs are started for demand and for nothing else; what is on its way counts against the demand.
 - Unknown demand is not zero demand: when HTCondor could not be read, nothing is granted and nothing taken away.
-  The planner never takes a lease away; VMs without work leave by themselves.
+  The planner takes no lease away but that of a filler for which a job waits; VMs without work leave by themselves.
 - Prefer desktops that hold the image, then those likely to stay idle: nobody logged in, long idle. (Idle gaps have
   a falling hazard: the longer idle, the longer it lasts.)
 - Limit the ramp. Back off from images and desktops that fail; probe with exactly one VM.
@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from deskgrid.core import filler
 from deskgrid.core.demand import fits
 from deskgrid.core.health import Health, Standing
 from deskgrid.model.desktop import Desktop
@@ -34,6 +35,7 @@ def plan(snapshot: Snapshot, settings: PlanSettings, now: datetime) -> Plan:
     Returns:
         The grants, the demand that stays unmet with its reason, and a reason per desktop.
     """
+    snapshot = msgspec.structs.replace(snapshot, wants=filler.wants(snapshot, settings))
     return _Planner(snapshot, settings, now).run()
 
 
@@ -59,11 +61,13 @@ class _Planner:
             self._serve(want)
         for desktop in self.free:
             self.reasons.setdefault(desktop, self._idle_reason())
-        return Plan(self.now, tuple(self.grants), tuple(self.shortages), self.reasons)
+        fillers = filler.idle(self.snapshot.leases, self.settings)
+        ended = filler.make_way(self.shortages, self.free.values(), fillers)
+        return Plan(self.now, tuple(self.grants), tuple(self.shortages), self.reasons, ended)
 
     def _serve(self, want: Want) -> None:
         coming = sum(1 for lease in self.starting if (lease.image.name, lease.size) == (want.image, want.size))
-        missing = want.vms - coming
+        missing = want.vms - (coming if want.jobs else 0)  # a filler's want says what lacks
         if missing <= 0:
             return
         image = self.images.get(want.image)
@@ -87,12 +91,14 @@ class _Planner:
     def _grant(self, desktop: Desktop, image: ImageFacts, want: Want) -> None:
         idle = "unknown" if desktop.availability.idle_seconds is None else f"{desktop.availability.idle_seconds:.0f} s"
         held = image.ref in desktop.images
-        reason = Reason(
+        meanwhile = Reason("filler", f"No job waits, so {desktop.name} runs {want.image} meanwhile.")
+        demand = Reason(
             "demand",
             f"{want.jobs} waiting job{'s' if want.jobs != 1 else ''} named {want.image}, and {desktop.name} is idle"
             f"{' and holds the image' if held else ''}.",
             f"{want.vms} wanted; idle {idle}; {desktop.room.memory_bytes >> 20} MiB and {desktop.room.cpus} CPUs free",
         )
+        reason = demand if want.jobs else meanwhile
         self.grants.append(Grant(desktop.name, image.ref, want.size, reason))
         self.reasons[desktop.name] = reason
         self.free[desktop.name] = _less(desktop, want.size)
@@ -130,7 +136,7 @@ class _Planner:
     def _idle_reason(self) -> Reason:
         if self.snapshot.wants is None:
             return Reason("demand-unknown", "HTCondor could not be asked, so nothing new is started until it answers.")
-        if not self.snapshot.wants:
+        if not any(want.jobs for want in self.snapshot.wants):
             return Reason("no-demand", "No job waits for an image that this desktop could start.")
         if len(self.grants) >= self.ramp:
             return Reason("ramp", "Enough virtual machines are starting; this desktop's turn comes in a later cycle.")
@@ -151,13 +157,14 @@ class _Planner:
         no_room = len(self.free) - len({g.desktop for g in self.grants})
         told = [f"{n} {name}" for name, n in count.most_common()] + ([f"{no_room} without room"] if no_room else [])
         return Reason(
-            "no-desktop-free",
+            filler.NO_DESKTOP_FREE,
             f"No desktop can start another virtual machine of {want.image} now.",
             f"{len(self.snapshot.desktops)} desktops: {', '.join(told) or 'all in use by the grid'}",
         )
 
     def _short(self, want: Want, vms: int, reason: Reason) -> None:
-        self.shortages.append(Shortage(want.image, want.size, vms, reason))
+        if want.jobs:
+            self.shortages.append(Shortage(want.image, want.size, vms, reason))
 
 
 def _preference(desktop: Desktop, image: ImageFacts) -> tuple[bool, bool, float, str]:

@@ -19,7 +19,8 @@ class PlanSettings(msgspec.Struct, frozen=True):
     max_starting: leases that may be on their way to the pool at once. join_seconds: a VM that has not joined after so
     long is no longer counted as on its way. settle_seconds: a VM that has joined counts as on its way for so long, or
     until it is claimed. backoff_seconds, backoff_max_seconds: first and longest wait after failures.
-    sizes: the VM sizes that are offered.
+    sizes: the VM sizes that are offered. filler: the image that desktops run while no job waits; none: they run nothing
+    then. filler_vms: so many of it at most.
     """
 
     lease_seconds: float = 300.0
@@ -32,6 +33,8 @@ class PlanSettings(msgspec.Struct, frozen=True):
     backoff_seconds: float = 60.0
     backoff_max_seconds: float = 3600.0
     sizes: tuple[Size, ...] = (Size(1, 1 << 30),)
+    filler: str = ""
+    filler_vms: int = 100
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -48,11 +51,12 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class LiveLease(msgspec.Struct, frozen=True):
-    """A lease that holds, and how far its VM has come. claimed: a job has had it at least once."""
+    """A lease that holds, and how far its VM has come. claimed: a job has had it at least once; busy: has it now."""
 
     lease: Lease
     joined_at: datetime | None = None
     claimed: bool = False
+    busy: bool = False
 
 
 class Want(msgspec.Struct, frozen=True):
@@ -96,9 +100,13 @@ class Shortage(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What one cycle decided. desktops: per desktop name, why it got what it got or got nothing."""
+    """What one cycle decided. desktops: per desktop name, why it got what it got or got nothing.
+
+    make_way: ids of filler VMs that are to end, since jobs need their desktops.
+    """
 
     at: datetime
     grants: tuple[Grant, ...]
     shortages: tuple[Shortage, ...]
     desktops: dict[str, Reason]
+    make_way: tuple[str, ...] = ()
