@@ -1,0 +1,188 @@
+"""Plaintext canaries: what must never lie in a file of a desktop, looked for in all of its files, running and killed.
+
+Rules, told first:
+- Looked through are: what the desktop's account has below the folders that are named, every file of that account in the
+  places for passing files (/tmp, /dev/shm and the like), and the files that its processes hold open, deleted ones too.
+- Files in memory (memfd) are memory, not files. Holes of sparse files are not read. Swap is not looked at.
+- What is looked for is in the clear somewhere: the image's own files, the coordinator's keys, the keeper's memory. A
+  search that would not find them there is an error, not a good figure.
+"""
+
+import base64
+import hashlib
+import os
+import random
+import re
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from bench.machine import CannotMeasure
+
+NAMES = ("plaintext_canaries_found",)
+SHARED = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run"))
+_PIECE_BYTES = 48
+_CHUNK_BYTES = 8 << 20
+_DISTINCT = 24
+"""So many different bytes a piece of a file must have: zeros and tables are everywhere."""
+
+
+class Canary(msgspec.Struct, frozen=True):
+    """What is looked for. name: what it is of."""
+
+    name: str
+    content: bytes
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A canary in the clear."""
+
+    name: str
+    place: str
+
+
+# -- what is looked for -----------------------------------------------------------------------------------------------
+
+
+def pieces(name: str, file: Path, many: int = 8, seed: int = 1) -> list[Canary]:
+    """Pieces of a file that are nowhere else by chance, from all over it."""
+    chance, found = random.Random(seed), list[Canary]()
+    size = file.stat().st_size
+    with file.open("rb") as source:
+        for _ in range(50 * many):
+            source.seek(chance.randrange(max(1, size - _PIECE_BYTES)))
+            content = source.read(_PIECE_BYTES)
+            if len(set(content)) >= _DISTINCT:
+                found.append(Canary(name, content))
+            if len(found) == many:
+                return found
+    raise CannotMeasure(f"{file}: it has not {many} pieces of {_PIECE_BYTES} bytes that can be told from others")
+
+
+def key(name: str, content: bytes) -> list[Canary]:
+    """A key as it is, as hexadecimal digits, and as base64."""
+    forms = (content, content.hex().encode(), content.hex().upper().encode(), base64.b64encode(content).rstrip(b"="))
+    return [Canary(name, form) for form in forms]
+
+
+def overlay_keys(keeper: int, overlay: Path) -> list[Canary]:
+    """The passphrase of a VM's disk, found in its keeper's memory by trying it, and the key that it opens. As root.
+
+    Args: keeper: its process id. overlay: the file, by the descriptor of a process that has it open.
+    """
+    with overlay.open("rb") as file:
+        start = file.read(1 << 20)
+        at = start.find(b"LUKS\xba\xbe")
+        if at < 0:
+            raise CannotMeasure(f"{overlay}: it has no LUKS header")
+        file.seek(at)
+        luks = file.read(1 << 20)
+    for word in set(_words(keeper)):
+        if (master := _opened(luks, word)) is not None:
+            return [Canary("overlay key", word), *key("overlay key", bytes.fromhex(word.decode())), *_halves(master)]
+    raise CannotMeasure(f"keeper {keeper}: the key of its disk is not in its memory, or it can't be read")
+
+
+def _halves(master: bytes) -> list[Canary]:
+    return [Canary("overlay master key", part) for part in (master[:32], master[32:])]
+
+
+def _words(pid: int) -> Iterator[bytes]:
+    """What looks like a passphrase in the memory of a process."""
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, rights = line.split()[:2]
+            if rights.startswith("rw"):
+                begin, end = (int(number, 16) for number in span.split("-"))
+                with suppress(OSError, ValueError):
+                    memory.seek(begin)
+                    yield from re.findall(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", memory.read(end - begin))
+
+
+def _opened(luks: bytes, passphrase: bytes) -> bytes | None:
+    """The master key of a LUKS1 header, if this opens its first slot (LUKS On-Disk Format Specification 1.2.3)."""
+    _, _, _, _, _, _, length, digest, salt, rounds, _ = struct.unpack_from(">6sH32s32s32sII20s32sI40s", luks)
+    _, slot_rounds, slot_salt, offset, stripes = struct.unpack_from(">II32sII", luks, 208)
+    slot_key = hashlib.pbkdf2_hmac("sha256", passphrase, slot_salt, slot_rounds, length)
+    split = b""
+    for sector in range(-(-length * stripes // 512)):
+        place = (offset + sector) * 512
+        reader = Cipher(algorithms.AES(slot_key), modes.XTS(sector.to_bytes(16, "little"))).decryptor()
+        split += reader.update(luks[place : place + 512])
+    mixed = bytes(length)
+    for number in range(stripes):
+        mixed = bytes(a ^ b for a, b in zip(mixed, split[number * length : (number + 1) * length], strict=True))
+        if number < stripes - 1:
+            mixed = _diffused(mixed)
+    return mixed if hashlib.pbkdf2_hmac("sha256", mixed, salt, rounds, len(digest)) == digest else None
+
+
+def _diffused(block: bytes) -> bytes:
+    """The specification's diffusion: blocks of a hash's length, each hashed with its number."""
+    parts = (block[at : at + 32] for at in range(0, len(block), 32))
+    return b"".join(hashlib.sha256(struct.pack(">I", n) + part).digest()[: len(part)] for n, part in enumerate(parts))
+
+
+# -- where it is looked for -------------------------------------------------------------------------------------------
+
+
+def below(*folders: Path) -> Iterator[Path]:
+    """All files below these folders."""
+    for folder in folders:
+        for path, _, files in os.walk(folder):
+            yield from (Path(path, name) for name in files)
+
+
+def shared(uid: int, since: float, but: Sequence[Path] = ()) -> Iterator[Path]:
+    """Files of an account in the places for passing files, written since (of time.time), but those below `but`."""
+    for path in below(*SHARED):
+        with suppress(OSError):
+            facts = path.lstat()
+            if facts.st_uid == uid and facts.st_mtime >= since and not any(one in path.parents for one in but):
+                yield path
+
+
+def held(pids: Iterable[int]) -> Iterator[Path]:
+    """The files on disks that these processes hold open, deleted ones too."""
+    for pid in pids:
+        with suppress(OSError):
+            for path in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    if path.is_file() and not str(path.readlink()).startswith("/memfd:"):
+                        yield path
+
+
+def count(canaries: Sequence[Canary], places: Iterable[Path]) -> list[Found]:
+    """Which canaries are in which of these files, each once."""
+    found: dict[Found, None] = {}
+    for place in places:
+        with suppress(OSError):
+            if not place.is_file():
+                continue
+            for content in _contents(place):
+                found |= {Found(one.name, _named(place)): None for one in canaries if one.content in content}
+    return list(found)
+
+
+def _named(place: Path) -> str:
+    return f"{place} ({place.readlink()})" if place.is_symlink() else str(place)
+
+
+def _contents(place: Path) -> Iterator[bytes]:
+    """A file's content in parts that overlap, without its holes."""
+    overlap = 4096
+    with place.open("rb", buffering=0) as file:
+        at = 0
+        while True:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                return  # nothing but a hole is left
+            if not (content := os.pread(file.fileno(), _CHUNK_BYTES, at)):
+                return
+            yield content
+            at += len(content) - (overlap if len(content) == _CHUNK_BYTES else 0)
