@@ -110,7 +110,7 @@ def test_with_an_expired_timestamp_nothing_starts(rig: Rig, tmp_path: Path, days
     later = DesktopStore(origins, lambda: Allowance(1 << 30, 0), lambda: datetime.now(UTC) + timedelta(days=days))
     with pytest.raises(ImageError, match=code) as caught:
         later.fetch(rig.facts.ref, rig.grant)
-    assert caught.value.whose is Fault.IMAGE
+    assert caught.value.whose is Fault.DESKTOP
 
 
 def test_a_clock_that_is_a_year_behind_is_this_desktops_fault(rig: Rig) -> None:

@@ -1,5 +1,9 @@
 """How starts went, as few as `core/health.py` needs: for each image on each desktop the last success and what failed
-since."""
+since.
+
+What lies in the future was recorded while this computer's clock was ahead: it says nothing, and is forgotten, else
+nothing would be tried again until then.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -8,6 +12,8 @@ from deskgrid.model.desktop import Fault
 from deskgrid.model.plan import Outcome
 
 KEPT_DAYS = 7
+AHEAD_SECONDS = 60.0
+"""A clock that is set right is set back so far at most."""
 _STREAK = 24
 
 
@@ -32,8 +38,11 @@ class Outcomes:
 
     def all(self, now: datetime) -> tuple[Outcome, ...]:
         """Everything that still counts, oldest first."""
-        since = now - timedelta(days=KEPT_DAYS)
+        since, ahead = now - timedelta(days=KEPT_DAYS), now + timedelta(seconds=AHEAD_SECONDS)
         for key, streak in list(self._kept.items()):
-            if streak[-1].at < since:
+            past = [outcome for outcome in streak if outcome.at <= ahead]
+            if past and past[-1].at >= since:
+                self._kept[key] = past
+            else:
                 del self._kept[key]
         return tuple(sorted((o for streak in self._kept.values() for o in streak), key=lambda o: o.at))

@@ -75,9 +75,10 @@ class SignedCatalogue:
     def look(self, now: datetime) -> Listing | None:
         """See `Catalogue`."""
         mark = _mark((self._folder / "metadata", self._folder / "pending", *self._keys.files()))
-        if self._due is not None and now < self._due and mark == self._mark:
-            return None
         renewal = timedelta(seconds=self._settings.renew_seconds)
+        waits = self._due is not None and now < self._due <= now + renewal  # later: the clock was set back
+        if waits and mark == self._mark:
+            return None
         self._mark, self._due = mark, now + min(_AGAIN, renewal)
         problems: list[str] = []
         try:

@@ -21,6 +21,9 @@ class Fault(StrEnum):
     """This computer: its clock, its disk, its files."""
 
 
+EXPIRED_TIMESTAMP = "expired-timestamp"
+
+
 class TrustError(ImageError):
     """An image, a key or a piece of metadata is not trusted.
 
@@ -29,8 +32,7 @@ class TrustError(ImageError):
 
     def __init__(self, fault: Fault, code: str, sentence: str) -> None:
         self.fault, self.code = fault, code
-        here = fault in (
-            Fault.NETWORK,
-            Fault.DESKTOP,
-        )  # else it is so on every desktop: leave the image alone for a while
+        # Else it is so on every desktop: leave the image alone for a while. The coordinator does not offer what it sees
+        # expire: where it offers, this desktop's clock is wrong, or news are held back from it alone.
+        here = fault in (Fault.NETWORK, Fault.DESKTOP) or code == EXPIRED_TIMESTAMP
         super().__init__(f"{sentence} [{code}]", desktop.Fault.DESKTOP if here else desktop.Fault.IMAGE)

@@ -1,0 +1,48 @@
+"""A coordinator whose clock was a year ahead, and is set right: nothing of that year holds anything back."""
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from deskgrid.coordinator.catalogue import Unreadable
+from deskgrid.coordinator.outcomes import KEPT_DAYS, Outcomes
+from deskgrid.coordinator.signed import SignedCatalogue
+from deskgrid.core.health import Health
+from deskgrid.model.desktop import Fault
+from deskgrid.model.plan import Outcome, PlanSettings
+
+from .lab import Lab
+from .running import now
+
+NOW, YEAR = now(), timedelta(days=365)
+
+
+def failed(at: timedelta) -> Outcome:
+    return Outcome("search", "desk-1", NOW + at, False, Fault.DESKTOP)
+
+
+def test_outcomes_that_are_too_old_or_lie_in_the_future_do_not_count() -> None:
+    lately = failed(timedelta(seconds=-5))
+    assert Outcomes((lately, failed(YEAR))).all(NOW) == (lately,)
+    assert Outcomes((failed(timedelta(days=-2 * KEPT_DAYS)),)).all(NOW) == ()
+
+
+def test_failures_of_that_year_hold_no_desktop_back() -> None:
+    kept = Outcomes()
+    kept.add(failed(YEAR))
+    assert not Health(kept.all(NOW + YEAR), PlanSettings()).desktop("desk-1", NOW).allowed
+    assert Health(kept.all(NOW), PlanSettings()).desktop("desk-1", NOW).allowed
+
+
+def test_what_is_current_is_said_again_at_once_and_that_the_clock_was_wrong_is_told(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "lab", NOW)
+    lab.publish("einstein/search/1.0")
+    catalogue = SignedCatalogue(lab.settings, tmp_path / "memory")
+    for ahead in (timedelta(0), timedelta(days=20)):
+        assert catalogue.look(NOW + ahead) is not None
+    with pytest.raises(Unreadable, match="clock of this computer: got .*, expected .* or later"):
+        catalogue.look(NOW)
+    good = json.loads((lab.web / "metadata" / "timestamp.json").read_text())["signed"]["expires"]
+    assert NOW < datetime.fromisoformat(good) < NOW + timedelta(days=2), "desktops take it again"
