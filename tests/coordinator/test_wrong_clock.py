@@ -42,7 +42,7 @@ def test_what_is_current_is_said_again_at_once_and_that_the_clock_was_wrong_is_t
     catalogue = SignedCatalogue(lab.settings, tmp_path / "memory")
     for ahead in (timedelta(0), timedelta(days=20)):
         assert catalogue.look(NOW + ahead) is not None
-    with pytest.raises(Unreadable, match="clock of this computer: got .*, expected .* or later"):
+    with pytest.raises(Unreadable, match=r"clock of this computer: got .*, expected .* or later"):
         catalogue.look(NOW)
     good = json.loads((lab.web / "metadata" / "timestamp.json").read_text())["signed"]["expires"]
     assert NOW < datetime.fromisoformat(good) < NOW + timedelta(days=2), "desktops take it again"
