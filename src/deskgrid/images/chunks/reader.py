@@ -80,12 +80,33 @@ class Pieces:
         self.first_reads: dict[int, None] = {}
         """Numbers of pieces in the order in which they were first read."""
 
+        self.disk_reads = 0
+        """How many of them are the disk's."""
+
+        self.moved = threading.Event()
+        """Set when that has grown."""
+
     def plain(self, number: int) -> bytes | None:
         """Return a piece that is no hole; None when its blob is not here."""
         found = self._plain.get(number)
-        if found is not None:
+        if found is None:
+            found = self._opened(number)
+            if found is None:
+                return None
+        else:
             self._plain.move_to_end(number)
-            return found
+        if number not in self.first_reads:
+            self.first_reads[number] = None
+            if number < self._image.manifest.disk.pieces:
+                self.disk_reads += 1
+                self.moved.set()
+        return found
+
+    def ready(self, number: int) -> bool:
+        """Unpack a piece, for the guest to find it; whether its blob is here."""
+        return number in self._plain or self._opened(number) is not None
+
+    def _opened(self, number: int) -> bytes | None:
         pack, blob = self._image.table.packs[number], self._image.table.blobs[number]
         index = self._indexes[pack] or self._index(pack)
         if index is None:
@@ -127,11 +148,10 @@ class Pieces:
 
     def _lost(self, pack: int, index: PackIndex, blob: int) -> None:
         """A blob is not here; if it was said to be, it is damaged."""
-        if blob in self._store.held(index.name):
+        if blob in self._store.held(index.name) and self._store.get(index, blob) is None:  # it may just have come
             self._store.discard(index.name, blob)
 
     def _remember(self, number: int, plain: bytes) -> None:
-        self.first_reads.setdefault(number)
         self._plain[number] = plain
         self._plain_left -= len(plain)
         while self._plain_left < 0:

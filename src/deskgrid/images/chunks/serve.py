@@ -26,12 +26,13 @@ from deskgrid.images.chunks.ahead import How, Lanes, Waiting
 from deskgrid.images.chunks.fetch import Fetcher
 from deskgrid.images.chunks.harden import LockedRoom, forbid_dumps, lock_everything
 from deskgrid.images.chunks.keys import KEY_BYTES, ProjectKey
-from deskgrid.images.chunks.manifest import STREAMS, span
+from deskgrid.images.chunks.manifest import STREAMS, boot_order, span
 from deskgrid.images.chunks.nbd import Connection
 from deskgrid.images.chunks.ranges import Pace
 from deskgrid.images.chunks.reader import PLAIN_BYTES, Part, Pieces, StreamBlocks
 from deskgrid.images.chunks.source import Origin, open_sources
 from deskgrid.images.chunks.store import Admitted, ChunkStore, Limits
+from deskgrid.images.chunks.warm import Warm
 from deskgrid.images.contract import ImageError
 from deskgrid.wire.disk import Command, Word, decode_command, encode_word
 
@@ -78,6 +79,7 @@ class _Service:
         urgent, ahead = (Fetcher(store, self._image, open_sources(order.sources), self._pace, said) for _ in range(2))
         self._urgent = urgent
         self._lanes = Lanes(store, self._pieces, (urgent, ahead), order.ahead, self._report)
+        self._warm: Warm | None = None
         self._filled: SimpleQueue[list[Part] | None] = SimpleQueue()
         stack.callback(self.end)
         self._exports = {name: StreamBlocks(self._pieces, self._image, name) for name in STREAMS}
@@ -99,8 +101,15 @@ class _Service:
                     raise ImageError(f"image {self._image.digest[:12]}…: its {stream} can't be read; publish it again")
                 file.writelines(parts)
 
+    def warm(self) -> None:
+        """Begin to unpack what a boot reads, ahead of the guest."""
+        order = boot_order(self._image.manifest)
+        self._warm = Warm(self._pieces, [number for number in order if number < self._image.manifest.disk.pieces])
+
     def end(self) -> None:
         """End both lanes, and whatever waits for them."""
+        if self._warm is not None:
+            self._warm.close()
         self._filled.put(None)
         self._lanes.close()
 
@@ -176,6 +185,7 @@ def main() -> int:
             for stream, handle in zip(("kernel", "initrd"), files, strict=True):
                 if handle != _NO_FILE:
                     service.fill(stream, int(handle))
+            service.warm()
         except (ImageError, msgspec.MsgspecError, OSError) as error:
             if over.is_set():
                 return 0
