@@ -8,6 +8,8 @@ kernel's command line:
 - `dg.unused=N`: leaves by itself N seconds after it has joined.
 - `dg.write=M`: writes M MiB to its disk once it has joined. `dg.read=1`: prints the disk's first line on its console.
 - `dg.all=N`: reads all of its disk once it has joined, says so on its console and powers itself off N seconds later.
+- `dg.sum=1`: tells then the SHA-256 of what it has read too. `dg.first=1`: reads all of its disk before its hello.
+- `dg.output=M`: writes M MiB of OUTPUT and of its instance data to its disk once it has joined.
 - `dg.flood=channel|console`: writes garbage there as fast as it can. `dg.garbage=1`: hostile lines before its hello.
 - `dg.spin=N`: keeps one CPU busy, or two. `dg.tell=1`: prints its instance data on its console.
 
@@ -46,6 +48,8 @@ _TOOLS = (
     "grep",
     "tr",
     "sync",
+    "yes",
+    "sha256sum",
 )
 
 INIT = r"""#!/bin/sh
@@ -58,6 +62,7 @@ say() { echo "$1" >&3; }
 after() { [ -n "$1" ] && { sleep $1; eval "$2"; } & }
 echo "tiny guest is up"
 [ -n "$dg_garbage" ] && printf '\000\377{"type":"hello"\n[[[[[{{\n{"type":"left","cause":"x"}\n{"type":"dance"}\n' >&3
+[ -n "$dg_first" ] && { cat /dev/vda > /dev/null; echo "read all first"; }
 [ "$dg_hello" = never ] && while :; do sleep 60; done
 [ "$dg_flood" = channel ] && { while :; do cat /dev/zero | tr '\0' '[' | head -c 1000000 >&3; echo >&3; done & }
 [ "$dg_flood" = console ] && { while :; do echo "words words words words words words words words"; done & }
@@ -65,6 +70,8 @@ echo "tiny guest is up"
 [ "$dg_spin" = 2 ] && { while :; do :; done & }
 onto='of=/dev/vda bs=1M seek=1 oflag=direct iflag=fullblock'
 fill() { tr '\0' x < /dev/zero | dd $onto count=$dg_write; sync; }
+output() { yes "what the guest ""has written: 8d2f $line" | dd $onto count=$dg_output; sync; }
+whole() { [ -n "$dg_sum" ] && sha256sum < /dev/vda || cat /dev/vda > /dev/null; }
 joined() {
   say '{"type":"joined"}'
   after "$dg_panic" 'echo c > /proc/sysrq-trigger'
@@ -73,7 +80,8 @@ joined() {
   after "$dg_unused" "say '{\"type\":\"left\",\"cause\":\"unused\",\"sentence\":\"no job for a while\"}'"
   [ -n "$dg_read" ] && { echo "disk says: $(head -n 1 /dev/vda)"; }
   [ -n "$dg_write" ] && { fill; echo "written"; } &
-  [ -n "$dg_all" ] && { cat /dev/vda > /dev/null && echo "read all"; sleep $dg_all; poweroff -f; } &
+  [ -n "$dg_output" ] && { output; echo "output is written"; } &
+  [ -n "$dg_all" ] && { said=$(whole) && echo "read all $said"; sleep $dg_all; poweroff -f; } &
 }
 (while [ ! -e /have ]; do say '{"type":"hello"}'; sleep 1; done) &
 while read -r line <&3; do
@@ -94,6 +102,7 @@ class TinyGuest(msgspec.Struct, frozen=True):
     disk: Path
 
 
+OUTPUT = "what the guest has written: 8d2f"
 DISK_LINE = "the base disk of the tiny guest"
 DISK_BYTES = 64 * 1024 * 1024
 
