@@ -1,7 +1,7 @@
 """Run the benchmarks, write build/bench.json, print the table.
 
     python -m bench                       everything, less than 30 minutes
-    python -m bench owner rest            some of: owner, memory, beside, killed, reports, images, rest, demo
+    python -m bench owner rest            some of: owner, memory, beside, killed, canaries, reports, images, rest, demo
     python -m bench --short memory        few runs of it, to try it
     python -m bench --runs 5              so many demos
 
@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import beside, demos, images, killed, memory, owner, reports, rest
+from bench import beside, canaries, demos, images, killed, memory, owner, reports, rest
 from bench.figure import ELSEWHERE, Figure, complete, encode, missing, reached, spread, text
 from bench.ground import ground
 from bench.machine import QUIET_PERCENT, CannotMeasure, await_quiet
@@ -31,11 +32,12 @@ from deskgrid.pool.embedded import EmbeddedError
 
 MOST_SECONDS = 29 * 60.0
 FRESH = ("make_demo_fresh_s", "make_demo_again_s", "make_test_s")
-PARTS: dict[str, tuple[tuple[str, ...], Callable[..., list[Figure]], dict[str, float]]] = {
+PARTS: dict[str, tuple[tuple[str, ...], Callable[..., list[Figure]], dict[str, Any]]] = {
     "owner": (owner.NAMES, owner.run, {"pauses": 5, "ends": 1, "stubborn": 1}),
     "memory": (memory.NAMES, memory.run, {"count": 2}),
     "beside": (beside.NAMES, beside.run, {"with_vm": 2, "with_agent": 2}),
     "killed": (killed.NAMES, killed.run, {"kills": 1}),
+    "canaries": (canaries.NAMES, canaries.run, {"victims": ("serve",)}),
     "reports": (reports.NAMES, reports.run, {}),
     "images": (images.NAMES, images.run, {"boots": 1}),
     "rest": (rest.NAMES, rest.run, {"seconds": 60.0}),

@@ -14,17 +14,29 @@ import os
 import random
 import re
 import struct
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
+import psutil
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from bench.figure import Figure, Load, measured
+from bench.fleet import Fleet
+from bench.ground import Ground
+from bench.guest import MIB, OUTPUT, SECRETIVE
 from bench.machine import CannotMeasure
+from deskgrid.images.manifest import DISK, INITRD, KERNEL
 
 NAMES = ("plaintext_canaries_found",)
 SHARED = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run"))
+VICTIMS = ("serve", "qemu", "keeper", "agent")
+DESKTOP = "canary"
+_ELSEWHERE = ("images", "signers", "coordinator")
+"""What is on other computers: those who build and sign, and the coordinator."""
 _PIECE_BYTES = 48
 _CHUNK_BYTES = 8 << 20
 _DISTINCT = 24
@@ -43,6 +55,77 @@ class Found(msgspec.Struct, frozen=True):
 
     name: str
     place: str
+
+
+def run(ground: Ground, load: Load, victims: Sequence[str] = VICTIMS) -> list[Figure]:
+    """Run a machine for each of the victims, search, kill it, search again. Raises: CannotMeasure, DemoError."""
+    if os.geteuid() != 0:
+        raise CannotMeasure("only root can find the key of a machine's disk, to look for it")
+    since = time.time()
+    fleet = Fleet(ground, SECRETIVE)
+    fleet.want(SECRETIVE)
+    agent = fleet.start_desktop(DESKTOP, 0, disk_mib=64)
+    runs, looked_for = list[float](), set[str]()
+    fleet.owner(DESKTOP, "away")
+    for victim in victims:
+        vm_id, qemu = fleet.machine(DESKTOP, "joined")
+        overlay = overlay_of(qemu)
+        ground.until(f"{vm_id} to have written", 60, partial(_grown, overlay))
+        keeper = psutil.Process(qemu.ppid())
+        wanted = [*_of_ground(ground, vm_id), *overlay_keys(keeper.pid, overlay)]
+        found = count(wanted, _places(ground, since, agent))
+        processes = {"agent": psutil.Process(agent), "keeper": keeper, "qemu": qemu, "serve": _server(keeper)}
+        processes[victim].kill()
+        psutil.wait_procs([qemu, keeper], timeout=30)
+        found += count(wanted, _places(ground, since))
+        for one in found:
+            ground.say(f"{victim}: {one.name} in the clear in {one.place}")
+        runs.append(len(found))
+        looked_for |= {one.name for one in wanted}
+        ground.say(f"{victim} killed: {len(found)} found")
+    note = f"of {', '.join(sorted(looked_for))}; while it ran and after kill -9 of {', '.join(victims)}"
+    return [measured(NAMES[0], runs, of=sum, note=note, load=load)]
+
+
+def _grown(overlay: Path) -> bool:
+    """Whether a guest has written to it."""
+    return overlay.stat().st_blocks * 512 > 4 * MIB
+
+
+def _of_ground(ground: Ground, vm_id: str) -> list[Canary]:
+    """What this ground has in the clear, and that the search finds it there. Raises: CannotMeasure."""
+    folder = ground.cast.folder
+    built = next((folder / "images" / SECRETIVE.name).iterdir())
+    image = [one for name in (DISK, KERNEL, INITRD) for one in pieces(f"image's {name}", built / name)]
+    (key_file,) = (folder / "signers" / "project-keys").glob("*.key")
+    project = key("project key", bytes.fromhex(key_file.read_text()))
+    for canaries, place in ((image, built), (project, key_file.parent)):
+        if {one.name for one in count(canaries, below(place))} != {one.name for one in canaries}:
+            raise CannotMeasure(f"{place}: a canary that is there is not found")
+    written = [Canary("job output", OUTPUT.encode()), Canary("pool token", f"fake.{vm_id}.".encode())]
+    return [*image, *project, *written]
+
+
+def _places(ground: Ground, since: float, agent: int | None = None) -> Iterator[Path]:
+    """All files of the desktop; agent: with what its processes hold open."""
+    cast = ground.cast
+    for path in cast.folder.iterdir():
+        if path.name not in _ELSEWHERE:
+            yield from below(path) if path.is_dir() else (path,)
+    yield from shared(cast.account.uid, since, but=(cast.folder,))
+    if agent is not None:
+        yield from held([agent, *(one.pid for one in psutil.Process(agent).children(recursive=True))])
+
+
+def _server(keeper: psutil.Process) -> psutil.Process:
+    """What serves the disk of a keeper's machine."""
+    return next(one for one in keeper.children() if "deskgrid.images.chunks.serve" in one.cmdline())
+
+
+def overlay_of(qemu: psutil.Process) -> Path:
+    """A machine's own disk, which has no name any more."""
+    folder = Path(f"/proc/{qemu.pid}/fd")
+    return next(fd for fd in folder.iterdir() if str(fd.readlink()).endswith("overlay (deleted)"))
 
 
 # -- what is looked for -----------------------------------------------------------------------------------------------

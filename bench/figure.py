@@ -71,6 +71,7 @@ CATALOGUE = (
     Row("agent_linux_cpu_percent", "% of a core", "< 0.1", _DAEMONS),
     Row("agent_linux_wakeups_per_s", "1/s", "<= 2", _DAEMONS),
     Row("agent_killed_to_no_vm_s", "s", "< 5"),
+    Row("plaintext_canaries_found", "", "<= 0"),
     Row("vm_page_cache_grown_mb", "MB", "< 64"),
     Row("coordinator_reports_per_s", "1/s", "", "condor_collector, updates"),
     Row("coordinator_reports_per_cpu_s", "1/CPU s", "", "condor_collector, updates"),

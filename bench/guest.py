@@ -27,7 +27,8 @@ class Kind(msgspec.Struct, frozen=True):
     """A guest. memory_mib: of the machine. disk_mib: of its base disk. solid: the disk holds random data, no hole.
 
     words: `bench.fill=N` (touch so many MiB), `bench.spin=N` (so many processors busy), `bench.disk=N` (read N MiB
-    of the disk and write as many), `bench.silent` (never say hello), `bench.stubborn` (never leave).
+    of the disk and write as many), `bench.output=N` (write N MiB of OUTPUT and of its instance data to the disk),
+    `bench.silent` (never say hello), `bench.stubborn` (never leave).
     """
 
     name: str
@@ -43,6 +44,8 @@ STUBBORN = Kind("bench-stubborn", f"bench.fill={FILLED_MIB} bench.spin=1 bench.s
 LARGE_MIB = 8192
 LARGE = Kind("bench-large", f"bench.fill={LARGE_MIB} bench.silent=1 {WORDS}", memory_mib=LARGE_MIB + 512, cpus=2)
 DISK_MIB = 2048
+OUTPUT = "what the guest has written: 3c7e"
+SECRETIVE = Kind("bench-secretive", "bench.output=4", memory_mib=512, disk_mib=16, solid=True)
 WRITER = Kind("bench-writer", f"bench.disk={DISK_MIB}", memory_mib=512, disk_mib=DISK_MIB, solid=True)
 
 _INIT = """#!/bin/busybox sh
@@ -73,6 +76,7 @@ use_disk() {
   $b dd if=/dev/zero of=/dev/vda bs=1M count=$do_disk conv=fsync 2> /dev/null
   echo '{"type":"left","cause":"unused","sentence":"the disk is read and written"}' >&3
 }
+output() { $b yes "what the guest ""has written: 3c7e $line" | $b dd of=/dev/vda bs=1M count=$do_output conv=fsync; }
 if [ -n "$do_silent" ]; then fill; spin; while :; do $b sleep 60; done; fi
 (while [ ! -e /have ]; do echo '{"type":"hello"}' >&3; $b sleep 1; done) &
 while read -r line <&3; do
@@ -84,6 +88,7 @@ while read -r line <&3; do
         spin
         echo '{"type":"joined"}' >&3
         [ -z "$do_disk" ] || use_disk &
+        [ -z "$do_output" ] || output 2> /dev/null &
       fi;;
     *'"type":"leave"'*)
       [ -n "$do_stubborn" ] || echo '{"type":"left","cause":"asked","sentence":"left"}' >&3;;

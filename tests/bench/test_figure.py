@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import beside, demos, images, killed, memory, owner, reports, rest
+from bench import beside, canaries, demos, images, killed, memory, owner, reports, rest
 from bench.__main__ import FRESH, PARTS
 from bench.figure import (
     CATALOGUE,
@@ -53,7 +53,7 @@ def test_every_figure_of_the_catalogue_is_there_once_in_its_order() -> None:
 
 
 def test_each_figure_is_measured_by_exactly_one_part() -> None:
-    parts = (owner, memory, beside, killed, rest, reports, images, demos)
+    parts = (owner, memory, beside, killed, canaries, rest, reports, images, demos)
     names = [*(name for part in parts for name in part.NAMES), *FRESH]
     assert sorted(names) == sorted(row.name for row in CATALOGUE)
     assert {name for part, *_ in PARTS.values() for name in part} <= set(names)
