@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from deskgrid.images.chunks.client import Client
 from deskgrid.images.chunks.manifest import digest
 from deskgrid.images.chunks.store import ChunkStore, Limits
 from deskgrid.images.chunks.upkeep import Verified, verify
+from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Allowance, DesktopStore, Origins
 from deskgrid.images.trust.online import renew
 from deskgrid.model.image import ImageGrant, ImageRef
@@ -206,5 +208,17 @@ def test_a_disk_that_gets_full_in_mid_fetch_is_told_and_all_is_read_right_withou
         checked = desktop.verified("tight/store")
         assert (checked.damaged, checked.faults) == (0, ())
         assert 0 < checked.bytes < len(NOISE)
+        before = (tight / "store" / "index.db").stat().st_ino
+        _fill(tight)
+        with suppress(ImageError):  # to open it takes a little room too
+            desktop.verified("tight/store")
+        assert (tight / "store" / "index.db").stat().st_ino == before, "a full disk is no damage"
     finally:
         subprocess.run(["umount", "--lazy", str(tight)], check=True)
+
+
+def _fill(folder: Path) -> None:
+    """Leave no room at all."""
+    with (folder / "ballast").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))

@@ -45,7 +45,6 @@ from deskgrid.core.desk import (
     next_due,
     unsaid,
 )
-from deskgrid.core.limits import may_fetch
 from deskgrid.core.vm import Command, Vm, adopt
 from deskgrid.hypervisor import contract as hv
 from deskgrid.images.contract import ImageError
@@ -249,10 +248,6 @@ class Loop:
                 pass  # what it brings is not asked for any more, and stays in the store for the next time
 
     def _fetch(self, lease: Lease) -> None:
-        full = may_fetch(self.desk.policy, self.desk.sensed.machine)
-        if full is not None and lease.image not in [facts.ref for facts in self.around.store.held()]:
-            self.around.aside(partial(Fetched, lease.vm_id, f"{full.sentence} ({full.reading})"))
-            return
         self.around.aside(partial(self._fetch_aside, lease, self._orders[lease.vm_id].image))
 
     def _fetch_aside(self, lease: Lease, grant: ImageGrant | None) -> Fetched:

@@ -67,10 +67,13 @@ class Index:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > VERSION:
                 raise ImageError(f"store index {path}: got version {version}, expected {VERSION}; update deskgrid")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
+            if version != VERSION:  # nothing is written to one that is as it should be: the disk may be full
+                self._db.executescript(_SCHEMA)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
             said = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.OperationalError as error:
+            if "disk is full" in str(error) or "disk I/O" in str(error):
+                raise ImageError(f"store index {path}: {error}; make room on this disk, or see to it") from None
             if "locked" in str(error) or "unable to open" in str(error) or "readonly" in str(error):
                 raise ImageError(f"store index {path}: {error}; see who uses it, and to its rights") from None
             raise IndexDamaged(f"store index {path}: {error}") from None
