@@ -41,7 +41,13 @@ class Peers:
         folder.mkdir(parents=True, exist_ok=True)
 
     def make(self, *images: Path) -> None:
-        """Make what is not there yet. images: folders of built images."""
+        """Make what is not there yet, and remove what is there of others. images: folders of built images."""
+        ours = {image.name[:16] for image in images}
+        stale = [path for path in self._folder.iterdir() if path.is_file() and path.name[:16] not in ours]
+        if stale:
+            shutil.rmtree(self._folder / "castr", ignore_errors=True)
+            for path in (*stale, *self._folder.glob("*.caibx")):
+                path.unlink(missing_ok=True)
         for image in images:
             for file in FILES:
                 self._once(image, file, "zck", "zchunk", ["zck", "-o", "{out}", "{file}"])

@@ -70,7 +70,7 @@ class Ours(msgspec.Struct, frozen=True):
     cpu_seconds: float
 
 
-def run(place: Ground, load: Load, boots: int = 3) -> list[Figure]:
+def run(place: Ground, load: Load, boots: int = 5) -> list[Figure]:
     """Measure everything. boots: of each kind."""
     with tempfile.TemporaryDirectory(prefix="deskgrid-bench-", dir=cache_folder()) as name:
         work = Path(name)
@@ -234,7 +234,7 @@ def _fetched(ours: Ours, work: Path, web: Web) -> Moved:
 def _cold(place: Ground, ours: Ours, work: Path) -> Iterator[Figure]:
     """The first job of a desktop that has nothing, beside download, then boot."""
     whole = Peers(cache_folder() / "bench-peers", place.say)
-    whole.make(ours.before.folder)
+    whole.make(ours.before.folder, ours.after.folder)
     _source(ours.before, place.say)  # its first reads are kept beside it
     desktop = ColdDesktop(place, ours.before.folder, RECIPE)
     link = work / "www" / "demo"
