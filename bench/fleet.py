@@ -64,7 +64,7 @@ class Fleet:
         ground.vouch(*(make_image(ground.demo, images, kind) for kind in kinds))
         self._wanted = ground.cast.folder / "wanted"
         sizes = ", ".join(f"{{ cpus = {one.cpus}, memory_bytes = {one.memory_mib * MIB} }}" for one in kinds)
-        plan = f"[plan]\nsizes = [{sizes}]"
+        plan = f"[plan]\nbackoff_seconds = 1\nsizes = [{sizes}]"
         settings, state, self.port = ground.settings_of_coordinator(
             cycle_seconds="0.3", plan=plan, images=ground.signed
         )

@@ -45,7 +45,7 @@ LARGE_MIB = 8192
 LARGE = Kind("bench-large", f"bench.fill={LARGE_MIB} bench.silent=1 {WORDS}", memory_mib=LARGE_MIB + 512, cpus=2)
 DISK_MIB = 2048
 OUTPUT = "what the guest has written: 3c7e"
-SECRETIVE = Kind("bench-secretive", "bench.output=4", memory_mib=512, disk_mib=16, solid=True)
+SECRETIVE = Kind("bench-secretive", "bench.output=5", memory_mib=512, disk_mib=16, solid=True)
 WRITER = Kind("bench-writer", f"bench.disk={DISK_MIB}", memory_mib=512, disk_mib=DISK_MIB, solid=True)
 
 _INIT = """#!/bin/busybox sh
@@ -76,7 +76,10 @@ use_disk() {
   $b dd if=/dev/zero of=/dev/vda bs=1M count=$do_disk conv=fsync 2> /dev/null
   echo '{"type":"left","cause":"unused","sentence":"the disk is read and written"}' >&3
 }
-output() { $b yes "what the guest ""has written: 3c7e $line" | $b dd of=/dev/vda bs=1M count=$do_output conv=fsync; }
+output() {
+  $b yes "what the guest ""has written: 3c7e $line" |
+    $b dd of=/dev/vda bs=1M count=$do_output iflag=fullblock conv=fsync
+}
 if [ -n "$do_silent" ]; then fill; spin; while :; do $b sleep 60; done; fi
 (while [ ! -e /have ]; do echo '{"type":"hello"}' >&3; $b sleep 1; done) &
 while read -r line <&3; do

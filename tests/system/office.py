@@ -235,6 +235,12 @@ class Office:
         process.send_signal(number)
         process.wait(60)
 
+    def retire(self, name: str) -> None:
+        """End an agent for good: its desktop is no member any more, so that nothing is given to it."""
+        if name in self.desktops:
+            self.end_agent(name)
+            self.client.revoke(name, "the test is over")
+
     def owner(self, name: str, word: str) -> None:
         set_presence(self.cast.folder / name / "owner", word)
 
