@@ -214,9 +214,10 @@ def _diffused(block: bytes) -> bytes:
 
 
 def below(*folders: Path) -> Iterator[Path]:
-    """All files below these folders."""
+    """All files below these folders; what the kernel shows of processes (a root tree's /proc) is none."""
     for folder in folders:
-        for path, _, files in os.walk(folder):
+        for path, inner, files in os.walk(folder):
+            inner[:] = [name for name in inner if name not in ("proc", "sys") or not Path(path, name).is_mount()]
             yield from (Path(path, name) for name in files)
 
 
