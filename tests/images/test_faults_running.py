@@ -217,6 +217,15 @@ def test_a_disk_that_gets_full_in_mid_fetch_is_told_and_all_is_read_right_withou
         subprocess.run(["umount", "--lazy", str(tight)], check=True)
 
 
+def test_with_a_store_that_keeps_nothing_not_even_an_index_all_is_read_right(desktop: Desktop) -> None:
+    serving = opened(desktop.store(allowance=Allowance(1, 0)), desktop, desktop.grant(""))
+    try:
+        assert reads_all(serving), serving.said
+    finally:
+        serving.close()
+    assert desktop.verified().blobs == 0
+
+
 def _fill(folder: Path) -> None:
     """Leave no room at all."""
     with (folder / "ballast").open("wb", buffering=0) as file, suppress(OSError):

@@ -220,7 +220,6 @@ def test_with_a_budget_smaller_than_the_image_a_guest_reads_all_and_the_store_is
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system for it")
-@pytest.mark.xfail(strict=False, reason="once in two runs the guest waited for minutes; see docs/image-faults.md")
 def test_with_a_full_disk_a_guest_reads_all_and_the_store_is_sound(office: Office, desk: str, reader: Image) -> None:
     cast = office.cast
     tight = cast.make_folder("tight")

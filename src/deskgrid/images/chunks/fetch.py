@@ -14,7 +14,6 @@ Rules, told first
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import TypeVar
 
 from deskgrid.images.chunks import manifest as published
@@ -66,6 +65,7 @@ class Fetcher:
         self._pace = pace or Pace()
         self._health = [Health(source.patience) for source in sources]
         self._needed: dict[int, frozenset[int]] = {}
+        self._unkept: dict[str, PackIndex] = {}  # for which the store has no room
         self._stop = threading.Event()
         self._paused = False
         self._under_way: tuple[int, PackIndex | None, frozenset[int]] | None = None
@@ -92,7 +92,7 @@ class Fetcher:
     def index(self, number: int) -> PackIndex:
         """Return the index of the image's pack of this number, fetched if need be. Raises: Unreachable, Stopped."""
         pack = self._image.manifest.packs[number]
-        found = self._store.pack_index(pack)
+        found = self._store.pack_index(pack) or self._unkept.get(pack.name)
         if found is not None:
             return found
         return self._from_sources(pack, lambda source: self._fetch_index(source, pack))
@@ -201,8 +201,10 @@ class Fetcher:
 
     def _fetch_index(self, source: PackSource, pack: Pack) -> PackIndex:
         index = PackIndex(pack.name, b"".join(self._parts(source, pack, 0, pack.index_bytes)))
-        with suppress(StoreFull):  # then it is fetched again the next time
+        try:
             self._store.put_index(index)
+        except StoreFull:
+            self._unkept[pack.name] = index
         return index
 
     def _fetch_missing(

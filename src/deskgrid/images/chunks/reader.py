@@ -120,7 +120,10 @@ class Pieces:
         return found
 
     def keep(self, index: PackIndex, blobs: Mapping[int, bytes]) -> None:
-        """Keep some fetched blobs for a moment, for when the store has no room."""
+        """Keep some fetched blobs for a moment, for when the store has no room, not even for their index."""
+        for number, pack in enumerate(self._image.manifest.packs):
+            if pack.name == index.name:
+                self._indexes[number] = index
         with self._mutex:
             for blob, content in blobs.items():
                 self._loose[bytes(index.sum(blob))] = content
