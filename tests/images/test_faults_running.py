@@ -226,6 +226,25 @@ def test_with_a_store_that_keeps_nothing_not_even_an_index_all_is_read_right(des
     assert desktop.verified().blobs == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system for it")
+def test_on_a_disk_without_any_room_left_all_is_read_right_and_the_index_stays(desktop: Desktop) -> None:
+    tight = desktop.folder / "tight"
+    tight.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(tight)], check=True)
+    try:
+        serving = opened(desktop.store("tight/store"), desktop, desktop.grant(""))
+        _fill(tight)
+        try:
+            assert reads_all(serving), serving.said
+        finally:
+            serving.close()
+        (tight / "ballast").unlink()
+        checked = desktop.verified("tight/store")
+        assert (checked.damaged, checked.faults) == (0, ())
+    finally:
+        subprocess.run(["umount", "--lazy", str(tight)], check=True)
+
+
 def _fill(folder: Path) -> None:
     """Leave no room at all."""
     with (folder / "ballast").open("wb", buffering=0) as file, suppress(OSError):

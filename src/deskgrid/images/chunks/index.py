@@ -11,6 +11,7 @@ Rules, told first
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -167,13 +168,29 @@ class Index:
 
 
 class _Writing:
-    """One transaction."""
+    """One transaction. Raises: ImageError when it can't be written; then nothing of it is."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
     def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise _unwritten(error) from None
 
-    def __exit__(self, kind: object, *rest: object) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+    def __exit__(self, kind: object, error: BaseException | None, *rest: object) -> None:
+        if error is None:
+            try:
+                self._db.execute("COMMIT")
+                return
+            except sqlite3.OperationalError as full:
+                error = full
+        with suppress(sqlite3.OperationalError):  # SQLite may have done so itself
+            self._db.execute("ROLLBACK")
+        if isinstance(error, sqlite3.OperationalError):
+            raise _unwritten(error) from None
+
+
+def _unwritten(error: sqlite3.OperationalError) -> ImageError:
+    return ImageError(f"store index: {error}; make room on this disk, or see to it")

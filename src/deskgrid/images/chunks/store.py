@@ -230,8 +230,11 @@ class ChunkStore:
         """Keep blobs that were checked. Raises: StoreFull."""
         self._make_room(sum(map(len, blobs.values())))
         self._write(index.name, [(index.offsets[number], content) for number, content in blobs.items()])
-        with self._mutex:
-            self._index.hold(index.name, [(number, len(content)) for number, content in blobs.items()])
+        try:
+            with self._mutex:
+                self._index.hold(index.name, [(number, len(content)) for number, content in blobs.items()])
+        except ImageError as error:
+            raise StoreFull(str(error)) from None
 
     def used_bytes(self) -> int:
         """How much is held."""
