@@ -48,7 +48,6 @@ _MACHINE: dict[str, st.SearchStrategy[Any]] = {
     "wireless": MAYBE,
     "programs": st.sampled_from([("zoom",), ("TEAMS", "vlc")]),
     "up_seconds": SECONDS | st.none(),
-    "images_bytes": SIZES,
 }
 
 

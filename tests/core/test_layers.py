@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deskgrid.core.cases import Given, decided
 from deskgrid.core.facts import Facts
 from deskgrid.core.layers import LAYERS, Layer, combine, tightens
-from deskgrid.core.limits import disk_is_short, may_fetch, memory_is_short, room
+from deskgrid.core.limits import disk_is_short, memory_is_short, room
 from deskgrid.core.policy import availability, standing
 from deskgrid.core.refusals import REFUSALS
 from deskgrid.model.policy import GIB, ROWS, Policy, Tighter
@@ -127,7 +127,7 @@ def test_a_tighter_layer_never_allows_more(
     assert less.cpus <= more.cpus and less.memory_bytes <= more.memory_bytes
     assert less.disk_bytes <= more.disk_bytes and less.vms <= more.vms
     assert tight.grace_seconds <= loose.grace_seconds
-    for guard in (memory_is_short, disk_is_short, may_fetch):
+    for guard in (memory_is_short, disk_is_short):
         assert guard(loose, facts.machine) is None or guard(tight, facts.machine) is not None
 
 
@@ -168,7 +168,6 @@ WITNESSES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
     "memory_short_bytes": ({"memory_available_gib": 3}, 3 * GIB, 3 * GIB + 1, "gives_back"),
     "memory_pressure_max": ({"memory_pressure": 20}, 20, 19, "may_start"),
     "disk_floor_bytes": ({"disk_free_gib": 6}, 5 * GIB, 6 * GIB, "may_start"),
-    "images_bytes": ({"images_gib": 5}, 6 * GIB, 5 * GIB, "may_fetch"),
     "max_vms": ({}, 3, 2, "room_vms"),
     "cpu_share": ({}, 0.5, 0.25, "cpus"),
     "max_vms_in_use": ({**EVENING, "idle_seconds": 0}, 2, 1, "spared"),
@@ -180,7 +179,14 @@ WITNESSES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
 """For each setting: facts, a looser and a tighter value of it, and the decision that the tighter one changes."""
 ELSEWHERE = (
     {"zone", "days_off"},
-    {"others_cpu_max", "others_cpu_seconds", "vm_disk_bytes", "grace_seconds", "download_bytes_per_second"},
+    {
+        "others_cpu_max",
+        "others_cpu_seconds",
+        "vm_disk_bytes",
+        "grace_seconds",
+        "download_bytes_per_second",
+        "images_bytes",
+    },
     {"neighbours"},
 )
 """Fixed ones; and those whose effect is in time or in a driver: smaller, or no, is plainly less."""

@@ -23,13 +23,13 @@ POLICY = Policy()
 def test_this_machine_is_read() -> None:
     reader = MachineReader(Path("/tmp"))
     reader.read(POLICY)
-    machine = reader.read(POLICY, images_bytes=7)
+    machine = reader.read(POLICY)
     assert machine.cpus == os.cpu_count()
     assert 0 < machine.memory_available_bytes < machine.memory_bytes
     assert machine.disk_free_bytes > 0
     assert machine.up_seconds is not None
     assert machine.up_seconds > 0
-    assert (machine.metered, machine.programs, machine.images_bytes) == (False, (), 7)
+    assert (machine.metered, machine.programs) == (False, ())
 
 
 def spin() -> subprocess.Popen[bytes]:

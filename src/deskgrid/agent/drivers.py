@@ -30,11 +30,11 @@ Inbox = queue.SimpleQueue[Item | Due]
 
 
 class _Machine(Protocol):
-    def read(self, policy: Policy, images_bytes: int = 0) -> Machine: ...
+    def read(self, policy: Policy) -> Machine: ...
 
 
-def presence_of(settings: AgentSettings, images_bytes: Callable[[], int]) -> tuple[SystemPresence, ReadMachine]:
-    """What tells of the owner, and what reads the machine. images_bytes: what images take on this disk."""
+def presence_of(settings: AgentSettings) -> tuple[SystemPresence, ReadMachine]:
+    """What tells of the owner, and what reads the machine."""
     kind, _, path = settings.presence.partition(":")
     presence: SystemPresence
     if kind == "file":
@@ -42,10 +42,10 @@ def presence_of(settings: AgentSettings, images_bytes: Callable[[], int]) -> tup
 
         fake = presence = FakePresence(Path(path))
         reader = _machine(settings, fake.metered)
-        return presence, lambda policy: fake.machine(reader.read(policy, images_bytes()))
+        return presence, lambda policy: fake.machine(reader.read(policy))
     presence = _own_presence()
     reader = _machine(settings, presence.metered)
-    return presence, lambda policy: reader.read(policy, images_bytes())
+    return presence, reader.read
 
 
 def _own_presence() -> SystemPresence:

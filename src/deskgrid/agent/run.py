@@ -32,7 +32,6 @@ from deskgrid.agent.policy_files import PolicyFiles
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.agent.status import Status, status_of, write_status
 from deskgrid.agent.usage import UsageBook
-from deskgrid.agent.weighed import Weighed
 from deskgrid.agent.wishes import WishBook
 from deskgrid.core.desk import Desk
 from deskgrid.core.desk import reports as vm_reports
@@ -112,8 +111,7 @@ class _Running:
         self.rules = PolicyFiles(settings.policy_folder, state, file)
         self.effective = self.rules.read() or combine(())
         self.wishes = WishBook(state / "wish.json", os.geteuid(), wall())
-        self.images = Weighed(settings.store)
-        self.presence, read_machine = presence_of(settings, self.images.bytes)
+        self.presence, read_machine = presence_of(settings)
         self.hypervisor = hypervisor_of(settings, self.inbox)
         self.store = store_of(settings, lambda: self.effective.policy, wall)
         self.book = UsageBook(state / "usage.json", self._local)

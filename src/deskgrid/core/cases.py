@@ -65,7 +65,6 @@ class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_available_gib: float = 14
     memory_pressure: float | None = None
     disk_free_gib: float = 100
-    images_gib: float = 0
     others_cpu: float | None = None
     on_battery: bool | None = False
     battery_percent: float | None = None
@@ -100,7 +99,6 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spared: int | msgspec.UnsetType = msgspec.UNSET
     cpus: int | msgspec.UnsetType = msgspec.UNSET
     gives_back: str | msgspec.UnsetType | None = msgspec.UNSET
-    may_fetch: bool | msgspec.UnsetType = msgspec.UNSET
     room_cpus: int | msgspec.UnsetType = msgspec.UNSET
     room_memory_gib: float | msgspec.UnsetType = msgspec.UNSET
     room_disk_gib: float | msgspec.UnsetType = msgspec.UNSET
@@ -126,9 +124,8 @@ class Difference(msgspec.Struct, frozen=True):
 def facts_of(given: Given, zone: tzinfo) -> Facts:
     """The facts that a case gives. zone: `given.zone`, looked up. Raises: ValueError: `at` is no time."""
     local = datetime.fromisoformat(given.at).replace(tzinfo=zone, fold=given.fold)
-    memory, available, disk, images = (
-        int(size * GIB)
-        for size in (given.memory_gib, given.memory_available_gib, given.disk_free_gib, given.images_gib)
+    memory, available, disk = (
+        int(size * GIB) for size in (given.memory_gib, given.memory_available_gib, given.disk_free_gib)
     )
     reading = Reading(
         given.logged_in,
@@ -155,7 +152,6 @@ def facts_of(given: Given, zone: tzinfo) -> Facts:
         given.wireless,
         given.programs,
         given.up_seconds,
-        images,
     )
     wish = None if given.asked is None else Wish(given.asked, "owner", local, given.asked_until)
     waits = Waits(given.clear_seconds, given.started_seconds, given.loaded, given.offset_fraction)
@@ -186,7 +182,6 @@ def decided(given: Given, tried: Policy, zone: tzinfo) -> dict[str, object]:
         "spared": stands.spared,
         "cpus": stands.cpus,
         "gives_back": short and short.name,
-        "may_fetch": limits.may_fetch(policy, facts.machine) is None,
         "room_cpus": left.cpus,
         "room_memory_gib": left.memory_bytes / GIB,
         "room_disk_gib": left.disk_bytes / GIB,

@@ -83,17 +83,6 @@ def disk_is_short(policy: Policy, machine: Machine) -> Reason | None:
     )
 
 
-def may_fetch(policy: Policy, machine: Machine) -> Reason | None:
-    """Whether a further image may be fetched: None, or the reason why not. Asked of one that is not here yet."""
-    if machine.images_bytes < policy.images_bytes:
-        return None
-    return Reason(
-        "images-full",
-        "Images take as much of this disk as they may, so no further one is fetched.",
-        f"{mib(machine.images_bytes)} of {mib(policy.images_bytes)}",
-    )
-
-
 def mib(count: int) -> str:
     """A size for people."""
     return f"{count / (1 << 20):,.0f} MiB"

@@ -92,7 +92,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("disk_floor_bytes", _M, "disk", "free disk that stays free"),
     Row("vm_disk_bytes", _L, "disk", "what one VM may write at most"),
-    Row("images_bytes", _L, "disk", "what images may take on this disk at most"),
+    Row("images_bytes", _L, "disk", "what images may take on this disk at most; then the least recently used go"),
     Row("max_vms", _L, "limits", "VMs at a time"),
     Row(
         "cpu_share",
@@ -176,7 +176,6 @@ class Machine(msgspec.Struct, frozen=True):
     others_cpu: share of all processors (0 to 1) that others than the grid have used since the last reading.
     on_battery, battery_percent: None and None without a battery; None and a number: not known whether it is in use.
     programs: those of the policy's `quiet_programs` that run. up_seconds: since the computer has started.
-    images_bytes: what images take on its disk.
     """
 
     cpus: int
@@ -191,4 +190,3 @@ class Machine(msgspec.Struct, frozen=True):
     wireless: bool | None = False
     programs: tuple[str, ...] = ()
     up_seconds: float | None = None
-    images_bytes: int = 0

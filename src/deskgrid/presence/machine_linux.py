@@ -54,10 +54,10 @@ class MachineReader:
         self._programs: tuple[str, ...] = ()
         self._wanted: tuple[str, ...] = ()
 
-    def read(self, policy: Policy, images_bytes: int = 0) -> Machine:
+    def read(self, policy: Policy) -> Machine:
         """What is known now.
 
-        Args: policy: for the programs that must not be disturbed. images_bytes: what images take on this disk.
+        Args: policy: for the programs that must not be disturbed.
         Raises: OSError: memory or disk can't be read.
         """
         now = time.monotonic()
@@ -78,7 +78,6 @@ class MachineReader:
             wireless=self._wireless,
             programs=self._programs,
             up_seconds=time.clock_gettime(time.CLOCK_BOOTTIME),
-            images_bytes=images_bytes,
         )
 
     def _look(self, policy: Policy, now: float) -> None:

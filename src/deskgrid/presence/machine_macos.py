@@ -31,10 +31,10 @@ class MachineReader:
         self._folder, self._ours = folder, ours_cpu_seconds
         self._before: tuple[float, float, float] | None = None
 
-    def read(self, policy: Policy, images_bytes: int = 0) -> Machine:
+    def read(self, policy: Policy) -> Machine:
         """What is known now.
 
-        Args: policy: for the programs that must not be disturbed. images_bytes: what images take on this disk.
+        Args: policy: for the programs that must not be disturbed.
         Raises: OSError: memory or disk can't be read.
         """
         memory = psutil.virtual_memory()
@@ -56,7 +56,6 @@ class MachineReader:
             wireless=None,
             programs=_running(policy.quiet_programs),
             up_seconds=max(0.0, time.time() - psutil.boot_time()),
-            images_bytes=images_bytes,
         )
 
     def _others(self) -> float | None:

@@ -109,10 +109,10 @@ class MachineReader:
         self._network: tuple[bool | None, bool | None] = (None, None)
         self._network_at: float | None = None
 
-    def read(self, policy: Policy, images_bytes: int = 0) -> Machine:
+    def read(self, policy: Policy) -> Machine:
         """What is known now.
 
-        Args: policy: for the programs that must not be disturbed. images_bytes: what images take on this disk.
+        Args: policy: for the programs that must not be disturbed.
         Raises: OSError: memory or disk can't be read.
         """
         memory, charge = memory_bytes(), self._power()
@@ -130,7 +130,6 @@ class MachineReader:
             wireless=wireless,
             programs=self._programs(policy.quiet_programs),
             up_seconds=up_seconds(),
-            images_bytes=images_bytes,
         )
 
     def close(self) -> None:
