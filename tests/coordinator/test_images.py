@@ -14,7 +14,7 @@ from deskgrid.core.why import Why
 from deskgrid.images.chunks.manifest import digest
 from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Allowance, DesktopStore, Origins
-from deskgrid.images.trust.ask import Place
+from deskgrid.images.trust.place import Place
 from deskgrid.images.trust.words import Version
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.image import ImageRef

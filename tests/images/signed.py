@@ -8,8 +8,8 @@ from deskgrid.demo.signers import Places, Signers
 from deskgrid.images.chunks.manifest import decode, digest
 from deskgrid.images.contract import ImageStore
 from deskgrid.images.desktop import Allowance, DesktopStore, Origins
-from deskgrid.images.trust.ask import Place
 from deskgrid.images.trust.online import renew
+from deskgrid.images.trust.place import Place
 from deskgrid.images.trust.words import Version
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from tests.images.built import built_image

@@ -3,6 +3,7 @@
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -186,3 +187,20 @@ def test_an_imported_disk_has_its_first_data_served_beside_it_and_no_kernel(tmp_
         content = bytes(seed.read(0, seed.size))
     assert b"cidata" in content and b"#cloud-config" in content
     assert grant.key.encode() not in content
+
+
+def test_a_check_that_dies_is_a_sentence_and_its_reason_is_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    assert isinstance(rig.store, DesktopStore)
+    naive = datetime.now(UTC).replace(tzinfo=None)  # no time without its zone is understood
+    store = DesktopStore(rig.store.origins, lambda: Allowance(1 << 30, 0), lambda: naive)
+    with pytest.raises(ImageError, match="gave no answer; see the agent's log"):
+        store.fetch(rig.facts.ref, rig.grant)
+    assert "ended with 1: " in caplog.text
+
+
+def test_the_agents_part_and_the_command_line_import_nothing_heavy() -> None:
+    code = (
+        "import sys, deskgrid.images.desktop, deskgrid.cli.trust\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('tuf', 'securesystemslib', 'pkcs11', 'zstandard')])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -93,7 +93,7 @@ def store_of(settings: AgentSettings, policy: Callable[[], Policy], wall: Clock)
 
         return FakeStore(settings.store, anything=True)
     from deskgrid.images.desktop import Allowance, DesktopStore, Origins
-    from deskgrid.images.trust.ask import Place
+    from deskgrid.images.trust.place import Place
 
     def allowance() -> Allowance:
         now = policy()

@@ -133,8 +133,8 @@ def verify(
     """Check an image as a desktop does. VERSION may be `latest`."""
     import tempfile
 
-    from deskgrid.images.trust.answer import opened
-    from deskgrid.images.trust.ask import Place
+    from deskgrid.images.trust.opened import opened
+    from deskgrid.images.trust.place import Place
 
     now = datetime.now(UTC)
     with (

@@ -20,7 +20,7 @@ from deskgrid.images.chunks.source import Origin
 from deskgrid.images.chunks.store import ChunkStore, Limits
 from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Admission, Question, Reply
-from deskgrid.images.trust import answer, ask
+from deskgrid.images.trust.opened import opened
 from deskgrid.images.trust.words import Version
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageRef
@@ -50,14 +50,13 @@ def reply(question: Question) -> Reply:
 
 def _admit(store: ChunkStore, question: Question, wanted: Version) -> Admission:
     """Check and admit. Raises: TrustError, ImageError."""
-    place = question.origins.trust
-    asked = answer.reply(ask.Question(place, "manifest", question.now, (wanted,)))
-    assert asked.manifest is not None
-    content = ask.kept_manifest(place, asked.manifest)
-    if asked.manifest.sha256 != question.digest:
+    with opened(question.origins.trust) as trusted:
+        trusted.refresh(question.now)
+        content = trusted.manifest(wanted, question.now)
+    if (signed := published.digest(content)) != question.digest:
         raise ImageError(
             f"image {wanted}: got a lease for {question.digest[:12]}…, but its signers say "
-            f"{asked.manifest.sha256[:12]}…; the coordinator's list is another one than theirs",
+            f"{signed[:12]}…; the coordinator's list is another one than theirs",
             Fault.IMAGE,
         )
     with store.admit(content, (wanted.project, wanted.image, wanted.version)) as image:

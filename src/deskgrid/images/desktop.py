@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.images.contract import ImageError, OpenedImage
-from deskgrid.images.trust.ask import Place
+from deskgrid.images.trust.place import Place
 from deskgrid.images.trust.words import Version
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
@@ -171,17 +171,19 @@ class DesktopStore:
                     timeout=ADMIT_SECONDS,
                     check=False,
                 )
-                reply = msgspec.json.decode(done.stdout, type=Reply)
             except subprocess.TimeoutExpired:
                 raise ImageError(f"images: not checked within {ADMIT_SECONDS:.0f} s; tried again later") from None
-            except (OSError, msgspec.MsgspecError):
-                log.warning("images: the process that checks them ended with %s", _last_words(done.stderr))
-                raise ImageError("images: the process that checks them gave no answer; see the agent's log") from None
-            if done.stderr:
-                log.info("%s", _last_words(done.stderr))
+            except OSError as error:
+                raise ImageError(
+                    f"images: the process that checks them can't be started: {error.strerror}; see to this computer"
+                ) from None
+        said = done.stderr[-2000:].decode(errors="replace").strip()
+        try:
+            reply = msgspec.json.decode(done.stdout, type=Reply)
+        except msgspec.MsgspecError:
+            log.warning("images: the process that checks them ended with %d: %s", done.returncode, said)
+            raise ImageError("images: the process that checks them gave no answer; see the agent's log") from None
+        if said:
+            log.info("%s", said)
         self._held = reply.held
         return reply
-
-
-def _last_words(text: bytes) -> str:
-    return text[-2000:].decode(errors="replace").strip()

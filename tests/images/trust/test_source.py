@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from deskgrid.coordinator.trust import prepare
-from deskgrid.images.trust.answer import source_of
-from deskgrid.images.trust.ask import Place
 from deskgrid.images.trust.errors import Fault
+from deskgrid.images.trust.opened import source_of
+from deskgrid.images.trust.place import Place
 from deskgrid.images.trust.source import Absent, FolderSource, HttpSource
 
 from .rig import Quiet, refused, served
