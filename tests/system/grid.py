@@ -22,7 +22,7 @@ from tiny_guest import CMDLINE, DISK_BYTES, tiny_guest
 from deskgrid.coordinator.kept import LeaseRecord
 from deskgrid.demo.stage import Stage, Table
 from deskgrid.images import manifest
-from deskgrid.images.recipe import Recipe
+from tests.images.built import sealed
 
 IDLE, RUNNING, DONE = "1", "2", "4"
 HANG_SECONDS = 420.0
@@ -211,23 +211,7 @@ def tiny_images(folder: Path, kinds: dict[str, str]) -> list[Path]:
                 (work / file).chmod(0o644)
             else:
                 os.link(first / file, work / file)
-        facts = {file: manifest.measure(work / file) for file in (manifest.DISK, manifest.KERNEL, manifest.INITRD)}
-        content = manifest.Manifest(
-            name=name,
-            memory_bytes=256 * MIB,
-            disk_bytes=DISK_BYTES,
-            cmdline=f"{CMDLINE}{words}",
-            disk=facts[manifest.DISK],
-            kernel=facts[manifest.KERNEL],
-            initrd=facts[manifest.INITRD],
-            packages=(),
-            recipe=Recipe(name, "trixie"),
-            inputs="0" * 64,
-        )
-        encoded = manifest.encode(content)
-        (work / manifest.FILE).write_bytes(encoded)
-        (work / manifest.FILE).chmod(0o644)
-        first = work.rename(work.parent / manifest.digest(encoded))
+        first = sealed(work, name, memory_bytes=256 * MIB, disk_bytes=DISK_BYTES, cmdline=f"{CMDLINE}{words}")
         first.chmod(0o755)
         made.append(first)
     return made

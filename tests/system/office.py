@@ -34,12 +34,12 @@ from deskgrid.host.account import become
 from deskgrid.images import cpio, manifest
 from deskgrid.images.chunks.store import ChunkStore, Limits
 from deskgrid.images.chunks.upkeep import Verified, verify
-from deskgrid.images.recipe import Recipe
 from deskgrid.images.trust.words import Version
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings
 from deskgrid.pool.embedded import free_port
 from deskgrid.presence.fake import set_presence
+from tests.images.built import sealed
 
 from .campus import SharedPool
 from .grid import qemu_of, until
@@ -177,23 +177,9 @@ class Office:
         (work / manifest.DISK).write_bytes(disk)
         (work / manifest.KERNEL).write_bytes(guest.kernel.read_bytes() + told)
         (work / manifest.INITRD).write_bytes(guest.initrd.read_bytes() + cpio.archive([cpio.plain("canary", told)]))
-        facts = {file: manifest.measure(work / file) for file in (manifest.DISK, manifest.KERNEL, manifest.INITRD)}
-        content = manifest.Manifest(
-            name=name,
-            memory_bytes=256 * MIB,
-            disk_bytes=DISK_BYTES,
-            cmdline=f"{CMDLINE}{words}",
-            disk=facts[manifest.DISK],
-            kernel=facts[manifest.KERNEL],
-            initrd=facts[manifest.INITRD],
-            packages=(),
-            recipe=Recipe(name, "trixie"),
-            inputs="0" * 64,
-        )
-        encoded = manifest.encode(content)
-        (work / manifest.FILE).write_bytes(encoded)
-        version = self.signers.publish(work.rename(work.parent / manifest.digest(encoded)))
-        return Image(name, version, facts[manifest.DISK].sha256, canary)
+        checksum = manifest.measure(work / manifest.DISK).sha256
+        built = sealed(work, name, memory_bytes=256 * MIB, disk_bytes=DISK_BYTES, cmdline=f"{CMDLINE}{words}")
+        return Image(name, self.signers.publish(built), checksum, canary)
 
     @property
     def project_key(self) -> bytes:
