@@ -8,6 +8,7 @@ from deskgrid.cli.office import DEFAULT, Json, Settings, load, office
 from deskgrid.cli.output import Exit, Failed, ago, sentence, show_json, size, tell
 from deskgrid.coordinator.service import Ready, ServiceError
 from deskgrid.coordinator.service import run as run_service
+from deskgrid.model.counted import counted
 from deskgrid.pool.tools import CondorPool
 
 app = typer.Typer(help="The service beside HTCondor's central manager.", no_args_is_help=True)
@@ -35,8 +36,11 @@ def status(settings: Settings = DEFAULT, as_json: Json = False) -> None:
     if as_json:
         show_json(now)
         return
-    tell(f"{now.reporting} of {now.desktops} desktops report, {now.available} available, {now.held_reports} wait")
-    tell(f"{now.vms} virtual machines, {now.joined} in the pool; last cycle {ago(now.cycle_at)}")
+    tell(
+        f"{counted(now.desktops, 'desktop')}, of which {now.reporting} report; {now.available} available, "
+        f"{now.held_reports} wait for word"
+    )
+    tell(f"{counted(now.vms, 'virtual machine')}, {now.joined} in the pool; last cycle {ago(now.cycle_at)}")
     for fault in now.pool_faults:
         tell(f"HTCondor: {fault}", style="yellow")
     for problem in now.image_problems:
@@ -45,13 +49,13 @@ def status(settings: Settings = DEFAULT, as_json: Json = False) -> None:
         tell("demand: unknown")
     for want in now.wants or ():
         tell(
-            f"demand: {want.vms} VM of {want.image} ({want.size.cpus} CPU, {size(want.size.memory_bytes)}) "
-            f"for {want.jobs} jobs"
+            f"demand: {counted(want.vms, 'VM')} of {want.image} "
+            f"({counted(want.size.cpus, 'CPU')}, {size(want.size.memory_bytes)}) for {counted(want.jobs, 'job')}"
         )
     for short in now.shortages:
-        tell(f"short: {short.vms} VM of {short.image}: {sentence(short.reason)}", style="yellow")
+        tell(f"short: {counted(short.vms, 'VM')} of {short.image}: {sentence(short.reason)}", style="yellow")
     for ad in now.ads:
-        tell(f"on offer: {ad.image}, {ad.size.cpus} CPU, {size(ad.size.memory_bytes)}")
+        tell(f"on offer: {ad.image}, {counted(ad.size.cpus, 'CPU')}, {size(ad.size.memory_bytes)}")
 
 
 @app.command()

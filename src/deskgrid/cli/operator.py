@@ -11,6 +11,7 @@ from deskgrid.cli.output import Exit, Failed, ago, sentence, show, show_json, si
 from deskgrid.coordinator.kept import DesktopInventory
 from deskgrid.coordinator.views import ImageView
 from deskgrid.core.why import Why
+from deskgrid.model.counted import counted
 from deskgrid.model.names import name as check_name
 
 desktop_app = typer.Typer(help="The desktops of the fleet.", no_args_is_help=True)
@@ -49,8 +50,8 @@ def desktop(name: str, settings: Settings = DEFAULT, as_json: Json = False) -> N
     tell(f"{d.name}: enrolled {ago(d.enrolled_at)}, reported {ago(d.reported_at)}, agent {d.agent_version or '?'}")
     if d.room is not None:
         tell(
-            f"{d.cpus} CPUs, {size(d.memory_bytes)}; room for {d.room.vms} VMs, {d.room.cpus} CPUs, "
-            f"{size(d.room.memory_bytes)}"
+            f"{counted(d.cpus, 'CPU')}, {size(d.memory_bytes)}; room for {counted(d.room.vms, 'VM')}, "
+            f"{counted(d.room.cpus, 'CPU')}, {size(d.room.memory_bytes)}"
         )
     for reason in (*(d.availability.refusals if d.availability else ()), *d.warnings):
         tell(f"- {sentence(reason)}")

@@ -24,6 +24,7 @@ from deskgrid.cli.agent import Settings as SettingsOption
 from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, ago, show, show_json, size, tell
 from deskgrid.host import toml
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.reason import Reason
 from deskgrid.session import words
@@ -137,7 +138,7 @@ def _show(status: Status, why: bool) -> None:
         _reasons(status, now)
     elif len(refusals) > 1:
         more = len(refusals) - 1
-        tell(f"{more} more reason{'s' if more > 1 else ''}: `deskgrid status --why`")
+        tell(f"{counted(more, 'more reason')}: `deskgrid status --why`")
     if status.gift is not None:
         tell(words.gift_sentence(status.gift.total()))
     for fault in status.faults:
@@ -170,7 +171,7 @@ def _reasons(status: Status, now: datetime) -> None:
         tell("")
     room = status.room
     if status.availability.available:
-        tell(f"room for {room.vms} virtual machines, {room.cpus} CPUs, {size(room.memory_bytes)}")
+        tell(f"room for {counted(room.vms, 'virtual machine')}, {counted(room.cpus, 'CPU')}, {size(room.memory_bytes)}")
     if status.sources:
         tell(f"you, as seen by: {', '.join(status.sources)}")
     for fault in status.presence_faults:

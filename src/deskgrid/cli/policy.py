@@ -31,6 +31,7 @@ from deskgrid.core.cases import Case, Difference, differences
 from deskgrid.core.layers import Effective
 from deskgrid.core.week import Day, Slot, days
 from deskgrid.host import toml
+from deskgrid.model.counted import counted
 from deskgrid.model.hours import window
 from deskgrid.model.policy import ROWS, Policy
 
@@ -98,7 +99,7 @@ def test(
             for each in one.differences:
                 tell(f"      {each.key}: expected {_plainly(each.expected)}, got {_plainly(each.got)}")
         failed = sum(not one.passed for one in tried)
-        tell(f"{len(tried)} cases, {f'{failed} decided otherwise' if failed else 'all as expected'}")
+        tell(f"{counted(len(tried), 'case')}, {f'{failed} decided otherwise' if failed else 'all as expected'}")
     if not all(one.passed for one in tried):
         raise typer.Exit(Exit.NO)
 
