@@ -70,8 +70,8 @@ def publish(
     )
     if made.wrong_chunks:
         tell(
-            f"{made.wrong_chunks} chunks in {to} were damaged, or not what their names say, and were stored anew; see "
-            f"who may write to that folder, and who has the key of {project}"
+            f"stored anew: {counted(made.wrong_chunks, 'chunk')} in {to}, found damaged or not what the name says; "
+            f"see who may write to that folder, and who has the key of {project}"
         )
     tell(f"to be signed: {made.path}")
 
