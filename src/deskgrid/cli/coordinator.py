@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from deskgrid.cli.office import DEFAULT, Json, Settings, load, office
+from deskgrid.cli.office import Json, Settings, load, office
 from deskgrid.cli.output import Exit, Failed, ago, sentence, show_json, size, tell
 from deskgrid.coordinator.service import Ready, ServiceError
 from deskgrid.coordinator.service import run as run_service
@@ -15,7 +15,7 @@ app = typer.Typer(help="The service beside HTCondor's central manager.", no_args
 
 
 @app.command()
-def run(settings: Settings = DEFAULT) -> None:
+def run(settings: Settings = None) -> None:
     """Run the coordinator until SIGTERM or Ctrl-C."""
     chosen = load(settings)
 
@@ -29,7 +29,7 @@ def run(settings: Settings = DEFAULT) -> None:
 
 
 @app.command()
-def status(settings: Settings = DEFAULT, as_json: Json = False) -> None:
+def status(settings: Settings = None, as_json: Json = False) -> None:
     """Show the whole: desktops, VMs, demand, and what is short."""
     with office(settings) as client:
         now = client.status()
@@ -62,7 +62,7 @@ def status(settings: Settings = DEFAULT, as_json: Json = False) -> None:
 def token(
     uses: Annotated[int, typer.Option(min=1, max=100_000, help="How many desktops may enrol with it.")] = 1,
     hours: Annotated[float, typer.Option(min=0.01, max=2160, help="How long it is valid.")] = 24.0,
-    settings: Settings = DEFAULT,
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Make an enrolment text for desktops: a secret, limited in time and count. Give it to `deskgrid agent enrol`."""
