@@ -11,6 +11,7 @@ from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, progress, show, show_json, size, tell
 from deskgrid.images.contract import ImageError
 from deskgrid.images.listing import inspect
+from deskgrid.model.counted import counted
 
 if TYPE_CHECKING:
     from deskgrid.images.chunks.publish import Source
@@ -65,12 +66,12 @@ def publish(
         return
     tell(
         f"{project}/{one.ref.name} {version}: {size(made.raw_bytes)} of content, {size(made.new_bytes)} of it new, in "
-        f"{made.new_packs} packs"
+        f"{counted(made.new_packs, 'pack')}"
     )
     if made.wrong_chunks:
         tell(
-            f"{made.wrong_chunks} chunks in {to} were damaged, or not what their names say, and were stored anew; see "
-            f"who may write to that folder, and who has the key of {project}"
+            f"stored anew: {counted(made.wrong_chunks, 'chunk')} in {to}, found damaged or not what the name says; "
+            f"see who may write to that folder, and who has the key of {project}"
         )
     tell(f"to be signed: {made.path}")
 
@@ -116,7 +117,7 @@ def verify(store: Store, as_json: Json = False) -> None:
     else:
         for fault in found.faults:
             tell(fault)
-        tell(f"{found.blobs} chunks checked, {size(found.bytes)}; {found.damaged} damaged")
+        tell(f"{counted(found.blobs, 'chunk')} checked, {size(found.bytes)}; {found.damaged} damaged")
     if found.damaged or found.faults:
         raise typer.Exit(Exit.NO)
 
@@ -131,7 +132,10 @@ def gc(store: Store, as_json: Json = False) -> None:
     if as_json:
         show_json(done)
         return
-    tell(f"{done.packs} packs, {done.blobs} chunks and {done.files} other files removed: {size(done.bytes)}")
+    tell(
+        f"{counted(done.packs, 'pack')}, {counted(done.blobs, 'chunk')} and {counted(done.files, 'other file')} "
+        f"removed: {size(done.bytes)}"
+    )
 
 
 def _tried(source: "Source", wanted: bool | None, say: Callable[[str], None]) -> "Source":

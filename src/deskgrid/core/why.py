@@ -14,6 +14,7 @@ import msgspec
 
 from deskgrid.core.demand import covered, fresh
 from deskgrid.core.health import Health
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.plan import LiveLease, Plan, PlanSettings, Snapshot
 from deskgrid.model.pool import Job, OfflineAd, PoolSnapshot
@@ -89,7 +90,7 @@ def _not_idle(subject: str, job: Job, view: View) -> Why:
             subject, Reason("running", f"It runs on {host}.", f"start number {job.starts}"), vms=_here(job, view)
         )
     if job.status == 4:
-        return Why(subject, Reason("completed", "It has finished.", f"started {job.starts} times"))
+        return Why(subject, Reason("completed", "It has finished.", f"started {counted(job.starts, 'time')}"))
     if job.status == 5:
         return Why(subject, Reason("held", f"It is held: {job.hold_reason or 'HTCondor does not say why'}"))
     state = _STATUS.get(job.status, f"in state {job.status}")
@@ -124,10 +125,13 @@ def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | Non
     sizes = [size for size in view.settings.sizes if size.memory_bytes >= facts.memory_bytes]
     all_ads = [OfflineAd(image, size, facts.disk_bytes) for size in sizes]
     if not covered(all_ads, image, job.cpus, job.memory_mb):
-        offered = ", ".join(f"{size.cpus} CPUs with {size.memory_bytes // _MIB} MiB" for size in sizes) or "none"
+        offered = (
+            ", ".join(f"{counted(size.cpus, 'CPU')} with {size.memory_bytes // _MIB} MiB" for size in sizes) or "none"
+        )
         return Reason(
             "too-large",
-            f"It asks for {job.cpus} CPUs and {job.memory_mb} MiB, and no virtual machine so large is offered.",
+            f"It asks for {counted(job.cpus, 'CPU')} and {job.memory_mb} MiB, "
+            "and no virtual machine so large is offered.",
             f"offered for {image}: {offered}",
         )
     return None
@@ -137,7 +141,7 @@ def _waits(job: Job, image: str, view: View, plan: Plan, snapshot: Snapshot, com
     """Why an idle job that names an image on offer does not run yet."""
     if coming:
         desktops = ", ".join(live.lease.desktop for live in coming[:3])
-        number = f"{len(coming)} virtual machine{'s' if len(coming) > 1 else ''} of {image}"
+        number = f"{counted(len(coming), 'virtual machine')} of {image}"
         return Reason("vm-starting", f"{number} on the way for the jobs that wait.", f"on {desktops}")
     pool = view.pool
     if pool is None or pool.matches is None:
@@ -169,7 +173,7 @@ def _nobody(image: str, plan: Plan, snapshot: Snapshot) -> Reason:
     return Reason(
         "no-desktop-free",
         f"No desktop can start a virtual machine of {image} now.",
-        f"{len(snapshot.desktops)} desktops: {told}",
+        f"{counted(len(snapshot.desktops), 'desktop')}: {told}",
     )
 
 
@@ -264,11 +268,14 @@ def _silent(name: str, silence: float, desktop: Desktop) -> Reason:
 
 
 def _runs(desktop: Desktop) -> Reason:
-    number = len(desktop.vms)
     told = ", ".join(f"{vm.vm_id} ({vm.image.name}) {vm.state}" for vm in desktop.vms)
-    return Reason("has-vms", f"{desktop.name} has {number} virtual machine{'s' if number > 1 else ''}.", told)
+    return Reason("has-vms", f"{desktop.name} has {counted(len(desktop.vms), 'virtual machine')}.", told)
 
 
 def _ordered(name: str, leases: Sequence[LiveLease]) -> Reason:
     told = ", ".join(f"{live.lease.vm_id} ({live.lease.image.name})" for live in leases)
-    return Reason("ordered", f"{name} has been told to start {len(leases)} and has not shown them yet.", told)
+    return Reason(
+        "ordered",
+        f"{name} has been told to start {counted(len(leases), 'virtual machine')} and has not said yet that it has.",
+        told,
+    )

@@ -33,6 +33,7 @@ from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, PackIndex, asse
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import DISK, INITRD, KERNEL, Package, read, reference
 from deskgrid.images.nocloud import SEED
+from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName
 from deskgrid.model.names import name as valid_name
 
@@ -327,7 +328,7 @@ def _manifest(
     number = {pack.name: at for at, pack in enumerate(packs)}
     if len(packs) >= HOLE:
         raise ImageError(
-            f"image {names[1]}: got {len(packs)} packs, expected less than {HOLE}; publish under a new key"
+            f"image {names[1]}: got {counted(len(packs), 'pack')}, expected less than {HOLE}; publish under a new key"
         )
     table = Table(
         array("I", [piece.raw_bytes for stream in streams for piece in stream.pieces]),

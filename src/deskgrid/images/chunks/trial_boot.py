@@ -24,6 +24,7 @@ from pathlib import Path
 from deskgrid.images.chunks.publish import Source
 from deskgrid.images.chunks.trial import Trial, trial
 from deskgrid.images.contract import ImageError
+from deskgrid.model.counted import counted
 from deskgrid.model.instance import InstanceData
 from deskgrid.wire.guest import LINE_BYTES, Hello, Join, Joined, decode_from_guest, encode
 
@@ -116,7 +117,7 @@ def _attend(channel: socket.socket, noted: Trial, say: Say, end: float) -> None:
         if len(noted) != read:
             read, changed = len(noted), now
         if joined and now - joined > _LEAST_AFTER_JOINED and now - changed > _QUIET_SECONDS:
-            say(f"the machine has read {read} blocks")
+            say(f"the machine has read {counted(read, 'block')}")
             return
         if not select.select([channel], [], [], 0.5)[0]:
             continue
