@@ -4,7 +4,8 @@ Rules, told first
 - It begins with the root that was shipped with the agent (`bootstrap`), each time; newer roots must follow from it one
   by one. Verifying is python-tuf's (chain.py); this file compares the two roles.
 - An image is trusted when `<project>-researcher` and `<project>-approver` both list it with the same length, hash and
-  number, and no key is in both roles. What targets itself lists counts for nothing.
+  number, and no key is in both roles. What targets itself lists counts for nothing; a key's id is the hash of the key
+  (roles.py), and a project's role says nothing but what deskgrid writes (form.py): no delegations, no other fields.
 - The time is passed in and looked at in every question, not only when something is fetched. With an expired timestamp
   nothing new starts. When the repository can't be reached, what is here is good until its timestamp expires; when the
   repository says something wrong, nothing new starts.
@@ -25,6 +26,7 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 from deskgrid.images.trust.chain import TELL, Chain, Nobody, at, expired, get
 from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.form import check_form
 from deskgrid.images.trust.memory import Memory
 from deskgrid.images.trust.pointer import check_pointer, decode
 from deskgrid.images.trust.roles import (
@@ -38,7 +40,7 @@ from deskgrid.images.trust.roles import (
     project_roles,
 )
 from deskgrid.images.trust.source import Source
-from deskgrid.images.trust.tufapi import Targets
+from deskgrid.images.trust.tufapi import Metadata, Targets
 from deskgrid.images.trust.words import LATEST, POINTER_BYTES, Entry, Freshness, Version, version
 
 SLACK = timedelta(hours=1)
@@ -184,6 +186,7 @@ class Trusted:
         assert self._chain is not None
         self._chain.role(role, now)
         held = cast(Targets, found[role])
+        check_form(role, Metadata(held))
         if held.is_expired(now):
             raise expired(role, held.expires, now)
         return held
