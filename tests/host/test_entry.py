@@ -123,7 +123,7 @@ def small(tree: trees.Tree, tmp_path: Path) -> trees.Tree:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has more than the account")
 def test_root_runs_nothing_of_a_tree_whatever_its_account_put_there(small: trees.Tree) -> None:
     spy = small.root / "usr/bin/spy"
-    spy.write_text('#!/bin/sh\nid -u >> /tmp/seen\nexec /bin/id -u\n')
+    spy.write_text("#!/bin/sh\nid -u >> /tmp/seen\nexec /bin/id -u\n")
     spy.chmod(0o755)
     (small.root / "tmp").chmod(0o777)
     for name in ("setpriv", "mount", "chroot", "unshare", "mkdir"):
