@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from deskgrid.core.demand import covered, fresh
+from deskgrid.core.giving import PassedOver
 from deskgrid.core.health import Health
 from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
@@ -29,7 +30,8 @@ class View(msgspec.Struct, frozen=True):
 
     ads: what HTCondor was told could be started. ads_since, idle_since: for how long an ad has been there, a group of
     jobs has been idle (key "schedd autocluster"). negotiation_seconds: HTCondor has surely negotiated in so long.
-    absent: names of images that are known and not on offer, with why.
+    absent: names of images that are known and not on offer, with why. passed: groups of jobs that machines came for in
+    vain, by the same key.
     """
 
     at: datetime
@@ -43,6 +45,7 @@ class View(msgspec.Struct, frozen=True):
     ads_since: Mapping[OfflineAd, datetime] = msgspec.field(default_factory=dict)
     idle_since: Mapping[str, datetime] = msgspec.field(default_factory=dict)
     absent: Mapping[str, Reason] = msgspec.field(default_factory=dict)
+    passed: Mapping[str, PassedOver] = msgspec.field(default_factory=dict)
 
 
 class Why(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,8 +63,7 @@ def with_waiting(before: View, after: View) -> View:
     if idle is None:
         idle_since = before.idle_since
     else:
-        keys = (f"{group.schedd} {group.autocluster}" for group in idle)
-        idle_since = {key: before.idle_since.get(key, after.at) for key in keys}
+        idle_since = {group.key: before.idle_since.get(group.key, after.at) for group in idle}
     ads_since = {ad: before.ads_since.get(ad, after.at) for ad in after.ads}
     return msgspec.structs.replace(after, ads_since=ads_since, idle_since=idle_since)
 
@@ -139,6 +141,8 @@ def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | Non
 
 def _waits(job: Job, image: str, view: View, plan: Plan, snapshot: Snapshot, coming: Sequence[LiveLease]) -> Reason:
     """Why an idle job that names an image on offer does not run yet."""
+    if (over := view.passed.get(f"{job.schedd} {job.autocluster}")) is not None:
+        return over.reason
     if coming:
         desktops = ", ".join(live.lease.desktop for live in coming[:3])
         number = f"{counted(len(coming), 'virtual machine')} of {image}"
