@@ -3,6 +3,7 @@
 import msgspec
 
 from deskgrid.model.names import Digest, Name
+from deskgrid.model.numbers import Bytes
 
 
 class ImageRef(msgspec.Struct, frozen=True, order=True):
@@ -20,8 +21,8 @@ class ImageFacts(msgspec.Struct, frozen=True):
     """
 
     ref: ImageRef
-    memory_bytes: int
-    disk_bytes: int
+    memory_bytes: Bytes
+    disk_bytes: Bytes
     project: str = ""
     version: str = ""
 

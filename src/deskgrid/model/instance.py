@@ -3,9 +3,12 @@
 Holds a secret: never logged, never on a disk.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from deskgrid.model.names import Name
+from deskgrid.model.numbers import Cpus
 
 
 class InstanceData(msgspec.Struct, frozen=True):
@@ -27,9 +30,9 @@ class InstanceData(msgspec.Struct, frozen=True):
     collector: str
     token: str
     trust_domain: str
-    cpus: int
-    memory_mb: int
-    unused_seconds: int = 600
+    cpus: Cpus
+    memory_mb: Annotated[int, msgspec.Meta(ge=0, le=1 << 26)]
+    unused_seconds: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] = 600
 
     def __repr__(self) -> str:
         return f"InstanceData(vm_id={self.vm_id!r}, vm_name={self.vm_name!r}, token=<secret>)"
