@@ -19,6 +19,7 @@ class InstanceData(msgspec.Struct, frozen=True):
     trust_domain: HTCondor's TRUST_DOMAIN of the pool.
     cpus, memory_mb: what the startd offers (memory in MiB).
     unused_seconds: a machine without a claim for so long leaves by itself.
+    trial: this is the boot before an image is published: the guest says what its slot's ad says before it leaves.
     """
 
     vm_id: Name
@@ -30,6 +31,7 @@ class InstanceData(msgspec.Struct, frozen=True):
     cpus: int
     memory_mb: int
     unused_seconds: int = 600
+    trial: bool = False
 
     def __repr__(self) -> str:
         return f"InstanceData(vm_id={self.vm_id!r}, vm_name={self.vm_name!r}, token=<secret>)"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.core.promise import Promise
 from deskgrid.host.files import locked, write_atomic
 from deskgrid.images.chunks import manifest as published
 from deskgrid.images.chunks.cut import Piece, cut
@@ -38,7 +39,10 @@ Place = tuple[str, int]
 
 
 class Source(msgspec.Struct, frozen=True):
-    """What shall be published. digest: of the built image's own manifest. first_reads: offsets that a boot reads."""
+    """What shall be published. digest: of the built image's own manifest. first_reads: offsets that a boot reads.
+
+    promise: what its machines say of themselves, as a trial boot told.
+    """
 
     disk: Path
     kernel: Path | None
@@ -49,6 +53,7 @@ class Source(msgspec.Struct, frozen=True):
     digest: str
     first_reads: Sequence[int] = ()
     seed: Path | None = None
+    promise: Promise = Promise()
 
 
 def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
@@ -300,6 +305,8 @@ def _manifest(
         kernel=kernel,
         initrd=initrd,
         seed=seed,
+        free_bytes=source.promise.free_bytes,
+        says=source.promise.says,
     )
 
 
