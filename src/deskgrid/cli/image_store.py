@@ -36,7 +36,8 @@ def publish(
         bool | None,
         typer.Option(
             "--trial/--no-trial",
-            help="Boot the image once to learn what a boot reads first; unsaid: once, where QEMU is installed.",
+            help="Boot the image once, to learn what a boot reads first and what its machines say of themselves to "
+            "HTCondor; unsaid: once, where QEMU is installed.",
         ),
     ] = None,
     manifest: Annotated[
@@ -58,8 +59,7 @@ def publish(
     where = folder.resolve()
     key = ProjectKey(make_key(key_file) if new_key else read_key(key_file))
     source = source_of(where, _offsets(first_reads))
-    if first_reads is None:
-        source = _tried(source, trial, (lambda sentence: None) if as_json else tell)
+    source = _tried(source, trial, first_reads is None, (lambda sentence: None) if as_json else tell)
     with progress() as bar:
         task = bar.add_task(f"{project}/{one.ref.name} {version}", total=1.0, visible=not as_json)
         made = publish_image(
@@ -154,25 +154,30 @@ def gc(store: Store, as_json: Json = False) -> None:
     )
 
 
-def _tried(source: "Source", wanted: bool | None, say: Callable[[str], None]) -> "Source":
-    """What is published, with the first reads of a trial boot, made now or kept from before."""
+def _tried(source: "Source", wanted: bool | None, order: bool, say: Callable[[str], None]) -> "Source":
+    """What is published, with what a trial boot tells, made now or kept from before. order: take its first reads."""
     from deskgrid.images.chunks import trial, trial_boot
 
     if wanted is False:
         return source
     folder = source.disk.parent
-    reads = [] if wanted else trial.kept_reads(folder)
-    if not reads and (wanted or trial_boot.possible()):
-        say("booting the image once, to learn what a boot reads first")
+    reads, promise = (None, None) if wanted else (trial.kept_reads(folder) or None, trial.kept_promise(folder))
+    if (reads is None or promise is None) and (wanted or trial_boot.possible()):
+        say("booting the image once, to learn what a boot reads first and what its machines say of themselves")
         try:
-            reads = trial_boot.first_reads(source, say)
+            tried = trial_boot.try_out(source, say)
+            reads, promise = tried.first_reads, tried.promise
+            trial.keep_reads(folder, reads)
         except ImageError as error:
             if wanted:
                 raise
             say(f"{error}; it is published without a boot order")
-        if reads:
-            trial.keep_reads(folder, reads)
-    return msgspec.structs.replace(source, first_reads=reads)
+    if promise is None:
+        say("its machine did not say what it is: jobs that ask for more than a size will not be matched with it")
+    else:
+        trial.keep_promise(folder, promise)
+        source = msgspec.structs.replace(source, promise=promise)
+    return msgspec.structs.replace(source, first_reads=reads or ()) if order else source
 
 
 def _there(store: Path) -> Path:
