@@ -58,13 +58,20 @@ def publish(
             source, to, (project, one.ref.name, version), key, lambda part: bar.update(task, completed=part)
         )
     if as_json:
-        facts = {name: getattr(made, name) for name in ("raw_bytes", "new_bytes", "new_packs", "new_chunks")}
+        facts = {
+            name: getattr(made, name) for name in ("raw_bytes", "new_bytes", "new_packs", "new_chunks", "wrong_chunks")
+        }
         show_json({"manifest": str(made.path), **facts})
         return
     tell(
         f"{project}/{one.ref.name} {version}: {size(made.raw_bytes)} of content, {size(made.new_bytes)} of it new, in "
         f"{made.new_packs} packs"
     )
+    if made.wrong_chunks:
+        tell(
+            f"{made.wrong_chunks} chunks in {to} were damaged, or not what their names say, and were stored anew; see "
+            f"who may write to that folder, and who has the key of {project}"
+        )
     tell(f"to be signed: {made.path}")
 
 

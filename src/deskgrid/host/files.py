@@ -1,16 +1,20 @@
 """Files that are whole or not there, and locks that end with their process."""
 
+import errno
 import os
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from deskgrid.host.account import Account
 
 _AGAIN_SECONDS = 0.1
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 if sys.platform == "win32":
@@ -74,6 +78,18 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644, owner: Account |
         Path(name).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a plain file to read, and nothing else: a pipe would be waited for, a device may do or give anything.
+
+    Raises: OSError, also when it is none.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | _BINARY)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return os.fdopen(handle, "rb")
 
 
 def own_folder(path: Path, owner: Account, mode: int = 0o755) -> None:
