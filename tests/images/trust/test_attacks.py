@@ -1,5 +1,6 @@
 """TUF's list of attacks and some more, each against the real client: what is refused, and whose fault it is."""
 
+import contextlib
 import hashlib
 import http.server
 import json
@@ -239,10 +240,42 @@ def test_a_clock_set_back_after_a_good_check_starts_nothing(grid: Grid, home: Pa
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
         trusted.check(ONE, NOW - HOUR / 2)  # what a time server corrects
-        for step in (lambda: trusted.refresh(NOW - DAY), lambda: trusted.check(ONE, NOW - DAY)):
+        for step in (lambda: trusted.refresh(NOW - 2 * DAY), lambda: trusted.check(ONE, NOW - 2 * DAY)):
             refused("clock-behind", Fault.DESKTOP, step)
     with desktop(home, grid) as trusted:
-        refused("clock-behind", Fault.DESKTOP, lambda: trusted.refresh(NOW - DAY))
+        refused("clock-behind", Fault.DESKTOP, lambda: trusted.refresh(NOW - 2 * DAY))
+
+
+@pytest.mark.parametrize("ahead", [HOUR, 20 * HOUR, 20 * DAY, 3 * YEAR])
+def test_a_clock_that_was_ahead_once_does_not_matter_when_it_is_right(grid: Grid, home: Path, ahead: timedelta) -> None:
+    """All clocks were: so the timestamp was found good then, and the time remembered."""
+    grid.publish(ONE)
+    grid.renew(NOW + ahead)
+    with desktop(home, grid) as trusted, contextlib.suppress(TrustError):  # in three years the root has expired
+        trusted.refresh(NOW + ahead)
+    grid.renew(NOW)
+    for later in (NOW, NOW + HOUR, NOW - HOUR):
+        with desktop(home, grid) as trusted:
+            trusted.refresh(later)
+            trusted.check(ONE, later)
+
+
+def test_who_sets_the_clock_back_and_has_all_that_was_ever_signed_leads_nobody_back(grid: Grid, home: Path) -> None:
+    grid.publish(ONE)
+    grid.renew(NOW)
+    old = dict(kept(grid))
+    grid.renew(NOW + DAY / 2)
+    between = dict(kept(grid))
+    grid.revoke("einstein-approver", ONE)
+    grid.renew(NOW + 5 * DAY)
+    with desktop(home, grid) as trusted:
+        trusted.refresh(NOW + 5 * DAY)
+        refused("revoked", Fault.SIGNERS, lambda: trusted.check(ONE, NOW + 5 * DAY))
+    for served, at in ((old, NOW), (between, NOW + DAY / 2)):
+        attacker = Attacker(grid.source)
+        attacker.instead = dict(served)
+        with desktop(home, grid, attacker) as trusted, pytest.raises(TrustError):
+            trusted.refresh(at)
 
 
 def test_an_expired_root_starts_nothing_until_the_administrators_sign_a_new_one(grid: Grid, home: Path) -> None:

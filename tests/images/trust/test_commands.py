@@ -98,7 +98,7 @@ def test_from_nothing_to_an_image_that_a_desktop_trusts_and_its_end(room: Room) 
     assert "complete: einstein-researcher" in room.signing(*propose, "--root", room.root())
     status = room.here("status")
     assert "einstein/search/1.0 waits for its approver; it is to be the latest" in status
-    assert "the first version, with 1 packages" in status
+    assert "the first version, with 1 package" in status
     assert "gcc" not in status
     approved = room.signing("approve", "einstein/search/1.0", room.key("paul"), "--yes", "--root", room.root())
     assert "complete: einstein-approver" in approved

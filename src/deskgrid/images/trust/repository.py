@@ -52,6 +52,7 @@ from deskgrid.images.trust.tufapi import (
     Timestamp,
 )
 from deskgrid.images.trust.words import LATEST, MANIFEST_BYTES, Entry, Pointer, Version, readable
+from deskgrid.model.counted import counted
 
 S = TypeVar("S", Root, Snapshot, Targets, Timestamp)
 ADMINISTRATORS, ONLINE_KEY = "administrators", "online"
@@ -151,7 +152,8 @@ def _check_threshold(role: str, threshold: int, keys: int) -> None:
         raise TrustError(
             Fault.REQUEST,
             "threshold",
-            f"role {role}: got {threshold} signatures of {keys} keys, expected at least 1 and at most as many as keys",
+            f"role {role}: got {counted(threshold, 'signature')} of {counted(keys, 'key')}, "
+            "expected at least 1 and at most as many as keys",
         )
 
 

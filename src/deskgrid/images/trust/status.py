@@ -30,6 +30,7 @@ from deskgrid.images.trust.roles import (
 from deskgrid.images.trust.shelf import Shelf
 from deskgrid.images.trust.tufapi import Key, Targets
 from deskgrid.images.trust.words import LATEST, Entry, Version, readable
+from deskgrid.model.counted import counted
 
 Differences = Callable[[bytes | None, bytes], Sequence[str]]
 """What a person should know of a new manifest beside the one before; None: there was none."""
@@ -119,7 +120,7 @@ def package_differences(before: bytes | None, after: bytes) -> Sequence[str]:
     if new is None or (before is not None and old is None):
         return ("these manifests list no packages: look into the image before you approve",)
     if old is None:
-        return (f"the first version, with {len(new)} packages",)
+        return (f"the first version, with {counted(len(new), 'package')}",)
     changed = [
         f"{name} {old[name]} → {new[name]}" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]
     ]
