@@ -2,12 +2,13 @@
 
 Rules, told first
 - People are honest and careful, not clever: who is asked looks at what is on his screen, and at nothing else.
-- What somebody saw is what his own command printed. An administrator says yes to a new life of the same keys only; a
-  researcher gives her own manifest; an approver approves what waits, and has thereby seen the digests on his screen.
+- What the researcher saw is the manifest that she gives; what the approver saw are the digests on his screen when he
+  says yes, which he does to all that waits. An administrator says yes to a new life of the same keys only.
 - The intruder has the repository's folder and the online key, knows all that was ever there, and may have one more key.
   He acts between commands, and while somebody is being asked.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -100,9 +101,8 @@ class Town:
         own.parent.mkdir(exist_ok=True)
         own.write_bytes(manifest(image, cmdline=f"good {self.number}"))
         meanwhile()
-        code, screen = self.signing("propose", image, own, self.key("rita"))
-        self.saw["rita"] |= set(_DIGEST.findall(screen))
-        return code == 0
+        self.saw["rita"].add(hashlib.sha256(own.read_bytes()).hexdigest())
+        return self.signing("propose", image, own, self.key("rita"))[0] == 0
 
     def approve(self, meanwhile: Act = lambda: None) -> bool:
         """Paul approves all that waits for him."""
@@ -111,10 +111,13 @@ class Town:
         done = bool(waits)
         for each in waits:
             image = "/".join(each["version"][part] for part in ("project", "image", "version"))
-            code, screen = self.signing("approve", image, self.key("paul"), meanwhile=meanwhile)
-            self.saw["paul"] |= set(_DIGEST.findall(screen))
+            code, _ = self.signing("approve", image, self.key("paul"), decide=self._paul_reads, meanwhile=meanwhile)
             done = done and code == 0
         return done
+
+    def _paul_reads(self, screen: str) -> bool:
+        self.saw["paul"] |= set(_DIGEST.findall(screen))
+        return True
 
     def revoke(self) -> bool:
         """Paul steps back from the newest version."""
@@ -134,8 +137,6 @@ class Town:
 
     def look(self, home: str) -> dict[str, str]:
         """What a desktop takes: versions with their digests."""
-        import hashlib
-
         found: dict[str, str] = {}
         now = datetime.now(UTC)
         root = (self.folder / "1.root.json").read_bytes()
@@ -362,15 +363,11 @@ class Intruder:
         return draft
 
     def _with_evil(self, draft: Metadata[Any]) -> Metadata[Any]:
-        import hashlib
-
         entry = Entry(len(self.evil), hashlib.sha256(self.evil).hexdigest(), 66)
         draft.signed.targets[EVIL.path] = target_file(EVIL.path, entry)
         return draft
 
     def _put_evil(self) -> None:
-        import hashlib
-
         place = self.web / f"targets/images/einstein/search/{hashlib.sha256(self.evil).hexdigest()}.66.6.json"
         place.write_bytes(self.evil)
 
