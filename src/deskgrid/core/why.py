@@ -167,13 +167,14 @@ def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | Non
 
 def _too_large(job: Job, image: str, ads: Sequence[OfflineAd]) -> Reason:
     sizes = (
-        f"{counted(ad.size.cpus, 'CPU')} with {ad.size.memory_bytes // _MIB} MiB and {ad.disk_bytes // _MIB} MiB free on its disk"
+        f"{counted(ad.size.cpus, 'CPU')} with {ad.size.memory_bytes // _MIB} MiB and "
+        f"{ad.disk_bytes // _MIB} MiB free on its disk"
         for ad in ads
     )
     return Reason(
         "too-large",
-        f"It asks for {counted(job.cpus, 'CPU')}, {job.memory_mb} MiB and {-(-job.disk_kib // 1024)} MiB of disk, and no virtual "
-        "machine so large is offered.",
+        f"It asks for {counted(job.cpus, 'CPU')}, {job.memory_mb} MiB and {-(-job.disk_kib // 1024)} MiB of disk, "
+        "and no virtual machine so large is offered.",
         f"offered for {image}: {', '.join(sizes) or 'none'}",
     )
 
