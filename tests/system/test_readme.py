@@ -194,7 +194,8 @@ def test_every_block_of_the_readme_does_what_it_says(person: Person) -> None:
     assert "paused" not in person.does("deskgrid desktop list")
     week = person.does(block("deskgrid policy"))
     assert "3 cases, all as expected" in week and "168 hours" in week
-    assert "SCHEDD" in person.does(block("pool configure"))
+    last = person.does(block("pool configure"))
+    assert "# ---- /etc/condor/config.d/" in last and last.endswith("stopped\n")
     done = {block(word) for word in ("pool start", "coordinator token", "condor_submit", "why job", "pause", "policy")}
     assert set(TYPED) == done | {block("pool configure")}, "a block that no test types"
 
