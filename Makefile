@@ -13,7 +13,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --no-deps
 LOCKED := $(PIP) --require-hashes --only-binary :all:
 SOURCES := pyproject.toml $(shell find src -name '*.py' -o -name '*.sh' -o -name '*.html')
 
-.PHONY: demo test check bench setup docs clean lock
+.PHONY: demo test check bench soak setup docs clean lock
 .DEFAULT_GOAL := check
 
 demo: setup ## the main job on real parts: HTCondor, QEMU, a Linux guest, HTTPS
@@ -38,6 +38,10 @@ lint: $(VENV)/.installed $(VENV)/.tests
 bench: setup $(VENV)/.tests ## figures to build/bench.json, and as a table
 	tools/system-packages --bench
 	$(BIN)/python -m bench
+
+soak: setup $(VENV)/.tests ## network cuts and many kills, for hours; interrupted, it goes on where it was
+	tools/system-packages --bench
+	$(BIN)/python -m bench.soak
 
 setup: $(VENV)/.system $(VENV)/.installed ## system packages and Python environment: what running needs
 

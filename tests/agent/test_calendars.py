@@ -70,6 +70,9 @@ def closed(content: bytes | str, zone: ZoneInfo = BERLIN, off: bool = False) -> 
         ("DTSTART;VALUE=DATE:20260428\nDTEND;VALUE=DATE:99991231", ["04-28", "04-29"]),
         ("DTSTART:20260428T100000\nDTEND:99991231T235959", ["04-28", "04-29"]),
         ("DTSTART;VALUE=DATE:19990302\nRRULE:FREQ=YEARLY", ["03-02"]),
+        # what programs write for nothing, or break where it tells nothing of days
+        ("DTSTART;VALUE=DATE:20260302\nEXDATE:\nRDATE:", ["03-02"]),
+        ("DTSTART;VALUE=DATE:20260302\nX-APPLE-RADIUS=49.9\nPRIORITY:high", ["03-02"]),
         ('DTSTART;TZID="W. Europe Standard Time":20260302T233000\nDURATION:PT1H', ["03-02", "03-03"]),
     ],
 )

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> int:
     """Print the days, or one sentence on stderr."""
     path, kind, begin, count, *zone = arguments
     _bound()
+    warnings.simplefilter("ignore")  # stderr is for the one sentence
     try:
         with Path(path).open("rb") as file:
             content = file.read(MAX_BYTES + 1)

@@ -22,6 +22,9 @@ STARTS_A_DAY = 100
 _DAY = timedelta(days=1)
 _MARGIN = 3 * _DAY
 """Wider than any two zones are apart."""
+_TELLING = ("DTSTART", "DTEND", "DURATION", "RRULE", "RDATE", "EXDATE", "EXRULE", "RECURRENCE-ID", "STATUS", "SEQUENCE")
+_HARMLESS = re.compile(r"parts: '(?:X-|SUMMARY|DESCRIPTION|LOCATION|COMMENT|CATEGORIES|ORGANIZER|ATTENDEE|URL)", re.I)
+"""A broken line that begins so tells nothing of days; any other might be the rest of one that does."""
 _A_DAY = {"SECONDLY": 86400, "MINUTELY": 1440, "HOURLY": 24}
 
 
@@ -50,7 +53,7 @@ def _calendars(content: bytes) -> Sequence[Any]:
     found = Calendar.from_ical(content, multiple=True)
     for what, seen in (("VCALENDAR", len(found)), ("VEVENT", sum(len(one.walk("VEVENT")) for one in found))):
         begun = len(re.findall(rf"(?im)^begin:{what}\s*$".encode(), content))
-        if begun != seen:
+        if begun > seen:
             raise ValueError(f"got {seen} whole of {begun} {what}, expected all; is the file cut off?")
     if not found:
         raise ValueError("got no VCALENDAR, expected an iCalendar file")
@@ -116,9 +119,7 @@ def _revision(event: Any) -> int:
 
 def _check(event: Any, touching: bool) -> None:
     """Raises: ValueError: something is in it that would be left out."""
-    if event.errors:
-        name, fault = event.errors[0]
-        raise ValueError(f"{name or 'a line'}: {fault}")
+    _check_parsed(event)
     for key in ("DTSTART", "DTEND", "DURATION", "RECURRENCE-ID", "STATUS"):
         if isinstance(event.get(key), list):
             raise ValueError(f"got several {key}, expected one")
@@ -131,6 +132,16 @@ def _check(event: Any, touching: bool) -> None:
             _check_times(event, key, value)
     for rule in _list(event, "RRULE"):
         _check_rule(rule)
+
+
+def _check_parsed(event: Any) -> None:
+    """Raises: ValueError: the library could not read what tells of days."""
+    for key in ("RRULE", "RDATE", "EXDATE"):
+        if key in event and not [one for one in _list(event, key) if str(one).strip()]:
+            event.pop(key)  # "RRULE:", "EXDATE:": some programs write it for nothing
+    for name, fault in event.errors:
+        if (name in _TELLING and name in event) or (name is None and not _HARMLESS.search(str(fault))):
+            raise ValueError(f"{name or 'a line'}: {fault}")
 
 
 def _check_times(event: Any, key: str, value: Any) -> None:

@@ -137,9 +137,7 @@ def vm(vm_id: str, settings: Settings = None, as_json: Json = False) -> None:
     """Show the lease of one virtual machine, living or ended."""
     check_name("VM id", vm_id)
     with office(settings) as client:
-        found = next((r for r in client.leases(limit=10_000) if r.lease.vm_id == vm_id), None)
-    if found is None:
-        raise Failed(Exit.ABSENT, f"no virtual machine {vm_id} is known; see `deskgrid vm list`")
+        found = client.lease(vm_id)
     if as_json:
         show_json(found)
         return

@@ -10,7 +10,6 @@ from deskgrid.coordinator.inventories import FleetInventory, fleet
 from deskgrid.coordinator.kept import Member
 from deskgrid.coordinator.views import DesktopView, ImageList, ImageView, Status, VmView
 from deskgrid.core import refusals, why
-from deskgrid.core.demand import wants
 from deskgrid.core.why import View, Why
 from deskgrid.model.pool import Job
 from deskgrid.model.reason import Reason
@@ -35,7 +34,7 @@ def status(office: Coordinator, fingerprint: str) -> Status:
         joined=sum(live.record.joined_at is not None for live in lives),
         images=tuple(facts for _, facts in sorted(office.offering.images(now).items())),
         ads=view.ads,
-        wants=wants(view.pool, view.settings) if view.pool is not None else None,
+        wants=view.snapshot.wants if view.snapshot is not None else None,
         shortages=view.plan.shortages if view.plan is not None else (),
         pool_faults=view.faults,
         last_line=office.recorder.last_line,

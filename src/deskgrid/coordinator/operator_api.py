@@ -55,6 +55,7 @@ class OperatorApi:
             "/v1/inventory": self.inventory,
             "/v1/vms": self.vms,
             "/v1/leases": self.leases,
+            "/v1/lease/{vm_id}": self.lease,
             "/v1/images": self.images,
             "/v1/story/{vm_id}": self.story,
             "/v1/why/job/{job_id}": self.why_job,
@@ -105,10 +106,18 @@ class OperatorApi:
         return explain.vms(self._office)
 
     async def leases(self, request: Request) -> object:
-        """Leases, living and ended, newest first; `desktop` and `limit` choose."""
+        """Leases, living and ended, newest first, at most MOST_LEASES; `desktop` and `limit` choose."""
         desktop = request.query_params.get("desktop")
-        limit = _number(request, "limit", 100, 10_000)
-        return await self._office.recorder.call(lambda c: records.leases(c, desktop, int(limit)))
+        limit = int(_number(request, "limit", 100, 10_000))
+        return await self._office.recorder.call(lambda c: records.leases(c, desktop, limit))
+
+    async def lease(self, request: Request) -> object:
+        """One lease, living or ended."""
+        vm_id = _named(request, "vm_id", "VM id")
+        found = await self._office.recorder.call(lambda c: records.lease(c, vm_id))
+        if found is None:
+            raise Refusal(404, "vm-unknown", f"No virtual machine {vm_id} is known; see `deskgrid vm list`.")
+        return found
 
     async def images(self, request: Request) -> object:
         """All versions of all images."""

@@ -48,6 +48,8 @@ STORY_LINES = 1000
 """So many unacknowledged lines of story are kept; then the oldest go."""
 PRESSURE_SECONDS = 10.0 + LEAVE_SECONDS
 """So long after a VM was ended because programs waited for memory, the mean says nothing new yet."""
+_LONGEST_LEASE = timedelta(days=31)
+"""Whatever a coordinator says: one that is never heard again is not obeyed for ever."""
 _PRESSURE = timedelta(seconds=PRESSURE_SECONDS)
 _AT_WORK = (VmState.RUNNING, VmState.PAUSED)
 _WITHDRAWN = Reason("withdrawn", "The coordinator no longer wants this virtual machine here.")
@@ -212,6 +214,8 @@ class _Work:
         if lease.until <= self.now:
             return _LEASE_OVER
         size, room = lease.size, desk.room
+        if size.odd:
+            return Reason("odd-size", "The coordinator asked for a virtual machine of a size that none can have.")
         if room.vms > 0 and room.cpus >= size.cpus and room.memory_bytes >= size.memory_bytes and room.disk_bytes > 0:
             return None
         return Reason(
@@ -257,7 +261,8 @@ def _refusal(policy: Policy, reason: Reason) -> Event:
 
 
 def _on_our_clock(lease: Lease, their_now: datetime, our_now: datetime) -> Lease:
-    return msgspec.structs.replace(lease, until=our_now + max(lease.until - their_now, timedelta(0)))
+    left = min(max(lease.until - their_now, timedelta(0)), _LONGEST_LEASE)
+    return msgspec.structs.replace(lease, until=our_now + left)
 
 
 def _due(vm: Vm) -> Reason:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.core.promise import Promise
 from deskgrid.host.files import locked, open_plain, write_atomic
 from deskgrid.images.chunks import manifest as published
 from deskgrid.images.chunks.cut import Piece, cut
@@ -46,7 +47,7 @@ class Source(msgspec.Struct, frozen=True):
     """What shall be published.
 
     digest: of the built image's own manifest. first_reads: offsets that a boot reads. sums: SHA-256 of its files, by
-    name, as that manifest has them.
+    name, as that manifest has them. promise: what its machines say of themselves, as a trial boot told.
     """
 
     disk: Path
@@ -59,6 +60,7 @@ class Source(msgspec.Struct, frozen=True):
     first_reads: Sequence[int] = ()
     seed: Path | None = None
     sums: Mapping[str, str] = {}
+    promise: Promise = Promise()
 
 
 def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
@@ -351,6 +353,8 @@ def _manifest(
         kernel=kernel,
         initrd=initrd,
         seed=seed,
+        free_bytes=source.promise.free_bytes,
+        says=source.promise.says,
     )
 
 
