@@ -51,6 +51,6 @@ def _boot(found: "Source") -> None:
         return
     tell("  booting it once, in a machine that is thrown away")
     try:
-        trial_boot.first_reads(found, lambda sentence: tell(f"  {sentence}"))
+        trial_boot.try_out(found, lambda sentence: tell(f"  {sentence}"))
     except ImageError as error:
         tell(f"  it did not boot: {error}")

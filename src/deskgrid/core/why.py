@@ -167,13 +167,14 @@ def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | Non
 
 def _too_large(job: Job, image: str, ads: Sequence[OfflineAd]) -> Reason:
     sizes = (
-        f"{counted(ad.size.cpus, 'CPU')} with {ad.size.memory_bytes // _MIB} MiB and {ad.disk_bytes // _MIB} MiB free on its disk"
+        f"{counted(ad.size.cpus, 'CPU')} with {ad.size.memory_bytes // _MIB} MiB and "
+        f"{ad.disk_bytes // _MIB} MiB free on its disk"
         for ad in ads
     )
     return Reason(
         "too-large",
-        f"It asks for {counted(job.cpus, 'CPU')}, {job.memory_mb} MiB and {-(-job.disk_kib // 1024)} MiB of disk, and no virtual "
-        "machine so large is offered.",
+        f"It asks for {counted(job.cpus, 'CPU')}, {job.memory_mb} MiB and {-(-job.disk_kib // 1024)} MiB of disk, "
+        "and no virtual machine so large is offered.",
         f"offered for {image}: {', '.join(sizes) or 'none'}",
     )
 
@@ -255,7 +256,7 @@ def _bounded(job: Job, view: View) -> Reason | None:
         return None
     return Reason(
         "matches-bounded",
-        f"HTCondor has matched {count} jobs of {job.schedd} with machines that could be started, and its version "
+        f"HTCondor has matched {counted(count, 'job')} of {job.schedd} with what could be started, and its version "
         f"offers a user no more than {_MATCHES_OF_A_USER} at a time; say SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False "
         "there (deskgrid pool configure does).",
         f"Requirements: {job.requirements}",
