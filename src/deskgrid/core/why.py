@@ -256,7 +256,7 @@ def _bounded(job: Job, view: View) -> Reason | None:
         return None
     return Reason(
         "matches-bounded",
-        f"HTCondor has matched {count} jobs of {job.schedd} with machines that could be started, and its version "
+        f"HTCondor has matched {counted(count, 'job')} of {job.schedd} with what could be started, and its version "
         f"offers a user no more than {_MATCHES_OF_A_USER} at a time; say SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False "
         "there (deskgrid pool configure does).",
         f"Requirements: {job.requirements}",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from deskgrid.images.chunks.manifest import HOLE, STREAMS, PublishedManifest, Table, decode
 from deskgrid.images.manifest import Package
 from deskgrid.images.trust.words import readable
+from deskgrid.model.counted import counted
 
 _MIB = 1 << 20
 
@@ -69,7 +70,9 @@ def _places(manifest: PublishedManifest, table: Table) -> dict[tuple[str, int], 
 def _packages(before: Sequence[Package] | None, after: Sequence[Package]) -> tuple[str, ...]:
     new = _versions(after)
     if before is None:
-        return (f"the first version, with {len(new)} packages" if new else "it lists no packages: look into it",)
+        return (
+            f"the first version, with {counted(len(new), 'package')}" if new else "it lists no packages: look into it",
+        )
     old = _versions(before)
     return (
         *(f"+ {name} {new[name]}" for name in sorted(new.keys() - old.keys())),
