@@ -7,7 +7,6 @@ Rules, told first:
 
 import json
 import subprocess
-import sys
 import tempfile
 from datetime import date, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import IO
 
 from deskgrid.agent.calendar_days import DAYS
 from deskgrid.agent.stamps import MISSING, Stamp, stamp
+from deskgrid.host.programs import KEPT, environment, python
 
 CHILD_SECONDS = 30.0
 RENEW_DAYS = 7
@@ -66,7 +66,8 @@ class DaysFile:
         out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "deskgrid.agent.calendar_days", *words],
+                python("deskgrid.agent.calendar_days", words),
+                env=environment(*KEPT),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -13,6 +13,7 @@ from deskgrid.agent.run import check
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.cli.output import Exit, Failed, tell
 from deskgrid.host import toml
+from deskgrid.host.programs import KEPT, environment, python
 
 app = typer.Typer(help="The process on each desktop.", no_args_is_help=True)
 
@@ -43,4 +44,4 @@ def run(settings: Settings = DEFAULT) -> None:
     check(toml.read(settings, AgentSettings))
     verbose = ["--verbose"] if logging.getLogger().isEnabledFor(logging.INFO) else []
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "deskgrid.agent", str(settings), *verbose])  # noqa: S606
+    os.execve(sys.executable, python("deskgrid.agent", [str(settings), *verbose]), environment(*KEPT))  # noqa: S606

@@ -24,6 +24,7 @@ from deskgrid.cli.agent import Settings as SettingsOption
 from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, ago, show, show_json, size, tell
 from deskgrid.host import toml
+from deskgrid.host.programs import python
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.reason import Reason
 from deskgrid.session import words
@@ -140,6 +141,8 @@ def _show(status: Status, why: bool) -> None:
         tell(f"{more} more reason{'s' if more > 1 else ''}: `deskgrid status --why`")
     if status.gift is not None:
         tell(words.gift_sentence(status.gift.total()))
+    if status.wall is not None and (why or status.wall.name != "seccomp"):
+        tell(status.wall.sentence)
     for fault in status.faults:
         tell(f"wrong: {fault}", style="bold")
     if status.link_fault:
@@ -220,8 +223,8 @@ def session(
     settings: SettingsOption = DEFAULT,
 ) -> None:
     """Tell the agent when this session is in use, until the session ends. Desktops start this at login."""
-    argv = [sys.executable, "-P", "-m", "deskgrid.session", *map(str, sockets(settings)[0])]
+    words = list(map(str, sockets(settings)[0]))
     if tray:
-        argv += ["--", sys.executable, "-m", "deskgrid", "page", "--open", "--settings", str(settings)]
+        words += ["--", *python("deskgrid", ["page", "--open", "--settings", str(settings)])]
     sys.stdout.flush()
-    os.execv(sys.executable, argv)  # noqa: S606  a small process for a long time
+    os.execv(sys.executable, python("deskgrid.session", words))  # noqa: S606  a small process for a long time

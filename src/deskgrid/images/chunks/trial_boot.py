@@ -11,7 +11,6 @@ Rules, told first
 
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +20,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from deskgrid.host import sandbox
+from deskgrid.host.programs import ENVIRONMENT, program
 from deskgrid.images.chunks.publish import Source
 from deskgrid.images.chunks.trial import Trial, trial
 from deskgrid.images.contract import ImageError
@@ -46,7 +47,7 @@ Say = Callable[[str], None]
 
 def possible() -> bool:
     """Whether there is a QEMU here."""
-    return shutil.which(QEMU) is not None
+    return program(QEMU) is not None
 
 
 def first_reads(source: Source, say: Say = lambda sentence: None, most_seconds: float = MOST_SECONDS) -> list[int]:
@@ -55,7 +56,7 @@ def first_reads(source: Source, say: Say = lambda sentence: None, most_seconds: 
     Raises:
         ImageError: there is no QEMU, or it did not start.
     """
-    qemu = shutil.which(QEMU)
+    qemu = program(QEMU)
     if qemu is None:
         raise ImageError(f"trial boot: got no {QEMU}, expected one; install QEMU, or publish without a trial boot")
     with tempfile.TemporaryDirectory(prefix="deskgrid-trial-") as name:
@@ -79,7 +80,7 @@ def _boot(qemu: str, source: Source, folder: Path, attend: Callable[[socket.sock
             stdout=log,
             stderr=log,
             pass_fds=[theirs.fileno()],
-            env=os.environ | {"TMPDIR": str(folder)},
+            env=ENVIRONMENT | {"TMPDIR": str(folder)},
             start_new_session=True,
         )
         theirs.close()
@@ -99,6 +100,7 @@ def qemu_args(qemu: str, source: Source, disk: Path, channel: int) -> list[str]:
         boot = ["-kernel", str(source.kernel), *initrd, "-append", source.cmdline]
     return [
         *(qemu, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),
+        *sandbox.words(),
         *("-machine", "pc,usb=off,vmport=off", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1"),
         *("-m", f"size={source.memory_bytes // _MIB}M", *boot),
         *("-serial", "null", "-chardev", f"socket,id=channel,fd={channel}", "-serial", "chardev:channel"),
