@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+import msgspec
+
 from deskgrid.model.desktop import Fault
 from deskgrid.model.plan import Outcome, Spent
 
@@ -37,6 +39,11 @@ class Outcomes:
             streak.append(outcome)
             if len(streak) > _STREAK:
                 del streak[1 if streak[0].ok else 0]
+
+    def shift(self, by: timedelta) -> None:
+        """The clock was set by so much."""
+        for key, streak in self._kept.items():
+            self._kept[key] = [msgspec.structs.replace(outcome, at=outcome.at + by) for outcome in streak]
 
     def all(self, now: datetime) -> tuple[Outcome, ...]:
         """Everything that still counts, oldest first."""

@@ -29,11 +29,12 @@ from deskgrid.coordinator.api import Api, Application
 from deskgrid.coordinator.authentication import Authentication
 from deskgrid.coordinator.catalogue import Catalogue
 from deskgrid.coordinator.connection import BoundedConnection
-from deskgrid.coordinator.coordinator import Clock, Coordinator, Loaded
+from deskgrid.coordinator.coordinator import Coordinator, Loaded
 from deskgrid.coordinator.credentials import Guard, operator_token
 from deskgrid.coordinator.cycle import run_cycles
 from deskgrid.coordinator.database import DatabaseError, open_database
 from deskgrid.coordinator.operator_api import OperatorApi
+from deskgrid.coordinator.own_time import Clock, OwnTime
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.upkeep import keep_small
 from deskgrid.host.files import Locked, locked
@@ -41,7 +42,7 @@ from deskgrid.pool.contract import Pool
 
 log = logging.getLogger(__name__)
 
-_RENEW_SECONDS = 6 * 3600.0
+_RENEW_SECONDS = 600.0
 _GRACE_SECONDS = 5
 _FLUSH_SECONDS = 0.15
 _BACKLOG = 4096
@@ -133,7 +134,7 @@ async def _serve(
     token = operator_token(settings.state_dir)
     database = open_database(settings.database_url)
     try:
-        office = Coordinator(settings, pool, clock, Loaded(database, clock()), catalogue)
+        office = Coordinator(settings, pool, OwnTime(clock), Loaded(database, clock()), catalogue)
         who = Authentication(office, token, Guard())
         application = Api(office, who, OperatorApi(office, who, authority).application())
         server = _Server(_config(settings, authority, application), office)
