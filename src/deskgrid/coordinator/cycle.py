@@ -51,10 +51,12 @@ class Cycle:
     async def run(self) -> Plan:
         """Run one cycle. Raises: SQLAlchemyError when the database refuses; the next cycle tries again."""
         office = self._office
-        _, heard = await asyncio.gather(office.offering.refresh(office.clock(), IMAGES_SECONDS), self._ask())
+        looked, heard = await asyncio.gather(self._look(), self._ask())
         now = office.clock()
-        self._keep_leases(heard, now)
         await self._withdraw_revoked(now)
+        if looked is not None:
+            raise looked
+        self._keep_leases(heard, now)
         snapshot = Snapshot(
             office.desktops(),
             office.ledger.for_plan(),
@@ -86,6 +88,14 @@ class Cycle:
         )
         self._tell_faults(faults)
         return made
+
+    async def _look(self) -> sa.exc.SQLAlchemyError | None:
+        """Look at the repository of images; what the database says against it waits for the revocations."""
+        try:
+            await self._office.offering.refresh(self._office.clock(), IMAGES_SECONDS)
+        except sa.exc.SQLAlchemyError as error:
+            return error
+        return None
 
     def _keep_leases(self, heard: PoolSnapshot, now: datetime) -> None:
         """Bring the ledger up to date with the collector and with time."""
@@ -136,6 +146,10 @@ class Cycle:
             return task.result()
         except PoolError as error:
             return PoolSnapshot(office.clock(), None, None, None, (str(error),))
+        except Exception as error:
+            log.exception("cycle: what HTCondor said could not be read")
+            told = f"HTCondor: {type(error).__name__} at what it said; the coordinator's log says more"
+            return PoolSnapshot(office.clock(), None, None, None, (told,))
 
     def _make_way(self, vm_ids: Iterable[str], now: datetime) -> None:
         """End fillers, since jobs need their desktops; it is recorded with what follows."""

@@ -27,6 +27,7 @@ from deskgrid.coordinator.kept import Member
 from deskgrid.coordinator.problems import Refusal
 from deskgrid.coordinator.trust import Authority
 from deskgrid.coordinator.views import Because, Done, Events, Healthy, MadeToken, MakeToken
+from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName, name
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolError
@@ -162,7 +163,7 @@ class OperatorApi:
             raise Refusal(
                 400,
                 "bad-limits",
-                f"token: got {asked.lifetime_seconds:g} s and {asked.uses} uses, "
+                f"token: got {asked.lifetime_seconds:g} s and {counted(asked.uses, 'use')}, "
                 "expected 60 s to 90 days and 1 to 100000 uses.",
             )
         now = self._office.clock()

@@ -21,6 +21,7 @@ from deskgrid.core import filler
 from deskgrid.core.demand import fits
 from deskgrid.core.giving import Giving, bounded
 from deskgrid.core.health import Health, Standing
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Lease, Size
@@ -102,9 +103,10 @@ class _Planner:
         meanwhile = Reason("filler", f"No job waits, so {desktop.name} runs {want.image} meanwhile.")
         demand = Reason(
             "demand",
-            f"{want.jobs} waiting job{'s' if want.jobs != 1 else ''} named {want.image}, and {desktop.name} is idle"
+            f"{counted(want.jobs, 'waiting job')} named {want.image}, and {desktop.name} is idle"
             f"{' and holds the image' if held else ''}.",
-            f"{want.vms} wanted; idle {idle}; {desktop.room.memory_bytes >> 20} MiB and {desktop.room.cpus} CPUs free",
+            f"{want.vms} wanted; idle {idle}; "
+            f"{desktop.room.memory_bytes >> 20} MiB and {counted(desktop.room.cpus, 'CPU')} free",
         )
         reason = demand if want.jobs else meanwhile
         self.grants.append(Grant(desktop.name, image.ref, want.size, reason))
@@ -170,7 +172,7 @@ class _Planner:
         return Reason(
             filler.NO_DESKTOP_FREE,
             f"No desktop can start another virtual machine of {want.image} now.",
-            f"{len(self.snapshot.desktops)} desktops: {', '.join(told) or 'all in use by the grid'}",
+            f"{counted(len(self.snapshot.desktops), 'desktop')}: {', '.join(told) or 'all in use by the grid'}",
         )
 
     def _short(self, want: Want, vms: int, reason: Reason) -> None:

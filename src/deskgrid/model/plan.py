@@ -8,6 +8,7 @@ from deskgrid.model.desktop import Desktop, Fault
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.names import Name
+from deskgrid.model.numbers import Count, Span
 from deskgrid.model.reason import Reason
 
 
@@ -24,20 +25,20 @@ class PlanSettings(msgspec.Struct, frozen=True):
     they run nothing then. filler_vms: so many of it at most.
     """
 
-    lease_seconds: float = 300.0
-    stale_seconds: float = 120.0
-    match_seconds: float = 180.0
-    ramp: int = 20
-    max_starting: int = 100
-    join_seconds: float = 900.0
-    settle_seconds: float = 60.0
-    backoff_seconds: float = 60.0
-    backoff_max_seconds: float = 3600.0
-    desktop_vms: int = 64
-    desktop_starting: int = 4
+    lease_seconds: Span = 300.0
+    stale_seconds: Span = 120.0
+    match_seconds: Span = 180.0
+    ramp: Count = 20
+    max_starting: Count = 100
+    join_seconds: Span = 900.0
+    settle_seconds: Span = 60.0
+    backoff_seconds: Span = 60.0
+    backoff_max_seconds: Span = 3600.0
+    desktop_vms: Count = 64
+    desktop_starting: Count = 4
     sizes: tuple[Size, ...] = (Size(1, 1 << 30),)
     filler: str = ""
-    filler_vms: int = 100
+    filler_vms: Count = 100
 
 
 class Outcome(msgspec.Struct, frozen=True):
