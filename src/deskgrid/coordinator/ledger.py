@@ -172,6 +172,7 @@ class Ledger:
         for vm_id, record in self._gone.items():
             self._gone[vm_id] = msgspec.structs.replace(record, **_moved(record, by))
         self.outcomes.shift(by)
+        self.last_vms.shift(by)
 
     def prolong(self, now: datetime) -> None:
         """The coordinator itself was away: nobody could report, so nobody is late."""

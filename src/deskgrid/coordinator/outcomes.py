@@ -69,6 +69,13 @@ class LastVms:
         """A VM has ended."""
         self._kept.setdefault(one.desktop, deque(maxlen=_LAST)).append(one)
 
+    def shift(self, by: timedelta) -> None:
+        """The clock was set by so much."""
+        for last in self._kept.values():
+            for number, one in enumerate(last):
+                joined = None if one.joined_at is None else one.joined_at + by
+                last[number] = msgspec.structs.replace(one, ended_at=one.ended_at + by, joined_at=joined)
+
     def all(self, now: datetime) -> tuple[Spent, ...]:
         """Everything that still counts."""
         since, ahead = now - timedelta(days=KEPT_DAYS), now + timedelta(seconds=AHEAD_SECONDS)
