@@ -138,7 +138,7 @@ def test_a_token_is_renewed_at_half_its_life_and_again_while_its_lease_holds(tmp
         async with started(tmp_path) as (here, desk, lease):
             desk.shows(lease)
             assert (await desk.say()).orders[0].token == ""
-            here.pool.join(lease.vm_id, IMAGE.name, "desk-1")
+            here.pool.join(lease.vm_id, lease.image.name, "desk-1")
             half = here.part.settings.guest.token_seconds / 2
             tokens = []
             for _ in range(3):

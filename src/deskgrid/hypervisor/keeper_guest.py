@@ -58,7 +58,7 @@ class Guest:
         """A token that is valid for longer: for the guest now, or when it joins."""
         self._tokens = (*self._tokens, token)[-2:]
         self._instance = msgspec.structs.replace(self._instance, token=token)
-        if self.alive and not self.left and self._channel is not None and not self._channel.behind:
+        if self.alive and not self.left and self._channel is not None:
             self._channel.write(guest.encode(guest.Renew(token)))
 
     def leave(self) -> None:

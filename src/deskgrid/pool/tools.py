@@ -18,7 +18,7 @@ from pathlib import Path
 from deskgrid.model.names import BadName, name
 from deskgrid.model.pool import Job, JobGroup, Match, OfflineAd, PoolSnapshot
 from deskgrid.pool.ads import Ad, quote, read_ads
-from deskgrid.pool.contract import Partial, PoolError, Refused
+from deskgrid.pool.contract import Partial, PoolError, Refused, Unreachable
 from deskgrid.pool.ended import EndedVms
 from deskgrid.pool.identities import gone_ad, identity
 from deskgrid.pool.offline import ad_name, counted_once, lost, matches, offline_ad, remembered
@@ -122,6 +122,8 @@ class CondorPool:
         left = _Time(self._reach.timeout_seconds)
         question = f"deskgrid_vm_id =?= {quote(_name('VM id', vm_id))}"
         fault = self._end(vm_id, left)
+        if isinstance(fault, Unreachable):
+            raise fault
         argv = ["condor_status", "-any", "-constraint", question, "-json", "-attributes", _GONE_ATTRIBUTES]
         self._take_away(_read(run_tool(self._reach, argv, left.seconds())), left)
         if fault is not None:
