@@ -20,6 +20,7 @@ from deskgrid.coordinator.coordinator import GONE_SECONDS, Coordinator
 from deskgrid.coordinator.credentials import new_id
 from deskgrid.core.demand import offers, wants
 from deskgrid.core.filler import idle, without
+from deskgrid.core.giving import PassedOver, bounded, passed_over
 from deskgrid.core.health import Health
 from deskgrid.core.plan import plan
 from deskgrid.core.why import View, with_waiting
@@ -59,12 +60,15 @@ class Cycle:
             raise looked
         self._keep_leases(heard, now)
         snapshot = Snapshot(
-            office.fleet.desktops(),
+            office.desktops(),
             office.ledger.for_plan(),
             tuple(facts for _, facts in sorted(office.offering.images(now).items())),
-            wants(heard, office.settings.plan),
+            None,
             office.ledger.outcomes.all(now),
+            office.ledger.last_vms.all(now),
         )
+        passed = self._passed_over(heard, snapshot, now)
+        snapshot = msgspec.structs.replace(snapshot, wants=wants(heard, office.settings.plan, passed))
         made, ads = await asyncio.to_thread(_decide, snapshot, office.settings.plan, now)
         self._make_way(made.make_way, now)
         told = [*heard.faults, *await self._give(made.grants, now), *await self._advertise(ads, heard, now)]
@@ -81,6 +85,7 @@ class Cycle:
                 negotiation_seconds=office.settings.negotiation_seconds,
                 faults=faults,
                 absent=office.offering.absent(now),
+                passed=passed,
             ),
         )
         self._tell_faults(faults)
@@ -123,6 +128,11 @@ class Cycle:
         finally:  # they end also when it can't be recorded now
             for desktop in changed:
                 office.changed(desktop)
+
+    def _passed_over(self, heard: PoolSnapshot, snapshot: Snapshot, now: datetime) -> dict[str, PassedOver]:
+        """The groups of jobs that machines came for in vain."""
+        office = self._office
+        return passed_over(heard.idle or (), office.view.idle_since, snapshot, office.settings.plan, now)
 
     async def _ask(self) -> PoolSnapshot:
         """What HTCondor says now; nothing when it takes too long (it is then asked no second time meanwhile)."""
@@ -172,8 +182,7 @@ class Cycle:
         return list(dict.fromkeys(str(fault) for fault in faults))
 
     def _still_there(self, desktop: str) -> bool:
-        member = self._office.members.get(desktop)
-        return member is not None and member.revoked_at is None
+        return self._office.is_member(desktop)
 
     async def _mint(self, vm_id: str) -> str | PoolError:
         office = self._office
@@ -212,7 +221,7 @@ class Cycle:
 
 def _decide(snapshot: Snapshot, settings: PlanSettings, now: datetime) -> tuple[Plan, tuple[OfflineAd, ...]]:
     health = Health(snapshot.outcomes, settings)
-    spare = without(snapshot.desktops, idle(snapshot.leases, settings))
+    spare = without(bounded(snapshot, settings), idle(snapshot.leases, settings))
     offered = offers(msgspec.structs.replace(snapshot, desktops=spare), settings, health, now)
     return plan(snapshot, settings, now), offered
 

@@ -26,7 +26,7 @@ from deskgrid.core.catalogue import Listed, Listing
 from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.errors import TrustError
 from deskgrid.images.trust.words import Entry, Version
-from deskgrid.model.image import ImageRef
+from deskgrid.model.image import Attribute, ImageRef
 from deskgrid.model.numbers import Bytes
 from deskgrid.model.reason import Reason
 
@@ -54,6 +54,8 @@ class Facts(msgspec.Struct, frozen=True):
     memory_bytes: Bytes
     blob_bytes: Bytes
     disk: _Disk
+    free_bytes: int = 0
+    says: tuple[Attribute, ...] = ()
 
 
 class SignedCatalogue:
@@ -189,6 +191,8 @@ class SignedCatalogue:
             memory_bytes=facts.memory_bytes,
             disk_bytes=facts.disk.bytes,
             size_bytes=facts.blob_bytes,
+            free_bytes=facts.free_bytes,
+            says=facts.says,
             refused=refused,
         )
 

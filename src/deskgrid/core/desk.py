@@ -38,6 +38,7 @@ from deskgrid.core.known import next_due as next_due
 from deskgrid.core.known import reports as reports
 from deskgrid.core.known import unsaid as unsaid
 from deskgrid.core.vm import LEAVE_SECONDS, TABLE, Event, Kind, Vm, order, step, waited_out
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Fault, Transition, VmState
 from deskgrid.model.lease import Lease
 from deskgrid.model.policy import Policy
@@ -220,8 +221,9 @@ class _Work:
         return Reason(
             "no-room",
             "The computer has no room for a further virtual machine of this size.",
-            f"asked {size.cpus} CPUs and {size.memory_bytes >> 20} MiB; "
-            f"free {room.cpus} CPUs, {room.memory_bytes >> 20} MiB, {room.vms} VMs, {room.disk_bytes >> 20} MiB disk",
+            f"asked {counted(size.cpus, 'CPU')} and {size.memory_bytes >> 20} MiB; "
+            f"free {counted(room.cpus, 'CPU')}, {room.memory_bytes >> 20} MiB, {counted(room.vms, 'VM')}, "
+            f"{room.disk_bytes >> 20} MiB disk",
         )
 
     def obey_time(self) -> None:

@@ -22,6 +22,7 @@ class InstanceData(msgspec.Struct, frozen=True):
     trust_domain: HTCondor's TRUST_DOMAIN of the pool.
     cpus, memory_mb: what the startd offers (memory in MiB).
     unused_seconds: a machine without a claim for so long leaves by itself.
+    trial: this is the boot before an image is published: the guest says what its slot's ad says before it leaves.
     """
 
     vm_id: Name
@@ -33,6 +34,7 @@ class InstanceData(msgspec.Struct, frozen=True):
     cpus: Cpus
     memory_mb: Annotated[int, msgspec.Meta(ge=0, le=1 << 26)]
     unused_seconds: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] = 600
+    trial: bool = False
 
     def __repr__(self) -> str:
         return f"InstanceData(vm_id={self.vm_id!r}, vm_name={self.vm_name!r}, token=<secret>)"

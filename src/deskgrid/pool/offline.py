@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from deskgrid.core.promise import belongs
 from deskgrid.model.lease import Size
 from deskgrid.model.moment import moment_of
 from deskgrid.model.names import name
@@ -61,7 +62,12 @@ def offline_ad(ad: OfflineAd, lifetime_seconds: int, previous: Ad | None = None)
         "TotalMemory": ad.size.memory_bytes // _MIB,
         "Disk": ad.disk_bytes // 1024,
         "TotalDisk": ad.disk_bytes // 1024,
-        **_PLAIN,
+        "DetectedCpus": ad.size.cpus,
+        "TotalSlotCpus": ad.size.cpus,
+        "TotalSlotMemory": ad.size.memory_bytes // _MIB,
+        "TotalSlotDisk": ad.disk_bytes // 1024,
+        **(_PLAIN if not ad.says else {name: _PLAIN[name] for name in _PLAIN if not belongs(name)}),
+        **{one.name: Expression(one.text) for one in ad.says if belongs(one.name)},
         "ClassAdLifetime": lifetime_seconds,
         **_carried(previous),
     }

@@ -2,7 +2,8 @@
 
 JSON lines, ASCII, at most 64 KiB each. The rules:
 - guest: says `hello` every second until it has got `join`; then starts HTCondor's daemons and says `joined`; says
-  `left` when its jobs have been vacated, asked or by itself.
+  `left` when its jobs have been vacated, asked or by itself. In a trial (images/chunks/trial_boot.py) it says
+  `machine` before that.
 - keeper: answers each `hello` with `join`; says `leave` when the owner wants the desktop back, perhaps more than once;
   says `renew` when the token has been renewed.
 - Each side ignores messages of unknown type and lines that it does not understand; unknown fields are ignored.
@@ -16,9 +17,11 @@ from typing import Literal
 import msgspec
 
 from deskgrid.model.instance import InstanceData
+from deskgrid.model.numbers import AnyFloat, AnyInt
 
 LINE_BYTES = 64 * 1024
 SENTENCE_CHARS = 300
+TEXT_CHARS = 1000
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -34,6 +37,12 @@ class Left(msgspec.Struct, frozen=True, tag="left"):
 
     cause: Literal["asked", "unused", "failed"]
     sentence: str = ""
+
+
+class Machine(msgspec.Struct, frozen=True, tag="machine"):
+    """In a trial, before `left`: the plain values in its slot's ad, as HTCondor's tool printed them."""
+
+    ad: dict[str, str | AnyInt | AnyFloat | bool]
 
 
 class Join(msgspec.Struct, frozen=True, tag="join"):
@@ -55,7 +64,7 @@ class Renew(msgspec.Struct, frozen=True, tag="renew"):
         return "Renew(token=<secret>)"
 
 
-FromGuest = Hello | Joined | Left
+FromGuest = Hello | Joined | Left | Machine
 ToGuest = Join | Leave | Renew
 
 _FROM_GUEST = msgspec.json.Decoder(FromGuest)
@@ -75,6 +84,9 @@ def decode_from_guest(line: bytes) -> FromGuest | None:
         return None
     if isinstance(message, Left):
         return Left(cause=message.cause, sentence=printable(message.sentence, SENTENCE_CHARS))
+    if isinstance(message, Machine):
+        said = {printable(name, 128): value for name, value in message.ad.items()}
+        return Machine({k: printable(v, TEXT_CHARS) if isinstance(v, str) else v for k, v in said.items()})
     return message
 
 
