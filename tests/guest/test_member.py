@@ -17,7 +17,7 @@ import pytest
 
 from deskgrid import guest
 from deskgrid.model.instance import InstanceData
-from deskgrid.wire.guest import Hello, Join, Joined, Leave, Left, decode_from_guest, encode
+from deskgrid.wire.guest import Hello, Join, Joined, Leave, Left, Renew, decode_from_guest, encode
 from tests.waiting import SOON_SECONDS, eventually
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ class Guest:
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._theirs = theirs
 
-    def say(self, message: Join | Leave) -> None:
+    def say(self, message: Join | Leave | Renew) -> None:
         self.write(encode(message))
 
     def write(self, data: bytes) -> None:
@@ -159,6 +159,24 @@ def test_a_repeated_join_is_answered_again_and_starts_nothing_twice(make: Any) -
     member.say(Join(INSTANCE))
     member.hear(Joined)
     assert (member.folder / "seen").read_text() == first
+
+
+def test_a_renewed_token_takes_the_place_of_the_old_one_and_the_startd_is_told(make: Any) -> None:
+    member = make()
+    member.join()
+    member.wait_for("ready")
+    newer = TOKEN + "bmV3"
+    member.write(b'{"type":"renew","token":"../../etc/shadow"}\n{"type":"renew"}\n')
+    member.say(Renew(newer))
+    eventually(lambda: newer in _read(member.folder / "again"))
+    token = member.run / "tokens.d/pool"
+    assert token.read_text() == newer + "\n"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert [path.name for path in token.parent.iterdir()] == ["pool"]
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def test_asked_to_leave_it_ends_htcondor_fast_and_says_so(make: Any) -> None:

@@ -30,11 +30,12 @@ def configure(
     trust_domain: Annotated[str, typer.Option(help="HTCondor's TRUST_DOMAIN of this pool.")] = "deskgrid",
     key: Annotated[str, typer.Option(help="Name of the signing key for the tokens of VMs.")] = "deskgrid",
     lease_seconds: Annotated[int, typer.Option(help="How long a job waits for a VM that vanished.")] = 180,
+    ended: Annotated[str, typer.Option(help="The coordinator's file of VMs that have ended.")] = PoolSettings().ended,
     as_json: Json = False,
 ) -> None:
     """Write configuration drop-ins for the central manager and submit servers of an existing pool."""
     try:
-        files = dropins(PoolSettings(trust_domain, key, lease_seconds))
+        files = dropins(PoolSettings(trust_domain, key, lease_seconds, ended=ended))
     except ValueError as error:
         raise Failed(Exit.WRONG, str(error)) from None
     if as_json:

@@ -1,8 +1,8 @@
 """The leases that live, and what becomes of them: the coordinator's memory of every VM until its end.
 
 Rules, told first:
-- A lease is given out only after it was recorded. Its pool token is in memory only, until its desktop shows the VM.
-- Each report that shows a VM extends its lease; no lease outlives its VM's pool token.
+- A lease is given out only after it was recorded. Its pool token is in memory only.
+- Each report that shows a VM extends its lease. Its pool token is short-lived, and renewed while the lease holds.
 - A VM ends for the coordinator when its desktop says so, no longer shows it, or is silent until the lease lapses.
   A VM that is withdrawn is not ordered any more; it ends when its desktop has ended it.
 - Joined is a success. A start that failed is a failure of the image or the desktop; an owner's return is nobody's.
@@ -42,7 +42,7 @@ class Ledger:
         self, lease_seconds: float, token_seconds: float, outcomes: Outcomes, last_vms: LastVms | None = None
     ) -> None:
         self._lease_seconds = lease_seconds
-        self._lease, self._token_life = timedelta(seconds=lease_seconds), timedelta(seconds=token_seconds)
+        self._lease, self._token_half = timedelta(seconds=lease_seconds), timedelta(seconds=token_seconds / 2)
         self._live: dict[str, Live] = {}
         self._of: dict[str, dict[str, Live]] = {}
         self._gone: dict[str, LeaseRecord] = {}
@@ -67,6 +67,24 @@ class Ledger:
     def for_plan(self) -> tuple[LiveLease, ...]:
         """What the planner counts: living leases that are not withdrawn."""
         return tuple(live.counted() for live in self._live.values() if live.withdrawn is None)
+
+    def tokens_due(self, now: datetime, most: int) -> list[Live]:
+        """Leases whose token was lost by a restart or has lived half its life; those that need it most come first."""
+        living = [live for live in self._live.values() if live.withdrawn is None]
+        lost = [live for live in living if live.token_from is None]
+        old = [(live.token_from, live) for live in living if live.token_from is not None]
+        due = [one for one in old if now - one[0] > self._token_half]
+        return [*lost, *(live for _, live in sorted(due, key=lambda one: one[0]))][:most]
+
+    def renew_token(self, live: Live, token: str, now: datetime) -> None:
+        """A lease has a new token."""
+        if live.record.ended_at is not None:
+            return
+        live.token_from = now
+        if live.record.shown_at is None:
+            live.token = token
+        else:
+            live.renewed = token
 
     # what happens
 
@@ -239,7 +257,7 @@ class Ledger:
             self._renew(live, now)
 
     def _renew(self, live: Live, now: datetime) -> None:
-        until = min(now + self._lease, live.lease.granted_at + self._token_life)
+        until = now + self._lease
         if until > live.lease.until:
             live.record = msgspec.structs.replace(live.record, lease=msgspec.structs.replace(live.lease, until=until))
             if (until - live.recorded_until).total_seconds() > self._lease_seconds / 2:
@@ -252,7 +270,7 @@ class Ledger:
         end = Reason(clean(reason.name)[:64], clean(reason.sentence))
         accelerator = live.record.accelerator or (clean(report.accelerator)[:64] if report else "")
         fault = live.record.fault if already else fault
-        live.token = None
+        live.token, live.renewed = None, ""
         self._change(live, ended_at=now, end=end, fault=fault, accelerator=accelerator)
         if not already:
             self._failed(live)

@@ -13,14 +13,13 @@ import msgspec
 
 from deskgrid.host.files import write_atomic
 from deskgrid.model.pool import ON_SERVER
+from deskgrid.pool.identities import ENDED_MAP, identities, requirements
 
 MARK = "# Written by deskgrid"
-VM_USER = "deskgrid-vm"
-"""The user part of the identity in the token of every VM."""
-
 COORDINATOR_USER = "deskgrid-coordinator"
 """The user part of the coordinator's identity."""
 
+_PATH = re.compile(r"/[A-Za-z0-9._/-]{1,200}\Z")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 
@@ -34,12 +33,14 @@ class PoolSettings(msgspec.Struct, frozen=True):
     trust_domain: TRUST_DOMAIN of the pool. key: name of the signing key for the tokens of VMs.
     lease_seconds: a job that names an image is lost for at most so long when its VM dies without a word.
     housekeeping_seconds: how often the collector throws out ads that are over.
+    ended: the file of VMs that have ended, written by the coordinator (`pool.ended` there) and read by the collector.
     """
 
     trust_domain: str = "deskgrid"
     key: str = "deskgrid"
     lease_seconds: int = 180
     housekeeping_seconds: int = 30
+    ended: str = "/var/lib/deskgrid/ended-vms"
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -114,6 +115,8 @@ def _check(settings: PoolSettings) -> None:
         )
         if number < least
     ]
+    if not _PATH.match(settings.ended):
+        faults.append(f"pool setting ended: got {settings.ended!r}, expected an absolute path without blanks")
     if faults:
         raise ValueError("; ".join(faults))
 
@@ -218,7 +221,7 @@ def _negotiation() -> DropIn:
 
 
 def _security(settings: PoolSettings) -> DropIn:
-    vm, coordinator = f"{VM_USER}@{settings.trust_domain}", f"{COORDINATOR_USER}@{settings.trust_domain}"
+    vm, coordinator = identities(settings.trust_domain), f"{COORDINATOR_USER}@{settings.trust_domain}"
     return DropIn(
         path="60-deskgrid-security.conf",
         why="All daemons: VMs authenticate with tokens of a signing key of their own. Whether others must authenticate "
@@ -237,7 +240,7 @@ def _security(settings: PoolSettings) -> DropIn:
                 f"ALLOW_ADVERTISE_STARTD = $(ALLOW_ADVERTISE_STARTD:$(DESKGRID_OWN_MACHINES)) {vm} {coordinator}\n"
                 f"ALLOW_ADVERTISE_MASTER = $(ALLOW_ADVERTISE_MASTER:$(DESKGRID_OWN_MACHINES)) {vm} {coordinator}\n"
                 f"ALLOW_READ = $(ALLOW_READ) {vm} {coordinator}",
-                "What the identity in a VM's token may do; the token itself is limited to the same three. It is "
+                "What the identities in VMs' tokens may do; a token itself is limited to the same three. It is "
                 f"signed with the key {settings.key!r} in SEC_PASSWORD_DIRECTORY: removing that file revokes the "
                 "tokens of all VMs and of nothing else. The coordinator advertises offline ads and takes the ads of "
                 "VMs that are gone out of the collector.",
@@ -249,12 +252,33 @@ def _security(settings: PoolSettings) -> DropIn:
 def _lifetimes(settings: PoolSettings) -> DropIn:
     return DropIn(
         path="60-deskgrid-collector.conf",
-        why="Collector: ads of VMs that are gone don't linger.",
+        why="Collector: a VM speaks for itself only, and ads of VMs that are gone don't linger.",
         settings=(
             Setting(
                 f"HOUSEKEEPER_INTERVAL = {settings.housekeeping_seconds}",
                 "How often the collector looks for ads whose lifetime is over; the default is 300 seconds. VMs and "
                 "offline ads carry a short lifetime of their own.",
+            ),
+            Setting(
+                f"COLLECTOR_REQUIREMENTS = ($(COLLECTOR_REQUIREMENTS:True)) && {requirements()}",
+                "Each VM has an identity of its own, with the time of its end in it. Its ads are those that bear its "
+                "own id and name, and only until then; it can't overwrite another's, nor pretend an offline ad. "
+                "Ads of everybody else are taken as before.",
+            ),
+            Setting(
+                f"COLLECTOR_CLASSAD_USER_MAP_NAMES = $(COLLECTOR_CLASSAD_USER_MAP_NAMES) {ENDED_MAP}\n"
+                f"CLASSAD_USER_MAPFILE_{ENDED_MAP} = {settings.ended}\n"
+                f"COLLECTOR.ALLOW_ADMINISTRATOR = $(ALLOW_ADMINISTRATOR) {COORDINATOR_USER}@{settings.trust_domain}",
+                "VMs that have ended, and all of a desktop that was revoked: their tokens are dead at once, whatever "
+                "connection is still open. The coordinator writes the file and lets the collector read it again "
+                "(condor_reconfig), which is all that it administers.",
+            ),
+            Setting(
+                "IGNORE_INVALIDATE = True",
+                "Whoever may advertise a machine may also take the ads of any other machine away, and the collector "
+                "does not look who it is: one VM could empty the pool. So the collector does not obey such commands; "
+                "ads end by their lifetime, and those of VMs are written over by the coordinator. The price: the ads "
+                "of an ordinary node that is shut down stay for their 15 minutes.",
             ),
         ),
     )

@@ -48,13 +48,16 @@ class Pool(Protocol):
         """Read matches, idle jobs that name an image, and our machines. Never raises PoolError: see PoolSnapshot."""
 
     def mint_token(self, vm_id: str, lifetime_seconds: int) -> str:
-        """Return an IDTOKEN for one VM that can advertise a startd and its master, and read; nothing else.
+        """Return an IDTOKEN of this VM alone: it can advertise this VM's startd and master, and read; nothing else.
+
+        It can be renewed: a later one is as good. It is dead after its lifetime, and once the VM has been forgotten.
 
         Raises: PoolError.
         """
 
     def forget_vm(self, vm_id: str) -> None:
-        """Take the Machine, StartDaemon and DaemonMaster ads of this VM out of the collector at once.
+        """Take the Machine, StartDaemon and DaemonMaster ads of this VM out of the collector at once, and for good:
+        no token of it counts any more.
 
         Raises: PoolError.
         """

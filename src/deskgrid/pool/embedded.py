@@ -46,6 +46,9 @@ from deskgrid.pool.reach import Reach
 
 __all__ = ["EmbeddedError", "EmbeddedPool", "free_port"]
 
+_COORDINATOR_SCOPES = ("READ", "ADVERTISE_STARTD", "ADVERTISE_MASTER", "ADMINISTRATOR")
+"""The last one of the collector only, to let it read again which VMs have ended."""
+
 
 class EmbeddedPool:
     """A running embedded pool."""
@@ -141,6 +144,7 @@ class EmbeddedPool:
             keys=str(self.folders.keys),
             key=self.state.key,
             trust_domain=self.state.trust_domain,
+            ended=str(self.folders.ended),
             timeout_seconds=timeout_seconds,
         )
 
@@ -205,12 +209,12 @@ class EmbeddedPool:
         return {"CONDOR_CONFIG": str(self.folders.config), "HOME": str(self.folders.run)}
 
     def _make_token(self) -> None:
-        """Give the coordinator its token, once; HTCondor writes it readable by the account only."""
-        if any(self.folders.tokens.iterdir()):
-            return
+        """Give the coordinator its token; HTCondor writes it readable by the account only."""
+        for old in self.folders.tokens.iterdir():
+            old.unlink()
         argv = ["condor_token_create", "-key", self.state.key, "-token", "coordinator"]
         argv += ["-identity", f"{COORDINATOR_USER}@{self.state.trust_domain}"]
-        argv += [word for scope in ("READ", "ADVERTISE_STARTD", "ADVERTISE_MASTER") for word in ("-authz", scope)]
+        argv += [word for scope in _COORDINATOR_SCOPES for word in ("-authz", scope)]
         folder = {"_CONDOR_SEC_TOKEN_DIRECTORY": str(self.folders.tokens)}
         made = run_in(self.tree, argv, 20, self._binds(), {**self._env(), **folder})
         if not made.ok:
