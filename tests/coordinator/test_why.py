@@ -212,7 +212,7 @@ def test_an_image_that_may_be_tried_again_is_not_said_to_back_off() -> None:
 def test_without_an_ad_no_desktop_could_start_it() -> None:
     busy = msgspec.structs.replace(DESK, availability=BUSY)
     reason = why(seen=view(desktops=(busy,), ads=()))
-    assert (reason.name, reason.reading) == ("no-desktop-free", "1 desktops: 1 owner-active")
+    assert (reason.name, reason.reading) == ("no-desktop-free", "1 desktop: 1 owner-active")
     assert why(seen=view(desktops=(), ads=())).name == "no-desktop"
 
 

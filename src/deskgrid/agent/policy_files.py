@@ -230,6 +230,7 @@ class PolicyFiles:
 
     def _name_calendars(self) -> None:
         """Keep a reader for each calendar that the layers name, and no other."""
+        zone = self._zone()
         named = {
             f"{file.key}.{key}": (file.path.parent / path, key)
             for file in self._in_force()
@@ -237,13 +238,18 @@ class PolicyFiles:
             if key in CALENDARS and path
         }
         for name, calendar in list(self._calendars.items()):
-            if name not in named or named[name][0] != calendar.path:
+            if name not in named or (named[name][0], zone) != (calendar.path, calendar.zone):
                 calendar.close()
                 del self._calendars[name]
         for name, (path, key) in named.items():
             if name not in self._calendars:
-                touching, days = key == "days_closed_file", self._kept.days.get(f"{name} {path}")
-                self._calendars[name] = DaysFile(path, touching=touching, days=days)
+                calendar = DaysFile(path, touching=key == "days_closed_file", days=None, zone=zone)
+                calendar.days = self._kept.days.get(_kept_as(name, calendar))
+                self._calendars[name] = calendar
+
+    def _zone(self) -> str:
+        """The zone that the policy's days go by; only the grid may set it."""
+        return next((str((file.good or {}).get("zone", "")) for file in self._files if file.layer == "grid"), "")
 
     def _combined(self) -> Effective:
         layers, faults = [], []
@@ -281,7 +287,7 @@ class PolicyFiles:
             return
         layers = {file.key: msgspec.to_builtins(file.good) for file in self._files if file.good is not None}
         days = {
-            f"{name} {calendar.path}": calendar.days
+            _kept_as(name, calendar): calendar.days
             for name, calendar in self._calendars.items()
             if calendar.days is not None
         }
@@ -293,3 +299,8 @@ class PolicyFiles:
             self._kept, self._kept_fault = kept, ""
         except OSError as error:
             self._kept_fault = f"{self._kept_path}: cannot be written: {error.strerror}"
+
+
+def _kept_as(name: str, calendar: DaysFile) -> str:
+    """The key of a calendar's days: in another zone they may be others."""
+    return f"{name} {calendar.path} {calendar.zone}".rstrip()

@@ -11,6 +11,7 @@ from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, progress, show, show_json, size, tell
 from deskgrid.images.contract import ImageError
 from deskgrid.images.listing import inspect
+from deskgrid.model.counted import counted
 
 if TYPE_CHECKING:
     from deskgrid.images.chunks.publish import Source
@@ -39,12 +40,19 @@ def publish(
             "HTCondor; unsaid: once, where QEMU is installed.",
         ),
     ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="Where the manifest to be signed goes; beside the image if not given."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Publish an image in encrypted chunks. It goes on where an interrupted publication stopped."""
+    from deskgrid.host.files import write_atomic
     from deskgrid.images.chunks.keys import ProjectKey, make_key, read_key
+    from deskgrid.images.chunks.manifest import digest, encode
     from deskgrid.images.chunks.publish import publish as publish_image
     from deskgrid.images.chunks.publish import source_of
+    from deskgrid.images.trust.aloud import words_of
 
     one = inspect(folder)
     assert one.manifest is not None
@@ -57,15 +65,31 @@ def publish(
         made = publish_image(
             source, to, (project, one.ref.name, version), key, lambda part: bar.update(task, completed=part)
         )
+    content = encode(made.manifest)  # not what lies in the folder now: others may write there
+    own = manifest or where / f"{project}-{version}.manifest.json"
+    try:
+        write_atomic(own, content)
+    except OSError as error:
+        raise ImageError(
+            f"manifest {own}: can't be written: {error.strerror}; say with --manifest where it may go"
+        ) from None
     if as_json:
-        facts = {name: getattr(made, name) for name in ("raw_bytes", "new_bytes", "new_packs", "new_chunks")}
-        show_json({"manifest": str(made.path), **facts})
+        facts = {
+            name: getattr(made, name) for name in ("raw_bytes", "new_bytes", "new_packs", "new_chunks", "wrong_chunks")
+        }
+        show_json({"manifest": str(own), "sha256": digest(content), **facts})
         return
     tell(
         f"{project}/{one.ref.name} {version}: {size(made.raw_bytes)} of content, {size(made.new_bytes)} of it new, in "
-        f"{made.new_packs} packs"
+        f"{counted(made.new_packs, 'pack')}"
     )
-    tell(f"to be signed: {made.path}")
+    if made.wrong_chunks:
+        tell(
+            f"stored anew: {counted(made.wrong_chunks, 'chunk')} in {to}, found damaged or not what the name says; "
+            f"see who may write to that folder, and who has the key of {project}"
+        )
+    tell(f"to be signed: {own}, SHA-256 {digest(content)}")
+    tell(f"in words, for its approver: {words_of(digest(content))}")
 
 
 @app.command("status")
@@ -109,7 +133,7 @@ def verify(store: Store, as_json: Json = False) -> None:
     else:
         for fault in found.faults:
             tell(fault)
-        tell(f"{found.blobs} chunks checked, {size(found.bytes)}; {found.damaged} damaged")
+        tell(f"{counted(found.blobs, 'chunk')} checked, {size(found.bytes)}; {found.damaged} damaged")
     if found.damaged or found.faults:
         raise typer.Exit(Exit.NO)
 
@@ -124,7 +148,10 @@ def gc(store: Store, as_json: Json = False) -> None:
     if as_json:
         show_json(done)
         return
-    tell(f"{done.packs} packs, {done.blobs} chunks and {done.files} other files removed: {size(done.bytes)}")
+    tell(
+        f"{counted(done.packs, 'pack')}, {counted(done.blobs, 'chunk')} and {counted(done.files, 'other file')} "
+        f"removed: {size(done.bytes)}"
+    )
 
 
 def _tried(source: "Source", wanted: bool | None, order: bool, say: Callable[[str], None]) -> "Source":

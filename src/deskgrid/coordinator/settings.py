@@ -90,6 +90,8 @@ class CoordinatorSettings(msgspec.Struct, frozen=True):
     hold_seconds, max_held: how long, and how many, reports are held open until there is something to say.
     advertise_seconds: offline ads are refreshed so often. pool_seconds: HTCondor is given up for this cycle after.
     negotiation_seconds: HTCondor has surely negotiated in so long (for the answers of `why`).
+    keep_days: ended leases with their stories, spent tokens, and what revoked desktops were made of are kept for so
+    long. audit_days: the same for the audit.
     pool: how HTCondor is asked. images: where images come from.
     """
 
@@ -105,6 +107,8 @@ class CoordinatorSettings(msgspec.Struct, frozen=True):
     advertise_seconds: Positive = 60.0
     pool_seconds: Positive = 60.0
     negotiation_seconds: Positive = 90.0
+    keep_days: Annotated[float, msgspec.Meta(ge=8, le=36525)] = 90.0
+    audit_days: Annotated[float, msgspec.Meta(ge=8, le=36525)] = 400.0
     guest: GuestSettings = GuestSettings()
     plan: PlanSettings = PlanSettings()
     pool: Reach = Reach()

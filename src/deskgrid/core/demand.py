@@ -11,10 +11,11 @@ Rules, told first:
 - An ad says "the fleet could start this now". When no desktop could, it is withdrawn.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from math import ceil
 
+from deskgrid.core.giving import PassedOver
 from deskgrid.core.health import Health
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
@@ -25,8 +26,13 @@ from deskgrid.model.pool import Job, JobGroup, Match, OfflineAd, PoolSnapshot
 _MIB = 1 << 20
 
 
-def wants(pool: PoolSnapshot, settings: PlanSettings) -> tuple[Want, ...] | None:
+def wants(
+    pool: PoolSnapshot, settings: PlanSettings, passed: Mapping[str, PassedOver] | None = None
+) -> tuple[Want, ...] | None:
     """Turn matches into VMs.
+
+    Args:
+        passed: the groups that machines passed over, by `JobGroup.key`: none or one VM is wanted for each.
 
     Returns: one Want per image and size with demand, ordered; None when the matches could not be read.
     """
@@ -47,6 +53,8 @@ def wants(pool: PoolSnapshot, settings: PlanSettings) -> tuple[Want, ...] | None
             abroad[match.schedd] -= count
         else:
             count = match.count if idle is None else min(match.count, waiting.get(jobs_of, 0))
+        if group is not None and (over := (passed or {}).get(group.key)) is not None:
+            waiting[jobs_of] = count = 0 if over.waits else min(count, jobs_per_vm(match.size, group))
         if group is not None:
             waiting[jobs_of] -= count
         key = (match.image, match.size)

@@ -13,8 +13,10 @@ from datetime import datetime, timedelta
 import msgspec
 
 from deskgrid.core.demand import ad_of, covered, fresh, large_enough
+from deskgrid.core.giving import PassedOver
 from deskgrid.core.health import Health
 from deskgrid.core.requirements import unmet
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.plan import LiveLease, Plan, PlanSettings, Snapshot
 from deskgrid.model.pool import NOT_SERVED, ON_SERVER, Job, OfflineAd, PoolSnapshot
@@ -29,7 +31,8 @@ class View(msgspec.Struct, frozen=True):
 
     ads: what HTCondor was told could be started. ads_since, idle_since: for how long an ad has been there, a group of
     jobs has been idle (key "schedd autocluster"). negotiation_seconds: HTCondor has surely negotiated in so long.
-    absent: names of images that are known and not on offer, with why.
+    absent: names of images that are known and not on offer, with why. passed: groups of jobs that machines came for in
+    vain, by the same key.
     """
 
     at: datetime
@@ -43,6 +46,7 @@ class View(msgspec.Struct, frozen=True):
     ads_since: Mapping[OfflineAd, datetime] = msgspec.field(default_factory=dict)
     idle_since: Mapping[str, datetime] = msgspec.field(default_factory=dict)
     absent: Mapping[str, Reason] = msgspec.field(default_factory=dict)
+    passed: Mapping[str, PassedOver] = msgspec.field(default_factory=dict)
 
 
 class Why(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,8 +64,7 @@ def with_waiting(before: View, after: View) -> View:
     if idle is None:
         idle_since = before.idle_since
     else:
-        keys = (f"{group.schedd} {group.autocluster}" for group in idle)
-        idle_since = {key: before.idle_since.get(key, after.at) for key in keys}
+        idle_since = {group.key: before.idle_since.get(group.key, after.at) for group in idle}
     ads_since = {ad: before.ads_since.get(ad, after.at) for ad in after.ads}
     return msgspec.structs.replace(after, ads_since=ads_since, idle_since=idle_since)
 
@@ -92,7 +95,7 @@ def _not_idle(subject: str, job: Job, view: View) -> Why:
             subject, Reason("running", f"It runs on {host}.", f"start number {job.starts}"), vms=_here(job, view)
         )
     if job.status == 4:
-        return Why(subject, Reason("completed", "It has finished.", f"started {job.starts} times"))
+        return Why(subject, Reason("completed", "It has finished.", f"started {counted(job.starts, 'time')}"))
     if job.status == 5:
         return Why(subject, Reason("held", f"It is held: {job.hold_reason or 'HTCondor does not say why'}"))
     state = _STATUS.get(job.status, f"in state {job.status}")
@@ -164,22 +167,25 @@ def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | Non
 
 def _too_large(job: Job, image: str, ads: Sequence[OfflineAd]) -> Reason:
     sizes = (
-        f"{ad.size.cpus} CPUs with {ad.size.memory_bytes // _MIB} MiB and {ad.disk_bytes // _MIB} MiB free on its disk"
+        f"{counted(ad.size.cpus, 'CPU')} with {ad.size.memory_bytes // _MIB} MiB, {ad.disk_bytes // _MIB} MiB of disk free"
         for ad in ads
     )
+    disk_mib = -(-job.disk_kib // 1024)
     return Reason(
         "too-large",
-        f"It asks for {job.cpus} CPUs, {job.memory_mb} MiB and {-(-job.disk_kib // 1024)} MiB of disk, and no virtual "
-        "machine so large is offered.",
+        f"It asks for {counted(job.cpus, 'CPU')}, {job.memory_mb} MiB and {disk_mib} MiB of disk, and no virtual machine "
+        "so large is offered.",
         f"offered for {image}: {', '.join(sizes) or 'none'}",
     )
 
 
 def _waits(job: Job, image: str, view: View, plan: Plan, snapshot: Snapshot, coming: Sequence[LiveLease]) -> Reason:
     """Why an idle job that names an image on offer does not run yet."""
+    if (over := view.passed.get(f"{job.schedd} {job.autocluster}")) is not None:
+        return over.reason
     if coming:
         desktops = ", ".join(live.lease.desktop for live in coming[:3])
-        number = f"{len(coming)} virtual machine{'s' if len(coming) > 1 else ''} of {image}"
+        number = f"{counted(len(coming), 'virtual machine')} of {image}"
         return Reason("vm-starting", f"{number} on the way for the jobs that wait.", f"on {desktops}")
     pool = view.pool
     if pool is None or pool.matches is None:
@@ -211,7 +217,7 @@ def _nobody(image: str, plan: Plan, snapshot: Snapshot) -> Reason:
     return Reason(
         "no-desktop-free",
         f"No desktop can start a virtual machine of {image} now.",
-        f"{len(snapshot.desktops)} desktops: {told}",
+        f"{counted(len(snapshot.desktops), 'desktop')}: {told}",
     )
 
 
@@ -328,11 +334,14 @@ def _silent(name: str, silence: float, desktop: Desktop) -> Reason:
 
 
 def _runs(desktop: Desktop) -> Reason:
-    number = len(desktop.vms)
     told = ", ".join(f"{vm.vm_id} ({vm.image.name}) {vm.state}" for vm in desktop.vms)
-    return Reason("has-vms", f"{desktop.name} has {number} virtual machine{'s' if number > 1 else ''}.", told)
+    return Reason("has-vms", f"{desktop.name} has {counted(len(desktop.vms), 'virtual machine')}.", told)
 
 
 def _ordered(name: str, leases: Sequence[LiveLease]) -> Reason:
     told = ", ".join(f"{live.lease.vm_id} ({live.lease.image.name})" for live in leases)
-    return Reason("ordered", f"{name} has been told to start {len(leases)} and has not shown them yet.", told)
+    return Reason(
+        "ordered",
+        f"{name} has been told to start {counted(len(leases), 'virtual machine')} and has not said yet that it has.",
+        told,
+    )

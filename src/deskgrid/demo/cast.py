@@ -22,6 +22,8 @@ from deskgrid.host.files import own_folder
 
 DESKTOPS = ("desk-1", "desk-2")
 STOP_SECONDS = 15.0
+HANG_SECONDS = 900.0
+"""Tells what hangs from what is slow on a busy machine: nothing is given up before."""
 
 
 class DemoError(Exception):
@@ -62,7 +64,9 @@ class Cast:
             os.chown(path, self.account.uid, self.account.gid)
         return path
 
-    def run(self, *arguments: str, stdin: str = "", timeout_seconds: float = 60, module: str = "deskgrid") -> str:
+    def run(
+        self, *arguments: str, stdin: str = "", timeout_seconds: float = HANG_SECONDS, module: str = "deskgrid"
+    ) -> str:
         """Run a deskgrid command (or another module) as the account; return what it printed. Raises: DemoError."""
         done = subprocess.run(
             self._argv(arguments, module),

@@ -18,6 +18,7 @@ from deskgrid.core.promise import Promise
 from deskgrid.images.chunks.keys import ProjectKey
 from deskgrid.images.chunks.keys import make_key as make_project_key
 from deskgrid.images.chunks.keys import read_key as read_project_key
+from deskgrid.images.chunks.manifest import encode
 from deskgrid.images.chunks.publish import Progress, publish, source_of
 from deskgrid.images.chunks.trial import kept_promise, kept_reads
 from deskgrid.images.manifest import reference
@@ -98,7 +99,7 @@ class Signers:
         made = publish(source, self.places.repository, (PROJECT, ref.name, version.version), key, progress)
         now = datetime.now(UTC)
         with self._shelf.editing():
-            self._shelf.propose(version, made.path.read_bytes(), now)
+            self._shelf.propose(version, encode(made.manifest), now)
             self._sign(_RESEARCHER)
             self._shelf.approve(version, now)
             self._sign(_APPROVER)

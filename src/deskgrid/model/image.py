@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 
 from deskgrid.model.names import Digest, Name
+from deskgrid.model.numbers import Bytes
 
 
 class Attribute(msgspec.Struct, frozen=True, order=True):
@@ -35,8 +36,8 @@ class ImageFacts(msgspec.Struct, frozen=True):
     """
 
     ref: ImageRef
-    memory_bytes: int
-    disk_bytes: int
+    memory_bytes: Bytes
+    disk_bytes: Bytes
     project: str = ""
     version: str = ""
     free_bytes: int = 0

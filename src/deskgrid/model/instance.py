@@ -3,9 +3,12 @@
 Holds a secret: never logged, never on a disk.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from deskgrid.model.names import Name
+from deskgrid.model.numbers import Cpus
 
 
 class InstanceData(msgspec.Struct, frozen=True):
@@ -28,9 +31,9 @@ class InstanceData(msgspec.Struct, frozen=True):
     collector: str
     token: str
     trust_domain: str
-    cpus: int
-    memory_mb: int
-    unused_seconds: int = 600
+    cpus: Cpus
+    memory_mb: Annotated[int, msgspec.Meta(ge=0, le=1 << 26)]
+    unused_seconds: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] = 600
     trial: bool = False
 
     def __repr__(self) -> str:

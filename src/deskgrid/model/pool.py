@@ -51,6 +51,11 @@ class JobGroup(msgspec.Struct, frozen=True):
     memory_mb: int
     idle: int
 
+    @property
+    def key(self) -> str:
+        """What tells it from other groups: "schedd autocluster"."""
+        return f"{self.schedd} {self.autocluster}"
+
 
 class Machine(msgspec.Struct, frozen=True):
     """A VM of ours that the collector knows: one per VM, its slots folded together."""

@@ -1,13 +1,13 @@
 """What HTCondor's tools print, as the values of model/pool.py. Pure; one place for every attribute that we read."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 import msgspec
 
 from deskgrid.model.pool import ON_SERVER, Job, JobGroup, Machine
-from deskgrid.pool.ads import Ad, expression_of, integer_of, text_of, unparsed
+from deskgrid.pool.ads import MOST, Ad, expression_of, integer_of, moment_at, text_of, unparsed
 from deskgrid.pool.offline import MARK
 
 COLLECTOR_ATTRIBUTES = (
@@ -24,6 +24,8 @@ COLLECTOR_QUESTION = (
 IDLE_QUESTION = "JobStatus == 1 && isString(vm_name)" + "".join(f" && JobUniverse =!= {one}" for one in ON_SERVER)
 IDLE_COLUMNS = ("int(AutoClusterId)", "int(RequestCpus)", "int(RequestMemory)", "unparse(vm_name)")
 """Columns that a job can't forge: numbers, and text with its control characters escaped, at the end of the line."""
+
+_DIGITS = re.compile(r"[0-9]{1,18}\Z")
 
 JOB_ATTRIBUTES = (
     "ClusterId,ProcId,Owner,User,JobStatus,vm_name,RequestCpus,RequestMemory,Requirements,"
@@ -113,7 +115,7 @@ def machines(slots: Iterable[Ad]) -> tuple[Machine, ...]:
 
 def _machine(vm_id: str, slots: list[Ad]) -> Machine:
     first = slots[0]
-    starts = [start for slot in slots if (start := integer_of(slot, "DaemonStartTime")) is not None]
+    starts = [start for slot in slots if (start := moment_at(slot, "DaemonStartTime")) is not None]
     jobs = {job for slot in slots if (job := text_of(slot, "JobId")) is not None}
     return Machine(
         vm_id=vm_id,
@@ -122,14 +124,14 @@ def _machine(vm_id: str, slots: list[Ad]) -> Machine:
         desktop=text_of(first, "deskgrid_desktop") or "",
         claimed=any(slot.get("State") == "Claimed" for slot in slots),
         jobs=tuple(sorted(jobs)),
-        joined_at=datetime.fromtimestamp(min(starts), UTC) if starts else None,
+        joined_at=min(starts, default=None),
     )
 
 
 def idle_groups(schedd: str, text: str) -> tuple[JobGroup, ...]:
     """Count the rows of IDLE_COLUMNS. Raises: ValueError for a row that is cut off."""
     rows: Counter[tuple[int, int, int, str]] = Counter()
-    for line in text.splitlines():
+    for line in text.rstrip("\n").split("\n") if text else ():  # splitlines would split a job's text too
         parts = line.split(" ", 3)
         if len(parts) != 4:
             raise ValueError(f"idle jobs of schedd {schedd}: got the row {line[:80]!r}, expected four columns")
@@ -141,7 +143,8 @@ def idle_groups(schedd: str, text: str) -> tuple[JobGroup, ...]:
 
 
 def _number(text: str, otherwise: int) -> int:
-    return int(text) if text.lstrip("-").isdigit() else otherwise
+    """A column that a job wrote: no number, or one of no sense, is taken for what a job has that says nothing."""
+    return min(int(text), MOST) if _DIGITS.match(text) else otherwise
 
 
 def job_of(ad: Ad, schedd: str, numbers: str) -> Job:
@@ -151,7 +154,6 @@ def job_of(ad: Ad, schedd: str, numbers: str) -> Job:
         numbers: a line with the values of JOB_COLUMNS (they may be expressions in the ad).
     """
     cpus, memory, disk, is_text = [*numbers.split(), "", "", "", ""][:4]
-    matched = integer_of(ad, "LastMatchTime")
     image = expression_of(ad, "vm_name")
     return Job(
         id=f"{integer_of(ad, 'ClusterId')}.{integer_of(ad, 'ProcId')}",
@@ -165,7 +167,7 @@ def job_of(ad: Ad, schedd: str, numbers: str) -> Job:
         schedd=schedd,
         hold_reason=text_of(ad, "HoldReason"),
         remote_host=text_of(ad, "RemoteHost"),
-        last_match_at=None if matched is None else datetime.fromtimestamp(matched, UTC),
+        last_match_at=moment_at(ad, "LastMatchTime"),
         starts=integer_of(ad, "NumShadowStarts") or 0,
         universe=integer_of(ad, "JobUniverse") or 5,
         container=ad.get("WantContainer") is True or ad.get("WantDocker") is True,

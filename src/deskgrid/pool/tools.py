@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
+from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName, name
 from deskgrid.model.pool import Foreign, Job, JobGroup, Match, OfflineAd, PoolSnapshot
 from deskgrid.pool.ads import BadText, quote, read_ads
@@ -197,7 +198,9 @@ class CondorPool:
         missing = lost(answer.offline, [ad_name(ad) for ad in self._sent])
         if not missing:
             return ()
-        return (f"collector: it has forgotten {len(missing)} of our {len(self._sent)} offline ads; it was restarted",)
+        return (
+            f"collector: it has forgotten {counted(len(missing), 'offline ad')} of {len(self._sent)}; it was restarted",
+        )
 
     def _matches(self, answer: Answer, at: datetime, idle: tuple[JobGroup, ...] | None) -> tuple[Match, ...]:
         """What the negotiator matched, joined with what it said shortly before. The caller holds the lock."""

@@ -29,6 +29,7 @@ from deskgrid.images.chunks.cut import MOST_BYTES
 from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, index_bytes
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Package
+from deskgrid.model.counted import counted
 from deskgrid.model.image import Attribute
 from deskgrid.model.names import Digest, Name
 
@@ -194,7 +195,9 @@ def _pieces(manifest: PublishedManifest) -> int:
 def _table(manifest: PublishedManifest) -> Table:
     count = _pieces(manifest)
     if count > _MOST_PIECES:
-        raise ImageError(f"manifest of {title(manifest)}: got {count} pieces, expected at most {_MOST_PIECES}")
+        raise ImageError(
+            f"manifest of {title(manifest)}: got {counted(count, 'piece')}, expected at most {_MOST_PIECES}"
+        )
     plain = _unpacked(manifest, manifest.table, 8 * count)
     if len(plain) != 8 * count:
         raise ImageError(f"manifest of {title(manifest)}: got a table of {len(plain)} bytes, expected {8 * count}")

@@ -28,6 +28,7 @@ from deskgrid.core.promise import Promise, promise
 from deskgrid.images.chunks.publish import Source
 from deskgrid.images.chunks.trial import Trial, trial
 from deskgrid.images.contract import ImageError
+from deskgrid.model.counted import counted
 from deskgrid.model.instance import InstanceData
 from deskgrid.wire.guest import LINE_BYTES, Hello, Join, Joined, Leave, Left, Machine, decode_from_guest, encode
 
@@ -140,7 +141,7 @@ class _Talk:
             if len(self._noted) != read:
                 read, changed = len(self._noted), now
             if self._joined and not self.reads and now - max(changed + _QUIET_SECONDS, self._joined) > 0:
-                self._say(f"the machine has read {read} blocks")
+                self._say(f"the machine has read {counted(read, 'block')}")
                 self.reads, self._end = self._noted.first_reads(), now + _LEAVING_SECONDS
                 channel.sendall(encode(Leave()))
             if not select.select([channel], [], [], 0.5)[0]:
@@ -167,5 +168,5 @@ class _Talk:
             self._joined = time.monotonic() + _LEAST_AFTER_JOINED
         elif isinstance(message, Machine) and message.ad:
             self.promise = promise(message.ad)
-            self._say(f"its machine says {len(self.promise.says)} things of itself")
+            self._say(f"its machine says {counted(len(self.promise.says), 'thing')} of itself")
         return not isinstance(message, Left)
