@@ -73,6 +73,7 @@ def _promised(content: bytes, promise: "Promise | None") -> Iterator[str]:
     yield from (f"the manifest says {one.name} = {one.text}, its machine does not" for one in sorted(written - said))
     yield from (f"its machine says {one.name} = {one.text}, the manifest does not" for one in sorted(said - written))
     if manifest.free_bytes > promise.free_bytes:
-        yield f"the manifest promises {size(manifest.free_bytes)} of free disk, its machine has {size(promise.free_bytes)}"
+        written_free, free = size(manifest.free_bytes), size(promise.free_bytes)
+        yield f"the manifest promises {written_free} of free disk, its machine has {free}"
     if said == written and manifest.free_bytes <= promise.free_bytes:
         yield "its machine says of itself what the manifest says of it"

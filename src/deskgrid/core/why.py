@@ -167,14 +167,14 @@ def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | Non
 
 def _too_large(job: Job, image: str, ads: Sequence[OfflineAd]) -> Reason:
     sizes = (
-        f"{counted(ad.size.cpus, 'CPU')} with {ad.size.memory_bytes // _MIB} MiB, {ad.disk_bytes // _MIB} MiB of disk free"
+        f"{counted(ad.size.cpus, 'CPU')} with {ad.size.memory_bytes // _MIB} MiB, {ad.disk_bytes // _MIB} MiB of disk"
         for ad in ads
     )
     disk_mib = -(-job.disk_kib // 1024)
     return Reason(
         "too-large",
-        f"It asks for {counted(job.cpus, 'CPU')}, {job.memory_mb} MiB and {disk_mib} MiB of disk, and no virtual machine "
-        "so large is offered.",
+        f"It asks for {counted(job.cpus, 'CPU')}, {job.memory_mb} MiB and {disk_mib} MiB of disk, and no virtual "
+        "machine so large is offered.",
         f"offered for {image}: {', '.join(sizes) or 'none'}",
     )
 
