@@ -263,6 +263,29 @@ def _bounded(job: Job, view: View) -> Reason | None:
     )
 
 
+def abroad(job_id: str, view: View) -> Why | None:
+    """What to say of a job that no schedd of this pool knows, while others' schedds flock here; None: none does."""
+    pool = view.pool
+    if pool is None or not pool.foreign:
+        return None
+    told = "; ".join(f"{foreign.schedd}: {counted(foreign.idle, 'job')} waiting" for foreign in pool.foreign)
+    bounded = ", ".join(foreign.schedd for foreign in pool.foreign if foreign.schedd in pool.limiting)
+    further = Reason(
+        "matches-bounded",
+        f"The version of {bounded} offers a user no more than {_MATCHES_OF_A_USER} matches at a time, until "
+        "SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False is said there.",
+    )
+    return Why(
+        f"job {job_id}",
+        Reason(
+            "job-abroad",
+            "No schedd of this pool knows it; it may be a job of another pool that flocks here, which can't be asked.",
+            told,
+        ),
+        (further,) if bounded else (),
+    )
+
+
 def _coming(job: Job, image: str, view: View, snapshot: Snapshot) -> list[LiveLease]:
     """VMs on their way in which the job would fit."""
     settings = view.settings
