@@ -17,6 +17,8 @@ from deskgrid.model.image import Attribute
 STABLE, NEWEST = "stable", "newest"
 BOTH = (STABLE, NEWEST)
 _TRIED = ("23.9", "25.14")
+USED: list[str] = []
+"""What was used, as the tests' summary tells it."""
 _RECIPES = {
     STABLE: trees.TOOL_TREE,
     NEWEST: trees.Recipe("forky", ("ca-certificates", "condor", "iproute2", "procps"), moving=True),
@@ -39,7 +41,7 @@ def _version(tree: trees.Tree) -> str:
     said = run_in(tree, ["condor_version"], 30)
     found = re.search(r"CondorVersion: (\d+\.\d+)\.\d+", said.stdout)
     assert found, said.stdout + said.stderr
-    print(f"HTCondor {found[0].partition(': ')[2]} in {tree.root}")
+    USED.append(f"HTCondor {found[0].partition(': ')[2]} in {tree.root}")
     return found[1]
 
 
