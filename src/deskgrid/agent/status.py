@@ -25,7 +25,8 @@ class Status(msgspec.Struct, frozen=True):
     what could not be read of them. reached_at: when the coordinator last answered; link_fault: why it does not.
     wish: what accounts of this computer ask of the grid. faults: what is wrong with policy, wish or other files here.
     gift: what this desktop gave. cpus, memory_bytes: the computer's.
-    cpu: by VM id, how many processors it uses now, where that is known. policy: what holds here.
+    cpu: by VM id, how many processors it uses now, where that is known. policy: what holds here. zone: IANA name of the
+    zone whose wall clock it goes by; empty: the computer's own.
     """
 
     desktop: str
@@ -46,6 +47,7 @@ class Status(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     cpu: dict[str, float] = {}
     policy: Policy | None = None
+    zone: str = ""
 
 
 def write_status(path: Path, status: Status) -> None:
@@ -76,6 +78,7 @@ def status_of(
     cpu: Mapping[str, float] | None = None,
     reached_at: datetime | None = None,
     link_fault: str = "",
+    zone: str = "",
 ) -> Status:
     """The status of a desk. What the desk does not know is given beside it; see `Status`."""
     reading, machine = desk.sensed.reading, desk.sensed.machine
@@ -98,4 +101,5 @@ def status_of(
         machine.memory_bytes,
         dict(cpu or {}),
         desk.policy,
+        zone,
     )
