@@ -43,7 +43,7 @@ from deskgrid.images.chunks.serve import Order
 from deskgrid.images.chunks.source import Origin, open_source
 from deskgrid.images.chunks.store import ChunkStore
 from deskgrid.images.chunks.trial import keep_reads, kept_reads
-from deskgrid.images.chunks.trial_boot import QEMU, first_reads
+from deskgrid.images.chunks.trial_boot import QEMU, try_out
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import DISK, INITRD, KERNEL
 
@@ -159,7 +159,7 @@ def _source(built: Built, say: Say) -> Source:
     files = (folder / DISK, folder / KERNEL, folder / INITRD)
     source = Source(*files, facts.cmdline, facts.memory_bytes, facts.packages, built.ref.digest, kept_reads(folder))
     if not source.first_reads and shutil.which(QEMU) is not None:
-        reads = first_reads(source, say)
+        reads = try_out(source, say).first_reads
         keep_reads(folder, reads)
         source = msgspec.structs.replace(source, first_reads=reads)
     return source

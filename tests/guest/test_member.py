@@ -56,6 +56,7 @@ class Guest:
             "startd": str(startd),
             "rtc": "",
             "network": "",
+            "hosts": str(folder / "hosts"),
             "farewell_seconds": "0.2",
         }
         argv = [sys.executable, "-I", "-S", str(MEMBER), *(f"{key}={value}" for key, value in settings.items())]

@@ -47,6 +47,27 @@ def test_the_answer_is_sorted_and_an_offline_ad_from_a_vm_is_not_ours() -> None:
     assert [ad["Name"] for ad in answer.slots] == ["slot1@vm-1"]
 
 
+def submitter(schedd: str, idle: object, tag: str | None) -> Ad:
+    return {"MyType": "Submitter", "Name": "ann@x", "ScheddName": schedd, "IdleJobs": idle, "SubmitterTag": tag}
+
+
+def test_a_schedd_whose_submitters_are_all_tagged_flocks_here_from_another_pool() -> None:
+    ads = [submitter("away", idle, "home.test") for idle in (20, 3, "many")]
+    ads += [submitter("ours", 5, ""), submitter("both", 1, "x"), submitter("both", 1, None), submitter("odd", -4, "x")]
+    answer = sort_answer([*ads, {"MyType": "Submitter", "SubmitterTag": "x"}], "deskgrid-vm@d")
+    assert answer.foreign == {"away": 23, "odd": 0}
+    assert answer.submitting == {"away", "ours", "both", "odd"}
+
+
+def test_the_versions_of_the_daemons_are_kept_by_who_they_are_of() -> None:
+    ads: list[Ad] = [
+        {"MyType": "Collector", "CondorVersion": "c"},
+        {"MyType": "Negotiator", "CondorVersion": "n"},
+        {"MyType": "Scheduler", "Name": "s", "CondorVersion": "/Expr(x)/"},
+    ]
+    assert sort_answer(ads, "").versions == {"collector": "c", "negotiator": "n", "s": ""}
+
+
 def test_idle_jobs_are_counted_by_group_and_a_name_is_read_to_the_end_of_its_line() -> None:
     text = '1 1 128 "img a"\n1 1 128 "img a"\nundefined 2 error "b\\n9 9 9"\n'
     assert idle_groups("s", text) == (JobGroup("s", -1, "b\n9 9 9", 2, 0, 1), JobGroup("s", 1, "img a", 1, 128, 2))
@@ -69,7 +90,24 @@ def test_a_job_shows_the_requirements_that_it_was_submitted_with() -> None:
         "Requirements": "\\/Expr((MY.DeskgridSubmittedRequirements) && (TARGET.vm_name == MY.vm_name))\\/",
         "DeskgridSubmittedRequirements": '\\/Expr(TARGET.Arch == "X86_64")\\/',
     }
-    job = job_of(ad, "s", "2 300\n")
+    job = job_of(ad, "s", "2 300 10240 true\n")
+    assert (job.disk_kib, job.named_by_text, job.universe, job.container) == (10240, True, 5, False)
     assert job.requirements == '(TARGET.Arch == "X86_64") && (TARGET.vm_name == MY.vm_name)'
     assert (job.id, job.cpus, job.memory_mb, job.starts, job.schedd) == ("5.1", 2, 300, 0, "s")
     assert job_of({"ClusterId": 5, "ProcId": 1}, "s", "error").memory_mb == 0
+
+
+def test_requirements_that_were_joined_twice_are_shown_as_they_were_submitted() -> None:
+    ad: Ad = {
+        "Requirements": "\\/Expr((MY.DeskgridFurtherRequirements) && (TARGET.vm_name == MY.vm_name))\\/",
+        "DeskgridFurtherRequirements": "\\/Expr(MY.DeskgridSubmittedRequirements && TARGET.HasX)\\/",
+        "DeskgridSubmittedRequirements": "\\/Expr(TARGET.Cpus > 1)\\/",
+    }
+    wanted = "(TARGET.Cpus > 1 && TARGET.HasX) && (TARGET.vm_name == MY.vm_name)"
+    assert job_of(ad, "s", "").requirements == wanted
+
+
+def test_what_a_job_is_and_how_it_names_its_image_is_read() -> None:
+    ad: Ad = {"vm_name": "\\/Expr(demo)\\/", "JobUniverse": 7, "WantContainer": True}
+    job = job_of(ad, "s", "1 128 1 false")
+    assert (job.vm_name, job.named_by_text, job.universe, job.container) == ("demo", False, 7, True)

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any
 
+from deskgrid.model.counted import counted
+
 STARTS_A_DAY = 100
 """So often an event may begin on one day; more is no event that a person wrote."""
 _DAY = timedelta(days=1)
@@ -164,7 +166,7 @@ def _check_rule(rule: Any) -> None:
     for key in ("BYHOUR", "BYMINUTE", "BYSECOND"):
         often *= len(rule.get(key, [0]))
     if often > STARTS_A_DAY:
-        raise ValueError(f"RRULE: begins {often:.0f} times a day, expected {STARTS_A_DAY} at most")
+        raise ValueError(f"RRULE: begins {counted(round(often), 'time')} a day, expected {STARTS_A_DAY} at most")
 
 
 def _mend(event: Any, end: date, touching: bool, zone: tzinfo) -> None:

@@ -9,7 +9,8 @@ JSON lines, at most 4 KiB from an account to the agent. The rules:
 import msgspec
 
 from deskgrid.agent.status import Status
-from deskgrid.model.moment import Moment
+from deskgrid.model.moment import Moment, check_moments
+from deskgrid.model.numbers import Count
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.wish import Ask, Wish
 
@@ -28,11 +29,17 @@ class Pause(msgspec.Struct, frozen=True, tag="pause"):
 
     until: Moment | None = None
 
+    def __post_init__(self) -> None:
+        check_moments(self.until)
+
 
 class Finish(msgspec.Struct, frozen=True, tag="finish"):
     """Nothing new shall start, until a time or (None) until it is taken back."""
 
     until: Moment | None = None
+
+    def __post_init__(self) -> None:
+        check_moments(self.until)
 
 
 class Resume(msgspec.Struct, frozen=True, tag="resume"):
@@ -68,7 +75,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
     ask: Ask
     wish: Wish | None
-    vms: int
+    vms: Count
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

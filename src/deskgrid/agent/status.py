@@ -13,6 +13,7 @@ from deskgrid.core.desk import reports as vm_reports
 from deskgrid.host.files import write_atomic
 from deskgrid.model.desktop import Availability, Room, VmReport
 from deskgrid.model.moment import Moment
+from deskgrid.model.numbers import Bytes, Cpus, Pid, Total
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Wish
@@ -30,7 +31,7 @@ class Status(msgspec.Struct, frozen=True):
     """
 
     desktop: str
-    pid: int
+    pid: Pid
     at: Moment
     availability: Availability
     room: Room
@@ -43,9 +44,9 @@ class Status(msgspec.Struct, frozen=True):
     wish: Wish | None = None
     faults: tuple[str, ...] = ()
     gift: Gift | None = None
-    cpus: int = 0
-    memory_bytes: int = 0
-    cpu: dict[str, float] = {}
+    cpus: Cpus = 0
+    memory_bytes: Bytes = 0
+    cpu: dict[str, Total] = {}
     policy: Policy | None = None
     zone: str = ""
 

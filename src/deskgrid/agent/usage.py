@@ -12,16 +12,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from deskgrid.host.files import write_atomic
 from deskgrid.model.desktop import VmReport, VmState
+from deskgrid.model.numbers import Count, Total
 
 T = TypeVar("T")
 KEEP_MONTHS, KEEP_DAYS = 24, 62
 WRITE_SECONDS = 60.0
+Day = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")]
 GAP_SECONDS = 120.0
 """The agent looks at its machines every second; of a longer gap nothing is known, and nothing is counted."""
 _GIVING = (VmState.BOOTING, VmState.RUNNING)
@@ -37,12 +39,12 @@ class Used(msgspec.Struct, frozen=True, omit_defaults=True):
     cpu_seconds: what they really used of them, as far as it could be measured. vms: machines that came to run.
     """
 
-    vm_seconds: float = 0.0
-    core_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    vms: int = 0
-    pauses: int = 0
-    evictions: int = 0
+    vm_seconds: Total = 0.0
+    core_seconds: Total = 0.0
+    cpu_seconds: Total = 0.0
+    vms: Count = 0
+    pauses: Count = 0
+    evictions: Count = 0
 
     def plus(self, more: "Used") -> "Used":
         """Both together."""
@@ -54,7 +56,7 @@ class Book(msgspec.Struct, frozen=True):
     """All that is kept. months: "2026-11" to image name to what was given; days: "2026-11-22" to vm_seconds."""
 
     months: dict[str, dict[str, Used]] = {}
-    days: dict[str, float] = {}
+    days: dict[Day, Total] = {}
 
 
 class Gift(msgspec.Struct, frozen=True):
@@ -64,7 +66,7 @@ class Gift(msgspec.Struct, frozen=True):
     """
 
     month: dict[str, Used]
-    days: tuple[tuple[str, float], ...]
+    days: tuple[tuple[str, Total], ...]
     months: tuple[tuple[str, Used], ...]
 
     def total(self) -> Used:

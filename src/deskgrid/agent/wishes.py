@@ -12,6 +12,7 @@ Rules, told first:
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -28,7 +29,7 @@ ROOT = 0
 class Said(msgspec.Struct, frozen=True):
     """A wish, and the uid that said it."""
 
-    uid: int
+    uid: Annotated[int, msgspec.Meta(ge=-1, le=1 << 32)]
     wish: Wish
 
 

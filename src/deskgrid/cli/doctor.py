@@ -10,8 +10,8 @@ from rich.text import Text
 from deskgrid.agent.files import ca_file, status_file
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.agent.status import read_status
-from deskgrid.cli.agent import DEFAULT
 from deskgrid.cli.agent import Settings as AgentFile
+from deskgrid.cli.agent import meant
 from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, console, show_json, tell
 from deskgrid.host import toml
@@ -34,7 +34,7 @@ class Purpose(StrEnum):
 
 
 def doctor(
-    settings: AgentFile = DEFAULT,
+    settings: AgentFile = None,
     purpose: Annotated[
         Purpose,
         typer.Option("--for", help="desktop: leave out what only images and the demo need; auto: if an agent is here."),
@@ -57,11 +57,11 @@ def doctor(
     raise typer.Exit(Exit.NO if worst(findings) is Level.BAD else Exit.DONE)
 
 
-def _agent(settings: Path) -> Agent | None:
+def _agent(settings: Path | None) -> Agent | None:
     """What the agent's settings say, if there are any. Raises: BadSettings, for a file that was named or is wrong."""
-    if settings == DEFAULT and not settings.exists():
+    if settings is None and not meant(None).exists():
         return None
-    chosen = toml.read(settings, AgentSettings)
+    chosen = toml.read(meant(settings), AgentSettings)
     return Agent(chosen.state, chosen.coordinator, ca_file(chosen.state))
 
 

@@ -11,6 +11,7 @@ from deskgrid.cli.output import Exit, Failed, progress, show, show_json, show_te
 from deskgrid.images import manifest
 from deskgrid.images.build import Built, build, images_folder
 from deskgrid.images.listing import find_image, listed
+from deskgrid.model.counted import counted
 from deskgrid.model.plain import plain_json
 
 app = typer.Typer(help="Images: what virtual machines boot from.", no_args_is_help=True)
@@ -98,7 +99,7 @@ def inspect_image(
 def _made_of(held: manifest.Manifest) -> str:
     if held.recipe is not None:
         asked = " ".join(held.recipe.packages) or "-"
-        return f"Debian {held.recipe.suite}, {len(held.packages)} packages; asked for: {asked}"
+        return f"Debian {held.recipe.suite}, {counted(len(held.packages), 'package')}; asked for: {asked}"
     assert held.imported is not None
     installs = f"; cloud-init installs {' '.join(held.imported.packages)}" if held.imported.packages else ""
     return f"imported from {held.imported.form} {held.imported.source.sha256}; boots by BIOS with cloud-init{installs}"

@@ -22,8 +22,8 @@ from rich.text import Text
 from deskgrid.agent.clock import local_now
 from deskgrid.agent.policy_files import POLICY_FOLDER, PolicyFiles
 from deskgrid.agent.settings import AgentSettings
-from deskgrid.cli.agent import DEFAULT
 from deskgrid.cli.agent import Settings as SettingsOption
+from deskgrid.cli.agent import meant
 from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, complain, console, show_json, tell
 from deskgrid.core.cases import Case, Difference, differences
@@ -31,6 +31,7 @@ from deskgrid.core.layers import Effective
 from deskgrid.core.week import Day, Slot, days
 from deskgrid.host import toml
 from deskgrid.host.files import decoded
+from deskgrid.model.counted import counted
 from deskgrid.model.hours import window
 from deskgrid.model.plain import plain
 from deskgrid.model.policy import ROWS, Policy
@@ -64,7 +65,7 @@ class Tried(msgspec.Struct, frozen=True):
 
 
 @app.command()
-def show(folder: Folder = None, settings: SettingsOption = DEFAULT, why: Why = False, as_json: Json = False) -> None:
+def show(folder: Folder = None, settings: SettingsOption = None, why: Why = False, as_json: Json = False) -> None:
     """The policy that holds on this desktop, and which layer set what."""
     effective = _effective(folder, settings)
     if as_json:
@@ -81,7 +82,7 @@ def show(folder: Folder = None, settings: SettingsOption = DEFAULT, why: Why = F
 def test(
     files: Annotated[list[Path], typer.Argument(help="JSON files of policy cases.")],
     folder: Folder = None,
-    settings: SettingsOption = DEFAULT,
+    settings: SettingsOption = None,
     as_json: Json = False,
 ) -> None:
     """Try cases on the policy that holds here: facts in, decision out. Exit code 1 when one is decided otherwise."""
@@ -99,7 +100,7 @@ def test(
             for each in one.differences:
                 tell(f"      {each.key}: expected {_plainly(each.expected)}, got {_plainly(each.got)}")
         failed = sum(not one.passed for one in tried)
-        tell(f"{len(tried)} cases, {f'{failed} decided otherwise' if failed else 'all as expected'}")
+        tell(f"{counted(len(tried), 'case')}, {f'{failed} decided otherwise' if failed else 'all as expected'}")
     if not all(one.passed for one in tried):
         raise typer.Exit(Exit.NO)
 
@@ -113,7 +114,7 @@ def simulate(
     ] = None,
     begin: Annotated[str, typer.Option("--from", help="The first day, such as 2026-03-23.  [default: today]")] = "",
     folder: Folder = None,
-    settings: SettingsOption = DEFAULT,
+    settings: SettingsOption = None,
     as_json: Json = False,
 ) -> None:
     """Draw which hours of a week this desktop would give at most: idle, healthy, and with this calendar."""
@@ -175,11 +176,11 @@ def _case(table: Any, where: str) -> Case:
     return case
 
 
-def _effective(folder: Path | None, settings: Path) -> Effective:
+def _effective(folder: Path | None, settings: Path | None) -> Effective:
     """The layers of this desktop; without settings, those of the folder alone."""
-    chosen = None
-    if settings != DEFAULT or settings.exists():
-        chosen = toml.read(settings, AgentSettings)
+    chosen, file = None, meant(settings)
+    if settings is not None or file.exists():
+        chosen = toml.read(file, AgentSettings)
     there = folder or (POLICY_FOLDER if chosen is None else chosen.policy_folder)
     if folder is not None and not folder.is_dir():
         raise Failed(Exit.WRONG, f"{folder}: no such folder; expected one with grid.toml, group.toml or desktop.toml")
@@ -187,7 +188,7 @@ def _effective(folder: Path | None, settings: Path) -> Effective:
     if state.is_dir() and not os.access(state, os.R_OK | os.X_OK):
         tell(f"the owner's layer in {state} cannot be read by this account; it can only tighten what follows")
         state = there / "no-state"
-    files = PolicyFiles(there, state, settings if chosen is not None else None, keep=False)
+    files = PolicyFiles(there, state, file if chosen is not None else None, keep=False)
     try:
         return files.settled()
     finally:

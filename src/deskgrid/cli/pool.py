@@ -13,6 +13,7 @@ from deskgrid.host.paths import cache_folder
 from deskgrid.pool.config import PoolSettings, dropins, install
 from deskgrid.pool.embedded import EmbeddedPool
 from deskgrid.pool.head import HeadSettings
+from deskgrid.pool.place import job_folders
 
 app = typer.Typer(help="HTCondor's side: configure an existing pool, or run an embedded one.", no_args_is_help=True)
 
@@ -57,18 +58,23 @@ def configure(
 @app.command()
 def start(
     run: Folder = None,
-    port: Annotated[int, typer.Option(help="Port of everything; 0: a free one.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of everything; 0: the one it had, or a free one.")] = 0,
+    bind: Annotated[
+        list[Path] | None,
+        typer.Option("--bind", help="A folder for jobs. Repeatable. Default: your home and this one."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start an embedded pool: central manager and submit server, on this machine only, without root."""
-    pool = EmbeddedPool.start(provide_tree(), _folder(run), HeadSettings(port=port))
+    tree = provide_tree()
+    pool = EmbeddedPool.start(tree, _folder(run), HeadSettings(port=port), job_folders(tree, bind))
     _describe(pool, as_json)
 
 
 @app.command()
 def stop(run: Folder = None) -> None:
     """Stop the embedded pool."""
-    pool = _find(run)
+    pool = find_pool(run)
     pool.stop()
     tell("stopped")
 
@@ -76,7 +82,7 @@ def stop(run: Folder = None) -> None:
 @app.command()
 def status(run: Folder = None, as_json: Json = False) -> None:
     """Say where the embedded pool is and which of its daemons run."""
-    _describe(_find(run), as_json)
+    _describe(find_pool(run), as_json)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -84,9 +90,22 @@ def tool(
     argv: Annotated[list[str], typer.Argument(help="Such as: condor_q -all")],
     run: Folder = None,
 ) -> None:
-    """Run one of HTCondor's programs against the embedded pool, such as `deskgrid pool tool condor_q`."""
-    pool = _find(run)
-    finished = pool.command(argv, cwd=pool.jobs, timeout_seconds=60)
+    """Run one of HTCondor's programs against the embedded pool, such as `deskgrid pool tool condor_q`.
+
+    It works in this folder if HTCondor sees it, and else in a folder of the pool's.
+    """
+    pool = find_pool(run)
+    here = Path.cwd()
+    if not pool.sees(here):
+        if named := next((word for word in argv[1:] if not word.startswith(("-", "/")) and Path(word).exists()), None):
+            seen = ", ".join(map(str, pool.binds)) or "none of yours"
+            raise Failed(
+                Exit.WRONG,
+                f"{named} in {here}: HTCondor sees other folders only ({seen}); go there, or start the pool "
+                f"with `deskgrid pool start --bind {here}`",
+            )
+        here = pool.jobs
+    finished = pool.command(argv, cwd=here, timeout_seconds=60)
     tell((finished.stdout + finished.stderr).rstrip(), soft_wrap=True)
     raise typer.Exit(finished.code if finished.code >= 0 else Exit.NO)
 
@@ -109,7 +128,8 @@ def _folder(run: Path | None) -> Path:
     return run or cache_folder() / "pool"
 
 
-def _find(run: Path | None) -> EmbeddedPool:
+def find_pool(run: Path | None) -> EmbeddedPool:
+    """The embedded pool that runs. Raises: Failed."""
     tree = trees.find()
     pool = EmbeddedPool.find(tree, _folder(run)) if tree else None
     if pool is None:

@@ -89,6 +89,10 @@ class OperatorClient:
         query = {"limit": str(limit)} | ({"desktop": desktop} if desktop is not None else {})
         return self._get(f"/v1/leases?{urlencode(query)}", list[LeaseRecord])
 
+    def lease(self, vm_id: str) -> LeaseRecord:
+        """One lease, living or ended."""
+        return self._get(f"/v1/lease/{quote(vm_id, safe='')}", LeaseRecord)
+
     def images(self) -> list[ImageFacts]:
         """The images on offer."""
         return list(self.status().images)

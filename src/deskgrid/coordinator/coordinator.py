@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+import msgspec
 import sqlalchemy as sa
 
 from deskgrid.coordinator import records
@@ -16,16 +17,16 @@ from deskgrid.coordinator.fleet import Fleet
 from deskgrid.coordinator.forgetting import DELAYS_SECONDS, Forgetting
 from deskgrid.coordinator.holding import Holding
 from deskgrid.coordinator.inventories import Inventories
-from deskgrid.coordinator.kept import DesktopInventory, LeaseRecord, Member
+from deskgrid.coordinator.kept import DesktopInventory, LeaseRecord, Member, outcomes_of, spent_of
 from deskgrid.coordinator.ledger import Ledger
 from deskgrid.coordinator.neighbours import Neighbours
 from deskgrid.coordinator.offering import Offering
-from deskgrid.coordinator.outcomes import KEPT_DAYS, Outcomes
+from deskgrid.coordinator.outcomes import KEPT_DAYS, LastVms, Outcomes
 from deskgrid.coordinator.recorder import Recorder
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.signed import SignedCatalogue
 from deskgrid.core.why import View
-from deskgrid.model.plan import Outcome
+from deskgrid.model.desktop import Desktop
 from deskgrid.pool.contract import Pool
 
 T = TypeVar("T")
@@ -58,7 +59,13 @@ class Coordinator:
         self.holding = Holding(settings.max_held)
         self.members = {member.name: member for member in loaded.members}
         self.inventories = Inventories(loaded.inventories)
-        self.ledger = Ledger(settings.plan.lease_seconds, settings.guest.token_seconds, Outcomes(loaded.outcomes))
+        self.ledger = Ledger(
+            settings.plan.lease_seconds,
+            settings.guest.token_seconds,
+            Outcomes(outcome for record in loaded.recent for outcome in outcomes_of(record)),
+            LastVms(spent for record in loaded.recent if (spent := spent_of(record)) is not None),
+        )
+        self.ledger.changes.tellers.remember(loaded.recent)
         self.ledger.restore(loaded.living, loaded.gone, self.started_at)
         self.recorder = Recorder(loaded.database, self.ledger.changes, loaded.last_line)
         catalogue = catalogue or _catalogue(settings)
@@ -66,6 +73,24 @@ class Coordinator:
         self.view = View(at=self.started_at, settings=settings.plan)
         self._threads = ThreadPoolExecutor(4, "pool")
         self.forgetting = Forgetting(self._forget, self._forgotten, loaded.forget_delays)
+
+    def is_member(self, desktop: str) -> bool:
+        """Whether a desktop is enrolled and not revoked."""
+        member = self.members.get(desktop)
+        return member is not None and member.revoked_at is None
+
+    def desktops(self) -> tuple[Desktop, ...]:
+        """The members that have reported, for a plan, no larger than their inventories say."""
+        return tuple(self._within(one) for one in self.fleet.desktops() if self.is_member(one.name))
+
+    def _within(self, desktop: Desktop) -> Desktop:
+        known = self.inventories.get(desktop.name)
+        if known is None:
+            return desktop
+        cpus, memory = known.inventory.cpus or desktop.cpus, known.inventory.memory_bytes or desktop.memory_bytes
+        return msgspec.structs.replace(
+            desktop, cpus=min(cpus, desktop.cpus), memory_bytes=min(memory, desktop.memory_bytes)
+        )
 
     async def ask_pool(self, ask: Callable[[], T]) -> T:
         """Run a call of the pool's in a thread of its own: HTCondor may take seconds."""
@@ -121,5 +146,5 @@ class Loaded:
         self.inventories: list[DesktopInventory] = records.inventories(connection)
         self.living: list[LeaseRecord] = records.live_leases(connection)
         self.gone = records.ended_leases(connection, now - timedelta(seconds=GONE_SECONDS), 10_000)
-        self.outcomes: list[Outcome] = records.outcomes(connection, now - timedelta(days=KEPT_DAYS), 20_000)
+        self.recent = records.recent_leases(connection, now - timedelta(days=KEPT_DAYS), 20_000)
         self.last_line = records.last_line(connection)

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from deskgrid.coordinator.changes import Changes, Live, clean
-from deskgrid.coordinator.kept import LeaseRecord, outcomes_of
-from deskgrid.coordinator.outcomes import Outcomes
+from deskgrid.coordinator.kept import LeaseRecord, outcomes_of, spent_of
+from deskgrid.coordinator.outcomes import LastVms, Outcomes
 from deskgrid.model.desktop import Fault, VmReport, VmState
 from deskgrid.model.lease import Lease
 from deskgrid.model.plan import LiveLease
@@ -38,14 +38,16 @@ class Ledger:
     changes: what is not recorded yet. ended: vm ids whose ads must leave the collector, for the caller to take away.
     """
 
-    def __init__(self, lease_seconds: float, token_seconds: float, outcomes: Outcomes) -> None:
+    def __init__(
+        self, lease_seconds: float, token_seconds: float, outcomes: Outcomes, last_vms: LastVms | None = None
+    ) -> None:
         self._lease_seconds = lease_seconds
         self._lease, self._token_life = timedelta(seconds=lease_seconds), timedelta(seconds=token_seconds)
         self._live: dict[str, Live] = {}
         self._of: dict[str, dict[str, Live]] = {}
         self._gone: dict[str, LeaseRecord] = {}
         self.changes = Changes()
-        self.outcomes = outcomes
+        self.outcomes, self.last_vms = outcomes, last_vms or LastVms()
         self.ended: list[str] = []
 
     # what is there
@@ -199,6 +201,7 @@ class Ledger:
 
     def _add(self, live: Live) -> None:
         self._live[live.lease.vm_id] = live
+        self.changes.tellers.add(live.lease.desktop, live.lease.vm_id)
         self._of.setdefault(live.lease.desktop, {})[live.lease.vm_id] = live
 
     def _change(self, live: Live, **values: Any) -> None:
@@ -238,6 +241,8 @@ class Ledger:
         self._change(live, ended_at=now, end=end, fault=fault, accelerator=accelerator)
         if not already:
             self._failed(live)
+        if (spent := spent_of(live.record)) is not None:
+            self.last_vms.add(spent)
         del self._live[vm_id]
         del self._of[live.lease.desktop][vm_id]
         self._gone[vm_id] = live.record

@@ -17,6 +17,7 @@ from deskgrid.coordinator import records
 from deskgrid.coordinator.credentials import TOKEN_PREFIX, digest, new_id, new_secret, proves, token_parts
 from deskgrid.coordinator.kept import Member, TokenRecord
 from deskgrid.coordinator.problems import Refusal
+from deskgrid.model.counted import counted
 from deskgrid.wire.messages import Enrol, Enrolled
 
 RESERVED = ("coordinator", "operator")
@@ -31,7 +32,10 @@ def make_token(
     record = TokenRecord(token_id, digest(secret), now, who, now + timedelta(seconds=lifetime_seconds), uses)
     records.add_token(connection, record)
     records.note(
-        connection, who, f"made enrolment token {token_id} for {uses} uses until {record.expires_at:%F %T}", now
+        connection,
+        who,
+        f"made enrolment token {token_id} for {counted(uses, 'use')} until {record.expires_at:%F %T}",
+        now,
     )
     return f"{TOKEN_PREFIX}_{token_id}_{secret}", record
 

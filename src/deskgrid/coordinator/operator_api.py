@@ -27,6 +27,7 @@ from deskgrid.coordinator.kept import Member
 from deskgrid.coordinator.problems import Refusal
 from deskgrid.coordinator.trust import Authority
 from deskgrid.coordinator.views import Because, Done, Events, Healthy, MadeToken, MakeToken
+from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName, name
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolError
@@ -54,6 +55,7 @@ class OperatorApi:
             "/v1/inventory": self.inventory,
             "/v1/vms": self.vms,
             "/v1/leases": self.leases,
+            "/v1/lease/{vm_id}": self.lease,
             "/v1/images": self.images,
             "/v1/story/{vm_id}": self.story,
             "/v1/why/job/{job_id}": self.why_job,
@@ -104,10 +106,18 @@ class OperatorApi:
         return explain.vms(self._office)
 
     async def leases(self, request: Request) -> object:
-        """Leases, living and ended, newest first; `desktop` and `limit` choose."""
+        """Leases, living and ended, newest first, at most MOST_LEASES; `desktop` and `limit` choose."""
         desktop = request.query_params.get("desktop")
-        limit = _number(request, "limit", 100, 10_000)
-        return await self._office.recorder.call(lambda c: records.leases(c, desktop, int(limit)))
+        limit = int(_number(request, "limit", 100, 10_000))
+        return await self._office.recorder.call(lambda c: records.leases(c, desktop, limit))
+
+    async def lease(self, request: Request) -> object:
+        """One lease, living or ended."""
+        vm_id = _named(request, "vm_id", "VM id")
+        found = await self._office.recorder.call(lambda c: records.lease(c, vm_id))
+        if found is None:
+            raise Refusal(404, "vm-unknown", f"No virtual machine {vm_id} is known; see `deskgrid vm list`.")
+        return found
 
     async def images(self, request: Request) -> object:
         """All versions of all images."""
@@ -153,7 +163,7 @@ class OperatorApi:
             raise Refusal(
                 400,
                 "bad-limits",
-                f"token: got {asked.lifetime_seconds:g} s and {asked.uses} uses, "
+                f"token: got {asked.lifetime_seconds:g} s and {counted(asked.uses, 'use')}, "
                 "expected 60 s to 90 days and 1 to 100000 uses.",
             )
         now = self._office.clock()

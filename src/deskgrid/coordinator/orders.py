@@ -11,6 +11,7 @@ Rules, told first:
 
 from deskgrid.coordinator.changes import Live
 from deskgrid.coordinator.coordinator import Coordinator
+from deskgrid.coordinator.tellers import REPORT_LINES
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Answer, Order, Report
@@ -51,7 +52,7 @@ async def answer(office: Coordinator, name: str, report: Report, raw: bytes, whe
         orders=told,
         next_report_seconds=soon,
         acknowledged=tuple(vm.vm_id for vm in report.ended),
-        story_count=len(report.story),
+        story_count=min(len(report.story), REPORT_LINES),
     )
 
 
@@ -61,7 +62,7 @@ def _take_in(office: Coordinator, name: str, report: Report, where: str) -> None
     office.neighbours.hear(name, where, report, now)
     if report.story:
         known = office.fleet.get(name)
-        office.ledger.changes.retell(name, report.story, known.skew_seconds if known else 0.0, now)
+        office.ledger.changes.retell(name, report.story[:REPORT_LINES], known.skew_seconds if known else 0.0, now)
 
 
 def _orders(office: Coordinator, name: str, report: Report) -> tuple[Order, ...]:

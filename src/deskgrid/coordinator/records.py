@@ -9,14 +9,17 @@ import msgspec
 import sqlalchemy as sa
 
 from deskgrid.coordinator import database as db
-from deskgrid.coordinator.kept import COORDINATOR, DesktopInventory, LeaseRecord, Line, Member, TokenRecord, outcomes_of
+from deskgrid.coordinator.kept import COORDINATOR, DesktopInventory, LeaseRecord, Line, Member, TokenRecord
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease, Size
-from deskgrid.model.plan import Outcome
 from deskgrid.model.reason import Reason
 
+MOST_LEASES = 1000
+"""So many are told at once: all who need the database wait meanwhile."""
+STORY_LINES = 500
+"""A VM's story has no more lines; an ordinary one has some ten."""
 _Told = tuple[datetime, str, str, str]
 
 
@@ -124,8 +127,9 @@ def ended_leases(connection: sa.Connection, since: datetime, limit: int) -> list
 
 
 def leases(connection: sa.Connection, desktop: str | None, limit: int) -> list[LeaseRecord]:
-    """Leases, living and ended, newest first; of one desktop or of all."""
-    chosen = sa.select(db.leases).order_by(db.leases.c.granted_at.desc(), db.leases.c.vm_id).limit(limit)
+    """Leases, living and ended, newest first, at most MOST_LEASES; of one desktop or of all."""
+    c = db.leases.c
+    chosen = sa.select(db.leases).order_by(c.granted_at.desc(), c.vm_id.desc()).limit(min(limit, MOST_LEASES))
     if desktop is not None:
         chosen = chosen.where(db.leases.c.desktop == desktop)
     return [_lease_record(row) for row in connection.execute(chosen).mappings()]
@@ -137,18 +141,17 @@ def lease(connection: sa.Connection, vm_id: str) -> LeaseRecord | None:
     return _lease_record(row) if row else None
 
 
-def outcomes(connection: sa.Connection, since: datetime, limit: int) -> list[Outcome]:
-    """How the starts of the last days went, from the leases."""
+def recent_leases(connection: sa.Connection, since: datetime, limit: int) -> list[LeaseRecord]:
+    """The leases that were granted since a time, newest first."""
     c = db.leases.c
     chosen = sa.select(db.leases).where(c.granted_at >= since).order_by(c.granted_at.desc()).limit(limit)
-    found: list[Outcome] = []
-    for row in connection.execute(chosen).mappings():
-        found += outcomes_of(_lease_record(row))
-    return found
+    return [_lease_record(row) for row in connection.execute(chosen).mappings()]
 
 
 def write_story(connection: sa.Connection, lines: Sequence[Line]) -> list[Line]:
     """Write lines that are not there yet; a desktop's only to the stories of its own VMs.
+
+    A story that has STORY_LINES lines gets none but the coordinator's own, which are few.
 
     Returns: the lines that were written, with their numbers.
     """
@@ -160,6 +163,8 @@ def write_story(connection: sa.Connection, lines: Sequence[Line]) -> list[Line]:
         desktop, told = known[line.vm_id]
         key = (line.told_at, line.source, line.state, line.event)
         if key in told or line.source not in (COORDINATOR, desktop):
+            continue
+        if len(told) >= STORY_LINES and line.source != COORDINATOR:
             continue
         told.add(key)
         values = msgspec.structs.asdict(line)

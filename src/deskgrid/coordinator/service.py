@@ -35,6 +35,7 @@ from deskgrid.coordinator.cycle import run_cycles
 from deskgrid.coordinator.database import DatabaseError, open_database
 from deskgrid.coordinator.operator_api import OperatorApi
 from deskgrid.coordinator.settings import CoordinatorSettings
+from deskgrid.coordinator.upkeep import keep_small
 from deskgrid.host.files import Locked, locked
 from deskgrid.pool.contract import Pool
 
@@ -178,6 +179,7 @@ async def _until_stopped(
     tasks = [
         asyncio.create_task(run_cycles(office, stopping)),
         asyncio.create_task(_renew(server, office, stopping)),
+        asyncio.create_task(keep_small(office, stopping)),
     ]
     try:
         await server.serve([listening])

@@ -35,6 +35,9 @@ if sys.platform == "win32":
     def _keep_mode(handle: int, mode: int, owner: Account | None) -> None:
         """Files have no such modes there: who may read one follows from its folder."""
 
+    def _no_writer(handle: int, path: Path) -> None:
+        """It can't be asked there."""
+
     def _sync_folder(folder: Path) -> None:
         """A folder can't be synced there."""
 else:
@@ -47,6 +50,17 @@ else:
         if owner is not None and os.geteuid() == 0:
             os.fchown(handle, owner.uid, owner.gid)
         os.fchmod(handle, mode)
+
+    def _no_writer(handle: int, path: Path) -> None:
+        """Raises: OSError when somebody has it open to write: the kernel gives no lease then (fcntl(2), F_SETLEASE)."""
+        if not hasattr(fcntl, "F_SETLEASE"):
+            return
+        try:
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                raise OSError(errno.ETXTBSY, "another process still writes to it", str(path)) from None
 
     def _sync_folder(folder: Path) -> None:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -107,12 +121,70 @@ def open_plain(path: Path) -> IO[bytes]:
     return os.fdopen(handle, "rb")
 
 
-def own_folder(path: Path, owner: Account, mode: int = 0o755) -> None:
-    """Make a folder that belongs to `owner`, its parents included if they are missing (those stay the caller's)."""
-    path.mkdir(parents=True, exist_ok=True)
-    if os.geteuid() == 0:
-        os.chown(path, owner.uid, owner.gid)
+def create_plain(path: Path, mode: int = 0o600) -> IO[bytes]:
+    """Make a new file and open it to read and write; nothing that is there, and no link, is taken for it.
+
+    Raises: OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | _BINARY
+    handle = os.open(path, flags, 0o600)
+    _keep_mode(handle, mode, None)
+    return os.fdopen(handle, "r+b")
+
+
+def give(file: IO[bytes], owner: Account, mode: int = 0o600) -> None:
+    """Let an account that has fewer rights than we use an open file of ours, though not its folder."""
+    _keep_mode(file.fileno(), mode, owner)
+
+
+def take_back(path: Path, mode: int = 0o600) -> None:
+    """A file that was given away is ours again, and nobody else writes to it any more.
+
+    Raises: OSError, also when somebody still has it open to write.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if os.geteuid() == 0:
+            os.fchown(handle, 0, 0)
+        os.fchmod(handle, mode)
+        _no_writer(handle, path)
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path, mode: int = 0o755, new: bool = False) -> None:
+    """Make a folder of ours, and its parents if they are missing (755), whatever the umask; others stay as they are.
+
+    Raises: OSError; with `new` also when it is there.
+    """
+    if not new and path.is_dir():
+        return
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    try:
+        path.mkdir(0o700)
+    except FileExistsError:
+        if new:
+            raise
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+        return
     path.chmod(mode)
+
+
+def own_folder(path: Path, owner: Account, mode: int = 0o755) -> None:
+    """Make a folder that belongs to `owner`, its parents included if they are missing (those stay the caller's).
+
+    Raises: OSError, also when a link is there: who has the account could have put it there.
+    """
+    make_folder(path, mode)
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.geteuid() == 0:
+            os.fchown(handle, owner.uid, owner.gid)
+        os.fchmod(handle, mode)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -122,7 +194,12 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     Raises:
         Locked: when `wait` is false and another process holds it.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        handle = os.open(path, flags)
+    except FileNotFoundError:
+        handle = os.open(path, flags | os.O_CREAT, 0o600)
+        _keep_mode(handle, 0o644, None)
     try:
         try:
             _lock(handle, wait)

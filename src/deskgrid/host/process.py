@@ -40,12 +40,13 @@ def run(
     stdin: bytes = b"",
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Finished:
     """Run `argv` and wait for at most `timeout_seconds`; never raises for what the program does.
 
     Args:
         stdin: all that the program reads.
-        env: its whole environment; None: ours.
+        env: its whole environment; None: ours. pass_fds: open files that it inherits under the same numbers.
     """
     try:
         process = subprocess.Popen(
@@ -55,6 +56,7 @@ def run(
             stderr=subprocess.PIPE,
             env=None if env is None else dict(env),
             cwd=cwd,
+            pass_fds=pass_fds,
             start_new_session=True,
         )
     except OSError as error:

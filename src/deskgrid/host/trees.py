@@ -25,10 +25,14 @@ _FORMAT = 1
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """What is in a tree."""
+    """What is in a tree.
+
+    moving: of a suite that changes daily, such as testing: a mirror's copy may be past the date that it is valid until.
+    """
 
     suite: str
     packages: tuple[str, ...]
+    moving: bool = False
 
 
 class Tree(msgspec.Struct, frozen=True):
@@ -103,7 +107,8 @@ def _build(recipe: Recipe, owner: Account, place: Path, progress: Progress) -> N
     fresh.mkdir()
     tar = fresh / "tree.tar"
     try:
-        bootstrap(recipe.suite, recipe.packages, tar, progress)
+        options = ['--aptopt=Acquire::Check-Valid-Until "false"'] if recipe.moving else []
+        bootstrap(recipe.suite, recipe.packages, tar, progress, options)
         progress(0.96, "unpacking the tree")
         unpack(tar, fresh / "root", owner)
         tar.unlink()

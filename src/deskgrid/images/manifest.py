@@ -17,6 +17,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -165,13 +166,19 @@ def measure(path: Path) -> FileFacts:
 
     Raises: OSError.
     """
-    total, length = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
-        while part := file.read(_PART_BYTES):
-            total.update(part)
-            length += len(part)
-            _forget(file.fileno(), length)
-        _forget(file.fileno(), 0)
+        return measure_open(file)
+
+
+def measure_open(file: IO[bytes]) -> FileFacts:
+    """The same of a file that is open, from its beginning."""
+    total, length = hashlib.sha256(), 0
+    file.seek(0)
+    while part := file.read(_PART_BYTES):
+        total.update(part)
+        length += len(part)
+        _forget(file.fileno(), length)
+    _forget(file.fileno(), 0)
     return FileFacts(length, total.hexdigest())
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.host.files import write_atomic
+from deskgrid.model.pool import ON_SERVER
 
 MARK = "# Written by deskgrid"
 VM_USER = "deskgrid-vm"
@@ -133,25 +134,73 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 "when that machine dies without a word.",
             ),
             Setting(
-                "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridImage",
+                "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridLease DeskgridImage DeskgridImageAgain",
                 "Adds to the transforms that this schedd may have already.",
             ),
             Setting(
-                "JOB_TRANSFORM_DeskgridImage @=end\n"
-                "   NAME a job that names an image runs only in that image\n"
-                "   REQUIREMENTS isString(MY.vm_name)\n"
-                "   COPY Requirements DeskgridSubmittedRequirements\n"
-                "   SET Requirements (MY.DeskgridSubmittedRequirements) && (TARGET.vm_name == MY.vm_name)\n"
+                "JOB_TRANSFORM_DeskgridLease @=end\n"
+                "   NAME a job that names an image is not lost for long\n"
+                f"   REQUIREMENTS {_NAMES_AN_IMAGE}\n"
                 f"   EVALSET JobLeaseDuration ifThenElse(isInteger(JobLeaseDuration) && JobLeaseDuration < {lease}, "
                 f"JobLeaseDuration, {lease})\n"
                 "@end",
+                "The lease bounds how long a job is lost when its VM dies without a word; a shorter one that the job "
+                "asks for stays. Jobs that run on the submit server itself (scheduler universe, so DAGMan; local; "
+                "grid) are left alone, here and below.",
+            ),
+            Setting(
+                _transform("DeskgridImage", _named(_KEPT, once=False), _KEPT),
                 "The job's own Requirements stay and are joined by the image's name, compared as values. They are "
                 "referred to, not pasted in: HTCondor would expand macros in a pasted text, and so give away this "
-                "configuration to whoever writes a job. The lease bounds how long a job is lost when its VM dies "
-                "without a word; a shorter one that the job asks for stays.",
+                "configuration to whoever writes a job. Applied again, as HTCondor does to each job of a factory "
+                "(max_materialize, max_idle), it changes nothing: Requirements that refer to the attribute already are "
+                "not kept under that name a second time, since they would then refer to themselves.",
+            ),
+            Setting(
+                _transform(
+                    "DeskgridImageAgain",
+                    f"{_named(_KEPT, once=True)} && ! {_is_joined(_KEPT)} && {_named(_KEPT_AGAIN, once=False)}",
+                    _KEPT_AGAIN,
+                ),
+                "A job may write any attribute, this one too, and another server may have added to Requirements that "
+                "were joined before: such Requirements are kept under another name.",
+            ),
+            Setting(
+                "SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False",
+                "HTCondor 25.11 and later offer a user so many matches in one negotiation, 20 as it comes, and a match "
+                "with a machine that could be started counts though it starts nothing: a second image of the same user "
+                "would not be seen until the first is served. How many transfers run at once stays bounded. Earlier "
+                "versions don't know this setting.",
             ),
         ),
     )
+
+
+_NAMES_AN_IMAGE = "isString(MY.vm_name) && " + " && ".join(f"JobUniverse =!= {number}" for number in ON_SERVER)
+_KEPT, _KEPT_AGAIN = "DeskgridSubmittedRequirements", "DeskgridFurtherRequirements"
+
+
+def _transform(name: str, when: str, kept: str) -> str:
+    """A transform that joins a job's Requirements, kept as the attribute `kept`, with its image's name."""
+    return (
+        f"JOB_TRANSFORM_{name} @=end\n"
+        "   NAME a job that names an image runs only in that image\n"
+        f"   REQUIREMENTS {_NAMES_AN_IMAGE} && {when}\n"
+        f"   COPY Requirements {kept}\n"
+        f"   SET Requirements (MY.{kept}) && (TARGET.vm_name == MY.vm_name)\n"
+        "@end"
+    )
+
+
+def _named(kept: str, once: bool) -> str:
+    """Whether a job's Requirements name the attribute."""
+    return f'{"" if once else "! "}regexp("{kept}", unparse(Requirements), "i")'
+
+
+def _is_joined(kept: str) -> str:
+    """Whether a job's Requirements are what the transform makes of them, however HTCondor writes it."""
+    joined = f"^[ (]*MY[.]{kept}[ )]*&&[ (]*TARGET[.]vm_name *== *MY[.]vm_name[ )]*$"
+    return f'regexp("{joined}", unparse(Requirements), "i")'
 
 
 def _negotiation() -> DropIn:
@@ -172,19 +221,21 @@ def _security(settings: PoolSettings) -> DropIn:
     vm, coordinator = f"{VM_USER}@{settings.trust_domain}", f"{COORDINATOR_USER}@{settings.trust_domain}"
     return DropIn(
         path="60-deskgrid-security.conf",
-        why="All daemons: VMs authenticate with tokens of a signing key of their own, and all traffic is encrypted.",
+        why="All daemons: VMs authenticate with tokens of a signing key of their own. Whether others must authenticate "
+        "is left as this pool has it: VMs and coordinator insist on it, and on encryption, from their side.",
         settings=(
             Setting(f"TRUST_DOMAIN = {settings.trust_domain}", "The issuer in the tokens; VMs are told the same."),
             Setting(
-                "SEC_DEFAULT_AUTHENTICATION = REQUIRED\n"
-                "SEC_DEFAULT_ENCRYPTION = REQUIRED\n"
-                "SEC_DEFAULT_INTEGRITY = REQUIRED",
-                "No daemon listens to somebody it does not know, and nothing can be read or changed on the way. The "
-                "list of methods is left as it is; IDTOKENS is in HTCondor's default.",
+                "DESKGRID_OWN_MACHINES = $(ALLOW_DAEMON)\n"
+                "if $(LEGACY_ALLOW_SEMANTICS:False)\n"
+                "   DESKGRID_OWN_MACHINES = $(ALLOW_DAEMON:$(ALLOW_WRITE))\n"
+                "endif",
+                "Who may advertise machines here while the two settings below are not set: HTCondor takes ALLOW_DAEMON "
+                "for them, and ALLOW_WRITE for that in pools that keep the ways of 8.8. It may still.",
             ),
             Setting(
-                f"ALLOW_ADVERTISE_STARTD = $(ALLOW_ADVERTISE_STARTD) {vm} {coordinator}\n"
-                f"ALLOW_ADVERTISE_MASTER = $(ALLOW_ADVERTISE_MASTER) {vm} {coordinator}\n"
+                f"ALLOW_ADVERTISE_STARTD = $(ALLOW_ADVERTISE_STARTD:$(DESKGRID_OWN_MACHINES)) {vm} {coordinator}\n"
+                f"ALLOW_ADVERTISE_MASTER = $(ALLOW_ADVERTISE_MASTER:$(DESKGRID_OWN_MACHINES)) {vm} {coordinator}\n"
                 f"ALLOW_READ = $(ALLOW_READ) {vm} {coordinator}",
                 "What the identity in a VM's token may do; the token itself is limited to the same three. It is "
                 f"signed with the key {settings.key!r} in SEC_PASSWORD_DIRECTORY: removing that file revokes the "

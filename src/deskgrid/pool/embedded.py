@@ -21,7 +21,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-import msgspec
 import psutil
 
 from deskgrid.host.entry import enter, run_in, tidy
@@ -29,7 +28,19 @@ from deskgrid.host.process import Finished, kill_group
 from deskgrid.host.trees import Tree
 from deskgrid.pool.config import COORDINATOR_USER
 from deskgrid.pool.head import Folders, HeadSettings
-from deskgrid.pool.place import EmbeddedError, State, check_port, daemons_of, end, folders_of, free_port, prepare
+from deskgrid.pool.place import (
+    EmbeddedError,
+    State,
+    check_binds,
+    check_port,
+    daemons_of,
+    end,
+    folders_of,
+    free_port,
+    last_state,
+    prepare,
+    usual_port,
+)
 from deskgrid.pool.reach import Reach
 
 __all__ = ["EmbeddedError", "EmbeddedPool", "free_port"]
@@ -58,7 +69,8 @@ class EmbeddedPool:
 
         Args:
             folder: its folder, made if missing; becomes the property of the tree's account.
-            binds: further folders that jobs use as their initial working directory.
+            binds: further folders that jobs use as their initial working directory. They get no rights by it: only
+                what the tree's account may reach anyway is bound.
             waiting: called now and then, for a spinner.
 
         Raises:
@@ -69,8 +81,9 @@ class EmbeddedPool:
         if cls.find(tree, folder) is not None:
             raise EmbeddedError(f"embedded pool {folder}: it runs already; stop it or choose another folder")
         end(daemons_of(folders))
-        port = settings.port or free_port()
+        port = settings.port or usual_port(folders)
         check_port(port)
+        check_binds(tree.account, binds)
         state = State(port, settings.guest_host, settings.pool.trust_domain, settings.pool.key, tuple(map(str, binds)))
         prepare(tree.account, folders, settings, state)
         pool = cls(tree, folders, state, None)
@@ -87,9 +100,8 @@ class EmbeddedPool:
     def find(cls, tree: Tree, folder: Path) -> "EmbeddedPool | None":
         """Return the pool that runs in this folder, or None."""
         folders = folders_of(folder)
-        try:
-            state = msgspec.json.decode((folders.run / "pool.json").read_bytes(), type=State)
-        except (OSError, msgspec.DecodeError):
+        state = last_state(folders)
+        if state is None:
             return None
         pool = cls(tree, folders, state, None)
         return pool if pool.master_pid() is not None else None
@@ -108,6 +120,15 @@ class EmbeddedPool:
     def jobs(self) -> Path:
         """A folder for submit files and job output that the pool's daemons can see."""
         return self.folders.run / "jobs"
+
+    @property
+    def binds(self) -> tuple[Path, ...]:
+        """Folders of others that the pool's daemons see."""
+        return tuple(map(Path, self.state.binds))
+
+    def sees(self, folder: Path) -> bool:
+        """Whether the pool's daemons see this folder, and so jobs may be submitted there."""
+        return any(folder.is_relative_to(seen) for seen in self._binds())
 
     def reach(self, timeout_seconds: float = 20.0) -> Reach:
         """How the coordinator, under the same account but in any process, reaches this pool."""
@@ -165,7 +186,8 @@ class EmbeddedPool:
                 self._process.wait(timeout=5)
         end(daemons_of(self.folders))
         self.folders.pid.unlink(missing_ok=True)
-        tidy(self.tree, self.folders.run)
+        for bind in self._binds():
+            tidy(self.tree, bind)
 
     def __enter__(self) -> "EmbeddedPool":
         return self
@@ -176,7 +198,7 @@ class EmbeddedPool:
         self.stop()
 
     def _binds(self) -> tuple[Path, ...]:
-        return (self.folders.run, *map(Path, self.state.binds))
+        return (self.folders.run, *self.binds)
 
     def _env(self) -> dict[str, str]:
         return {"CONDOR_CONFIG": str(self.folders.config), "HOME": str(self.folders.run)}

@@ -155,6 +155,9 @@ def _security(settings: HeadSettings, folders: Folders) -> Setting:
         "ADVERTISE_STARTD ADVERTISE_SCHEDD ADVERTISE_MASTER CLIENT"
     )
     return Setting(
+        "SEC_DEFAULT_AUTHENTICATION = REQUIRED\n"
+        "SEC_DEFAULT_ENCRYPTION = REQUIRED\n"
+        "SEC_DEFAULT_INTEGRITY = REQUIRED\n"
         "SEC_DEFAULT_AUTHENTICATION_METHODS = FS, IDTOKENS\n"
         f"SEC_PASSWORD_DIRECTORY = {folders.keys}\n"
         f"SEC_TOKEN_POOL_SIGNING_KEY_FILE = {folders.keys}/{settings.pool.key}\n"

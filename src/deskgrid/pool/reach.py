@@ -74,6 +74,8 @@ def _environment(reach: Reach) -> dict[str, str]:
         "_CONDOR_SEC_PASSWORD_DIRECTORY": reach.keys,
         "_CONDOR_SEC_CLIENT_AUTHENTICATION_METHODS": "IDTOKENS" if reach.tokens else "",
     }
+    if reach.tokens:  # whatever the pool asks of others
+        chosen |= {f"_CONDOR_SEC_CLIENT_{what}": "REQUIRED" for what in ("AUTHENTICATION", "ENCRYPTION", "INTEGRITY")}
     return {**kept, "LANG": "C.UTF-8", **{name: value for name, value in chosen.items() if value}}
 
 

@@ -4,7 +4,9 @@ What makes an answer whole:
 - One question to the collector gives offline ads, slots, schedds and the collector's start: one moment, one answer.
 - After `advertise` we know which ads the collector must have. If it lacks one, or started anew, it has forgotten:
   matches are unknown, and so are machines until every startd has had the time to report again.
-- A schedd that we knew and that is not there any more makes idle jobs unknown, until it has been gone for long.
+- A schedd that we knew and that is not there any more makes idle jobs unknown, until it has been gone for long. One of
+  another pool, which flocks here, is not asked: its submitters' ads say how many jobs wait there.
+- With versions of HTCondor whose negotiator crashes at an offline match nothing is advertised.
 Ads are sent only when they are new, changed or old, and carry over what the negotiator wrote into them.
 """
 
@@ -14,8 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
+from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName, name
-from deskgrid.model.pool import Job, JobGroup, Match, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import Foreign, Job, JobGroup, Match, OfflineAd, PoolSnapshot
 from deskgrid.pool.ads import BadText, quote, read_ads
 from deskgrid.pool.config import VM_USER
 from deskgrid.pool.contract import Partial, PoolError, Refused
@@ -27,12 +30,14 @@ from deskgrid.pool.reading import (
     IDLE_COLUMNS,
     IDLE_QUESTION,
     JOB_ATTRIBUTES,
+    JOB_COLUMNS,
     Answer,
     idle_groups,
     job_of,
     machines,
     sort_answer,
 )
+from deskgrid.pool.versions import limits_matches, unfit
 
 AD_LIFETIME_SECONDS = 900
 _REFRESH_SECONDS = AD_LIFETIME_SECONDS / 3
@@ -62,6 +67,7 @@ class CondorPool:
         self._collector_started: int | None = None
         self._settled_at: datetime | None = None
         self._schedds: dict[str, float] = {}
+        self._abroad: set[str] = set()
 
     def advertise(self, ads: Sequence[OfflineAd]) -> None:
         """See Pool.advertise."""
@@ -71,7 +77,10 @@ class CondorPool:
         except BadName as error:
             raise Refused(str(error)) from None
         with self._lock:
-            present = {str(ad.get("Name")): ad for ad in self._ask_collector(left).offline}
+            answer = self._ask_collector(left)
+            if ads and (faults := _unfit(answer)):
+                raise Refused("; ".join(faults))
+            present = {str(ad.get("Name")): ad for ad in answer.offline}
             due = [ad for key, ad in wanted.items() if key not in present or self._is_due(ad)]
             gone = [key for key in present if key not in wanted]
             if due:
@@ -98,7 +107,15 @@ class CondorPool:
             matched = None if faults else self._matches(answer, at, idle)
             settling = self._settling(answer, at)
         found = None if faults or settling else machines(answer.slots)
-        return PoolSnapshot(at, matched, idle, found, (*faults, *settling, *schedd_faults))
+        return PoolSnapshot(
+            at,
+            matched,
+            idle,
+            found,
+            (*faults, *settling, *schedd_faults, *_unfit(answer)),
+            tuple(Foreign(schedd, idle) for schedd, idle in sorted(answer.foreign.items())),
+            tuple(sorted(name for name in answer.schedds.values() if limits_matches(answer.versions[name]))),
+        )
 
     def mint_token(self, vm_id: str, lifetime_seconds: int) -> str:
         """See Pool.mint_token. The identity is the same for all VMs; the token's own id is in the daemons' logs."""
@@ -128,7 +145,8 @@ class CondorPool:
         if not _JOB_ID.match(job_id):
             raise Refused(f"job id: got {job_id[:40]!r}, expected cluster.proc such as 12.0")
         left = _Time(self._reach.timeout_seconds)
-        schedds = sorted(self._ask_collector(left).schedds.values())
+        answer = self._ask_collector(left)
+        schedds = sorted(set(answer.schedds.values()) - set(answer.foreign))
         if not schedds:
             raise Partial("schedds: the collector knows none; has it just been restarted?")
         for tool in ("condor_q", "condor_history"):
@@ -143,7 +161,7 @@ class CondorPool:
         ads = _read(run_tool(self._reach, [*base, "-json", "-attributes", JOB_ATTRIBUTES], left.seconds()))
         if not ads:
             return None
-        numbers = run_tool(self._reach, [*base, "-af", "int(RequestCpus)", "int(RequestMemory)"], left.seconds())
+        numbers = run_tool(self._reach, [*base, "-af", *JOB_COLUMNS], left.seconds())
         return job_of(ads[0], schedd, numbers)
 
     def _is_due(self, ad: OfflineAd) -> bool:
@@ -180,12 +198,16 @@ class CondorPool:
         missing = lost(answer.offline, [ad_name(ad) for ad in self._sent])
         if not missing:
             return ()
-        return (f"collector: it has forgotten {len(missing)} of our {len(self._sent)} offline ads; it was restarted",)
+        return (
+            f"collector: it has forgotten {counted(len(missing), 'offline ad')} of {len(self._sent)}; it was restarted",
+        )
 
     def _matches(self, answer: Answer, at: datetime, idle: tuple[JobGroup, ...] | None) -> tuple[Match, ...]:
         """What the negotiator matched, joined with what it said shortly before. The caller holds the lock."""
-        waiting = None if idle is None else {(group.schedd, group.autocluster) for group in idle}
         found = matches(answer.offline, answer.schedds)
+        waiting = None if idle is None else {(group.schedd, group.autocluster) for group in idle}
+        if waiting is not None:
+            waiting |= {(m.schedd, m.autocluster) for m in self._seen if answer.foreign.get(m.schedd)}
         self._seen = remembered(found, at, self._seen, answer.offline, waiting)
         return counted_once(self._seen)
 
@@ -200,8 +222,11 @@ class CondorPool:
         return (f"collector: it was restarted; machines are unknown until {self._settled_at:%H:%M:%S} UTC",)
 
     def _idle(self, answer: Answer, left: "_Time") -> tuple[tuple[JobGroup, ...] | None, tuple[str, ...]]:
-        names = set(answer.schedds.values())
+        names = set(answer.schedds.values()) - set(answer.foreign)
         with self._lock:
+            self._abroad = (self._abroad & names - answer.submitting) | set(answer.foreign)
+            names -= self._abroad
+            self._schedds = {name: seen for name, seen in self._schedds.items() if name not in self._abroad}
             moment = time.monotonic()
             self._schedds.update(dict.fromkeys(names, moment))
             for old in [key for key, seen in self._schedds.items() if moment - seen > _SCHEDD_MEMORY_SECONDS]:
@@ -214,10 +239,18 @@ class CondorPool:
             try:
                 groups += idle_groups(schedd, run_tool(self._reach, argv, left.seconds()))
             except (PoolError, ValueError) as error:
+                if isinstance(error, Refused) and schedd not in answer.submitting:
+                    continue  # nobody there has a job for this pool: it may be a foreign one, just become known
                 faults.append(f"schedd {schedd}: {error}")
-        if not names and not missing:
+        if not names and not missing and not self._abroad:
             faults.append("schedds: the collector knows none")
         return (None if faults else tuple(groups)), tuple(faults)
+
+
+def _unfit(answer: Answer) -> tuple[str, ...]:
+    """What makes this pool unusable by the versions of its collector and negotiator."""
+    found = (unfit(who, answer.versions.get(who)) for who in ("collector", "negotiator"))
+    return tuple(fault for fault in found if fault is not None)
 
 
 class _Time:

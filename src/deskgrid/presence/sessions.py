@@ -21,6 +21,8 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.model.counted import counted
+
 _NOT_A_PERSON = ("greeter", "background", "manager", "none")
 _GRAPHICAL = ("x11", "wayland", "mir")
 _TERMINAL = re.compile(r"(tty[1-9]\d*|pts/\d+)\Z")
@@ -110,9 +112,7 @@ def _at_seat(session: Session) -> Session:
 
 def _count(source: str, sessions: tuple[Session, ...]) -> str:
     remote = sum(session.remote for session in sessions)
-    return f"{source}: {len(sessions)} session{'' if len(sessions) == 1 else 's'}" + (
-        f", {remote} remote" if remote else ""
-    )
+    return f"{source}: {counted(len(sessions), 'session')}" + (f", {remote} remote" if remote else "")
 
 
 def _logind(folder: Path) -> tuple[tuple[Session, ...], list[str], bool]:

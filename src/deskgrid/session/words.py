@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from deskgrid.agent.local_words import Done
 from deskgrid.agent.status import Status
 from deskgrid.agent.usage import Used
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.plain import plain
 from deskgrid.model.wish import Ask, Wish
@@ -132,13 +133,13 @@ def done_sentence(done: Done, account: str, now: datetime) -> str:
 def _leaves(vms: int) -> str:
     if vms == 0:
         return "no virtual machine is here."
-    return "1 virtual machine leaves now." if vms == 1 else f"{vms} virtual machines leave now."
+    return f"{counted(vms, 'virtual machine leaves', 'virtual machines leave')} now."
 
 
 def _ends(vms: int) -> str:
     if vms == 0:
         return "no virtual machine is here."
-    return "1 virtual machine may end its work." if vms == 1 else f"{vms} virtual machines may end their work."
+    return f"{counted(vms, 'virtual machine may end its', 'virtual machines may end their')} work."
 
 
 def headline(status: Status, now: datetime) -> tuple[str, str]:
@@ -150,12 +151,12 @@ def headline(status: Status, now: datetime) -> tuple[str, str]:
     if status.wish is not None:
         why = wish_sentence(status.wish, now)
     if running:
-        count = "1 virtual machine runs" if len(running) == 1 else f"{len(running)} virtual machines run"
+        count = counted(len(running), "virtual machine runs", "virtual machines run")
         return f"{count} here for other people's research.", why if status.wish else ""
     if here:
         paused = all(vm.state is VmState.PAUSED for vm in status.vms)
         doing = "stand still" if paused else "come or go"
-        what = "1 virtual machine is here and stands still" if here == 1 else f"{here} virtual machines {doing} here"
+        what = counted(here, "virtual machine is here and stands still", f"virtual machines {doing} here")
         if here == 1 and not paused:
             what = f"1 virtual machine is here, {STATES[status.vms[0].state]}"
         reason = status.go_on or status.vms[0].reason
@@ -192,8 +193,10 @@ def gift_sentence(used: Used) -> str:
     """What this computer gave in a month."""
     if used.vm_seconds <= 0:
         return "This month it has given nothing yet."
-    machines = "1 virtual machine" if used.vms == 1 else f"{used.vms} virtual machines"
+    machines = counted(used.vms, "virtual machine")
     said = f"This month it gave {span(used.vm_seconds)} to {machines} ({span(used.core_seconds)} of processor cores)"
     if used.evictions:
-        said += f"; {used.evictions} made way for you before {'its' if used.evictions == 1 else 'their'} work was done"
+        said += (
+            f"; {counted(used.evictions, 'made way for you before its', 'made way for you before their')} work was done"
+        )
     return f"{said}."

@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from deskgrid.model.numbers import Bytes
+
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
 _SPARING = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 """For glibc: many pieces of many sizes come and go in several threads."""
@@ -28,7 +30,7 @@ class DiskServer(msgspec.Struct, frozen=True):
 
     argv: tuple[str, ...]
     opening: bytes
-    size_bytes: int
+    size_bytes: Bytes
     kernel: bool = True
     initrd: bool = True
     seed: bool = False
@@ -41,7 +43,7 @@ class Command(msgspec.Struct, frozen=True):
     """A line to it. do: pause, resume (fetching), rate (value: bytes per second, 0: no limit), status, order."""
 
     do: str
-    value: int = 0
+    value: Bytes = 0
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):

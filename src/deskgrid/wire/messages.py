@@ -14,10 +14,13 @@ from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease
-from deskgrid.model.moment import Moment
+from deskgrid.model.moment import Moment, check_moments
 from deskgrid.model.names import Name
+from deskgrid.model.numbers import Bytes, Count, Cpus, Port, Whole
 
 PROTOCOL = 1
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+"""How long an agent waits: a day at most."""
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -33,22 +36,25 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     incarnation: Name
-    sequence: int
+    sequence: Whole
     sent_at: Moment
     availability: Availability
     room: Room
-    cpus: int
-    memory_bytes: int
-    protocol: int = PROTOCOL
+    cpus: Cpus
+    memory_bytes: Bytes
+    protocol: Whole = PROTOCOL
     agent_version: str = ""
     system: str = ""
-    wait_seconds: float = 0.0
+    wait_seconds: Seconds = 0.0
     images: tuple[ImageRef, ...] = ()
     vms: tuple[VmReport, ...] = ()
     ended: tuple[VmReport, ...] = ()
     story: tuple[Transition, ...] = ()
     inventory: Inventory | None = None
-    neighbour_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    neighbour_port: Port = 0
+
+    def __post_init__(self) -> None:
+        check_moments(self.sent_at)
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -67,12 +73,15 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     acknowledged: ended VMs whose end is recorded. story_count: how many of the report's transitions are recorded.
     """
 
-    to: int
+    to: Whole
     now: Moment
     orders: tuple[Order, ...]
-    next_report_seconds: float
+    next_report_seconds: Seconds
     acknowledged: tuple[Name, ...] = ()
-    story_count: int = 0
+    story_count: Count = 0
+
+    def __post_init__(self) -> None:
+        check_moments(self.now)
 
 
 class Enrol(msgspec.Struct, frozen=True):

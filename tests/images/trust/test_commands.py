@@ -11,7 +11,10 @@ import pytest
 
 from deskgrid.cli.main import run
 from deskgrid.cli.output import Exit
+from deskgrid.images.manifest import Package
 from deskgrid.images.trust.keys import make_key
+
+from .published import manifest
 
 PASSWORD = "correct horse battery"
 PEOPLE = ("ada", "bob", "cleo", "rita", "paul", "online")
@@ -48,6 +51,23 @@ class Room:
     def signing(self, command: str, *argv: object, code: int = 0) -> str:
         return self.here(command, *argv, "--password-file", self.password, code=code)
 
+    def root(self) -> Path:
+        """The root that the administrators gave to everybody."""
+        own = self.folder / "1.root.json"
+        if not own.exists():
+            shutil.copy(self.repository / "metadata/1.root.json", own)
+        return own
+
+    def publish(self, image: str, **more: Any) -> Path:
+        """What `image publish` left on the researcher's side."""
+        path = self.folder / image.replace("/", "-")
+        path.write_bytes(manifest(image, **more))
+        return path
+
+    def both(self, image: str) -> None:
+        self.signing("propose", image, self.publish(image), self.key("rita"), "--root", self.root())
+        self.signing("approve", image, self.key("paul"), "--yes", "--root", self.root())
+
     def json(self, command: str, *argv: object) -> Any:
         return json.loads(self.here(command, *argv, "--json"))
 
@@ -72,14 +92,15 @@ def test_from_nothing_to_an_image_that_a_desktop_trusts_and_its_end(room: Room) 
     room.here("add-key", "einstein-approver", room.public("paul"))
     assert "waiting for 1 of bob (" in room.signing("sign", room.key("ada"), "--yes")
     assert "complete: targets" in room.signing("sign", room.key("bob"), "--yes")
-    manifest = room.folder / "manifest.json"
-    manifest.write_text('{"packages": [{"name": "gcc", "version": "12"}]}')
-    assert "complete: einstein-researcher" in room.signing("propose", "einstein/search/1.0", manifest, room.key("rita"))
+    made = room.publish("einstein/search/1.0", packages=(Package("gcc", "12"),))
+    propose = ("propose", "einstein/search/1.0", made, room.key("rita"))
+    assert "you hold no root yet" in room.signing(*propose, code=Exit.WRONG)
+    assert "complete: einstein-researcher" in room.signing(*propose, "--root", room.root())
     status = room.here("status")
     assert "einstein/search/1.0 waits for its approver; it is to be the latest" in status
-    assert "the first version, with 1 packages" in status
+    assert "the first version, with 1 package" in status
     assert "gcc" not in status
-    approved = room.signing("approve", "einstein/search/1.0", room.key("paul"), "--yes")
+    approved = room.signing("approve", "einstein/search/1.0", room.key("paul"), "--yes", "--root", room.root())
     assert "complete: einstein-approver" in approved
     assert "timestamp 1" in room.signing("renew", room.key("online"))
     assert "nothing waits for anybody" in room.here("status")
@@ -102,10 +123,7 @@ def test_a_key_is_made_at_the_command_line(room: Room) -> None:
 def test_a_step_back_of_latest_must_be_said_and_signed_by_both(room: Room) -> None:
     room.begin()
     for version in ("1.0", "2.0"):
-        manifest = room.folder / version
-        manifest.write_text(version)
-        room.signing("propose", f"einstein/search/{version}", manifest, room.key("rita"))
-        room.signing("approve", f"einstein/search/{version}", room.key("paul"), "--yes")
+        room.both(f"einstein/search/{version}")
     back = ("point", "einstein/search/1.0", room.key("rita"))
     assert "say so explicitly" in room.signing(*back, code=Exit.WRONG)
     room.signing(*back, "--back")
@@ -124,7 +142,8 @@ def test_keys_come_and_go_and_lives_are_renewed(room: Room) -> None:
     assert [each["role"] for each in found["waiting"]] == ["root"]
     room.signing("sign", room.key("ada"), "--yes")
     room.signing("sign", room.key("bob"), "--yes")
-    assert "nothing waits" in room.signing("sign", room.key("cleo"), "--yes", code=Exit.WRONG)
+    assert "you hold no root" in room.signing("sign", room.key("cleo"), "--yes", code=Exit.WRONG)
+    assert "nothing waits" in room.signing("sign", room.key("cleo"), "--yes", "--root", room.root(), code=Exit.WRONG)
     assert [each["role"] for each in room.json("rotate", "administrators")["waiting"]] == ["root", "targets"]
     assert "dora" in room.here("rotate", "einstein-approver")
 
@@ -132,16 +151,18 @@ def test_keys_come_and_go_and_lives_are_renewed(room: Room) -> None:
 def test_what_cannot_be_done_is_one_sentence_with_the_right_code(room: Room) -> None:
     assert "there is none" in room.here("status", code=Exit.ABSENT)
     room.begin()
+    one, two, nobodys = (room.publish(image) for image in ("einstein/x/1", "einstein/x/2", "nobody/x/1"))
+    for name in ("rita", "paul"):
+        room.here("status", "--key", room.key(name), "--root", room.root())
+    rita, paul = room.key("rita"), room.key("paul")
     for argv, code, said in (
-        (("propose", "einstein/search", "x", room.key("rita")), Exit.WRONG, "expected PROJECT/IMAGE/VERSION"),
-        (("propose", "einstein/../1", "x", room.key("rita")), Exit.WRONG, "image: got '..'"),
-        (("propose", "nobody/x/1", room.password, room.key("rita")), Exit.ABSENT, "nobody-researcher"),
-        (("propose", "einstein/x/1", room.password, room.key("paul")), Exit.WRONG, "it may not sign for"),
-        (
-            ("propose", "einstein/x/2", room.password, room.key("rita")),
-            Exit.WRONG,
-            "more waits there than einstein/x/2",
-        ),
+        (("propose", "einstein/search", "x", rita), Exit.WRONG, "expected PROJECT/IMAGE/VERSION"),
+        (("propose", "einstein/../1", "x", rita), Exit.WRONG, "image: got '..'"),
+        (("propose", "einstein/x/1", room.password, rita), Exit.WRONG, "manifest"),
+        (("propose", "einstein/x/1", two, rita), Exit.WRONG, "got the one of einstein/x/2"),
+        (("propose", "nobody/x/1", nobodys, rita), Exit.ABSENT, "nobody-researcher"),
+        (("propose", "einstein/x/1", one, paul), Exit.WRONG, "it may not sign for"),
+        (("propose", "einstein/x/2", two, rita), Exit.WRONG, "more waits there than einstein/x/2"),
         (("approve", "einstein/x/1", room.key("paul"), "--yes"), Exit.WRONG, "does not wait for its approver"),
         (("revoke", "einstein/x/1", room.key("ada"), "--reason", "x"), Exit.ABSENT, "in no role of project einstein"),
         (("revoke", "einstein/x/1", room.key("paul"), "--reason", "x"), Exit.ABSENT, "does not list it"),
@@ -178,7 +199,8 @@ def test_what_is_signed_is_shown_and_asked_for_first(room: Room) -> None:
     assert "new role other-approver" in ended.stdout
     assert room.json("status")["waiting"][0]["signed"] == []
     said = room.signing("sign", room.key("ada"), "--yes")
-    assert "new role other-approver: 1 must sign, cleo (" in said
+    assert "other-approver: + 1 must sign" in said
+    assert "other-approver: + cleo, key in words: " in said
 
 
 def test_two_administrators_sign_copies_on_computers_without_a_network(room: Room) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.core.promise import Promise
 from deskgrid.host.files import locked, open_plain, write_atomic
 from deskgrid.images.chunks import manifest as published
 from deskgrid.images.chunks.cut import Piece, cut
@@ -33,6 +34,7 @@ from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, PackIndex, asse
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import DISK, INITRD, KERNEL, Package, read, reference
 from deskgrid.images.nocloud import SEED
+from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName
 from deskgrid.model.names import name as valid_name
 
@@ -45,7 +47,7 @@ class Source(msgspec.Struct, frozen=True):
     """What shall be published.
 
     digest: of the built image's own manifest. first_reads: offsets that a boot reads. sums: SHA-256 of its files, by
-    name, as that manifest has them.
+    name, as that manifest has them. promise: what its machines say of themselves, as a trial boot told.
     """
 
     disk: Path
@@ -58,6 +60,7 @@ class Source(msgspec.Struct, frozen=True):
     first_reads: Sequence[int] = ()
     seed: Path | None = None
     sums: Mapping[str, str] = {}
+    promise: Promise = Promise()
 
 
 def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
@@ -327,7 +330,7 @@ def _manifest(
     number = {pack.name: at for at, pack in enumerate(packs)}
     if len(packs) >= HOLE:
         raise ImageError(
-            f"image {names[1]}: got {len(packs)} packs, expected less than {HOLE}; publish under a new key"
+            f"image {names[1]}: got {counted(len(packs), 'pack')}, expected less than {HOLE}; publish under a new key"
         )
     table = Table(
         array("I", [piece.raw_bytes for stream in streams for piece in stream.pieces]),
@@ -350,6 +353,8 @@ def _manifest(
         kernel=kernel,
         initrd=initrd,
         seed=seed,
+        free_bytes=source.promise.free_bytes,
+        says=source.promise.says,
     )
 
 

@@ -34,6 +34,7 @@ from deskgrid.host.files import write_atomic
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.roles import OWNER, key_bytes
 from deskgrid.images.trust.tufapi import CryptoSigner, HSMSigner, Key, Signer, SSlibKey
+from deskgrid.model.counted import counted
 from deskgrid.model.names import Name
 
 Kind = Literal["ed25519", "ecdsa"]
@@ -74,7 +75,7 @@ def make_key(path: Path, owner: str, password: str, kind: Kind = "ed25519", scry
         raise TrustError(
             Fault.REQUEST,
             "short-password",
-            f"password: got {len(password)} letters, expected {SHORTEST_PASSWORD} or more",
+            f"password: got {counted(len(password), 'letter')}, expected {SHORTEST_PASSWORD} or more",
         )
     private = Ed25519PrivateKey.generate() if kind == "ed25519" else make_ecdsa(SECP256R1())
     public = _public(SSlibKey.from_crypto(private.public_key()), owner)

@@ -24,9 +24,13 @@ _TIME_KEPT_EVERY = timedelta(minutes=10)
 
 
 class Seen(msgspec.Struct):
-    """What a desktop remembers. checked_at: the last time at which all was good."""
+    """What a desktop remembers.
+
+    checked_at: the last time at which all was good. stamp: versions of root and timestamp that were current then.
+    """
 
     checked_at: datetime | None = None
+    stamp: tuple[int, int] = (0, 0)
     entries: dict[str, Entry] = msgspec.field(default_factory=dict)
     pointers: dict[str, Pointer] = msgspec.field(default_factory=dict)
 
@@ -99,11 +103,11 @@ class Memory:
             self.seen.pointers[path] = pointer
             self._remember()
 
-    def note_time(self, now: datetime) -> None:
-        """Remember that all was good now. Raises: TrustError."""
+    def note_time(self, now: datetime, stamp: tuple[int, int]) -> None:
+        """Remember that all was good now. stamp: see `Seen`; a new one says that now is now. Raises: TrustError."""
         last = self.seen.checked_at
-        if last is None or now - last > _TIME_KEPT_EVERY:
-            self.seen.checked_at = now
+        if last is None or stamp > self.seen.stamp or now - last > _TIME_KEPT_EVERY:
+            self.seen.checked_at, self.seen.stamp = now, stamp
             self._remember()
 
     def _write(self, path: Path, content: bytes) -> None:
