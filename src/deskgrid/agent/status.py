@@ -28,7 +28,8 @@ class Status(msgspec.Struct, frozen=True):
     wish: what accounts of this computer ask of the grid. faults: what is wrong with policy, wish or other files here.
     gift: what this desktop gave. cpus, memory_bytes: the computer's.
     cpu: by VM id, how many processors it uses now, where that is known. policy: what holds here. wall: what holds a
-    guest that breaks out of its machine.
+    guest that breaks out of its machine. zone: IANA name of the zone whose wall clock it goes by; empty: the computer's
+    own.
     """
 
     desktop: str
@@ -50,6 +51,7 @@ class Status(msgspec.Struct, frozen=True):
     cpu: dict[str, Total] = {}
     policy: Policy | None = None
     wall: Reason | None = None
+    zone: str = ""
 
 
 def write_status(path: Path, status: Status) -> None:
@@ -80,6 +82,7 @@ def status_of(
     cpu: Mapping[str, float] | None = None,
     reached_at: datetime | None = None,
     link_fault: str = "",
+    zone: str = "",
 ) -> Status:
     """The status of a desk. What the desk does not know is given beside it; see `Status`."""
     reading, machine = desk.sensed.reading, desk.sensed.machine
@@ -103,4 +106,5 @@ def status_of(
         dict(cpu or {}),
         desk.policy,
         sandbox.wall(),
+        zone,
     )

@@ -10,7 +10,7 @@ import typer
 from deskgrid.cli.doctor import missing_for_demo
 from deskgrid.cli.image import build_with_bar
 from deskgrid.cli.image_store import tried
-from deskgrid.cli.output import Exit, Failed, console, show, tell
+from deskgrid.cli.output import Exit, Failed, show, tell
 from deskgrid.cli.pool import provide_tree
 from deskgrid.demo import figures as figuring
 from deskgrid.demo.cast import Cast, DemoError
@@ -38,7 +38,7 @@ def demo(
     prepared = time.monotonic()
 
     def say(who: str, what: str) -> None:
-        console.print(f"{time.monotonic() - prepared:7.1f} s  {who:<12} {what}", markup=False, soft_wrap=True)
+        tell(f"{time.monotonic() - prepared:7.1f} s  {who:<12} {what}")
 
     cast = Cast(keep)
     play: Play | None = None

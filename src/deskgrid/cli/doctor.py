@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from deskgrid.agent.files import ca_file, status_file
 from deskgrid.agent.settings import AgentSettings
@@ -55,7 +55,7 @@ def doctor(
     else:
         for finding in findings:
             style = _STYLES[finding.level]
-            console.print(f"[{style}]{finding.level:<5}[/{style}] {escape(finding.name)}: {escape(finding.sentence)}")
+            console.print(Text.assemble((f"{finding.level:<5}", style), f" {finding.name}: {finding.sentence}"))
             for command in finding.mend:
                 tell(f"        {command}", soft_wrap=True)
     raise typer.Exit(Exit.NO if worst(findings) is Level.BAD else Exit.DONE)
