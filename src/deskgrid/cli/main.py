@@ -14,6 +14,7 @@ from deskgrid.cli.output import Exit, Failed, errors
 from deskgrid.coordinator.client import NoAnswer, Refused
 from deskgrid.host.debstrap import BuildFailed
 from deskgrid.host.entry import NoWay
+from deskgrid.host.start import set_umask
 from deskgrid.host.toml import BadSettings
 from deskgrid.images.contract import ImageError
 from deskgrid.images.recipe import BadRecipe
@@ -89,6 +90,7 @@ def root(
 
 def main() -> None:
     """Run a command and exit with its code."""
+    set_umask()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -42,6 +42,7 @@ from typing import Annotated, Any
 import msgspec
 
 from deskgrid.host import toml
+from deskgrid.host.files import open_plain
 from deskgrid.images import recipe_faults
 from deskgrid.images.contract import ImageError
 from deskgrid.model.names import Name
@@ -159,7 +160,8 @@ def _load(path: Path, extended_by: tuple[Path, ...]) -> Loaded:
 
 def _table(path: Path, faults: list[str]) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_plain(path) as file:
+            return tomllib.loads(file.read().decode())
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         faults.append(f"cannot be read: {reason}; expected a TOML file")

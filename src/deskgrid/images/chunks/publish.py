@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.files import locked, open_plain, write_atomic
+from deskgrid.host.files import locked, make_folder, open_plain, write_atomic
 from deskgrid.images.chunks import manifest as published
 from deskgrid.images.chunks.cut import Piece, cut
 from deskgrid.images.chunks.keys import NAME_BYTES, Damaged, ProjectKey
@@ -125,7 +125,7 @@ def publish(
     where = manifest_path(root, project, name, version)
     try:
         for folder in (where.parent, root / project / "packs"):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         with ExitStack() as stack:
             stack.enter_context(locked(root / project / ".publishing"))
             files = (source.disk, source.kernel, source.initrd, source.seed)
@@ -258,7 +258,7 @@ class _Writer:
             return
         name, index = assemble(self._open)
         path = pack_path(self._root, self._project, name)
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         write_atomic(path, b"".join([index, *self._open]))
         self._settled[self._number] = name
         self._facts[name] = Pack(name, len(index) + self._open_bytes, len(self._open))
