@@ -31,8 +31,7 @@ from deskgrid.images.chunks.keys import NAME_BYTES, Damaged, ProjectKey
 from deskgrid.images.chunks.manifest import HOLE, Pack, PublishedManifest, Stream, Table
 from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, PackIndex, assemble, index_bytes
 from deskgrid.images.contract import ImageError
-from deskgrid.images.manifest import DISK, INITRD, KERNEL, Package, read, reference
-from deskgrid.images.nocloud import SEED
+from deskgrid.images.manifest import DISK, INITRD, KERNEL, SEED, Package, read, reference
 from deskgrid.model.names import BadName
 from deskgrid.model.names import name as valid_name
 
@@ -64,6 +63,8 @@ def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
     """What is to be published of an image's folder; an imported one has a seed too. Raises: ImageError."""
     ref = reference(folder.resolve())
     held = read(folder, ref)
+    if held.imported is not None and held.seed is None:
+        raise ImageError(f"image {ref.name}: its seed is not in its manifest; import it again with this version")
     return Source(
         folder / DISK,
         folder / KERNEL if held.kernel is not None else None,
@@ -73,7 +74,7 @@ def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
         held.packages,
         ref.digest,
         first_reads,
-        folder / SEED if held.imported is not None else None,
+        folder / SEED if held.seed is not None else None,
         {name: facts.sha256 for name, facts in held.files().items()},
     )
 
