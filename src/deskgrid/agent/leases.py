@@ -7,6 +7,7 @@ import msgspec
 
 from deskgrid.host.files import write_atomic
 from deskgrid.model.lease import Lease
+from deskgrid.model.outside import read_json
 
 _REWRITE_AFTER = timedelta(seconds=60)
 
@@ -21,7 +22,7 @@ class LeaseFile:
     def read(self) -> dict[str, Lease]:
         """The leases by VM id; empty when there is no file. A file that is not ours to read counts as empty."""
         try:
-            leases = msgspec.json.decode(self._path.read_bytes(), type=list[Lease])
+            leases = read_json(self._path.read_bytes(), type=list[Lease])
         except (OSError, msgspec.DecodeError):
             return {}
         return {lease.vm_id: lease for lease in leases}

@@ -26,6 +26,7 @@ from deskgrid.agent.stamps import MISSING, Stamp, stamp
 from deskgrid.core.layers import Effective, Layer, combine
 from deskgrid.host.files import write_atomic
 from deskgrid.host.toml import BadSettings, convert
+from deskgrid.model.outside import read_json, read_toml
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 
@@ -124,7 +125,7 @@ class _File:
         if faults:
             raise BadSettings(str(self.path), faults)
         try:
-            whole = tomllib.loads(content.decode("utf-8"))
+            whole = read_toml(content.decode("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadSettings(str(self.path), [f"not valid TOML: {error}"]) from None
         if not self._table:
@@ -275,7 +276,7 @@ class PolicyFiles:
 
     def _read_kept(self) -> Kept:
         try:
-            return msgspec.json.decode(self._kept_path.read_bytes(), type=Kept)
+            return read_json(self._kept_path.read_bytes(), type=Kept)
         except FileNotFoundError:
             return Kept()
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -33,6 +33,7 @@ from deskgrid.core.week import Day, Slot, days
 from deskgrid.host import toml
 from deskgrid.model.counted import counted
 from deskgrid.model.hours import window
+from deskgrid.model.outside import read_plain_json
 from deskgrid.model.policy import ROWS, Policy
 
 app = typer.Typer(help="What this desktop allows, and why.", no_args_is_help=True)
@@ -136,7 +137,7 @@ def simulate(
 def read_cases(path: Path) -> tuple[Case, ...]:
     """Cases of a file: a list, or one. Raises: BadSettings with all faults."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_plain_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else f"not valid JSON: {error}"
         raise toml.BadSettings(str(path), [f"cannot be read: {what}; expected a list of cases"]) from None

@@ -29,6 +29,7 @@ from deskgrid.coordinator.trust import Authority
 from deskgrid.coordinator.views import Because, Done, Events, Healthy, MadeToken, MakeToken
 from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName, name
+from deskgrid.model.outside import read_json
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolError
 from deskgrid.wire.messages import PROTOCOL, Problem
@@ -249,7 +250,7 @@ async def _not_found(request: Request, error: Exception) -> Response:
 
 
 async def _body(request: Request, kind: type[T]) -> T:
-    return msgspec.json.decode(await read_body(request.scope, request.receive) or b"{}", type=kind)
+    return read_json(await read_body(request.scope, request.receive) or b"{}", type=kind)
 
 
 def _named(request: Request, key: str, what: str) -> str:

@@ -45,6 +45,7 @@ from deskgrid.host import toml
 from deskgrid.images import recipe_faults
 from deskgrid.images.contract import ImageError
 from deskgrid.model.names import Name
+from deskgrid.model.outside import read_toml
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -159,7 +160,7 @@ def _load(path: Path, extended_by: tuple[Path, ...]) -> Loaded:
 
 def _table(path: Path, faults: list[str]) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         faults.append(f"cannot be read: {reason}; expected a TOML file")

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from deskgrid.model.instance import InstanceData
+from deskgrid.model.outside import JsonReader
 
 LINE_BYTES = 64 * 1024
 SENTENCE_CHARS = 300
@@ -56,8 +57,8 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
 FromGuest = Hello | Joined | Left | Machine
 ToGuest = Join | Leave
 
-_FROM_GUEST = msgspec.json.Decoder(FromGuest)
-_TO_GUEST = msgspec.json.Decoder(ToGuest)
+_FROM_GUEST = JsonReader(FromGuest)
+_TO_GUEST = JsonReader(ToGuest)
 
 
 def encode(message: FromGuest | ToGuest) -> bytes:
