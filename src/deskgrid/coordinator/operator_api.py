@@ -180,7 +180,7 @@ class OperatorApi:
         if member.revoked_at is not None:
             raise Refusal(409, "desktop-revoked", f"{member.name} was revoked already: {member.revoked_reason}")
         reason = (await _body(request, Because)).reason or "by the operator"
-        revoked = await office.recorder.call(lambda c: membership.revoke(c, member.name, reason, OPERATOR, now))
+        revoked = await office.recorder.call(lambda c: office.journal.revoke(c, member.name, reason, OPERATOR, now))
         if revoked is None:
             raise Refusal(409, "desktop-revoked", f"{member.name} was revoked already.")
         office.members[member.name] = revoked

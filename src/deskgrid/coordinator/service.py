@@ -34,6 +34,7 @@ from deskgrid.coordinator.credentials import Guard, operator_token
 from deskgrid.coordinator.cycle import run_cycles
 from deskgrid.coordinator.database import DatabaseError, open_database
 from deskgrid.coordinator.operator_api import OperatorApi
+from deskgrid.coordinator.revocations import FILE, Journal
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.upkeep import keep_small
 from deskgrid.host.files import Locked, locked
@@ -138,7 +139,10 @@ async def _serve(
     token = operator_token(settings.state_dir)
     database = open_database(settings.database_url)
     try:
-        office = Coordinator(settings, pool, clock, Loaded(database, clock()), catalogue)
+        loaded = Loaded(database, clock(), journal=_journal(settings))
+        office = Coordinator(settings, pool, clock, loaded, catalogue)
+        for problem in office.journal.problems(()):
+            log.warning("revocations: %s", problem)
         who = Authentication(office, token, Guard())
         application = Api(office, who, OperatorApi(office, who, authority).application())
         connection = bounded(most_connections, office.whereabouts)
@@ -156,6 +160,14 @@ async def _serve(
             await office.close()
     finally:
         database.close()
+
+
+def _journal(settings: CoordinatorSettings) -> Journal:
+    path = settings.state_dir / FILE
+    try:
+        return Journal(path)
+    except OSError as error:
+        raise ServiceError(f"journal of revocations {path}: {error.strerror}; may the service read it?") from None
 
 
 def _listen(settings: CoordinatorSettings) -> socket.socket:
