@@ -308,6 +308,7 @@ def test_the_operator_sees_desktops_vms_leases_stories_and_reasons(here: Service
     assert (vm.desktop, vm.state, vm.claimed, vm.jobs) == ("desk-1", "running", True, ("1.0",))
     (shown,) = operator.desktops()
     assert (shown.name, shown.silent, shown.leases) == ("desk-1", False, (vm.vm_id,))
+    assert shown.state == "full"
     assert operator.desktop("desk-1").reason == operator.why_desktop("desk-1").reason
     assert operator.why_job("1.0").reason.name == "running"
     (lease,) = operator.leases(desktop="desk-1")
@@ -350,6 +351,7 @@ def test_the_operator_ends_a_vm_and_its_desktop_is_told_at_once(here: Service, d
     assert desk.say(vm, room=FULL, wait_seconds=15.0).orders == ()
     assert here.operator.vms()[0].withdrawn is not None
     desk.say(ended=(msgspec.structs.replace(vm, state=VmState.ENDED),), availability=BUSY)
+    assert here.operator.desktop("desk-1").state == "in use"
     (lease,) = here.operator.leases()
     assert lease.end is not None
     assert lease.end.sentence == "It was ended: to be patched"

@@ -22,6 +22,7 @@ from deskgrid.coordinator.ledger import Ledger
 from deskgrid.coordinator.neighbours import Neighbours
 from deskgrid.coordinator.offering import Offering
 from deskgrid.coordinator.outcomes import KEPT_DAYS, LastVms, Outcomes
+from deskgrid.coordinator.own_time import Clock, OwnTime
 from deskgrid.coordinator.places import Places, Whereabouts
 from deskgrid.coordinator.recorder import Recorder
 from deskgrid.coordinator.revocations import Journal
@@ -32,7 +33,6 @@ from deskgrid.model.desktop import Desktop
 from deskgrid.pool.contract import Pool
 
 T = TypeVar("T")
-Clock = Callable[[], datetime]
 log = logging.getLogger(__name__)
 
 GONE_SECONDS = 1800.0
@@ -104,6 +104,18 @@ class Coordinator:
         return msgspec.structs.replace(
             desktop, cpus=min(cpus, desktop.cpus), memory_bytes=min(memory, desktop.memory_bytes)
         )
+
+    def keep_time(self) -> timedelta:
+        """When this computer's clock was set, move all that is remembered with it. Returns: by how much."""
+        by = self.clock.set_right() if isinstance(self.clock, OwnTime) else timedelta(0)
+        if by:
+            log.warning(
+                "this computer's clock was set by %+.0f s; what is remembered is moved with it", by.total_seconds()
+            )
+            self.started_at += by
+            for part in (self.ledger, self.fleet, self.neighbours):
+                part.shift(by)
+        return by
 
     async def ask_pool(self, ask: Callable[[], T]) -> T:
         """Run a call of the pool's in a thread of its own: HTCondor may take seconds."""

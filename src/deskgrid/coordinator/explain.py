@@ -152,6 +152,11 @@ def why_job(office: Coordinator, job: Job) -> Why:
     return why.why_job(job, _view(office))
 
 
+def abroad(office: Coordinator, job_id: str) -> Why | None:
+    """What may be said of a job that no schedd of this pool knows."""
+    return why.abroad(job_id, office.view)
+
+
 def pool_silent(job_id: str, error: PoolError) -> Why:
     """HTCondor could not be asked about the job."""
     return Why(f"job {job_id}", Reason("pool-unknown", "HTCondor could not be asked about this job.", str(error)))

@@ -142,6 +142,8 @@ class OperatorApi:
             job = await self._office.ask_pool(lambda: self._office.pool.job(job_id))
         except PoolError as error:
             return explain.pool_silent(job_id, error)
+        if job is None and (answer := explain.abroad(self._office, job_id)) is not None:
+            return answer
         if job is None:
             raise Refusal(404, "job-unknown", f"HTCondor knows no job {job_id}; it may have left the queue.")
         return explain.why_job(self._office, job)

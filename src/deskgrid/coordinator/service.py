@@ -29,11 +29,12 @@ from deskgrid.coordinator.api import Api, Application
 from deskgrid.coordinator.authentication import Authentication
 from deskgrid.coordinator.catalogue import Catalogue
 from deskgrid.coordinator.connection import BoundedConnection, bounded
-from deskgrid.coordinator.coordinator import Clock, Coordinator, Loaded
+from deskgrid.coordinator.coordinator import Coordinator, Loaded
 from deskgrid.coordinator.credentials import Guard, operator_token
 from deskgrid.coordinator.cycle import run_cycles
 from deskgrid.coordinator.database import DatabaseError, open_database
 from deskgrid.coordinator.operator_api import OperatorApi
+from deskgrid.coordinator.own_time import Clock, OwnTime
 from deskgrid.coordinator.revocations import FILE, Journal
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.upkeep import keep_small
@@ -42,7 +43,7 @@ from deskgrid.pool.contract import Pool
 
 log = logging.getLogger(__name__)
 
-_RENEW_SECONDS = 6 * 3600.0
+_RENEW_SECONDS = 600.0
 _GRACE_SECONDS = 5
 _FLUSH_SECONDS = 0.15
 _BACKLOG = 4096
@@ -140,7 +141,7 @@ async def _serve(
     database = open_database(settings.database_url)
     try:
         loaded = Loaded(database, clock(), journal=_journal(settings))
-        office = Coordinator(settings, pool, clock, loaded, catalogue)
+        office = Coordinator(settings, pool, OwnTime(clock), loaded, catalogue)
         for problem in office.journal.problems(()):
             log.warning("revocations: %s", problem)
         who = Authentication(office, token, Guard())
