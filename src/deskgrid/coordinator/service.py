@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -49,6 +50,7 @@ _FLUSH_SECONDS = 0.15
 _BACKLOG = 4096
 _FILES = 65536
 _OTHER_FILES = 512
+GREETING_SECONDS = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -125,7 +127,14 @@ def _loop_runner() -> asyncio.Runner:
         import uvloop
     except ImportError:  # not on Windows
         return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    class Loop(uvloop.Loop):
+        """A loop whose servers don't wait long for a greeting: it comes before `connection.py` can count anybody."""
+
+        async def create_server(self, *args: Any, **more: Any) -> asyncio.AbstractServer:
+            return await super().create_server(*args, **{**more, "ssl_handshake_timeout": GREETING_SECONDS})
+
+    return asyncio.Runner(loop_factory=Loop)
 
 
 async def _serve(

@@ -73,7 +73,7 @@ def _audit(connection: sa.Connection, since: datetime, bite: int) -> int:
 
 
 async def prune_all(office: Coordinator, stopping: asyncio.Event | None = None) -> int:
-    """Remove all that is old, bite by bite, until told to stop. Returns: how many rows went. Raises: SQLAlchemyError."""
+    """Remove all that is old, bite by bite, or stop. Returns: how many rows went. Raises: SQLAlchemyError."""
     stopping = stopping or asyncio.Event()
     settings, now, removed = office.settings, office.clock(), 0
     since, audit = now - timedelta(days=settings.keep_days), now - timedelta(days=settings.audit_days)
