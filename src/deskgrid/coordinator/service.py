@@ -131,7 +131,7 @@ def _loop_runner() -> asyncio.Runner:
     class Loop(uvloop.Loop):
         """A loop whose servers don't wait long for a greeting: it comes before `connection.py` can count anybody."""
 
-        async def create_server(self, *args: Any, **more: Any) -> asyncio.AbstractServer:
+        async def create_server(self, *args: Any, **more: Any) -> Any:
             return await super().create_server(*args, **{**more, "ssl_handshake_timeout": GREETING_SECONDS})
 
     return asyncio.Runner(loop_factory=Loop)
