@@ -14,6 +14,7 @@ from deskgrid.host.files import write_atomic
 from deskgrid.host.steady import steady_seconds
 from deskgrid.model.lease import Lease
 from deskgrid.model.moment import Moment
+from deskgrid.model.outside import read_json
 
 _REWRITE_AFTER = timedelta(seconds=60)
 
@@ -39,7 +40,7 @@ class LeaseFile:
         now: by the agent's clock of today, to which the leases are moved.
         """
         try:
-            kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+            kept = read_json(self._path.read_bytes(), type=_Kept)
         except (OSError, msgspec.DecodeError):
             return {}
         moved = now - kept.at - timedelta(seconds=max(0.0, self._steady() - kept.steady_seconds))

@@ -26,6 +26,7 @@ from deskgrid.images.contract import ImageError
 from deskgrid.images.recipe import Recipe
 from deskgrid.model.image import ImageRef
 from deskgrid.model.names import BadName, Digest, Name, name
+from deskgrid.model.outside import JsonReader
 
 FORMAT = 1
 FILE = "image.json"
@@ -93,7 +94,7 @@ class Manifest(msgspec.Struct, frozen=True):
         return {name: facts for name, facts in known.items() if facts is not None}
 
 
-_DECODER = msgspec.json.Decoder(Manifest)
+_DECODER = JsonReader(Manifest)
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -18,6 +18,7 @@ from deskgrid.host.files import Locked, locked, make_folder, write_atomic
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.roles import METADATA_BYTES
 from deskgrid.images.trust.words import Entry, Pointer, manifest_place
+from deskgrid.model.outside import read_json
 
 _MANIFESTS_KEPT = 32
 _TIME_KEPT_EVERY = timedelta(minutes=10)
@@ -125,7 +126,7 @@ class Memory:
 
     def _recall(self) -> Seen:
         try:
-            return msgspec.json.decode((self._folder / "seen").read_bytes(), type=Seen)
+            return read_json((self._folder / "seen").read_bytes(), type=Seen)
         except FileNotFoundError:
             return Seen()
         except (OSError, msgspec.DecodeError) as error:
