@@ -65,7 +65,7 @@ def test_the_versions_of_the_daemons_are_kept_by_who_they_are_of() -> None:
         {"MyType": "Negotiator", "CondorVersion": "n"},
         {"MyType": "Scheduler", "Name": "s", "CondorVersion": "/Expr(x)/"},
     ]
-    assert sort_answer(ads, "").versions == {"collector": "c", "negotiator": "n", "s": ""}
+    assert sort_answer(ads).versions == {"collector": "c", "negotiator": "n", "s": ""}
 
 
 def test_idle_jobs_are_counted_by_group_and_a_name_is_read_to_the_end_of_its_line() -> None:
