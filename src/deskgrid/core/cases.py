@@ -55,7 +55,7 @@ class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     asked_until: Moment | None = None
     faults: tuple[Reason, ...] = ()
     logged_in: bool | None = False
-    idle_seconds: Span | None = 86400.0
+    idle_seconds: Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)] | None = 86400.0
     sources: tuple[str, ...] = ()
     presence_faults: tuple[str, ...] = ()
     locked: bool | None = None
