@@ -10,6 +10,7 @@ import msgspec
 from deskgrid.agent.usage import Gift
 from deskgrid.core.desk import Desk
 from deskgrid.core.desk import reports as vm_reports
+from deskgrid.host import sandbox
 from deskgrid.host.files import write_atomic
 from deskgrid.model.desktop import Availability, Room, VmReport
 from deskgrid.model.moment import Moment
@@ -26,7 +27,9 @@ class Status(msgspec.Struct, frozen=True):
     what could not be read of them. reached_at: when the coordinator last answered; link_fault: why it does not.
     wish: what accounts of this computer ask of the grid. faults: what is wrong with policy, wish or other files here.
     gift: what this desktop gave. cpus, memory_bytes: the computer's.
-    cpu: by VM id, how many processors it uses now, where that is known. policy: what holds here.
+    cpu: by VM id, how many processors it uses now, where that is known. policy: what holds here. wall: what holds a
+    guest that breaks out of its machine. zone: IANA name of the zone whose wall clock it goes by; empty: the computer's
+    own.
     """
 
     desktop: str
@@ -47,6 +50,8 @@ class Status(msgspec.Struct, frozen=True):
     memory_bytes: Bytes = 0
     cpu: dict[str, Total] = {}
     policy: Policy | None = None
+    wall: Reason | None = None
+    zone: str = ""
 
 
 def write_status(path: Path, status: Status) -> None:
@@ -77,6 +82,7 @@ def status_of(
     cpu: Mapping[str, float] | None = None,
     reached_at: datetime | None = None,
     link_fault: str = "",
+    zone: str = "",
 ) -> Status:
     """The status of a desk. What the desk does not know is given beside it; see `Status`."""
     reading, machine = desk.sensed.reading, desk.sensed.machine
@@ -99,4 +105,6 @@ def status_of(
         machine.memory_bytes,
         dict(cpu or {}),
         desk.policy,
+        sandbox.wall(),
+        zone,
     )

@@ -5,7 +5,8 @@ Rules, told first:
 - One snapshot, one `now`; the plan is a pure function of them and is made outside the event loop too.
 - A revoked image's VMs are withdrawn before anything else is decided.
 - A grant becomes a lease in this order: an id, a pool token, the record, then the desktop is told.
-- A coordinator that was itself away (stopped, asleep) does not hold it against the desktops.
+- A coordinator that was itself away (stopped, asleep) does not hold it against the desktops; nor does one whose clock
+  was set (own_time.py).
 """
 
 import asyncio
@@ -53,6 +54,7 @@ class Cycle:
     async def run(self) -> Plan:
         """Run one cycle. Raises: SQLAlchemyError when the database refuses; the next cycle tries again."""
         office = self._office
+        self._keep_time()
         looked, heard = await asyncio.gather(self._look(), self._ask())
         now = office.clock()
         await self._withdraw_revoked(now)
@@ -98,6 +100,11 @@ class Cycle:
         except sa.exc.SQLAlchemyError as error:
             return error
         return None
+
+    def _keep_time(self) -> None:
+        by = self._office.keep_time()
+        self._last_at += by
+        self._advertised_at += by
 
     def _keep_leases(self, heard: PoolSnapshot, now: datetime) -> None:
         """Bring the ledger up to date with the collector and with time."""

@@ -91,10 +91,13 @@ class Ledger:
     def restore(self, living: Iterable[LeaseRecord], gone: Iterable[LeaseRecord], now: datetime) -> None:
         """Take up what an earlier life recorded. Each lease gets time for its desktop to report."""
         for record in living:
-            until = max(record.lease.until, now + self._lease)
-            record = msgspec.structs.replace(record, lease=msgspec.structs.replace(record.lease, until=until))
-            self._add(Live(record, recorded=True))
+            # A time in the future was recorded while this computer's clock was ahead.
+            granted_at, until = min(record.lease.granted_at, now), now + self._lease
+            lease = msgspec.structs.replace(record.lease, granted_at=granted_at, until=until)
+            self._add(Live(msgspec.structs.replace(record, lease=lease), recorded=True))
         for record in gone:
+            if record.ended_at is not None and record.ended_at > now:
+                record = msgspec.structs.replace(record, ended_at=now)
             self._gone[record.lease.vm_id] = record
             if record.forgotten_at is None:
                 self.ended.append(record.lease.vm_id)
@@ -176,6 +179,18 @@ class Ledger:
             ):
                 changed.append(live.lease.desktop)
         return changed
+
+    def shift(self, by: timedelta) -> None:
+        """The clock was set by so much: move all that is remembered."""
+        for live in self._live.values():
+            lease = live.lease
+            lease = msgspec.structs.replace(lease, granted_at=lease.granted_at + by, until=lease.until + by)
+            self._change(live, lease=lease, **_moved(live.record, by))
+            live.up_since = None if live.up_since is None else live.up_since + by
+        for vm_id, record in self._gone.items():
+            self._gone[vm_id] = msgspec.structs.replace(record, **_moved(record, by))
+        self.outcomes.shift(by)
+        self.last_vms.shift(by)
 
     def prolong(self, now: datetime) -> None:
         """The coordinator itself was away: nobody could report, so nobody is late."""
@@ -271,3 +286,8 @@ class Ledger:
         for outcome in outcomes_of(live.record):
             if not outcome.ok:
                 self.outcomes.add(outcome)
+
+
+def _moved(record: LeaseRecord, by: timedelta) -> dict[str, datetime]:
+    moments = ("shown_at", "joined_at", "withdrawn_at", "ended_at", "forgotten_at")
+    return {name: at + by for name in moments if (at := getattr(record, name)) is not None}

@@ -137,7 +137,8 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 "when that machine dies without a word.",
             ),
             Setting(
-                "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridLease DeskgridImage DeskgridImageAgain",
+                "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridLease DeskgridImage DeskgridImageAgain "
+                "DeskgridImageOnly",
                 "Adds to the transforms that this schedd may have already.",
             ),
             Setting(
@@ -152,7 +153,7 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 "grid) are left alone, here and below.",
             ),
             Setting(
-                _transform("DeskgridImage", _named(_KEPT, once=False), _KEPT),
+                _transform("DeskgridImage", f"! {_mentions(_KEPT, _KEPT_AGAIN)}", _KEPT),
                 "The job's own Requirements stay and are joined by the image's name, compared as values. They are "
                 "referred to, not pasted in: HTCondor would expand macros in a pasted text, and so give away this "
                 "configuration to whoever writes a job. Applied again, as HTCondor does to each job of a factory "
@@ -162,11 +163,16 @@ def _jobs(settings: PoolSettings) -> DropIn:
             Setting(
                 _transform(
                     "DeskgridImageAgain",
-                    f"{_named(_KEPT, once=True)} && ! {_is_joined(_KEPT)} && {_named(_KEPT_AGAIN, once=False)}",
+                    f"{_mentions(_KEPT, _KEPT_AGAIN)} && ! {_mentions(_KEPT_AGAIN)} && ! {_joined()}",
                     _KEPT_AGAIN,
                 ),
                 "A job may write any attribute, this one too, and another server may have added to Requirements that "
                 "were joined before: such Requirements are kept under another name.",
+            ),
+            Setting(
+                _transform("DeskgridImageOnly", f"{_mentions(_KEPT_AGAIN)} && ! {_joined()}", None),
+                "Nor can that name be taken twice. Of a job that has come so far, through three servers or on purpose, "
+                "only the image's name is asked; a machine weighs the job's size by itself.",
             ),
             Setting(
                 "SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False",
@@ -179,30 +185,31 @@ def _jobs(settings: PoolSettings) -> DropIn:
     )
 
 
-_NAMES_AN_IMAGE = "isString(MY.vm_name) && " + " && ".join(f"JobUniverse =!= {number}" for number in ON_SERVER)
+_NAMES_AN_IMAGE = " && ".join(("isString(MY.vm_name)", *(f"JobUniverse =!= {number}" for number in ON_SERVER)))
 _KEPT, _KEPT_AGAIN = "DeskgridSubmittedRequirements", "DeskgridFurtherRequirements"
 
 
-def _transform(name: str, when: str, kept: str) -> str:
+def _transform(name: str, when: str, kept: str | None) -> str:
     """A transform that joins a job's Requirements, kept as the attribute `kept`, with its image's name."""
+    own = f"(MY.{kept}) && " if kept else ""
+    copy = f"   COPY Requirements {kept}\n" if kept else ""
     return (
         f"JOB_TRANSFORM_{name} @=end\n"
         "   NAME a job that names an image runs only in that image\n"
         f"   REQUIREMENTS {_NAMES_AN_IMAGE} && {when}\n"
-        f"   COPY Requirements {kept}\n"
-        f"   SET Requirements (MY.{kept}) && (TARGET.vm_name == MY.vm_name)\n"
+        f"{copy}   SET Requirements {own}(TARGET.vm_name == MY.vm_name)\n"
         "@end"
     )
 
 
-def _named(kept: str, once: bool) -> str:
-    """Whether a job's Requirements name the attribute."""
-    return f'{"" if once else "! "}regexp("{kept}", unparse(Requirements), "i")'
+def _mentions(*kept: str) -> str:
+    """Whether a job's Requirements name one of these attributes."""
+    return f'regexp("{"|".join(kept)}", unparse(Requirements), "i")'
 
 
-def _is_joined(kept: str) -> str:
-    """Whether a job's Requirements are what the transform makes of them, however HTCondor writes it."""
-    joined = f"^[ (]*MY[.]{kept}[ )]*&&[ (]*TARGET[.]vm_name *== *MY[.]vm_name[ )]*$"
+def _joined() -> str:
+    """Whether a job's Requirements are what a transform makes of them, however HTCondor writes that."""
+    joined = f"^[ (]*MY[.]({_KEPT}|{_KEPT_AGAIN})[ )]*&&[ (]*TARGET[.]vm_name *== *MY[.]vm_name[ )]*$"
     return f'regexp("{joined}", unparse(Requirements), "i")'
 
 

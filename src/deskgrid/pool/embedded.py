@@ -25,6 +25,7 @@ import psutil
 
 from deskgrid.host.entry import enter, run_in, tidy
 from deskgrid.host.process import Finished, kill_group
+from deskgrid.host.programs import ENVIRONMENT
 from deskgrid.host.trees import Tree
 from deskgrid.pool.config import COORDINATOR_USER
 from deskgrid.pool.head import Folders, HeadSettings
@@ -222,7 +223,9 @@ class EmbeddedPool:
     def _spawn(self) -> "subprocess.Popen[bytes]":
         argv = self.argv(["condor_master", "-f", "-pidfile", str(self.folders.pid)])
         with (self.folders.run / "log/start.log").open("wb") as log:
-            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
+            )
 
     def _await(self, timeout_seconds: float, waiting: Callable[[], None]) -> None:
         """Wait until the collector knows schedd and negotiator."""

@@ -5,7 +5,6 @@ entering the tree. The caller authenticates with an IDTOKEN of its own from a fo
 the environment.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ import msgspec
 from deskgrid.host.account import Account, become
 from deskgrid.host.entry import NoWay, direct
 from deskgrid.host.process import Finished, run
+from deskgrid.host.programs import environment
 from deskgrid.pool.contract import Partial, PoolError, Refused, Unreachable
 
 _DENIED = ("DENIED", "not authorized", "Permission denied", "AUTHENTICATE:", "Failed to read file", "Not authorized")
@@ -70,7 +70,7 @@ def _argv(reach: Reach, argv: Sequence[str]) -> list[str]:
 
 
 def _environment(reach: Reach) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    kept = environment("HOME")
     chosen = {
         "CONDOR_CONFIG": reach.config,
         "_CONDOR_SEC_TOKEN_DIRECTORY": reach.tokens,
