@@ -54,7 +54,7 @@ def submitter(schedd: str, idle: object, tag: str | None) -> Ad:
 def test_a_schedd_whose_submitters_are_all_tagged_flocks_here_from_another_pool() -> None:
     ads = [submitter("away", idle, "home.test") for idle in (20, 3, "many")]
     ads += [submitter("ours", 5, ""), submitter("both", 1, "x"), submitter("both", 1, None), submitter("odd", -4, "x")]
-    answer = sort_answer([*ads, {"MyType": "Submitter", "SubmitterTag": "x"}], "deskgrid-vm@d")
+    answer = sort_answer([*ads, {"MyType": "Submitter", "SubmitterTag": "x"}])
     assert answer.foreign == {"away": 23, "odd": 0}
     assert answer.submitting == {"away", "ours", "both", "odd"}
 
@@ -65,7 +65,7 @@ def test_the_versions_of_the_daemons_are_kept_by_who_they_are_of() -> None:
         {"MyType": "Negotiator", "CondorVersion": "n"},
         {"MyType": "Scheduler", "Name": "s", "CondorVersion": "/Expr(x)/"},
     ]
-    assert sort_answer(ads, "").versions == {"collector": "c", "negotiator": "n", "s": ""}
+    assert sort_answer(ads).versions == {"collector": "c", "negotiator": "n", "s": ""}
 
 
 def test_idle_jobs_are_counted_by_group_and_a_name_is_read_to_the_end_of_its_line() -> None:

@@ -275,7 +275,8 @@ def _lifetimes(settings: PoolSettings) -> DropIn:
             Setting(
                 f"COLLECTOR_CLASSAD_USER_MAP_NAMES = $(COLLECTOR_CLASSAD_USER_MAP_NAMES) {ENDED_MAP}\n"
                 f"CLASSAD_USER_MAPFILE_{ENDED_MAP} = {settings.ended}\n"
-                f"COLLECTOR.ALLOW_ADMINISTRATOR = $(ALLOW_ADMINISTRATOR) {COORDINATOR_USER}@{settings.trust_domain}",
+                "COLLECTOR.ALLOW_ADMINISTRATOR = $(COLLECTOR.ALLOW_ADMINISTRATOR:$(ALLOW_ADMINISTRATOR)) "
+                f"{COORDINATOR_USER}@{settings.trust_domain}",
                 "VMs that have ended, and all of a desktop that was revoked: their tokens are dead at once, whatever "
                 "connection is still open. The coordinator writes the file and lets the collector read it again "
                 "(condor_reconfig), which is all that it administers.",
