@@ -22,7 +22,7 @@ class LeaseFile:
         """The leases by VM id; empty when there is no file. A file that is not ours to read counts as empty."""
         try:
             leases = msgspec.json.decode(self._path.read_bytes(), type=list[Lease])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
             return {}
         return {lease.vm_id: lease for lease in leases}
 
