@@ -39,10 +39,10 @@ def test_a_slot_whose_attributes_are_expressions_or_missing_does_no_harm() -> No
 
 def test_the_answer_is_sorted_and_an_offline_ad_from_a_vm_is_not_ours() -> None:
     ours = {"MyType": "Machine", "Name": "o", "deskgrid_offline": True, "AuthenticatedIdentity": "c@d"}
-    forged = ours | {"AuthenticatedIdentity": "deskgrid-vm@d"}
+    forged = ours | {"AuthenticatedIdentity": "deskgrid-vm.99.vm-1@d"}
     collector = {"MyType": "Collector", "Name": "x", "StatsLastUpdateTime": 100, "StatsLifetime": 30}
     schedd = {"MyType": "Scheduler", "Name": "s", "MyAddress": "<a>"}
-    answer = sort_answer([ours, forged, collector, schedd, slot("vm-1")], "deskgrid-vm@d")
+    answer = sort_answer([ours, forged, collector, schedd, slot("vm-1")])
     assert (answer.collector_started, answer.schedds, answer.offline) == (70, {"<a>": "s"}, (ours,))
     assert [ad["Name"] for ad in answer.slots] == ["slot1@vm-1"]
 

@@ -10,6 +10,7 @@ import msgspec
 from deskgrid.agent.usage import Gift
 from deskgrid.core.desk import Desk
 from deskgrid.core.desk import reports as vm_reports
+from deskgrid.host import sandbox
 from deskgrid.host.files import write_atomic
 from deskgrid.model.desktop import Availability, Room, VmReport
 from deskgrid.model.moment import Moment
@@ -26,8 +27,9 @@ class Status(msgspec.Struct, frozen=True):
     what could not be read of them. reached_at: when the coordinator last answered; link_fault: why it does not.
     wish: what accounts of this computer ask of the grid. faults: what is wrong with policy, wish or other files here.
     gift: what this desktop gave. cpus, memory_bytes: the computer's.
-    cpu: by VM id, how many processors it uses now, where that is known. policy: what holds here. zone: IANA name of the
-    zone whose wall clock it goes by; empty: the computer's own.
+    cpu: by VM id, how many processors it uses now, where that is known. policy: what holds here. wall: what holds a
+    guest that breaks out of its machine. zone: IANA name of the zone whose wall clock it goes by; empty: the computer's
+    own.
     """
 
     desktop: str
@@ -48,6 +50,7 @@ class Status(msgspec.Struct, frozen=True):
     memory_bytes: Bytes = 0
     cpu: dict[str, Total] = {}
     policy: Policy | None = None
+    wall: Reason | None = None
     zone: str = ""
 
 
@@ -102,5 +105,6 @@ def status_of(
         machine.memory_bytes,
         dict(cpu or {}),
         desk.policy,
+        sandbox.wall(),
         zone,
     )

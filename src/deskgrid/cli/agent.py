@@ -15,6 +15,7 @@ from deskgrid.cli.output import Exit, Failed, tell
 from deskgrid.host import toml
 from deskgrid.host.files import decoded
 from deskgrid.host.paths import SYSTEM, settings_file
+from deskgrid.host.programs import KEPT, environment, python
 
 app = typer.Typer(help="The process on each desktop.", no_args_is_help=True)
 
@@ -58,4 +59,4 @@ def run(settings: Settings = None) -> None:
     check(toml.read(file, AgentSettings))
     verbose = ["--verbose"] if logging.getLogger().isEnabledFor(logging.INFO) else []
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "deskgrid.agent", str(file), *verbose])  # noqa: S606
+    os.execve(sys.executable, python("deskgrid.agent", [str(file), *verbose]), environment(*KEPT))  # noqa: S606

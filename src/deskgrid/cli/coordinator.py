@@ -43,6 +43,8 @@ def status(settings: Settings = None, as_json: Json = False) -> None:
     tell(f"{counted(now.vms, 'virtual machine')}, {now.joined} in the pool; last cycle {ago(now.cycle_at)}")
     for fault in now.pool_faults:
         tell(f"HTCondor: {fault}", style="yellow")
+    for problem in now.problems:
+        tell(problem, style="yellow")
     for problem in now.image_problems:
         tell(f"images: {problem}", style="yellow")
     if now.wants is None:

@@ -21,6 +21,8 @@ from deskgrid.host.doctor_finding import Finding, Level
 from deskgrid.host.doctor_gather import gather
 from deskgrid.host.doctor_trial import TRIAL_SECONDS
 from deskgrid.hypervisor import cgroup
+from deskgrid.pool import doctor as pool
+from deskgrid.pool.reach import Reach
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "red"}
 
@@ -46,6 +48,8 @@ def doctor(
     agent = _agent(settings)
     desktop = purpose is Purpose.DESKTOP or (purpose is Purpose.AUTO and agent is not None)
     findings = (*examine(gather(agent=agent, trial_seconds=TRIAL_SECONDS if trial else 0), desktop), way(_seen(agent)))
+    if not desktop and (seen := pool.ask(Reach(timeout_seconds=10))) is not None:
+        findings = (*findings, *pool.examine(seen))
     if as_json:
         show_json(findings)
     else:

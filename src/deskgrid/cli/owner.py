@@ -25,6 +25,7 @@ from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, ago, show, show_json, size, tell
 from deskgrid.host import toml
 from deskgrid.host.paths import SYSTEM
+from deskgrid.host.programs import python
 from deskgrid.model.counted import counted
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.reason import Reason
@@ -150,6 +151,8 @@ def _show(status: Status, why: bool) -> None:
         tell(f"{counted(more, 'more reason')}: `deskgrid status --why`")
     if status.gift is not None:
         tell(words.gift_sentence(status.gift.total()))
+    if status.wall is not None and (why or status.wall.name != "seccomp"):
+        tell(status.wall.sentence)
     for fault in status.faults:
         tell(f"wrong: {fault}", style="bold")
     if status.link_fault:
@@ -230,9 +233,9 @@ def session(
     settings: SettingsOption = None,
 ) -> None:
     """Tell the agent when this session is in use, until the session ends. Desktops start this at login."""
-    argv = [sys.executable, "-P", "-m", "deskgrid.session", *map(str, sockets(settings)[0])]
+    words = list(map(str, sockets(settings)[0]))
     if tray:
-        argv += ["--", sys.executable, "-m", "deskgrid", "page", "--open"]
-        argv += ["--settings", str(settings)] if settings is not None else []
+        asked = [] if settings is None else ["--settings", str(settings)]
+        words += ["--", *python("deskgrid", ["page", "--open", *asked])]
     sys.stdout.flush()
-    os.execv(sys.executable, argv)  # noqa: S606  a small process for a long time
+    os.execv(sys.executable, python("deskgrid.session", words))  # noqa: S606  a small process for a long time

@@ -11,9 +11,12 @@ from deskgrid.cli.output import Exit, Failed, progress, show_json, tell
 from deskgrid.host import trees
 from deskgrid.host.paths import cache_folder
 from deskgrid.pool.config import PoolSettings, dropins, install
+from deskgrid.pool.contract import Refused
+from deskgrid.pool.doctor import must_be_fit
 from deskgrid.pool.embedded import EmbeddedPool
 from deskgrid.pool.head import HeadSettings
 from deskgrid.pool.place import job_folders
+from deskgrid.pool.reach import Reach
 
 app = typer.Typer(help="HTCondor's side: configure an existing pool, or run an embedded one.", no_args_is_help=True)
 
@@ -30,13 +33,21 @@ def configure(
     trust_domain: Annotated[str, typer.Option(help="HTCondor's TRUST_DOMAIN of this pool.")] = "deskgrid",
     key: Annotated[str, typer.Option(help="Name of the signing key for the tokens of VMs.")] = "deskgrid",
     lease_seconds: Annotated[int, typer.Option(help="How long a job waits for a VM that vanished.")] = 180,
+    ended: Annotated[str, typer.Option(help="The coordinator's file of VMs that have ended.")] = PoolSettings().ended,
     as_json: Json = False,
 ) -> None:
-    """Write configuration drop-ins for the central manager and submit servers of an existing pool."""
+    """Write configuration drop-ins for the central manager and submit servers of an existing pool.
+
+    A pool whose collector or negotiator is of a version that can't work with it is refused.
+    """
     try:
-        files = dropins(PoolSettings(trust_domain, key, lease_seconds))
+        files = dropins(PoolSettings(trust_domain, key, lease_seconds, ended=ended))
     except ValueError as error:
         raise Failed(Exit.WRONG, str(error)) from None
+    try:
+        must_be_fit(Reach(timeout_seconds=10))
+    except Refused as error:
+        raise Failed(Exit.REFUSED, str(error)) from None
     if as_json:
         show_json([{"path": str(output / file.path), "why": file.why, "text": file.text} for file in files])
     if dry_run:

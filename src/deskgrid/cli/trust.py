@@ -53,7 +53,6 @@ Role = Annotated[
     str,
     typer.Argument(help="administrators, online, root, targets, PROJECT-researcher or PROJECT-approver."),
 ]
-_WORDS = ("file", "what", "in words", "whole")
 Threshold = Annotated[int | None, typer.Option("--threshold", help="How many of the role's keys must sign.")]
 
 
@@ -210,8 +209,11 @@ def words(
 
     with told():
         found = [(file, *named(file)) for file in files]
-    rows = [(file, what, words_of(digest), digest) for file, what, digest in found]
-    show([dict(zip(("file", "what", "words", "sha256"), row, strict=True)) for row in rows], as_json, _WORDS, rows)
+    if as_json:
+        show_json([{"file": file, "what": what, "words": words_of(it), "sha256": it} for file, what, it in found])
+    for file, what, it in () if as_json else found:
+        tell(f"{file}: {what}, {it}, in words:")
+        tell(f"  {words_of(it)}", style="bold")
 
 
 @app.command("sign")

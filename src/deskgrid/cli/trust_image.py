@@ -108,6 +108,7 @@ def _published(wanted: Version, manifest: Path, repository: Path) -> bytes:
     content = content_of(manifest)
     try:
         made, _ = decode(content)
+        differences(None, content)
     except ImageError as error:
         raise TrustError(Fault.REQUEST, "no-manifest", f"manifest {manifest}: it is none: {error}") from None
     if (made.project, made.name, made.version) != (wanted.project, wanted.image, wanted.version):

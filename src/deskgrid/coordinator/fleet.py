@@ -11,7 +11,7 @@ Rules, told first:
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -52,6 +52,12 @@ class Known:
         self._skews: tuple[float, ...] = (*(before._skews if before is not None and near else ()), skew)[-_SKEWS:]
         self.skew_seconds: float = max(self._skews)
         self.superseded = superseded
+
+    def shift(self, by: timedelta) -> None:
+        """Our clock was set by so much."""
+        self.received_at += by
+        self._skews = tuple(skew - by.total_seconds() for skew in self._skews)
+        self.skew_seconds -= by.total_seconds()
 
     def desktop(self) -> Desktop:
         """This desktop in a snapshot."""
@@ -123,6 +129,11 @@ class Fleet:
                 superseded = (*superseded, known.report.incarnation)[-_SUPERSEDED:]
         self._known[name] = Known(name, report, raw, now, superseded, before)
         return True
+
+    def shift(self, by: timedelta) -> None:
+        """Our clock was set by so much."""
+        for known in self._known.values():
+            known.shift(by)
 
     def drop(self, name: str) -> None:
         """Forget what a desktop reported."""

@@ -77,7 +77,7 @@ def _order(office: Coordinator, live: Live, shown: bool) -> Order | None:
     if live.withdrawn is not None or not live.recorded:
         return None
     if shown:
-        return Order(live.lease)
+        return Order(live.lease, token=live.renewed)
     image = office.offering.grant(live.lease.image)
     if live.token is None or isinstance(image, Reason):
         return None

@@ -28,6 +28,27 @@ def members(connection: sa.Connection) -> list[Member]:
     return [Member(**row) for row in connection.execute(sa.select(db.desktops)).mappings()]
 
 
+def member(connection: sa.Connection, name: str) -> Member | None:
+    """One desktop."""
+    row = connection.execute(sa.select(db.desktops).where(db.desktops.c.name == name)).mappings().first()
+    return Member(**row) if row else None
+
+
+def mark_used(connection: sa.Connection, member: Member) -> None:
+    """A desktop has used this credential; nothing else about it is written."""
+    c = db.desktops.c
+    mine = (c.name == member.name, c.credential_hash == member.credential_hash)
+    connection.execute(db.desktops.update().where(*mine).values(used=True))
+
+
+def mark_revoked(connection: sa.Connection, name: str, reason: str, now: datetime) -> bool:
+    """A desktop is revoked, if it was not. Returns whether it was not."""
+    c = db.desktops.c
+    living = (c.name == name, c.revoked_at.is_(None))
+    revoke = db.desktops.update().where(*living).values(revoked_at=now, revoked_reason=reason)
+    return connection.execute(revoke).rowcount == 1
+
+
 def image_names(connection: sa.Connection) -> dict[str, str]:
     """The project that each name of an image belongs to."""
     c = db.image_names.c
@@ -51,6 +72,11 @@ def save_image_names(connection: sa.Connection, owners: Mapping[str, str], now: 
 def add_token(connection: sa.Connection, token: TokenRecord) -> None:
     """Keep a new enrolment token."""
     connection.execute(db.tokens.insert().values(**msgspec.structs.asdict(token)))
+
+
+def tokens(connection: sa.Connection) -> list[TokenRecord]:
+    """Every enrolment token that is kept."""
+    return [TokenRecord(**row) for row in connection.execute(sa.select(db.tokens)).mappings()]
 
 
 def token(connection: sa.Connection, token_id: str) -> TokenRecord | None:

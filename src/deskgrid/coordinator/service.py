@@ -28,12 +28,13 @@ from deskgrid.coordinator import trust
 from deskgrid.coordinator.api import Api, Application
 from deskgrid.coordinator.authentication import Authentication
 from deskgrid.coordinator.catalogue import Catalogue
-from deskgrid.coordinator.connection import BoundedConnection
-from deskgrid.coordinator.coordinator import Clock, Coordinator, Loaded
+from deskgrid.coordinator.connection import BoundedConnection, bounded
+from deskgrid.coordinator.coordinator import Coordinator, Loaded
 from deskgrid.coordinator.credentials import Guard, operator_token
 from deskgrid.coordinator.cycle import run_cycles
 from deskgrid.coordinator.database import DatabaseError, open_database
 from deskgrid.coordinator.operator_api import OperatorApi
+from deskgrid.coordinator.own_time import Clock, OwnTime
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.upkeep import keep_small
 from deskgrid.host.files import Locked, locked
@@ -41,11 +42,12 @@ from deskgrid.pool.contract import Pool
 
 log = logging.getLogger(__name__)
 
-_RENEW_SECONDS = 6 * 3600.0
+_RENEW_SECONDS = 600.0
 _GRACE_SECONDS = 5
 _FLUSH_SECONDS = 0.15
 _BACKLOG = 4096
 _FILES = 65536
+_OTHER_FILES = 512
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -83,10 +85,10 @@ def run(
             folder or the database can't be used.
     """
     prepare_state(settings.state_dir)
-    _many_connections()
+    most = _many_connections()
     try:
         with locked(settings.state_dir / "lock", wait=False):
-            _loop_runner().run(_serve(settings, pool, ready, clock, catalogue))
+            _loop_runner().run(_serve(settings, pool, ready, clock, catalogue, most))
     except Locked:
         raise ServiceError(
             f"state folder {settings.state_dir}: another coordinator uses it; stop that one, or choose another folder"
@@ -106,12 +108,15 @@ def prepare_state(folder: Path) -> None:
         ) from None
 
 
-def _many_connections() -> None:
-    """Every desktop holds a connection open; the usual limit is 1024 files."""
+def _many_connections() -> int:
+    """Every desktop holds a connection open; the usual limit is 1024 files. Returns: how many there may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    else:
+        wanted = soft if soft != resource.RLIM_INFINITY else _FILES
+    return max(wanted - _OTHER_FILES, wanted // 2)
 
 
 def _loop_runner() -> asyncio.Runner:
@@ -128,15 +133,18 @@ async def _serve(
     ready: Callable[[Ready], None],
     clock: Clock,
     catalogue: Catalogue | None,
+    most_connections: int,
 ) -> None:
     authority = trust.prepare(settings.state_dir, settings.names, clock())
     token = operator_token(settings.state_dir)
     database = open_database(settings.database_url)
     try:
-        office = Coordinator(settings, pool, clock, Loaded(database, clock()), catalogue)
+        office = Coordinator(settings, pool, OwnTime(clock), Loaded(database, clock()), catalogue)
         who = Authentication(office, token, Guard())
         application = Api(office, who, OperatorApi(office, who, authority).application())
-        server = _Server(_config(settings, authority, application), office)
+        connection = bounded(most_connections, office.whereabouts)
+        office.bounds = (connection.places, application.long)
+        server = _Server(_config(settings, authority, application, connection), office)
         office.forget_ended()
         try:
             with _listen(settings) as listening:
@@ -206,14 +214,20 @@ async def _renew(server: "_Server", office: Coordinator, stopping: asyncio.Event
         server.reload(settings.state_dir)
 
 
-def _config(settings: CoordinatorSettings, authority: trust.Authority, application: Application) -> uvicorn.Config:
+def _config(
+    settings: CoordinatorSettings,
+    authority: trust.Authority,
+    application: Application,
+    connection: type[BoundedConnection],
+) -> uvicorn.Config:
     return uvicorn.Config(
         application,
-        http=BoundedConnection,
+        http=connection,
         ws="none",
         lifespan="off",
         access_log=False,
         log_config=None,
+        log_level="error",  # what strangers send wrong is not worth a line each
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=int(settings.report_seconds * 2) + 15,

@@ -20,6 +20,7 @@ from deskgrid.host.account import SERVICE_NAME, Account, service_account
 from deskgrid.host.debstrap import BuildFailed, Progress, bootstrap, quiet
 from deskgrid.host.files import locked, own_folder, write_atomic
 from deskgrid.host.paths import cache_folder
+from deskgrid.host.programs import ENVIRONMENT
 
 _FORMAT = 1
 
@@ -133,7 +134,7 @@ def unpack(tar: Path, root: Path, owner: Account) -> None:
     argv = [*as_owner, "tar", "-x", "--no-same-owner", "--exclude=./dev/*", "-f", "-"]
     with tar.open("rb") as source:
         # The folder is handed over as the working directory: the owner need not be able to reach it by its path.
-        done = subprocess.run(argv, stdin=source, stderr=subprocess.PIPE, cwd=root, check=False)
+        done = subprocess.run(argv, stdin=source, stderr=subprocess.PIPE, cwd=root, env=ENVIRONMENT, check=False)
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()[-300:]
         raise BuildFailed(f"unpacking {tar} to {root}: {said}; check the space on the disk")

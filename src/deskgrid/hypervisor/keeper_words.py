@@ -86,6 +86,15 @@ class Vacate(msgspec.Struct, frozen=True, tag="vacate"):
     """Let them go on, confined, and ask the guest to leave."""
 
 
+class Renew(msgspec.Struct, frozen=True, tag="renew"):
+    """Give the guest a token that is valid for longer. SECRET."""
+
+    token: str
+
+    def __repr__(self) -> str:
+        return "Renew(token=<secret>)"
+
+
 class Limit(msgspec.Struct, frozen=True, tag="limit"):
     """All VMs together run on so many cores; None: on all; 0: on none."""
 
@@ -102,7 +111,7 @@ class Heard(msgspec.Struct, frozen=True, tag="heard"):
     number: int
 
 
-Order = Tend | Silence | Pause | Resume | Vacate | Limit | Kill | Heard
+Order = Tend | Silence | Pause | Resume | Vacate | Renew | Limit | Kill | Heard
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):

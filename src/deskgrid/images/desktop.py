@@ -12,7 +12,6 @@ Rules, told first
 import logging
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host.programs import KEPT, environment, python
 from deskgrid.images.contract import ImageError, OpenedImage
 from deskgrid.images.trust.place import Place
 from deskgrid.images.trust.words import Version
@@ -165,7 +165,9 @@ class DesktopStore:
         with self._asking:
             try:
                 done = subprocess.run(
-                    [sys.executable, "-m", "deskgrid.images.admit"],
+                    python("deskgrid.images.admit"),
+                    env=environment(*KEPT),
+                    cwd="/",
                     input=msgspec.json.encode(question, enc_hook=str),
                     capture_output=True,
                     timeout=ADMIT_SECONDS,

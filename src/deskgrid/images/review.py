@@ -2,43 +2,72 @@
 
 Rules, told first
 - Told is all by which a machine of it would differ: packages, the kernel's command line, memory, the sizes of what it
-  boots from, which image was built, how many chunks are new. What is the same is not told, but for a first version.
-- A manifest that can't be read is refused: nobody can know what he approves there.
+  boots from, which image was built, how many chunks are new.
+- A manifest that can't be read, or has in it what deskgrid never writes, is refused: nobody can know what he approves.
 """
 
 from collections.abc import Sequence
 
-from deskgrid.images.chunks.manifest import HOLE, STREAMS, PublishedManifest, Table, decode
+import msgspec
+
+from deskgrid.images.chunks.manifest import (
+    HOLE,
+    PublishedManifest,
+    Stream,
+    Table,
+    boot_order,
+    decode,
+    encode,
+    title,
+)
+from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Package
 from deskgrid.images.trust.words import readable
-
-_MIB = 1 << 20
+from deskgrid.model.counted import counted
 
 
 def differences(before: bytes | None, after: bytes) -> Sequence[str]:
     """What is new in a manifest: a sentence each. before: the one approved before, if any. Raises: ImageError."""
     new, table = decode(after)
+    if encode(new) != after:
+        raise ImageError(
+            f"manifest of {title(new)}: it has something in it that deskgrid does not write, so nobody would see it; "
+            "don't sign it"
+        )
     old, old_table = decode(before) if before is not None else (None, None)
+    was = {} if old is None else _told(old)
     return (
-        *_facts(old, new),
+        *(_fact(what, text, was.get(what)) for what, text in _told(new).items() if text or was.get(what)),
         _chunks(old, old_table, new, table),
         *_packages(old.packages if old else None, new.packages),
     )
 
 
-def _facts(old: PublishedManifest | None, new: PublishedManifest) -> list[str]:
-    was = {} if old is None else _told(old)
-    return [_fact(what, text, was.get(what)) for what, text in _told(new).items()]
+_TOLD_APART = ("table", "packs", "packages", "boot", "version")
+_NAMES = {
+    "source": "built image",
+    "key_id": "key of the project",
+    "cmdline": "kernel command line",
+    "memory_bytes": "memory",
+    "says": "its machines say",
+}
 
 
 def _told(manifest: PublishedManifest) -> dict[str, str]:
+    """All fields of a manifest for people, also those that later versions of deskgrid add."""
+    fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__ if name not in _TOLD_APART}
     return {
-        "built image": manifest.source,
-        "kernel command line": readable(manifest.cmdline, 4096),
-        "memory": f"{manifest.memory_bytes // _MIB} MiB",
-        "key of the project": manifest.key_id,
-        **{name: f"{getattr(manifest, name).bytes} bytes" for name in STREAMS},
+        **{_NAMES.get(name, name.replace("_", " ")): _text(name, value) for name, value in fields.items()},
+        "boot order": f"{len(boot_order(manifest))} chunks",
     }
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, Stream):
+        return f"{value.bytes} bytes"
+    if isinstance(value, tuple):
+        return readable(", ".join(msgspec.json.encode(each).decode() for each in value), 8192)
+    return f"{readable(str(value), 4096)}{' bytes' if name.endswith('_bytes') else ''}"
 
 
 def _fact(what: str, new: str, old: str | None) -> str:
@@ -69,7 +98,9 @@ def _places(manifest: PublishedManifest, table: Table) -> dict[tuple[str, int], 
 def _packages(before: Sequence[Package] | None, after: Sequence[Package]) -> tuple[str, ...]:
     new = _versions(after)
     if before is None:
-        return (f"the first version, with {len(new)} packages" if new else "it lists no packages: look into it",)
+        return (
+            f"the first version, with {counted(len(new), 'package')}" if new else "it lists no packages: look into it",
+        )
     old = _versions(before)
     return (
         *(f"+ {name} {new[name]}" for name in sorted(new.keys() - old.keys())),

@@ -148,7 +148,8 @@ def prepare(account: Account, folders: Folders, settings: HeadSettings, state: S
         write_atomic(key, secrets.token_hex(64).encode(), 0o600, account)
     write_atomic(folders.config, main_config(folders).encode(), owner=account)
     write_atomic(folders.collector_address, collector_address(state.port).encode(), owner=account)
-    for file in (head_dropin(settings, folders, state.port), *dropins(settings.pool)):
+    own = msgspec.structs.replace(settings.pool, ended=str(folders.ended))
+    for file in (head_dropin(settings, folders, state.port), *dropins(own)):
         write_atomic(folders.dropins / file.path, file.text.encode(), owner=account)
     write_atomic(folders.run / "pool.json", msgspec.json.encode(state), owner=account)
     folders.pid.unlink(missing_ok=True)

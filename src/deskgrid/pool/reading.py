@@ -8,6 +8,7 @@ import msgspec
 
 from deskgrid.model.pool import ON_SERVER, Job, JobGroup, Machine
 from deskgrid.pool.ads import MOST, Ad, expression_of, integer_of, moment_at, text_of, unparsed
+from deskgrid.pool.identities import is_vms
 from deskgrid.pool.offline import MARK
 
 COLLECTOR_ATTRIBUTES = (
@@ -54,12 +55,8 @@ class Answer(msgspec.Struct, frozen=True):
     versions: dict[str, str] = {}
 
 
-def sort_answer(ads: Iterable[Ad], vm_identity: str) -> Answer:
-    """Sort the collector's answer to COLLECTOR_QUESTION.
-
-    Args:
-        vm_identity: what came with the identity of a VM is no offline ad of ours, whatever it says.
-    """
+def sort_answer(ads: Iterable[Ad]) -> Answer:
+    """Sort the collector's answer to COLLECTOR_QUESTION. What came from a VM is no offline ad, whatever it says."""
     started: int | None = None
     schedds: dict[str, str] = {}
     offline, slots, submitters, versions = [], [], list[Ad](), dict[str, str]()
@@ -76,7 +73,7 @@ def sort_answer(ads: Iterable[Ad], vm_identity: str) -> Answer:
             schedds[text_of(ad, "MyAddress") or name] = name
             versions[name] = text_of(ad, "CondorVersion") or ""
         elif ad.get(MARK) is True:
-            if ad.get("AuthenticatedIdentity") != vm_identity:
+            if not is_vms(ad):
                 offline.append(ad)
         elif kind == "Machine":
             slots.append(ad)

@@ -15,14 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName, name
 from deskgrid.model.pool import Foreign, Job, JobGroup, Match, OfflineAd, PoolSnapshot
-from deskgrid.pool.ads import BadText, quote, read_ads
-from deskgrid.pool.config import VM_USER
-from deskgrid.pool.contract import Partial, PoolError, Refused
-from deskgrid.pool.offline import MARK, ad_name, counted_once, lost, matches, offline_ad, remembered
+from deskgrid.pool.ads import Ad, quote, read_ads
+from deskgrid.pool.contract import Partial, PoolError, Refused, Unreachable
+from deskgrid.pool.ended import EndedVms
+from deskgrid.pool.identities import gone_ad, identity
+from deskgrid.pool.offline import ad_name, counted_once, lost, matches, offline_ad, remembered
 from deskgrid.pool.reach import Reach, run_tool
 from deskgrid.pool.reading import (
     COLLECTOR_ATTRIBUTES,
@@ -44,6 +46,7 @@ _REFRESH_SECONDS = AD_LIFETIME_SECONDS / 3
 _SCHEDD_MEMORY_SECONDS = 900.0
 _CLOCK_SLACK_SECONDS = 3
 _JOB_ID = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\Z")
+_GONE_ATTRIBUTES = "MyType,Name,Machine,MyAddress"
 _TOKEN_SCOPES = ("ADVERTISE_STARTD", "ADVERTISE_MASTER", "READ")
 
 
@@ -67,6 +70,8 @@ class CondorPool:
         self._collector_started: int | None = None
         self._settled_at: datetime | None = None
         self._schedds: dict[str, float] = {}
+        self._ended = EndedVms(Path(reach.ended)) if reach.ended else None
+        self._unread: set[str] = set()
         self._abroad: set[str] = set()
 
     def advertise(self, ads: Sequence[OfflineAd]) -> None:
@@ -87,7 +92,7 @@ class CondorPool:
                 texts = [offline_ad(ad, AD_LIFETIME_SECONDS, present.get(ad_name(ad))) for ad in due]
                 self._advertise_file("UPDATE_STARTD_AD", texts, left)
             if gone:
-                self._invalidate("INVALIDATE_STARTD_ADS", "Machine", f"{MARK} =?= true && {_named(gone)}", left)
+                self._take_away([present[key] for key in gone], left)
             if due or gone:
                 self._confirm(wanted, left)
             moment = time.monotonic()
@@ -118,10 +123,10 @@ class CondorPool:
         )
 
     def mint_token(self, vm_id: str, lifetime_seconds: int) -> str:
-        """See Pool.mint_token. The identity is the same for all VMs; the token's own id is in the daemons' logs."""
+        """See Pool.mint_token."""
         _name("VM id", vm_id)
-        identity = f"{VM_USER}@{self._reach.trust_domain}"
-        argv = ["condor_token_create", "-identity", identity, "-key", self._reach.key]
+        who = identity(vm_id, int(self._now().timestamp()) + int(lifetime_seconds), self._reach.trust_domain)
+        argv = ["condor_token_create", "-identity", who, "-key", self._reach.key]
         argv += [word for scope in _TOKEN_SCOPES for word in ("-authz", scope)]
         argv += ["-lifetime", str(int(lifetime_seconds))]
         token = run_tool(self._reach, argv, self._reach.timeout_seconds).strip()
@@ -133,12 +138,13 @@ class CondorPool:
         """See Pool.forget_vm."""
         left = _Time(self._reach.timeout_seconds)
         question = f"deskgrid_vm_id =?= {quote(_name('VM id', vm_id))}"
-        for command, kind in (
-            ("INVALIDATE_STARTD_ADS", "Machine"),
-            ("INVALIDATE_STARTD_ADS", "StartD"),
-            ("INVALIDATE_MASTER_ADS", "DaemonMaster"),
-        ):
-            self._invalidate(command, kind, question, left)
+        fault = self._end(vm_id, left)
+        if isinstance(fault, Unreachable):
+            raise fault
+        argv = ["condor_status", "-any", "-constraint", question, "-json", "-attributes", _GONE_ATTRIBUTES]
+        self._take_away(_read(run_tool(self._reach, argv, left.seconds())), left)
+        if fault is not None:
+            raise fault
 
     def job(self, job_id: str) -> Job | None:
         """See Pool.job; looks into the queues first, then into the histories."""
@@ -171,7 +177,7 @@ class CondorPool:
     def _ask_collector(self, left: "_Time") -> Answer:
         argv = ["condor_status", "-any", "-constraint", COLLECTOR_QUESTION, "-json", "-attributes"]
         text = run_tool(self._reach, [*argv, COLLECTOR_ATTRIBUTES], left.seconds())
-        answer = sort_answer(_read(text), f"{VM_USER}@{self._reach.trust_domain}")
+        answer = sort_answer(_read(text))
         if answer.collector_started is None:
             raise Partial("condor_status: the collector's own ad is missing; it has just started")
         return answer
@@ -189,9 +195,31 @@ class CondorPool:
     def _advertise_file(self, command: str, texts: Sequence[str], left: "_Time") -> None:
         run_tool(self._reach, ["condor_advertise", "-multiple", command, "-"], left.seconds(), "\n".join(texts))
 
-    def _invalidate(self, command: str, kind: str, question: str, left: "_Time") -> None:
-        text = f'MyType = "Query"\nTargetType = {quote(kind)}\nRequirements = {question}\n'
-        run_tool(self._reach, ["condor_advertise", command, "-"], left.seconds(), text)
+    def _take_away(self, ads: Sequence[Ad], left: "_Time") -> None:
+        """Write over ads what matches nothing and is over at once; see `identities.py` for why not to invalidate."""
+        masters = [ad for ad in ads if ad.get("MyType") == "DaemonMaster"]
+        others = [ad for ad in ads if ad.get("MyType") != "DaemonMaster"]
+        for command, group in (("UPDATE_STARTD_AD", others), ("UPDATE_MASTER_AD", masters)):
+            if texts := [text for ad in group if (text := gone_ad(ad)) is not None]:
+                self._advertise_file(command, texts, left)
+
+    def _end(self, vm_id: str, left: "_Time") -> PoolError | None:
+        """Let the collector take no ad of this VM any more, if it has been told where such VMs are named."""
+        if self._ended is None:
+            return None
+        try:
+            new = self._ended.add(vm_id)
+        except OSError as error:
+            return PoolError(f"{self._reach.ended}: VMs that ended can't be named: {error.strerror}")
+        if not new and vm_id not in self._unread:
+            return None
+        self._unread.add(vm_id)
+        try:
+            run_tool(self._reach, ["condor_reconfig", "-daemon", "collector"], left.seconds())
+        except PoolError as error:
+            return error
+        self._unread.discard(vm_id)
+        return None
 
     def _forgotten(self, answer: Answer) -> tuple[str, ...]:
         """Whether the collector lacks ads that we gave it. The caller holds the lock."""
@@ -267,13 +295,6 @@ def _name(what: str, text: str) -> str:
     try:
         return name(what, text)
     except BadName as error:
-        raise Refused(str(error)) from None
-
-
-def _named(keys: Sequence[str]) -> str:
-    try:
-        return "(" + " || ".join(f"Name =?= {quote(key)}" for key in keys) + ")"
-    except BadText as error:
         raise Refused(str(error)) from None
 
 

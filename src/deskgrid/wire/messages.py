@@ -58,11 +58,18 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A VM that the desktop should run. instance and image are there only while the VM has not been reported yet."""
+    """A VM that the desktop should run. instance and image are there only while the VM has not been reported yet.
+
+    token: after that, the newest pool token for its guest, if it was renewed. SECRET.
+    """
 
     lease: Lease
     instance: InstanceData | None = None
     image: ImageGrant | None = None
+    token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Order({self.lease!r}, {self.instance!r}, {self.image!r}, token=<secret>)"
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,5 +1,6 @@
 """The key ceremony of docs/trust.md as people type it."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 from deskgrid.cli.main import run
 from deskgrid.cli.output import Exit
 from deskgrid.images.manifest import Package
-from deskgrid.images.trust.keys import make_key
+from deskgrid.images.trust.aloud import words_of
+from deskgrid.images.trust.keys import make_key, read_public
 
 from .published import manifest
 
@@ -214,3 +216,71 @@ def test_two_administrators_sign_copies_on_computers_without_a_network(room: Roo
         assert "signed: targets" in said
     assert "complete: targets" in said
     assert "no signature that lacks" in room.here("merge", stick, code=Exit.WRONG)
+
+
+def test_a_manifest_is_proposed_only_from_the_researcher_s_own_side_and_as_it_was_published(room: Room) -> None:
+    room.begin()
+    own = room.publish("einstein/search/1.0")
+    there = room.repository / "images/einstein/search/1.0.json"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(manifest("einstein/search/1.0", cmdline="evil"))
+    rita = (room.key("rita"), "--root", room.root())
+    said = room.signing("propose", "einstein/search/1.0", there, *rita, code=Exit.WRONG)
+    assert "where others may write" in said
+    said = room.signing("propose", "einstein/search/1.0", own, *rita, code=Exit.NO)
+    assert "it is not what lies at" in said
+    there.write_bytes(own.read_bytes())
+    said = room.signing("propose", "einstein/search/1.0", own, *rita)
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+    assert f"SHA-256 {digest}; in words: {words_of(digest)}" in said
+
+
+def test_a_manifest_with_something_in_it_that_nobody_would_see_is_not_proposed(room: Room) -> None:
+    room.begin()
+    own = room.publish("einstein/search/1.0")
+    own.write_bytes(own.read_bytes().replace(b'{"project"', b'{"x-mine":1,"project"'))
+    rita = (room.key("rita"), "--root", room.root())
+    said = room.signing("propose", "einstein/search/1.0", own, *rita, code=Exit.WRONG)
+    assert "nobody would see it" in said
+
+
+def test_the_approver_is_shown_the_digest_and_all_by_which_a_machine_would_differ(room: Room) -> None:
+    room.begin()
+    room.both("einstein/search/1.0")
+    two = room.publish("einstein/search/2.0", cmdline="quiet init=/evil", chunks=("a", "b"))
+    room.signing("propose", "einstein/search/2.0", two, room.key("rita"))
+    digest = hashlib.sha256(two.read_bytes()).hexdigest()
+    said = room.signing("approve", "einstein/search/2.0", room.key("paul"), "--yes")
+    assert f"SHA-256 of its manifest: {digest}" in said
+    assert words_of(digest) in said
+    assert "kernel command line: quiet → quiet init=/evil" in said
+    assert "disk: 4096 bytes → 6096 bytes" in said
+    assert "chunks: 2 of 2 are new, 2000 of 2000 bytes; 0 are gone" in said
+    assert "memory: 268435456 bytes, the same" in said
+
+
+def test_words_of_keys_roots_and_manifests_can_be_read_aloud(room: Room) -> None:
+    room.begin()
+    made = room.publish("einstein/search/1.0")
+    said = room.type("words", room.public("ada"), room.root(), made)
+    ada = read_public(room.public("ada"))
+    assert "key of ada" in said and words_of(ada.keyid) in said and ada.keyid in said
+    assert "root version 1" in said
+    assert words_of(hashlib.sha256(made.read_bytes()).hexdigest()) in said
+    room.public("bob").write_bytes(room.public("ada").read_bytes().replace(b"ed25519", b"ed25518"))
+    shown = room.here("status", "--root", room.root())
+    assert "what the folder says of itself" not in shown
+    assert "what the folder says of itself" in room.here("status")
+
+
+def test_what_one_s_own_key_saw_can_not_be_taken_back(room: Room) -> None:
+    room.begin()
+    room.both("einstein/search/1.0")
+    kept = room.folder / "kept"
+    shutil.copytree(room.repository, kept)
+    room.both("einstein/search/2.0")
+    shutil.rmtree(room.repository)
+    kept.rename(room.repository)
+    three = room.publish("einstein/search/3.0")
+    said = room.signing("propose", "einstein/search/3.0", three, room.key("rita"), code=Exit.NO)
+    assert "sign nothing" in said

@@ -12,7 +12,6 @@ Rules, told first
 
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +24,8 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.core.promise import Promise, promise
+from deskgrid.host import sandbox
+from deskgrid.host.programs import ENVIRONMENT, program
 from deskgrid.images.chunks.publish import Source
 from deskgrid.images.chunks.trial import Trial, trial
 from deskgrid.images.contract import ImageError
@@ -52,7 +53,7 @@ Say = Callable[[str], None]
 
 def possible() -> bool:
     """Whether there is a QEMU here."""
-    return shutil.which(QEMU) is not None
+    return program(QEMU) is not None
 
 
 class Tried(msgspec.Struct, frozen=True):
@@ -68,7 +69,7 @@ def try_out(source: Source, say: Say = lambda sentence: None, most_seconds: floa
     Raises:
         ImageError: there is no QEMU, or it did not start.
     """
-    qemu = shutil.which(QEMU)
+    qemu = program(QEMU)
     if qemu is None:
         raise ImageError(f"trial boot: got no {QEMU}, expected one; install QEMU, or publish without a trial boot")
     with tempfile.TemporaryDirectory(prefix="deskgrid-trial-") as name:
@@ -92,7 +93,7 @@ def _boot(qemu: str, source: Source, folder: Path, attend: Callable[[socket.sock
             stdout=log,
             stderr=log,
             pass_fds=[theirs.fileno()],
-            env=os.environ | {"TMPDIR": str(folder)},
+            env=ENVIRONMENT | {"TMPDIR": str(folder)},
             start_new_session=True,
         )
         theirs.close()
@@ -112,6 +113,7 @@ def qemu_args(qemu: str, source: Source, disk: Path, channel: int) -> list[str]:
         boot = ["-kernel", str(source.kernel), *initrd, "-append", source.cmdline]
     return [
         *(qemu, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),
+        *sandbox.words(),
         *("-machine", "pc,usb=off,vmport=off", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1"),
         *("-m", f"size={source.memory_bytes // _MIB}M", *boot),
         *("-serial", "null", "-chardev", f"socket,id=channel,fd={channel}", "-serial", "chardev:channel"),

@@ -44,8 +44,16 @@ def unpack(
     except OSError as error:
         raise ImageError(f"unpacking {title(manifest)} into {to}: {error.strerror}; give a new folder") from None
     kernel, initrd, seed = (to / FILES[name] if getattr(manifest, name).bytes else None for name in STREAMS[1:])
-    facts = (manifest.cmdline, manifest.memory_bytes, manifest.packages, manifest.source)
-    return Source(to / DISK, kernel, initrd, *facts, seed=seed)
+    return Source(
+        to / DISK,
+        kernel,
+        initrd,
+        manifest.cmdline,
+        manifest.memory_bytes,
+        manifest.packages,
+        manifest.source,
+        seed=seed,
+    )
 
 
 def same_as_built(found: Source, built: Path) -> list[str]:
