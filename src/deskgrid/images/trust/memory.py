@@ -129,7 +129,7 @@ class Memory:
             return read_json((self._folder / "seen").read_bytes(), type=Seen)
         except FileNotFoundError:
             return Seen()
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise TrustError(
                 Fault.DESKTOP,
                 "damaged",
