@@ -79,6 +79,8 @@ class Play:
         vm_id, joined = next(iter(self._joined.items()))
         self.figures.start_to_join_s = joined - self._qemu[vm_id].create_time()
         self._tell("pool", f"{vm_id} joined {self.figures.start_to_join_s:.1f} s after QEMU's start")
+        self._until("a job to run there", BOOT_SECONDS, lambda: any(map(self._begun, (LOOK, LONG))), 0.1)
+        self.figures.join_to_job_s = time.time() - joined
         self._until(f"job {self.ids[LONG.key]} to run", BOOT_SECONDS, lambda: self._runs(LONG) is not None)
         self._until("the first job to end", 120, lambda: self._status(LOOK) == _DONE)
         self._breathe(2)
@@ -106,6 +108,7 @@ class Play:
         self._tell("HTCondor", f"job {self.ids[LONG.key]} is idle again, {self.figures.evict_to_idle_s:.1f} s after")
         self._until("the job to run on another desktop", BOOT_SECONDS, lambda: self._runs(LONG) not in (None, vm_id))
         self.figures.evict_to_rerun_s = time.time() - back
+        self.figures.idle_to_rerun_s = self.figures.evict_to_rerun_s - self.figures.evict_to_idle_s
         self._tell("why", self.stage.ask("why", "desktop", desktop))
 
     def _all_done(self) -> None:
@@ -142,6 +145,9 @@ class Play:
             return int(found.stdout.split()[0])
         old = self.stage.pool.command(["condor_history", self.ids[job.key], "-limit", "1", "-af", "JobStatus"])
         return int(old.stdout.split()[0]) if old.ok and old.stdout.strip() else 0
+
+    def _begun(self, job: DemoJob) -> bool:
+        return self._status(job) in (_RUNNING, _DONE)
 
     def _where(self, job: DemoJob) -> tuple[str, str]:
         """VM id and desktop of a running job."""
