@@ -126,12 +126,12 @@ def test_the_dropins_are_read_by_htcondor_as_they_are_meant(tree: trees.Tree, fo
 def test_the_transform_adds_the_image_and_bounds_the_lease(embedded: EmbeddedPool) -> None:
     plain = submit(embedded, '+vm_name = "img-a"')
     assert value(embedded, plain, "Requirements").endswith("&& (TARGET.vm_name == MY.vm_name)")
-    assert value(embedded, plain, "JobLeaseDuration") == "180"
+    assert value(embedded, plain, "int(JobLeaseDuration)") == "900", "as its schedd sees it"
     short = submit(embedded, '+vm_name = "img-a"', "job_lease_duration = 60")
-    assert value(embedded, short, "JobLeaseDuration") == "60"
+    assert value(embedded, short, "int(JobLeaseDuration)") == "900"
     without = submit(embedded)
     assert "vm_name" not in value(embedded, without, "Requirements")
-    assert value(embedded, without, "JobLeaseDuration") == "180"
+    assert value(embedded, without, "int(JobLeaseDuration)") == "900"
     no_text = submit(embedded, "+vm_name = 5")
     assert "vm_name" not in value(embedded, no_text, "Requirements")
     pool = driver(embedded)
