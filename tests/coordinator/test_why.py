@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from deskgrid.core.plan import plan
-from deskgrid.core.why import Membership, View, why_desktop, why_job, with_waiting
+from deskgrid.core.why import Membership, View, abroad, why_desktop, why_job, with_waiting
 from deskgrid.model.desktop import Desktop, Fault, VmReport, VmState
 from deskgrid.model.image import Attribute, ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import LiveLease, Outcome, Plan, PlanSettings, Shortage, Snapshot, Want
-from deskgrid.model.pool import Job, JobGroup, Machine, Match, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import Foreign, Job, JobGroup, Machine, Match, OfflineAd, PoolSnapshot
 from deskgrid.model.reason import Reason
 
 from .values import BUSY, FREE, GIB, IMAGE, ROOM, START, WHY
@@ -125,6 +125,15 @@ def test_on_a_schedd_that_bounds_a_users_matches_the_bound_is_named() -> None:
     assert why(seen=seen(matches=bounded)).name == "requirements-fit-nothing"
     few = (msgspec.structs.replace(bounded[0], count=5),)
     assert why(seen=seen(matches=few, limiting=("schedd",))).name == "requirements-fit-nothing"
+
+
+def test_a_job_that_nobody_here_knows_may_be_one_of_a_pool_that_flocks_here() -> None:
+    assert abroad("5.0", view()) is None and abroad("5.0", View(START, SETTINGS)) is None
+    answer = abroad("5.0", view(pool=heard(foreign=(Foreign("away@", 1),))))
+    assert answer is not None and (answer.reason.name, answer.reason.reading) == ("job-abroad", "away@: 1 job waiting")
+    assert answer.further == ()
+    bounded = abroad("5.0", view(pool=heard(foreign=(Foreign("away@", 30),), limiting=("away@", "schedd"))))
+    assert bounded is not None and "version of away@ offers" in bounded.further[0].sentence
 
 
 def test_before_the_first_cycle_nothing_is_known() -> None:

@@ -41,7 +41,7 @@ def test_no_more_room_is_promised_than_a_job_finds() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["vm_name", "VM_NAME", "offline", "RecentJobStarts", "recentclaimrequests", "Requirements"]
+    "name", ["vm_name", "VM_NAME", "offline", "RecentJobStarts", "recentclaimrequests", "Requirements", "boinc_state"]
 )
 def test_names_know_no_case(name: str) -> None:
     assert not belongs(name)

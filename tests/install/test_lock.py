@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 RUN, TESTS = "requirements.txt", "requirements-tests.txt"
 NEWER = "99999"
+HANG_SECONDS = 900
 OF_TESTS = {"pytest", "mypy", "ruff", "coverage", "hypothesis", "import-linter"}
 
 
@@ -182,7 +183,13 @@ class Rig(msgspec.Struct, frozen=True):
 
     def _run(self, words: list[str]) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            words, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=240, check=False
+            words,
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=HANG_SECONDS,
+            check=False,
         )
 
 
@@ -206,6 +213,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(HANG_SECONDS)
 def test_what_a_registry_adds_changes_nothing_and_running_gets_nothing_of_the_tests(rig: Rig) -> None:
     rig.make("venv/.dependencies")
     assert rig.installed() == {pin.name: (pin.version, "locked") for pin in pins(RUN) if pin.here}
@@ -224,6 +232,7 @@ def test_what_a_registry_adds_changes_nothing_and_running_gets_nothing_of_the_te
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(HANG_SECONDS)
 def test_a_locked_version_of_which_only_sources_are_left_is_refused_not_built(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     (tmp_path / "src").mkdir()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from deskgrid.host import trees
-from deskgrid.host.account import become, service_account
+from deskgrid.host.account import Account, service_account
 from deskgrid.host.files import own_folder
 from deskgrid.host.paths import cache_folder
 from deskgrid.images.build import Built
@@ -43,8 +43,9 @@ class Person:
 
     def __init__(self, home: Path) -> None:
         account = service_account()
-        self.home, self.project, self._become = home, home / "project", become(account)
+        self.home, self.project = home, home / "project"
         own_folder(home, account)
+        self._become = as_person(home, account) if os.geteuid() == 0 else []
         for folder in (self.project, home / ".cache", home / ".cache/deskgrid", home / ".cache/deskgrid/images"):
             own_folder(folder, account)
         (home / ".cache/deskgrid/trees").symlink_to(cache_folder() / "trees")
@@ -77,6 +78,10 @@ class Person:
         """What a shell and all that it has started have said so far."""
         return (self.home / f"said-{number % len(self._shells)}").read_text(errors="replace")
 
+    def tries(self, argv: list[str]) -> bool:
+        """Whether a program succeeds."""
+        return subprocess.run([*self._become, *argv], capture_output=True, check=False).returncode == 0
+
     def does(self, text: str) -> str:
         """Type a block, and read what it says when it is done. All of it must do."""
         shell = self.type(text)
@@ -103,6 +108,29 @@ class Person:
                     until("all shells to end", lambda: not any(map(_lives, self._shells)), 30)
 
 
+def as_person(home: Path, account: Account) -> list[str]:
+    """What goes before an argv so that it runs as an ordinary user of this computer, whom only it knows.
+
+    Root's tests have no ordinary user: this one is in /etc/passwd, and has subordinate ids, in a mount namespace alone.
+    """
+    lines = {
+        "passwd": f"person:x:{account.uid}:{account.gid}::{home}:/bin/bash",
+        "group": f"person:x:{account.gid}:",
+        "subuid": f"person:{1 << 20}:65536",
+        "subgid": f"person:{1 << 20}:65536",
+    }
+    mounts = []
+    for name, line in lines.items():
+        system, own = Path("/etc") / name, home.parent / name
+        system.touch()
+        kept = [one for one in system.read_text().splitlines() if one.split(":")[2:3] != [str(account.uid)]]
+        own.write_text("\n".join([line, *kept, ""]))
+        mounts.append(f"mount --bind {own} {system}")
+    become = f"setpriv --reuid {account.uid} --regid {account.gid} --clear-groups --inh-caps=-all --"
+    script = " && ".join([*mounts, f'exec {become} "$@"'])
+    return ["unshare", "--mount", "sh", "-c", script, "sh"]
+
+
 def _lives(shell: "subprocess.Popen[bytes]") -> bool:
     shell.poll()
     try:
@@ -112,27 +140,24 @@ def _lives(shell: "subprocess.Popen[bytes]") -> bool:
     return True
 
 
-def _enters_trees() -> bool:
-    tried = (["unshare", "--user", "--mount", "--map-current-user", "true"], ["sudo", "-n", "true"])
-    return any(
-        subprocess.run([*become(service_account()), *argv], capture_output=True, check=False).returncode == 0
-        for argv in tried
-        if shutil.which(argv[0])
+def _enters_trees(person: Person) -> bool:
+    return person.tries(["unshare", "--user", "--mount", "--map-current-user", "true"]) or person.tries(
+        ["sudo", "-n", "true"]
     )
 
 
 @pytest.fixture
 def person(built: Built) -> Iterator[Person]:
-    if not _enters_trees():
-        pytest.skip("an ordinary user can't enter a root tree here: no user namespaces, no sudo without a password")
     trees.provide()
     folder = Path(tempfile.mkdtemp(prefix="dg-"))
     folder.chmod(0o755)
     made = Person(folder / "home")
     try:
+        if not _enters_trees(made):
+            pytest.skip("an ordinary user can't enter a root tree here: no user namespaces, no sudo without a password")
         yield made
     finally:
-        made.does("deskgrid pool stop || true")
+        made.type("deskgrid pool stop").wait(HANG_SECONDS)
         made.close()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -149,6 +174,9 @@ def test_every_block_of_the_readme_does_what_it_says(person: Person) -> None:
     submitted = person.does(block("condor_submit"))
     assert "3 job(s) submitted to cluster 1." in submitted
     until("a machine", lambda: "desk-1" in person.does("deskgrid vm list"), step_seconds=2)
+    elsewhere = person.type("cd /etc && deskgrid pool tool condor_submit passwd")
+    assert elsewhere.wait(HANG_SECONDS) == 2
+    assert "passwd in /etc: HTCondor sees other folders only" in person.said()
     answers = person.does(block("deskgrid why job"))
     for word in ("desk-1", "job 1.0: ", "desktop desk-1: ", "vm-"):
         assert word in answers, answers
@@ -166,7 +194,8 @@ def test_every_block_of_the_readme_does_what_it_says(person: Person) -> None:
     assert "paused" not in person.does("deskgrid desktop list")
     week = person.does(block("deskgrid policy"))
     assert "3 cases, all as expected" in week and "168 hours" in week
-    assert "SCHEDD" in person.does(block("pool configure"))
+    last = person.does(block("pool configure"))
+    assert "# ---- /etc/condor/config.d/" in last and last.endswith("stopped\n")
     done = {block(word) for word in ("pool start", "coordinator token", "condor_submit", "why job", "pause", "policy")}
     assert set(TYPED) == done | {block("pool configure")}, "a block that no test types"
 

@@ -8,7 +8,6 @@ Rules, told first:
 
 import json
 import subprocess
-import sys
 import tempfile
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import IO
 
 from deskgrid.agent.calendar_days import DAYS
 from deskgrid.agent.stamps import MISSING, Stamp, stamp
+from deskgrid.host.programs import KEPT, environment, python
 
 CHILD_SECONDS = 120.0
 AGAIN_SECONDS = 600.0
@@ -74,7 +74,8 @@ class DaysFile:
         out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "deskgrid.agent.calendar_days", *words],
+                python("deskgrid.agent.calendar_days", words),
+                env=environment(*KEPT),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

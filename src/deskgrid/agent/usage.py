@@ -19,6 +19,7 @@ import msgspec
 from deskgrid.host.files import write_atomic
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.numbers import Count, Total
+from deskgrid.model.outside import read_json
 
 T = TypeVar("T")
 KEEP_MONTHS, KEEP_DAYS = 24, 62
@@ -31,6 +32,10 @@ _HAD_WORK = (VmState.RUNNING, VmState.PAUSED)
 _OVER = (VmState.LEAVING, VmState.KILLING, VmState.ENDED)
 _DONE = ("withdrawn", "lease-over", "running-overdue", "agent-stops", "gone", "died", "start-failed")
 """Reasons for which a machine ends that are not the computer's being wanted back; those of guests begin `guest-`."""
+
+Given = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+"""Seconds; more than any computer gives: a damaged file must not make sums that cannot be told."""
+Times = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 
 
 class Used(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -195,7 +200,7 @@ class UsageBook:
     def _read(self) -> Book:
         """The book; a file that is missing or damaged begins anew: it is a picture for people, nobody is paid by it."""
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Book)
+            return read_json(self._path.read_bytes(), type=Book)
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
             return Book()
 

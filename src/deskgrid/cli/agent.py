@@ -13,7 +13,9 @@ from deskgrid.agent.run import check
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.cli.output import Exit, Failed, tell
 from deskgrid.host import toml
+from deskgrid.host.files import decoded
 from deskgrid.host.paths import SYSTEM, settings_file
+from deskgrid.host.programs import KEPT, environment, python
 
 app = typer.Typer(help="The process on each desktop.", no_args_is_help=True)
 
@@ -43,8 +45,8 @@ def enrol(
     """Make this desktop a member: exchange an enrolment text for a credential of its own."""
     chosen = toml.read(meant(settings), AgentSettings)
     try:
-        text = sys.stdin.read() if text_file == "-" else Path(text_file).read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
+        text = sys.stdin.read() if text_file == "-" else decoded(Path(text_file).read_bytes())
+    except (OSError, ValueError) as error:
         raise Failed(Exit.WRONG, f"enrolment text {text_file}: {error}") from None
     enrol_desktop(chosen.coordinator, chosen.desktop, text, chosen.state)
     tell(f"{chosen.desktop} is enrolled at {chosen.coordinator}")
@@ -57,4 +59,4 @@ def run(settings: Settings = None) -> None:
     check(toml.read(file, AgentSettings))
     verbose = ["--verbose"] if logging.getLogger().isEnabledFor(logging.INFO) else []
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "deskgrid.agent", str(file), *verbose])  # noqa: S606
+    os.execve(sys.executable, python("deskgrid.agent", [str(file), *verbose]), environment(*KEPT))  # noqa: S606

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from deskgrid.cli.office import Json, Settings, load, office
-from deskgrid.cli.output import Exit, Failed, ago, sentence, show_json, size, tell
+from deskgrid.cli.output import Exit, Failed, ago, sentence, show_json, show_text, size, tell
 from deskgrid.coordinator.service import Ready, ServiceError
 from deskgrid.coordinator.service import run as run_service
 from deskgrid.model.counted import counted
@@ -43,6 +43,8 @@ def status(settings: Settings = None, as_json: Json = False) -> None:
     tell(f"{counted(now.vms, 'virtual machine')}, {now.joined} in the pool; last cycle {ago(now.cycle_at)}")
     for fault in now.pool_faults:
         tell(f"HTCondor: {fault}", style="yellow")
+    for problem in now.problems:
+        tell(problem, style="yellow")
     for problem in now.image_problems:
         tell(f"images: {problem}", style="yellow")
     if now.wants is None:
@@ -72,4 +74,4 @@ def token(
     if as_json:
         show_json({"text": text, "id": made.id, "expires_at": made.expires_at, "uses": made.uses})
     else:
-        typer.echo(text)
+        show_text(text)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from deskgrid.agent.files import ca_file, status_file
 from deskgrid.agent.settings import AgentSettings
@@ -21,6 +21,8 @@ from deskgrid.host.doctor_finding import Finding, Level
 from deskgrid.host.doctor_gather import gather
 from deskgrid.host.doctor_trial import TRIAL_SECONDS
 from deskgrid.hypervisor import cgroup
+from deskgrid.pool import doctor as pool
+from deskgrid.pool.reach import Reach
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "red"}
 
@@ -46,12 +48,14 @@ def doctor(
     agent = _agent(settings)
     desktop = purpose is Purpose.DESKTOP or (purpose is Purpose.AUTO and agent is not None)
     findings = (*examine(gather(agent=agent, trial_seconds=TRIAL_SECONDS if trial else 0), desktop), way(_seen(agent)))
+    if not desktop and (seen := pool.ask(Reach(timeout_seconds=10))) is not None:
+        findings = (*findings, *pool.examine(seen))
     if as_json:
         show_json(findings)
     else:
         for finding in findings:
             style = _STYLES[finding.level]
-            console.print(f"[{style}]{finding.level:<5}[/{style}] {escape(finding.name)}: {escape(finding.sentence)}")
+            console.print(Text.assemble((f"{finding.level:<5}", style), f" {finding.name}: {finding.sentence}"))
             for command in finding.mend:
                 tell(f"        {command}", soft_wrap=True)
     raise typer.Exit(Exit.NO if worst(findings) is Level.BAD else Exit.DONE)

@@ -7,11 +7,12 @@ import typer
 
 from deskgrid.cli import image_compare, image_new, image_store
 from deskgrid.cli.office import Json
-from deskgrid.cli.output import Exit, Failed, progress, show, show_json, size, tell
+from deskgrid.cli.output import Exit, Failed, progress, show, show_json, show_text, size, tell
 from deskgrid.images import manifest
 from deskgrid.images.build import Built, build, images_folder
 from deskgrid.images.listing import find_image, listed
 from deskgrid.model.counted import counted
+from deskgrid.model.plain import plain_json
 
 app = typer.Typer(help="Images: what virtual machines boot from.", no_args_is_help=True)
 app.command("init")(image_new.init)
@@ -82,7 +83,7 @@ def inspect_image(
     if sbom:
         if one.manifest.sbom is None:
             raise Failed(Exit.ABSENT, f"image {image}: it was imported, what packages are in it is not known")
-        print((one.folder / manifest.SBOM).read_text(), end="")
+        show_text(plain_json((one.folder / manifest.SBOM).read_text().rstrip()))
         return
     if as_json:
         show_json(one.manifest)

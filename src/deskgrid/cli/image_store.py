@@ -12,6 +12,7 @@ from deskgrid.cli.output import Exit, Failed, progress, show, show_json, size, t
 from deskgrid.images.contract import ImageError
 from deskgrid.images.listing import inspect
 from deskgrid.model.counted import counted
+from deskgrid.model.outside import read_json
 
 if TYPE_CHECKING:
     from deskgrid.images.chunks.publish import Source
@@ -59,7 +60,7 @@ def publish(
     where = folder.resolve()
     key = ProjectKey(make_key(key_file) if new_key else read_key(key_file))
     source = source_of(where, _offsets(first_reads))
-    source = _tried(source, trial, first_reads is None, (lambda sentence: None) if as_json else tell)
+    source = tried(source, trial, first_reads is None, (lambda sentence: None) if as_json else tell)
     with progress() as bar:
         task = bar.add_task(f"{project}/{one.ref.name} {version}", total=1.0, visible=not as_json)
         made = publish_image(
@@ -154,30 +155,30 @@ def gc(store: Store, as_json: Json = False) -> None:
     )
 
 
-def _tried(source: "Source", wanted: bool | None, order: bool, say: Callable[[str], None]) -> "Source":
+def tried(source: "Source", wanted: bool | None, order: bool, say: Callable[[str], None]) -> "Source":
     """What is published, with what a trial boot tells, made now or kept from before. order: take its first reads."""
+    from deskgrid.core.promise import Promise
     from deskgrid.images.chunks import trial, trial_boot
 
     if wanted is False:
         return source
     folder = source.disk.parent
-    reads, promise = (None, None) if wanted else (trial.kept_reads(folder) or None, trial.kept_promise(folder))
-    if (reads is None or promise is None) and (wanted or trial_boot.possible()):
+    reads, promise = trial.kept_reads(folder), trial.kept_promise(folder)
+    if wanted or ((not reads or promise is None) and trial_boot.possible()):
         say("booting the image once, to learn what a boot reads first and what its machines say of themselves")
         try:
-            tried = trial_boot.try_out(source, say)
-            reads, promise = tried.first_reads, tried.promise
+            told = trial_boot.try_out(source, say)
+            reads, promise = told.first_reads, told.promise or Promise()
             trial.keep_reads(folder, reads)
+            trial.keep_promise(folder, promise)
         except ImageError as error:
             if wanted:
                 raise
             say(f"{error}; it is published without a boot order")
-    if promise is None:
+    if promise is None or not promise.says:
         say("its machine did not say what it is: jobs that ask for more than a size will not be matched with it")
-    else:
-        trial.keep_promise(folder, promise)
-        source = msgspec.structs.replace(source, promise=promise)
-    return msgspec.structs.replace(source, first_reads=reads or ()) if order else source
+    source = msgspec.structs.replace(source, promise=promise or Promise())
+    return msgspec.structs.replace(source, first_reads=reads) if order else source
 
 
 def _there(store: Path) -> Path:
@@ -190,6 +191,6 @@ def _offsets(path: Path | None) -> list[int]:
     if path is None:
         return []
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[int])
+        return read_json(path.read_bytes(), type=list[int])
     except (OSError, msgspec.MsgspecError) as error:
         raise ImageError(f"first reads {path}: {error}; expected a JSON list of offsets") from None

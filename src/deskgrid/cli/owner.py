@@ -25,6 +25,7 @@ from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, ago, show, show_json, size, tell
 from deskgrid.host import toml
 from deskgrid.host.paths import SYSTEM
+from deskgrid.host.programs import python
 from deskgrid.model.counted import counted
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.reason import Reason
@@ -70,32 +71,37 @@ def status(settings: SettingsOption = None, why: Why = False, as_json: Json = Fa
 
 def pause(how_long: HowLong = "forever", settings: SettingsOption = None) -> None:
     """Let nothing run on this computer, for a time or until `deskgrid resume`."""
-    _wish(settings, Pause(_until(how_long)))
+    _wish(settings, Pause, how_long)
 
 
 def finish(how_long: HowLong = "forever", settings: SettingsOption = None) -> None:
     """Let nothing new start on this computer; what runs may end its work."""
-    _wish(settings, Finish(_until(how_long)))
+    _wish(settings, Finish, how_long)
 
 
 def resume(settings: SettingsOption = None) -> None:
     """Take back what you asked with `pause` or `finish`."""
-    _wish(settings, Resume())
+    _wish(settings, Resume)
 
 
-def _until(how_long: str) -> datetime | None:
+def _wish(settings: Path | None, ask_for: type[Pause] | type[Finish] | type[Resume], how_long: str = "") -> None:
+    """Say a wish. Times of day are those of the clock that the policy goes by, which the agent tells."""
+    here = local_now()
     try:
-        return words.until_of(how_long, local_now())
+        words.until_of(how_long or "forever", here)  # wrong words are told whether an agent runs or not
+        tried = sockets(settings)[0]
+        told = _ask(tried, AskStatus())
+        zone = told.status.zone if isinstance(told, Now) else ""
+        now = words.wall(here, zone)
+        answer = _ask(tried, Resume() if ask_for is Resume else ask_for(words.until_of(how_long, now)))
     except words.BadDuration as error:
         raise Failed(Exit.WRONG, str(error)) from None
-
-
-def _wish(settings: Path | None, question: Question) -> None:
-    answer = _ask(sockets(settings)[0], question)
     if isinstance(answer, Refused):
         raise Failed(Exit.REFUSED, answer.sentence)
     assert isinstance(answer, Done)
-    tell(words.done_sentence(answer, account_name(os.geteuid()), local_now()))
+    tell(words.done_sentence(answer, account_name(os.geteuid()), now))
+    if (note := words.zone_sentence(here, zone)) and answer.wish is not None and answer.wish.until is not None:
+        tell(note)
 
 
 def _ask(tried: tuple[Path, ...], question: Question) -> Answer:
@@ -125,11 +131,13 @@ def _newest_left(tried: Sequence[Path], state: Path | None) -> Status | None:
 
 
 def _show(status: Status, why: bool) -> None:
-    now = local_now()
+    now = words.wall(local_now(), status.zone)
     what, because = words.headline(status, now)
     tell(f"{status.desktop}: {what} {because}".rstrip(), style="bold")
     if (ends := words.why_ends(status)) is not None and because:
         tell(f"That should end at {words.clock(ends, now)}.")
+    if note := words.zone_sentence(local_now(), status.zone):
+        tell(note)
     if status.vms:
         tell("")
         columns = ("image", "state", "since", "CPUs", "uses now", "memory", "for", "why")
@@ -143,6 +151,8 @@ def _show(status: Status, why: bool) -> None:
         tell(f"{counted(more, 'more reason')}: `deskgrid status --why`")
     if status.gift is not None:
         tell(words.gift_sentence(status.gift.total()))
+    if status.wall is not None and (why or status.wall.name != "seccomp"):
+        tell(status.wall.sentence)
     for fault in status.faults:
         tell(f"wrong: {fault}", style="bold")
     if status.link_fault:
@@ -223,9 +233,9 @@ def session(
     settings: SettingsOption = None,
 ) -> None:
     """Tell the agent when this session is in use, until the session ends. Desktops start this at login."""
-    argv = [sys.executable, "-P", "-m", "deskgrid.session", *map(str, sockets(settings)[0])]
+    words = list(map(str, sockets(settings)[0]))
     if tray:
-        argv += ["--", sys.executable, "-m", "deskgrid", "page", "--open"]
-        argv += ["--settings", str(settings)] if settings is not None else []
+        asked = [] if settings is None else ["--settings", str(settings)]
+        words += ["--", *python("deskgrid", ["page", "--open", *asked])]
     sys.stdout.flush()
-    os.execv(sys.executable, argv)  # noqa: S606  a small process for a long time
+    os.execv(sys.executable, python("deskgrid.session", words))  # noqa: S606  a small process for a long time

@@ -16,7 +16,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import typer
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -26,13 +25,16 @@ from deskgrid.agent.settings import AgentSettings
 from deskgrid.cli.agent import Settings as SettingsOption
 from deskgrid.cli.agent import meant
 from deskgrid.cli.office import Json
-from deskgrid.cli.output import Exit, Failed, console, errors, show_json, tell
+from deskgrid.cli.output import Exit, Failed, complain, console, show_json, tell
 from deskgrid.core.cases import Case, Difference, differences
 from deskgrid.core.layers import Effective
 from deskgrid.core.week import Day, Slot, days
 from deskgrid.host import toml
+from deskgrid.host.files import decoded
 from deskgrid.model.counted import counted
 from deskgrid.model.hours import window
+from deskgrid.model.outside import read_plain_json
+from deskgrid.model.plain import plain
 from deskgrid.model.policy import ROWS, Policy
 
 app = typer.Typer(help="What this desktop allows, and why.", no_args_is_help=True)
@@ -72,7 +74,7 @@ def show(folder: Folder = None, settings: SettingsOption = None, why: Why = Fals
     else:
         _print(effective, why)
     for fault in effective.faults:
-        errors.print(f"deskgrid: {fault}", markup=False, soft_wrap=True)
+        complain(fault)
     if effective.faults:
         raise typer.Exit(Exit.NO)
 
@@ -136,7 +138,7 @@ def simulate(
 def read_cases(path: Path) -> tuple[Case, ...]:
     """Cases of a file: a list, or one. Raises: BadSettings with all faults."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_plain_json(decoded(path.read_bytes()))
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else f"not valid JSON: {error}"
         raise toml.BadSettings(str(path), [f"cannot be read: {what}; expected a list of cases"]) from None
@@ -204,10 +206,10 @@ def _zone(name: str, where: str) -> tzinfo:
 def _print(effective: Effective, why: bool) -> None:
     table = Table("setting", "value", "set by", *(["what it means"] if why else []), box=None, pad_edge=False)
     for chapter, rows in groupby(zip(ROWS, effective.settings, strict=True), key=lambda pair: pair[0].chapter):
-        table.add_row(f"[bold]{chapter}[/bold]")
+        table.add_row(Text(chapter, "bold"))
         for row, setting in rows:
             cells = [f"  {row.name}", value_text(row.name, setting.value), ", ".join(setting.layers)]
-            table.add_row(*map(escape, [*cells, *([row.help] if why else [])]))
+            table.add_row(*map(Text, map(plain, [*cells, *([row.help] if why else [])])))
     console.print(table)
     if why:
         for layer, source in effective.sources:

@@ -1,13 +1,15 @@
 """`deskgrid trust approve --look`: the image unpacked, compared with one's own build, booted once."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deskgrid.cli.output import progress, tell
+from deskgrid.cli.output import progress, size, tell
 from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.errors import Fault, TrustError
 
 if TYPE_CHECKING:
+    from deskgrid.core.promise import Promise
     from deskgrid.images.chunks.publish import Source
 
 
@@ -40,10 +42,10 @@ def look_into(
     tell(f"  unpacked into {folder}: look into it, such as with `guestfish --ro -a` (don't mount it)")
     if built is not None:
         tell(f"  every byte is the same as in your build {built}")
-    _boot(found)
+    _boot(found, content)
 
 
-def _boot(found: "Source") -> None:
+def _boot(found: "Source", content: bytes) -> None:
     from deskgrid.images.chunks import trial_boot
 
     if not trial_boot.possible():
@@ -51,6 +53,27 @@ def _boot(found: "Source") -> None:
         return
     tell("  booting it once, in a machine that is thrown away")
     try:
-        trial_boot.try_out(found, lambda sentence: tell(f"  {sentence}"))
+        tried = trial_boot.try_out(found, lambda sentence: tell(f"  {sentence}"))
     except ImageError as error:
         tell(f"  it did not boot: {error}")
+        return
+    for sentence in _promised(content, tried.promise):
+        tell(f"  {sentence}")
+
+
+def _promised(content: bytes, promise: "Promise | None") -> Iterator[str]:
+    """Whether a machine says of itself what the manifest lets jobs expect."""
+    from deskgrid.images.chunks.manifest import decode
+
+    manifest, _ = decode(content)
+    if promise is None:
+        yield "its machine did not say what it is: what the manifest says of it was not compared"
+        return
+    said, written = set(promise.says), set(manifest.says)
+    yield from (f"the manifest says {one.name} = {one.text}, its machine does not" for one in sorted(written - said))
+    yield from (f"its machine says {one.name} = {one.text}, the manifest does not" for one in sorted(said - written))
+    if manifest.free_bytes > promise.free_bytes:
+        written_free, free = size(manifest.free_bytes), size(promise.free_bytes)
+        yield f"the manifest promises {written_free} of free disk, its machine has {free}"
+    if said == written and manifest.free_bytes <= promise.free_bytes:
+        yield "its machine says of itself what the manifest says of it"

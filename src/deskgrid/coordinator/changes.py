@@ -27,9 +27,13 @@ class Live:
 
     token: SECRET, while the desktop has not shown the VM. recorded: the lease is in the database.
     recorded_until: how far it is recorded to hold. up_since: without a pause, while it has not joined.
+    renewed: SECRET, the newest token of a VM that was shown. token_from: when its newest token was made; None: unknown.
     """
 
-    __slots__ = ("jobs", "record", "recorded", "recorded_until", "report", "token", "told", "up_since", "withdrawn")
+    __slots__ = (
+        *("jobs", "record", "recorded", "recorded_until", "renewed", "report", "token", "token_from", "told"),
+        *("up_since", "withdrawn"),
+    )
 
     def __init__(self, record: LeaseRecord, token: str | None = None, recorded: bool = False) -> None:
         self.record = record
@@ -41,6 +45,8 @@ class Live:
         self.up_since: datetime | None = None
         self.jobs: tuple[str, ...] = ()
         self.told = False
+        self.renewed = ""
+        self.token_from: datetime | None = record.lease.granted_at if token else None
 
     @property
     def lease(self) -> Lease:

@@ -5,7 +5,8 @@ Rules, told first:
 - One snapshot, one `now`; the plan is a pure function of them and is made outside the event loop too.
 - A revoked image's VMs are withdrawn before anything else is decided.
 - A grant becomes a lease in this order: an id, a pool token, the record, then the desktop is told.
-- A coordinator that was itself away (stopped, asleep) does not hold it against the desktops.
+- A coordinator that was itself away (stopped, asleep) does not hold it against the desktops; nor does one whose clock
+  was set (own_time.py).
 """
 
 import asyncio
@@ -33,6 +34,8 @@ from deskgrid.pool.contract import PoolError
 log = logging.getLogger(__name__)
 _MAKES_WAY = Reason("filler-makes-way", "It ran only while no job waited; now one needs its desktop.")
 
+TOKENS = 50
+"""So many are renewed in one cycle at most: each is a program of HTCondor's."""
 IMAGES_SECONDS = 10.0
 """A look at the repository of images that takes longer goes on beside the next cycles."""
 
@@ -51,6 +54,7 @@ class Cycle:
     async def run(self) -> Plan:
         """Run one cycle. Raises: SQLAlchemyError when the database refuses; the next cycle tries again."""
         office = self._office
+        self._keep_time()
         looked, heard = await asyncio.gather(self._look(), self._ask())
         now = office.clock()
         await self._withdraw_revoked(now)
@@ -96,6 +100,11 @@ class Cycle:
         except sa.exc.SQLAlchemyError as error:
             return error
         return None
+
+    def _keep_time(self) -> None:
+        by = self._office.keep_time()
+        self._last_at += by
+        self._advertised_at += by
 
     def _keep_leases(self, heard: PoolSnapshot, now: datetime) -> None:
         """Bring the ledger up to date with the collector and with time."""
@@ -159,15 +168,11 @@ class Cycle:
                 self._office.changed(live.lease.desktop)
 
     async def _give(self, grants: Iterable[Grant], now: datetime) -> list[str]:
-        """Turn grants into leases, make tokens that a restart has lost, and tell the desktops."""
+        """Turn grants into leases, make tokens that a restart has lost or that grow old, and tell the desktops."""
         office = self._office
         until = now + timedelta(seconds=office.settings.plan.lease_seconds)
         new = [Lease(f"vm-{new_id()}", g.desktop, g.image, g.size, now, until, g.reason) for g in grants]
-        lost = [
-            live
-            for live in office.ledger.all()
-            if live.token is None and live.record.shown_at is None and live.withdrawn is None
-        ]
+        lost = office.ledger.tokens_due(now, TOKENS)
         made = await asyncio.gather(
             *(self._mint(i) for i in [*(le.vm_id for le in new), *(li.lease.vm_id for li in lost)])
         )
@@ -176,8 +181,8 @@ class Cycle:
             if isinstance(token, str) and self._still_there(lease.desktop):
                 office.ledger.grant(lease, token)
         for live, token in zip(lost, made[len(new) :], strict=True):
-            if isinstance(token, str) and live.record.shown_at is None and live.record.ended_at is None:
-                live.token = token
+            if isinstance(token, str):
+                office.ledger.renew_token(live, token, now)
         await office.recorder.flush()
         for desktop in {*(lease.desktop for lease in new), *(live.lease.desktop for live in lost)}:
             office.changed(desktop)

@@ -40,6 +40,10 @@ def status(office: Coordinator, fingerprint: str) -> Status:
         last_line=office.recorder.last_line,
         ca_fingerprint=fingerprint,
         image_problems=office.offering.problems,
+        problems=(
+            *office.journal.problems(office.fleet),
+            *(places.full for places in office.bounds if places.full),
+        ),
     )
 
 
@@ -146,6 +150,11 @@ def vms(office: Coordinator) -> list[VmView]:
 def why_job(office: Coordinator, job: Job) -> Why:
     """Why does this job wait, or where is it?"""
     return why.why_job(job, _view(office))
+
+
+def abroad(office: Coordinator, job_id: str) -> Why | None:
+    """What may be said of a job that no schedd of this pool knows."""
+    return why.abroad(job_id, office.view)
 
 
 def pool_silent(job_id: str, error: PoolError) -> Why:

@@ -53,6 +53,7 @@ async def answer(office: Coordinator, name: str, report: Report, raw: bytes, whe
         next_report_seconds=soon,
         acknowledged=tuple(vm.vm_id for vm in report.ended),
         story_count=min(len(report.story), REPORT_LINES),
+        revocations=len(office.journal),
     )
 
 
@@ -77,7 +78,7 @@ def _order(office: Coordinator, live: Live, shown: bool) -> Order | None:
     if live.withdrawn is not None or not live.recorded:
         return None
     if shown:
-        return Order(live.lease)
+        return Order(live.lease, token=live.renewed)
     image = office.offering.grant(live.lease.image)
     if live.token is None or isinstance(image, Reason):
         return None

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+import msgspec
+
 from deskgrid.model.desktop import Fault
 from deskgrid.model.plan import Outcome, Spent
 
@@ -38,6 +40,11 @@ class Outcomes:
             if len(streak) > _STREAK:
                 del streak[1 if streak[0].ok else 0]
 
+    def shift(self, by: timedelta) -> None:
+        """The clock was set by so much."""
+        for key, streak in self._kept.items():
+            self._kept[key] = [msgspec.structs.replace(outcome, at=outcome.at + by) for outcome in streak]
+
     def all(self, now: datetime) -> tuple[Outcome, ...]:
         """Everything that still counts, oldest first."""
         since, ahead = now - timedelta(days=KEPT_DAYS), now + timedelta(seconds=AHEAD_SECONDS)
@@ -61,6 +68,13 @@ class LastVms:
     def add(self, one: Spent) -> None:
         """A VM has ended."""
         self._kept.setdefault(one.desktop, deque(maxlen=_LAST)).append(one)
+
+    def shift(self, by: timedelta) -> None:
+        """The clock was set by so much."""
+        for last in self._kept.values():
+            for number, one in enumerate(last):
+                joined = None if one.joined_at is None else one.joined_at + by
+                last[number] = msgspec.structs.replace(one, ended_at=one.ended_at + by, joined_at=joined)
 
     def all(self, now: datetime) -> tuple[Spent, ...]:
         """Everything that still counts."""

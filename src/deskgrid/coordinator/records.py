@@ -14,6 +14,7 @@ from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease, Size
+from deskgrid.model.outside import read_json
 from deskgrid.model.reason import Reason
 
 MOST_LEASES = 1000
@@ -26,6 +27,27 @@ _Told = tuple[datetime, str, str, str]
 def members(connection: sa.Connection) -> list[Member]:
     """Every desktop that was ever enrolled."""
     return [Member(**row) for row in connection.execute(sa.select(db.desktops)).mappings()]
+
+
+def member(connection: sa.Connection, name: str) -> Member | None:
+    """One desktop."""
+    row = connection.execute(sa.select(db.desktops).where(db.desktops.c.name == name)).mappings().first()
+    return Member(**row) if row else None
+
+
+def mark_used(connection: sa.Connection, member: Member) -> None:
+    """A desktop has used this credential; nothing else about it is written."""
+    c = db.desktops.c
+    mine = (c.name == member.name, c.credential_hash == member.credential_hash)
+    connection.execute(db.desktops.update().where(*mine).values(used=True))
+
+
+def mark_revoked(connection: sa.Connection, name: str, reason: str, now: datetime) -> bool:
+    """A desktop is revoked, if it was not. Returns whether it was not."""
+    c = db.desktops.c
+    living = (c.name == name, c.revoked_at.is_(None))
+    revoke = db.desktops.update().where(*living).values(revoked_at=now, revoked_reason=reason)
+    return connection.execute(revoke).rowcount == 1
 
 
 def image_names(connection: sa.Connection) -> dict[str, str]:
@@ -51,6 +73,11 @@ def save_image_names(connection: sa.Connection, owners: Mapping[str, str], now: 
 def add_token(connection: sa.Connection, token: TokenRecord) -> None:
     """Keep a new enrolment token."""
     connection.execute(db.tokens.insert().values(**msgspec.structs.asdict(token)))
+
+
+def tokens(connection: sa.Connection) -> list[TokenRecord]:
+    """Every enrolment token that is kept."""
+    return [TokenRecord(**row) for row in connection.execute(sa.select(db.tokens)).mappings()]
 
 
 def token(connection: sa.Connection, token_id: str) -> TokenRecord | None:
@@ -83,7 +110,7 @@ def inventories(connection: sa.Connection) -> list[DesktopInventory]:
     found = []
     for row in connection.execute(sa.select(db.inventories)).mappings():
         with contextlib.suppress(msgspec.DecodeError):
-            content = msgspec.json.decode(row["content"], type=Inventory)
+            content = read_json(row["content"], type=Inventory)
             found.append(DesktopInventory(row["desktop"], row["at"], content))
     return found
 

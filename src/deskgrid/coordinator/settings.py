@@ -32,13 +32,13 @@ class GuestSettings(msgspec.Struct, frozen=True):
     collector: "host:port" of the pool's collector as guests see it (10.0.2.2 is the host behind QEMU's user network);
     a collector behind the shared port, such as one of several child collectors: "host:port?sock=collector3".
     trust_domain: HTCondor's TRUST_DOMAIN. unused_seconds: a VM without a claim for so long leaves by itself.
-    token_seconds: how long a VM's pool token is valid; no VM is kept for longer.
+    token_seconds: how long a VM's pool token is valid; it is renewed after half of that, while its lease holds.
     """
 
     collector: str = "10.0.2.2:9618"
     trust_domain: str = "deskgrid"
     unused_seconds: Annotated[int, msgspec.Meta(ge=10, le=7 * 86400)] = 600
-    token_seconds: Annotated[int, msgspec.Meta(ge=300, le=31 * 86400)] = 7 * 86400
+    token_seconds: Annotated[int, msgspec.Meta(ge=300, le=86400)] = 1800
 
     def __post_init__(self) -> None:
         found = _COLLECTOR.match(self.collector)

@@ -89,6 +89,7 @@ class Status(msgspec.Struct, frozen=True):
     last_line: int
     ca_fingerprint: str
     image_problems: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 class ImageView(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -30,8 +30,8 @@ SIZE = """Cpus Memory Disk TotalCpus TotalMemory TotalDisk TotalSlotCpus TotalSl
 
 COMPUTER = """CpuFamily CpuModelNumber CpuCacheSize CpuModel Microarch has_avx has_avx2 has_sse4_1 has_sse4_2 has_ssse3
     has_avx512f has_avx512dq has_avx512_vnni HasRotationalScratch GPUs TotalGPUs TotalSlotGPUs DetectedGPUs Mips
-    KFlops"""
-"""What the desktop's own processor decides: it is known when the machine runs, and no sooner."""
+    KFlops CanHibernate IsWakeOnLanEnabled IsWakeOnLanSupported WakeOnLanEnabledFlags WakeOnLanSupportedFlags"""
+"""What the desktop and its hypervisor decide: it is known when the machine runs, and no sooner."""
 
 MOMENT = """State Activity LoadAvg CondorLoadAvg TotalLoadAvg TotalCondorLoadAvg ClockDay ClockMin ConsoleIdle
     KeyboardIdle CpuBusy CpuBusyTime DaemonStartTime DaemonLastReconfigTime DaemonCoreDutyCycle DaemonShutdown
@@ -41,10 +41,10 @@ MOMENT = """State Activity LoadAvg CondorLoadAvg TotalLoadAvg TotalCondorLoadAvg
     SlotTypeID HasStartDaemonAd IsWakeAble NextFetchWorkDelay ClassAdLifetime SlotBrokenCode SlotBrokenReason"""
 MOMENTS = re.compile(
     r"(Recent|MonitorSelf|Expected|EnteredCurrent|LastFetchWork|TotalTime|Total[A-Z][a-z]+Time|Child|Updates|LastUpdate"
-    r"|Hibernation|Stats|TransferQueue|Duration|DC[A-Z]).*\Z",
+    r"|Hibernation|Stats|TransferQueue|Duration|DC[A-Z]).*\Z|.*_state\Z",
     re.IGNORECASE,
 )
-"""What happens in it just now."""
+"""What happens in it just now; a recipe's own attribute of that kind ends in _state."""
 
 OURS = """MyType TargetType SlotID SlotType PartitionableSlot PslotRollupInformation SlotWeight Rank CurrentRank Start
     Requirements WithinResourceLimits Unhibernate Offline WantAdRevaluate GhostMultiplier OfflineMatches

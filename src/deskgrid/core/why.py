@@ -167,12 +167,13 @@ def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | Non
 
 def _too_large(job: Job, image: str, ads: Sequence[OfflineAd]) -> Reason:
     sizes = (
-        f"{counted(ad.size.cpus, 'CPU')} with {ad.size.memory_bytes // _MIB} MiB and {ad.disk_bytes // _MIB} MiB free on its disk"
+        f"{counted(ad.size.cpus, 'CPU')} with {ad.size.memory_bytes // _MIB} MiB, {ad.disk_bytes // _MIB} MiB of disk"
         for ad in ads
     )
+    disk_mib = -(-job.disk_kib // 1024)
     return Reason(
         "too-large",
-        f"It asks for {counted(job.cpus, 'CPU')}, {job.memory_mb} MiB and {-(-job.disk_kib // 1024)} MiB of disk, and no virtual "
+        f"It asks for {counted(job.cpus, 'CPU')}, {job.memory_mb} MiB and {disk_mib} MiB of disk, and no virtual "
         "machine so large is offered.",
         f"offered for {image}: {', '.join(sizes) or 'none'}",
     )
@@ -255,10 +256,33 @@ def _bounded(job: Job, view: View) -> Reason | None:
         return None
     return Reason(
         "matches-bounded",
-        f"HTCondor has matched {count} jobs of {job.schedd} with machines that could be started, and its version "
+        f"HTCondor has matched {counted(count, 'job')} of {job.schedd} with what could be started, and its version "
         f"offers a user no more than {_MATCHES_OF_A_USER} at a time; say SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False "
         "there (deskgrid pool configure does).",
         f"Requirements: {job.requirements}",
+    )
+
+
+def abroad(job_id: str, view: View) -> Why | None:
+    """What to say of a job that no schedd of this pool knows, while others' schedds flock here; None: none does."""
+    pool = view.pool
+    if pool is None or not pool.foreign:
+        return None
+    told = "; ".join(f"{foreign.schedd}: {counted(foreign.idle, 'job')} waiting" for foreign in pool.foreign)
+    bounded = ", ".join(foreign.schedd for foreign in pool.foreign if foreign.schedd in pool.limiting)
+    further = Reason(
+        "matches-bounded",
+        f"The version of {bounded} offers a user no more than {_MATCHES_OF_A_USER} matches at a time, until "
+        "SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False is said there.",
+    )
+    return Why(
+        f"job {job_id}",
+        Reason(
+            "job-abroad",
+            "No schedd of this pool knows it; it may be a job of another pool that flocks here, which can't be asked.",
+            told,
+        ),
+        (further,) if bounded else (),
     )
 
 

@@ -10,7 +10,7 @@ Rules, told first:
 - On `leave` it ends HTCondor fast (SIGQUIT): jobs are killed, the schedd is told, the ads are taken out of the
   collector. When nothing of it runs any more, it says `left`, each second until it ends or the machine is ended.
 - Nothing that came over the port is trusted: what does not look as expected is refused before it meets a file.
-- The token lies in memory only (a tmpfs), readable by root; it is never logged.
+- The token lies in memory only (a tmpfs), readable by root; it is never logged. `renew` brings a newer one.
 - After a pause the machine's clock is behind; the hardware clock is not. The clock is set forward by that.
 - In a trial (the boot before an image is published) it says what its slot's ad says, as `machine`, before it leaves.
 
@@ -87,6 +87,8 @@ SEC_ENABLE_MATCH_PASSWORD_AUTHENTICATION = True
 SEC_TOKEN_DIRECTORY = {run}/tokens.d
 SEC_TOKEN_SYSTEM_DIRECTORY = {run}/tokens.d
 SEC_PASSWORD_DIRECTORY = {run}/passwords.d
+# Shorter than half a token's life: with a renewed token the startd is known anew.
+SEC_DEFAULT_SESSION_DURATION = 120
 ALLOW_READ = *
 
 # What it says of itself.
@@ -313,6 +315,11 @@ class Daemon:
             self._kill_at = time.monotonic() + QUIT_SECONDS
             os.kill(self.pid, signal.SIGQUIT)
 
+    def reread(self) -> None:
+        """Let it read its configuration again, and speak to the collector anew, by the token that is there now."""
+        if not self._kill_at:
+            os.kill(self.pid, signal.SIGHUP)
+
     def tend(self) -> None:
         """End it by force when its time to quit is over."""
         if self._kill_at and time.monotonic() > self._kill_at:
@@ -360,6 +367,13 @@ def prepare(instance: dict[str, str | int], run: str, execute: str, users: list[
         _write(f"{run}/condor_config", configuration(instance, run, execute, users), 0o644)
     except OSError as error:
         raise Fault(f"HTCondor's configuration could not be written: {error}") from None
+
+
+def renew(token: object, run: str) -> None:
+    """Put a token in the place of the one before; one that does not look like a token changes nothing."""
+    if isinstance(token, str) and re.fullmatch(TEXTS["token"], token):
+        _write(f"{run}/new-token", f"{token}\n", 0o600)
+        os.replace(f"{run}/new-token", f"{run}/tokens.d/pool")  # noqa: PTH105
 
 
 def know_oneself(hosts: str) -> None:
@@ -459,6 +473,9 @@ def live(port: Port, daemon: Daemon, clock: Clock, unused_seconds: float, trial:
         for message in port.heard():
             if message.get("type") == "join":
                 port.say(type="joined")
+            elif message.get("type") == "renew":
+                renew(message.get("token"), daemon.run)
+                daemon.reread()
             elif message.get("type") == "leave" and cause != "asked":
                 cause, sentence = "asked", "asked to leave; the jobs have been given back"
                 if trial:

@@ -22,13 +22,15 @@ if [ "$1" = outside ]; then
 fi
 root=$here$1 how=$2 uid=$3 gid=$4
 
-as_owner() {
+# In the tree's root: UID need not be able to reach that by its path.
+as_owner() (
+    cd "$root"
     if [ "$how" = drop ]; then
         setpriv --reuid "$uid" --regid "$gid" --clear-groups --no-new-privs --bounding-set=-all -- "$@"
     else
         "$@"
     fi
-}
+)
 
 # A sparse system may lack mount(8); the tree has one, which is good enough for the tree's own account.
 if ! command -v mount >/dev/null; then
@@ -66,16 +68,16 @@ mount --rbind "$here/dev" "$root/dev"
 [ -e "$here/sys/kernel" ] && mount --rbind "$here/sys" "$root/sys"
 
 if [ -e "$here/etc/resolv.conf" ]; then
-    [ -e "$root/etc/resolv.conf" ] || as_owner sh -c 'rm -f "$1"; : > "$1"' sh "$root/etc/resolv.conf"
+    [ -e "$root/etc/resolv.conf" ] || as_owner sh -c 'rm -f "$1"; : > "$1"' sh ./etc/resolv.conf
     mount --bind "$here/etc/resolv.conf" "$root/etc/resolv.conf"
 fi
 
 while [ "$1" != -- ]; do
     if [ -d "$here$1" ]; then
-        [ -d "$root$1" ] || as_owner mkdir -p "$root$1"
+        [ -d "$root$1" ] || as_owner mkdir -p ".$1"
     else
-        [ -d "$root${1%/*}" ] || as_owner mkdir -p "$root${1%/*}"
-        [ -e "$root$1" ] || as_owner sh -c ': > "$1"' sh "$root$1"
+        [ -d "$root${1%/*}" ] || as_owner mkdir -p ".${1%/*}"
+        [ -e "$root$1" ] || as_owner sh -c ': > "$1"' sh ".$1"
     fi
     mount --rbind "$here$1" "$root$1"
     shift

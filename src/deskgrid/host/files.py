@@ -1,5 +1,6 @@
 """Files that are whole or not there, and locks that end with their process."""
 
+import codecs
 import errno
 import os
 import stat
@@ -71,6 +72,20 @@ else:
 
 class Locked(Exception):
     """Another process holds the lock."""
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file that a person wrote, without the byte order mark that some editors put before it.
+
+    Raises: ValueError: it is no UTF-8; the sentence says what it is, as far as can be told.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:64]:
+        raise ValueError("got UTF-16, or no text at all, expected UTF-8; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"got bytes that are not UTF-8 in line {line}; save it as UTF-8") from None
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644, owner: Account | None = None) -> None:

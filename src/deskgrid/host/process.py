@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host.programs import KEPT, environment
+
 _DRAIN_SECONDS = 2.0
 
 
@@ -46,7 +48,8 @@ def run(
 
     Args:
         stdin: all that the program reads.
-        env: its whole environment; None: ours. pass_fds: open files that it inherits under the same numbers.
+        env: its whole environment; None: what says where things of ours are, and nothing that makes it load anything
+            (programs.py). It is looked for there too. pass_fds: open files that it inherits under the same numbers.
     """
     try:
         process = subprocess.Popen(
@@ -54,7 +57,7 @@ def run(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=None if env is None else dict(env),
+            env=environment(*KEPT) if env is None else dict(env),
             cwd=cwd,
             pass_fds=pass_fds,
             start_new_session=True,

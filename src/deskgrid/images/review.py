@@ -23,6 +23,7 @@ from deskgrid.images.chunks.manifest import (
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Package
 from deskgrid.images.trust.words import readable
+from deskgrid.model.counted import counted
 
 
 def differences(before: bytes | None, after: bytes) -> Sequence[str]:
@@ -57,7 +58,7 @@ def _told(manifest: PublishedManifest) -> dict[str, str]:
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__ if name not in _TOLD_APART}
     return {
         **{_NAMES.get(name, name.replace("_", " ")): _text(name, value) for name, value in fields.items()},
-        "boot order": f"{len(boot_order(manifest))} chunks",
+        "boot order": f"{counted(len(boot_order(manifest)), 'chunk')}",
     }
 
 
@@ -97,7 +98,9 @@ def _places(manifest: PublishedManifest, table: Table) -> dict[tuple[str, int], 
 def _packages(before: Sequence[Package] | None, after: Sequence[Package]) -> tuple[str, ...]:
     new = _versions(after)
     if before is None:
-        return (f"the first version, with {len(new)} packages" if new else "it lists no packages: look into it",)
+        return (
+            f"the first version, with {counted(len(new), 'package')}" if new else "it lists no packages: look into it",
+        )
     old = _versions(before)
     return (
         *(f"+ {name} {new[name]}" for name in sorted(new.keys() - old.keys())),

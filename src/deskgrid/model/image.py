@@ -40,7 +40,7 @@ class ImageFacts(msgspec.Struct, frozen=True):
     disk_bytes: Bytes
     project: str = ""
     version: str = ""
-    free_bytes: int = 0
+    free_bytes: Bytes = 0
     says: tuple[Attribute, ...] = ()
 
 

@@ -20,6 +20,10 @@ Cpus = Annotated[int, msgspec.Meta(ge=0, le=65_536)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
 """A size."""
 
+AnyInt = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
+AnyFloat = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
+"""Of no known meaning, and still a number."""
+
 Span = Annotated[float, msgspec.Meta(ge=0, le=10 * 366 * 86_400)]
 """Seconds that pass: ten years at most."""
 

@@ -13,13 +13,19 @@ import msgspec
 
 from deskgrid.host.files import write_atomic
 from deskgrid.model.pool import ON_SERVER
+from deskgrid.pool.identities import ENDED_MAP, identities, requirements
 
 MARK = "# Written by deskgrid"
-VM_USER = "deskgrid-vm"
-"""The user part of the identity in the token of every VM."""
-
 COORDINATOR_USER = "deskgrid-coordinator"
 """The user part of the coordinator's identity."""
+
+_PATH = re.compile(r"/[A-Za-z0-9._/-]{1,200}\Z")
+
+LOST_SECONDS = 2
+"""So long a shadow tries to reach a machine again that the connection to has ended."""
+
+YOUNG_SECONDS = 20
+"""A job that began so long ago at the most may be lost by a restart of its schedd."""
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
@@ -32,14 +38,17 @@ class PoolSettings(msgspec.Struct, frozen=True):
     """What can be chosen about HTCondor's side.
 
     trust_domain: TRUST_DOMAIN of the pool. key: name of the signing key for the tokens of VMs.
-    lease_seconds: a job that names an image is lost for at most so long when its VM dies without a word.
+    lease_seconds: how long a job and its VM wait for each other, when the VM is paused or the schedd was restarted:
+    longer than any VM is paused (`model/policy.py`, GRACE_SECONDS_MOST).
     housekeeping_seconds: how often the collector throws out ads that are over.
+    ended: the file of VMs that have ended, written by the coordinator (`pool.ended` there) and read by the collector.
     """
 
     trust_domain: str = "deskgrid"
     key: str = "deskgrid"
-    lease_seconds: int = 180
+    lease_seconds: int = 900
     housekeeping_seconds: int = 30
+    ended: str = "/var/lib/deskgrid/ended-vms"
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -114,6 +123,8 @@ def _check(settings: PoolSettings) -> None:
         )
         if number < least
     ]
+    if not _PATH.match(settings.ended):
+        faults.append(f"pool setting ended: got {settings.ended!r}, expected an absolute path without blanks")
     if faults:
         raise ValueError("; ".join(faults))
 
@@ -123,33 +134,42 @@ def _comment(why: str) -> str:
 
 
 def _jobs(settings: PoolSettings) -> DropIn:
-    lease = settings.lease_seconds
+    lease = _lease(settings)
     return DropIn(
         path="60-deskgrid-jobs.conf",
         why="Schedds: what happens to a job that names an image (+vm_name) when it is submitted.",
         settings=(
             Setting(
                 f"JOB_DEFAULT_LEASE_DURATION = {lease}",
-                "A job that names no image may run in a virtual machine too, and would be lost for 40 minutes "
-                "when that machine dies without a word.",
+                "How long a job waits for a machine that it has lost the connection to; without this line, 40 minutes. "
+                "Each of HTCondor's parts that ask evaluates it with what it knows, so it can tell them apart. The "
+                f"job's own shadow, when the connection breaks, gets {LOST_SECONDS}: the machine has ended (one that "
+                "is paused keeps its connections), and the job runs again elsewhere. All others get "
+                f"{settings.lease_seconds}: the machine keeps its job over a pause, and both over a restart of the "
+                "schedd.",
             ),
             Setting(
-                "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridLease DeskgridImage DeskgridImageAgain",
+                "SHADOW.TCP_KEEPALIVE_INTERVAL = 15",
+                "A machine that has lost its power says nothing, not even that its connections end. Asked after 15 s "
+                "of silence, and five times more in 25 s, it is given up after 40 s; the default is six minutes. A "
+                "network that is cut for 20 s costs no job.",
+            ),
+            Setting(
+                "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridLease DeskgridImage DeskgridImageAgain "
+                "DeskgridImageOnly",
                 "Adds to the transforms that this schedd may have already.",
             ),
             Setting(
                 "JOB_TRANSFORM_DeskgridLease @=end\n"
-                "   NAME a job that names an image is not lost for long\n"
+                "   NAME a job that names an image waits as long as it should for a machine that it has lost\n"
                 f"   REQUIREMENTS {_NAMES_AN_IMAGE}\n"
-                f"   EVALSET JobLeaseDuration ifThenElse(isInteger(JobLeaseDuration) && JobLeaseDuration < {lease}, "
-                f"JobLeaseDuration, {lease})\n"
+                f"   SET JobLeaseDuration {lease}\n"
                 "@end",
-                "The lease bounds how long a job is lost when its VM dies without a word; a shorter one that the job "
-                "asks for stays. Jobs that run on the submit server itself (scheduler universe, so DAGMan; local; "
-                "grid) are left alone, here and below.",
+                "The lease is as above, whatever the job asks for. Jobs that run on the submit server itself "
+                "(scheduler universe, so DAGMan; local; grid) are left alone, here and below.",
             ),
             Setting(
-                _transform("DeskgridImage", _named(_KEPT, once=False), _KEPT),
+                _transform("DeskgridImage", f"! {_mentions(_KEPT, _KEPT_AGAIN)}", _KEPT),
                 "The job's own Requirements stay and are joined by the image's name, compared as values. They are "
                 "referred to, not pasted in: HTCondor would expand macros in a pasted text, and so give away this "
                 "configuration to whoever writes a job. Applied again, as HTCondor does to each job of a factory "
@@ -159,11 +179,16 @@ def _jobs(settings: PoolSettings) -> DropIn:
             Setting(
                 _transform(
                     "DeskgridImageAgain",
-                    f"{_named(_KEPT, once=True)} && ! {_is_joined(_KEPT)} && {_named(_KEPT_AGAIN, once=False)}",
+                    f"{_mentions(_KEPT, _KEPT_AGAIN)} && ! {_mentions(_KEPT_AGAIN)} && ! {_joined()}",
                     _KEPT_AGAIN,
                 ),
                 "A job may write any attribute, this one too, and another server may have added to Requirements that "
                 "were joined before: such Requirements are kept under another name.",
+            ),
+            Setting(
+                _transform("DeskgridImageOnly", f"{_mentions(_KEPT_AGAIN)} && ! {_joined()}", None),
+                "Nor can that name be taken twice. Of a job that has come so far, through three servers or on purpose, "
+                "only the image's name is asked; a machine weighs the job's size by itself.",
             ),
             Setting(
                 "SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False",
@@ -176,31 +201,46 @@ def _jobs(settings: PoolSettings) -> DropIn:
     )
 
 
-_NAMES_AN_IMAGE = "isString(MY.vm_name) && " + " && ".join(f"JobUniverse =!= {number}" for number in ON_SERVER)
+_NAMES_AN_IMAGE = " && ".join(("isString(MY.vm_name)", *(f"JobUniverse =!= {number}" for number in ON_SERVER)))
 _KEPT, _KEPT_AGAIN = "DeskgridSubmittedRequirements", "DeskgridFurtherRequirements"
 
 
-def _transform(name: str, when: str, kept: str) -> str:
+def _transform(name: str, when: str, kept: str | None) -> str:
     """A transform that joins a job's Requirements, kept as the attribute `kept`, with its image's name."""
+    own = f"(MY.{kept}) && " if kept else ""
+    copy = f"   COPY Requirements {kept}\n" if kept else ""
     return (
         f"JOB_TRANSFORM_{name} @=end\n"
         "   NAME a job that names an image runs only in that image\n"
         f"   REQUIREMENTS {_NAMES_AN_IMAGE} && {when}\n"
-        f"   COPY Requirements {kept}\n"
-        f"   SET Requirements (MY.{kept}) && (TARGET.vm_name == MY.vm_name)\n"
+        f"{copy}   SET Requirements {own}(TARGET.vm_name == MY.vm_name)\n"
         "@end"
     )
 
 
-def _named(kept: str, once: bool) -> str:
-    """Whether a job's Requirements name the attribute."""
-    return f'{"" if once else "! "}regexp("{kept}", unparse(Requirements), "i")'
+def _mentions(*kept: str) -> str:
+    """Whether a job's Requirements name one of these attributes."""
+    return f'regexp("{"|".join(kept)}", unparse(Requirements), "i")'
 
 
-def _is_joined(kept: str) -> str:
-    """Whether a job's Requirements are what the transform makes of them, however HTCondor writes it."""
-    joined = f"^[ (]*MY[.]{kept}[ )]*&&[ (]*TARGET[.]vm_name *== *MY[.]vm_name[ )]*$"
+def _joined() -> str:
+    """Whether a job's Requirements are what a transform makes of them, however HTCondor writes that."""
+    joined = f"^[ (]*MY[.]({_KEPT}|{_KEPT_AGAIN})[ )]*&&[ (]*TARGET[.]vm_name *== *MY[.]vm_name[ )]*$"
     return f'regexp("{joined}", unparse(Requirements), "i")'
+
+
+def _lease(settings: PoolSettings) -> str:
+    """JobLeaseDuration as an expression: four ask, each with what it knows, and only the shadow gets the short answer.
+
+    - The schedd, when it was restarted, and the shadow that it starts then, have no TransferSocket yet.
+    - The startd, when the job begins, has no ClaimId in its copy.
+    - The starter, when the connection breaks, has a copy from before the job began: for it, the job has never begun.
+      While it is young that can't be told apart, and so little work is lost.
+    """
+    began = ("JobCurrentStartExecutingDate >= JobCurrentStartDate", "TransferInStarted >= JobCurrentStartDate")
+    asks = " || ".join(f"(({it}) =?= true)" for it in (*began, f"time() - JobCurrentStartDate < {YOUNG_SECONDS}"))
+    shadow = f"isString(TransferSocket) && isString(ClaimId) && ({asks})"
+    return f"ifThenElse({shadow}, {LOST_SECONDS}, {settings.lease_seconds})"
 
 
 def _negotiation() -> DropIn:
@@ -218,7 +258,7 @@ def _negotiation() -> DropIn:
 
 
 def _security(settings: PoolSettings) -> DropIn:
-    vm, coordinator = f"{VM_USER}@{settings.trust_domain}", f"{COORDINATOR_USER}@{settings.trust_domain}"
+    vm, coordinator = identities(settings.trust_domain), f"{COORDINATOR_USER}@{settings.trust_domain}"
     return DropIn(
         path="60-deskgrid-security.conf",
         why="All daemons: VMs authenticate with tokens of a signing key of their own. Whether others must authenticate "
@@ -237,7 +277,7 @@ def _security(settings: PoolSettings) -> DropIn:
                 f"ALLOW_ADVERTISE_STARTD = $(ALLOW_ADVERTISE_STARTD:$(DESKGRID_OWN_MACHINES)) {vm} {coordinator}\n"
                 f"ALLOW_ADVERTISE_MASTER = $(ALLOW_ADVERTISE_MASTER:$(DESKGRID_OWN_MACHINES)) {vm} {coordinator}\n"
                 f"ALLOW_READ = $(ALLOW_READ) {vm} {coordinator}",
-                "What the identity in a VM's token may do; the token itself is limited to the same three. It is "
+                "What the identities in VMs' tokens may do; a token itself is limited to the same three. It is "
                 f"signed with the key {settings.key!r} in SEC_PASSWORD_DIRECTORY: removing that file revokes the "
                 "tokens of all VMs and of nothing else. The coordinator advertises offline ads and takes the ads of "
                 "VMs that are gone out of the collector.",
@@ -249,12 +289,39 @@ def _security(settings: PoolSettings) -> DropIn:
 def _lifetimes(settings: PoolSettings) -> DropIn:
     return DropIn(
         path="60-deskgrid-collector.conf",
-        why="Collector: ads of VMs that are gone don't linger.",
+        why="Collector: a VM speaks for itself only, and ads of VMs that are gone don't linger.",
         settings=(
             Setting(
                 f"HOUSEKEEPER_INTERVAL = {settings.housekeeping_seconds}",
                 "How often the collector looks for ads whose lifetime is over; the default is 300 seconds. VMs and "
                 "offline ads carry a short lifetime of their own.",
+            ),
+            Setting(
+                f"COLLECTOR_REQUIREMENTS = ($(COLLECTOR_REQUIREMENTS:True)) && {requirements()}",
+                "Each VM has an identity of its own, with the time of its end in it. Its ads are those that bear its "
+                "own id and name, and only until then; it can't overwrite another's, nor pretend an offline ad. "
+                "Ads of everybody else are taken as before.",
+            ),
+            Setting(
+                f"COLLECTOR_CLASSAD_USER_MAP_NAMES = $(COLLECTOR_CLASSAD_USER_MAP_NAMES) {ENDED_MAP}\n"
+                f"CLASSAD_USER_MAPFILE_{ENDED_MAP} = {settings.ended}\n"
+                "COLLECTOR.ALLOW_ADMINISTRATOR = $(COLLECTOR.ALLOW_ADMINISTRATOR:$(ALLOW_ADMINISTRATOR)) "
+                f"{COORDINATOR_USER}@{settings.trust_domain}",
+                "VMs that have ended, and all of a desktop that was revoked: their tokens are dead at once, whatever "
+                "connection is still open. The coordinator writes the file and lets the collector read it again "
+                "(condor_reconfig), which is all that it administers.",
+            ),
+            Setting(
+                "IGNORE_INVALIDATE = True",
+                "Whoever may advertise a machine may also take the ads of any other machine away, and the collector "
+                "does not look who it is: one VM could empty the pool. So the collector does not obey such commands; "
+                "ads end by their lifetime, and those of VMs are written over by the coordinator. The price: the ads "
+                "of an ordinary node that is shut down stay for their 15 minutes.",
+            ),
+            Setting(
+                "COLLECTOR.TCP_KEEPALIVE_INTERVAL = 15",
+                "Machines behind NAT are called through the collector. It must know as soon as a job's shadow does "
+                "that one has lost its power (60-deskgrid-jobs.conf), or each call waits for an answer in vain.",
             ),
         ),
     )

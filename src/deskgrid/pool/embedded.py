@@ -25,6 +25,7 @@ import psutil
 
 from deskgrid.host.entry import enter, run_in, tidy
 from deskgrid.host.process import Finished, kill_group
+from deskgrid.host.programs import ENVIRONMENT
 from deskgrid.host.trees import Tree
 from deskgrid.pool.config import COORDINATOR_USER
 from deskgrid.pool.head import Folders, HeadSettings
@@ -44,6 +45,9 @@ from deskgrid.pool.place import (
 from deskgrid.pool.reach import Reach
 
 __all__ = ["EmbeddedError", "EmbeddedPool", "free_port"]
+
+_COORDINATOR_SCOPES = ("READ", "ADVERTISE_STARTD", "ADVERTISE_MASTER", "ADMINISTRATOR")
+"""The last one of the collector only, to let it read again which VMs have ended."""
 
 
 class EmbeddedPool:
@@ -140,6 +144,7 @@ class EmbeddedPool:
             keys=str(self.folders.keys),
             key=self.state.key,
             trust_domain=self.state.trust_domain,
+            ended=str(self.folders.ended),
             timeout_seconds=timeout_seconds,
         )
 
@@ -204,12 +209,12 @@ class EmbeddedPool:
         return {"CONDOR_CONFIG": str(self.folders.config), "HOME": str(self.folders.run)}
 
     def _make_token(self) -> None:
-        """Give the coordinator its token, once; HTCondor writes it readable by the account only."""
-        if any(self.folders.tokens.iterdir()):
-            return
+        """Give the coordinator its token; HTCondor writes it readable by the account only."""
+        for old in self.folders.tokens.iterdir():
+            old.unlink()
         argv = ["condor_token_create", "-key", self.state.key, "-token", "coordinator"]
         argv += ["-identity", f"{COORDINATOR_USER}@{self.state.trust_domain}"]
-        argv += [word for scope in ("READ", "ADVERTISE_STARTD", "ADVERTISE_MASTER") for word in ("-authz", scope)]
+        argv += [word for scope in _COORDINATOR_SCOPES for word in ("-authz", scope)]
         folder = {"_CONDOR_SEC_TOKEN_DIRECTORY": str(self.folders.tokens)}
         made = run_in(self.tree, argv, 20, self._binds(), {**self._env(), **folder})
         if not made.ok:
@@ -218,7 +223,9 @@ class EmbeddedPool:
     def _spawn(self) -> "subprocess.Popen[bytes]":
         argv = self.argv(["condor_master", "-f", "-pidfile", str(self.folders.pid)])
         with (self.folders.run / "log/start.log").open("wb") as log:
-            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
+            )
 
     def _await(self, timeout_seconds: float, waiting: Callable[[], None]) -> None:
         """Wait until the collector knows schedd and negotiator."""

@@ -58,6 +58,11 @@ class Folders(msgspec.Struct, frozen=True):
         return self.run / "etc/coordinator.d"
 
     @property
+    def ended(self) -> Path:
+        """The file of VMs that have ended."""
+        return self.run / "etc/ended-vms"
+
+    @property
     def pid(self) -> Path:
         """The file in which the master writes its process id."""
         return self.run / "master.pid"

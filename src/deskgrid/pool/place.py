@@ -15,6 +15,7 @@ from deskgrid.host.account import Account, become
 from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.host.process import run
 from deskgrid.host.trees import Tree
+from deskgrid.model.outside import read_json
 from deskgrid.pool.config import dropins
 from deskgrid.pool.head import Folders, HeadSettings, collector_address, head_dropin, main_config
 
@@ -56,7 +57,7 @@ def free_port() -> int:
 def last_state(folders: Folders) -> State | None:
     """What the pool in this folder last was, running or not."""
     try:
-        return msgspec.json.decode((folders.run / "pool.json").read_bytes(), type=State)
+        return read_json((folders.run / "pool.json").read_bytes(), type=State)
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -148,7 +149,8 @@ def prepare(account: Account, folders: Folders, settings: HeadSettings, state: S
         write_atomic(key, secrets.token_hex(64).encode(), 0o600, account)
     write_atomic(folders.config, main_config(folders).encode(), owner=account)
     write_atomic(folders.collector_address, collector_address(state.port).encode(), owner=account)
-    for file in (head_dropin(settings, folders, state.port), *dropins(settings.pool)):
+    own = msgspec.structs.replace(settings.pool, ended=str(folders.ended))
+    for file in (head_dropin(settings, folders, state.port), *dropins(own)):
         write_atomic(folders.dropins / file.path, file.text.encode(), owner=account)
     write_atomic(folders.run / "pool.json", msgspec.json.encode(state), owner=account)
     folders.pid.unlink(missing_ok=True)

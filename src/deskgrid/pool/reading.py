@@ -8,6 +8,7 @@ import msgspec
 
 from deskgrid.model.pool import ON_SERVER, Job, JobGroup, Machine
 from deskgrid.pool.ads import MOST, Ad, expression_of, integer_of, moment_at, text_of, unparsed
+from deskgrid.pool.identities import is_vms
 from deskgrid.pool.offline import MARK
 
 COLLECTOR_ATTRIBUTES = (
@@ -40,8 +41,8 @@ class Answer(msgspec.Struct, frozen=True):
     """What the collector said, sorted.
 
     collector_started: when it started, in seconds of its own clock, give or take one; None: its ad is not there yet.
-    schedds: names by address. offline: our offline ads. slots: those of our VMs. submitting: schedds that have
-    submitters here. foreign: those of them that flock here from another pool, with how many of their jobs wait.
+    schedds: names by address. offline: our offline ads. slots: those of our VMs. waiting: how many
+    jobs of each schedd that has submitters here wait, as their ads say. foreign: those of them that flock here.
     versions: CondorVersion by who it is of: "collector", "negotiator", or the name of a schedd.
     """
 
@@ -49,17 +50,13 @@ class Answer(msgspec.Struct, frozen=True):
     schedds: dict[str, str]
     offline: tuple[Ad, ...]
     slots: tuple[Ad, ...]
-    submitting: frozenset[str] = frozenset()
-    foreign: dict[str, int] = {}
+    waiting: dict[str, int] = {}
+    foreign: frozenset[str] = frozenset()
     versions: dict[str, str] = {}
 
 
-def sort_answer(ads: Iterable[Ad], vm_identity: str) -> Answer:
-    """Sort the collector's answer to COLLECTOR_QUESTION.
-
-    Args:
-        vm_identity: what came with the identity of a VM is no offline ad of ours, whatever it says.
-    """
+def sort_answer(ads: Iterable[Ad]) -> Answer:
+    """Sort the collector's answer to COLLECTOR_QUESTION. What came from a VM is no offline ad, whatever it says."""
     started: int | None = None
     schedds: dict[str, str] = {}
     offline, slots, submitters, versions = [], [], list[Ad](), dict[str, str]()
@@ -76,25 +73,23 @@ def sort_answer(ads: Iterable[Ad], vm_identity: str) -> Answer:
             schedds[text_of(ad, "MyAddress") or name] = name
             versions[name] = text_of(ad, "CondorVersion") or ""
         elif ad.get(MARK) is True:
-            if ad.get("AuthenticatedIdentity") != vm_identity:
+            if not is_vms(ad):
                 offline.append(ad)
         elif kind == "Machine":
             slots.append(ad)
-    submitting = frozenset(schedd for ad in submitters if (schedd := text_of(ad, "ScheddName")) is not None)
-    return Answer(started, schedds, tuple(offline), tuple(slots), submitting, _foreign(submitters), versions)
+    waiting, own = _submitting(submitters)
+    return Answer(started, schedds, tuple(offline), tuple(slots), waiting, frozenset(waiting) - own, versions)
 
 
-def _foreign(submitters: Iterable[Ad]) -> dict[str, int]:
-    """Schedds whose submitters' ads all bear a tag (a pool's own bear none), and how many of their jobs wait."""
-    own = set[str]()
-    idle: dict[str, int] = {}
+def _submitting(submitters: Iterable[Ad]) -> tuple[dict[str, int], set[str]]:
+    """How many jobs of each schedd wait; and those of this pool, some submitter of which bears no tag."""
+    waiting, own = dict[str, int](), set[str]()
     for ad in submitters:
-        schedd, count = text_of(ad, "ScheddName"), integer_of(ad, "IdleJobs")
-        if schedd is not None and text_of(ad, "SubmitterTag"):
-            idle[schedd] = idle.get(schedd, 0) + max(0, count or 0)
-        elif schedd is not None:
-            own.add(schedd)
-    return {schedd: count for schedd, count in idle.items() if schedd not in own}
+        schedd = text_of(ad, "ScheddName")
+        if schedd is not None:
+            waiting[schedd] = waiting.get(schedd, 0) + max(0, integer_of(ad, "IdleJobs") or 0)
+            own |= set() if text_of(ad, "SubmitterTag") else {schedd}
+    return waiting, own
 
 
 def _collector_start(ad: Ad) -> int | None:

@@ -8,7 +8,6 @@ Rules, told first:
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
-from html import escape
 from importlib import resources
 from string import Template
 
@@ -20,6 +19,7 @@ from deskgrid.model.counted import counted
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.wish import Ask
 from deskgrid.session import pictures, words
+from deskgrid.session.words import escape
 
 BUTTONS = (
     ("pause", "1h", "Pause for 1 hour"),

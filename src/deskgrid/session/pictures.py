@@ -6,12 +6,11 @@ Functions of values to text; colours are classes, which the page defines for lig
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from html import escape
 
 from deskgrid.core.hours import closed, day_closed
 from deskgrid.model.counted import counted
 from deskgrid.model.policy import Policy
-from deskgrid.session.words import span
+from deskgrid.session.words import escape, span
 
 WIDTH = 640
 _HOUR = 3600.0

@@ -19,7 +19,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from html import escape
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +33,7 @@ from deskgrid.session import words
 from deskgrid.session.client import NoAgent
 from deskgrid.session.lobby import SILENT_SECONDS, Lobby
 from deskgrid.session.page import Shown, render
+from deskgrid.session.words import escape
 
 BODY_BYTES = 4096
 MAX_VISITS = 16
@@ -46,7 +46,7 @@ _STOPS: dict[str, type[Pause] | type[Finish]] = {"pause": Pause, "finish": Finis
 class Page:
     """Knows the agent, the keys and what the last button brought.
 
-    Args: ask: asks the agent, may raise NoAgent. left: what the last agent left. now: in the owner's zone.
+    Args: ask: asks the agent, may raise NoAgent. left: what the last agent left. now: in this computer's zone.
     """
 
     def __init__(
@@ -72,6 +72,8 @@ class Page:
         """Carry a button out; what comes of it is said on the page. Raises: KeyError: no such button."""
         now = self.now()
         try:
+            if isinstance(told := self._ask(AskStatus()), Now):
+                now = words.wall(now, told.status.zone)
             answer = self._ask(Resume() if button == "resume" else _STOPS[button](words.until_of(how_long, now)))
         except (words.BadDuration, NoAgent) as error:
             self._said = (str(error), True)
@@ -91,8 +93,8 @@ class PageServer(ThreadingHTTPServer):
     def __init__(self, page: Page, port: int = 0) -> None:
         self.page = page
         self._places = {True: threading.BoundedSemaphore(MAX_VISITS), False: threading.BoundedSemaphore(MAX_STRANGERS)}
-        super().__init__(("127.0.0.1", port), _Visit)
         self._lobby = Lobby(self._keyed, self._answer, self.shutdown_request)
+        super().__init__(("127.0.0.1", port), _Visit)
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
         self.cookie = f"deskgrid-{self.server_port}"  # cookies know no ports
 
@@ -154,7 +156,9 @@ class _Visit(BaseHTTPRequestHandler):
         else:
             nonce = secrets.token_urlsafe(16)
             page = self.server.page
-            self._send(HTTPStatus.OK, render(page.shown(), page.form_key, nonce, page.now()), nonce=nonce)
+            shown = page.shown()
+            now = words.wall(page.now(), shown.status.zone if shown.status else "")
+            self._send(HTTPStatus.OK, render(shown, page.form_key, nonce, now), nonce=nonce)
 
     def do_POST(self) -> None:
         if not self._from_here():

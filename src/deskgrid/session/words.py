@@ -3,14 +3,17 @@
 Everything here is a function of values. Times are shown in the zone of `now`.
 """
 
+import html
 import re
 from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 from deskgrid.agent.local_words import Done
 from deskgrid.agent.status import Status
 from deskgrid.agent.usage import Used
 from deskgrid.model.counted import counted
 from deskgrid.model.desktop import VmReport, VmState
+from deskgrid.model.plain import plain
 from deskgrid.model.wish import Ask, Wish
 
 _PARTS = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,4})h)?(?:(\d{1,4})m(?:in)?)?\Z")
@@ -56,6 +59,27 @@ def until_of(text: str, now: datetime) -> datetime | None:
     if not timedelta(0) < span <= LONGEST:
         raise BadDuration(f"how long: got {text!r}, expected more than nothing and at most a year; {EXPECTED}")
     return (now.astimezone(UTC) + span).astimezone(now.tzinfo)
+
+
+def escape(text: str) -> str:
+    """A text from anywhere, for HTML."""
+    return html.escape(plain(text))
+
+
+def wall(now: datetime, zone: str) -> datetime:
+    """`now` on the wall clock that the policy goes by (`Status.zone`), which may not be this computer's."""
+    if not zone:
+        return now
+    try:
+        return now.astimezone(ZoneInfo(zone))
+    except (KeyError, ValueError, OSError):  # of an agent that knows more zones
+        return now
+
+
+def zone_sentence(now: datetime, zone: str) -> str:
+    """Whose times are told, if the computer's own clock shows others; else nothing."""
+    there = wall(now, zone)
+    return f"Times are those of {zone}, by which this grid goes." if there.utcoffset() != now.utcoffset() else ""
 
 
 def _local_midnight_after(now: datetime) -> datetime:

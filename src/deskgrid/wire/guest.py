@@ -4,7 +4,8 @@ JSON lines, ASCII, at most 64 KiB each. The rules:
 - guest: says `hello` every second until it has got `join`; then starts HTCondor's daemons and says `joined`; says
   `left` when its jobs have been vacated, asked or by itself. In a trial (images/chunks/trial_boot.py) it says
   `machine` before that.
-- keeper: answers each `hello` with `join`; says `leave` when the owner wants the desktop back, perhaps more than once.
+- keeper: answers each `hello` with `join`; says `leave` when the owner wants the desktop back, perhaps more than once;
+  says `renew` when the token has been renewed.
 - Each side ignores messages of unknown type and lines that it does not understand; unknown fields are ignored.
 
 A guest is not trusted: `decode_from_guest` never raises, and every text that it gives is cut to printable ASCII.
@@ -16,6 +17,8 @@ from typing import Literal
 import msgspec
 
 from deskgrid.model.instance import InstanceData
+from deskgrid.model.numbers import AnyFloat, AnyInt
+from deskgrid.model.outside import JsonReader
 
 LINE_BYTES = 64 * 1024
 SENTENCE_CHARS = 300
@@ -40,7 +43,7 @@ class Left(msgspec.Struct, frozen=True, tag="left"):
 class Machine(msgspec.Struct, frozen=True, tag="machine"):
     """In a trial, before `left`: the plain values in its slot's ad, as HTCondor's tool printed them."""
 
-    ad: dict[str, str | int | float | bool]
+    ad: dict[str, str | AnyInt | AnyFloat | bool]
 
 
 class Join(msgspec.Struct, frozen=True, tag="join"):
@@ -53,11 +56,20 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """Vacate your jobs fast, then say `left`."""
 
 
-FromGuest = Hello | Joined | Left | Machine
-ToGuest = Join | Leave
+class Renew(msgspec.Struct, frozen=True, tag="renew"):
+    """A token that is valid for longer takes the place of the one before. SECRET."""
 
-_FROM_GUEST = msgspec.json.Decoder(FromGuest)
-_TO_GUEST = msgspec.json.Decoder(ToGuest)
+    token: str
+
+    def __repr__(self) -> str:
+        return "Renew(token=<secret>)"
+
+
+FromGuest = Hello | Joined | Left | Machine
+ToGuest = Join | Leave | Renew
+
+_FROM_GUEST = JsonReader(FromGuest)
+_TO_GUEST = JsonReader(ToGuest)
 
 
 def encode(message: FromGuest | ToGuest) -> bytes:

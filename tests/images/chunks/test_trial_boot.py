@@ -54,3 +54,5 @@ def test_the_demos_guest_reads_its_member_and_htcondor() -> None:
     tried = try_out(source, said.append)
     assert "HTCondor's daemons start" in said
     assert len(tried.first_reads) * 4096 > 20 << 20
+    assert tried.promise is not None and tried.promise.free_bytes > 512 << 20
+    assert {"CondorVersion", "OpSysAndVer", "OpSysMajorVer"} <= {one.name for one in tried.promise.says}
