@@ -33,6 +33,10 @@ _OVER = (VmState.LEAVING, VmState.KILLING, VmState.ENDED)
 _DONE = ("withdrawn", "lease-over", "running-overdue", "agent-stops", "gone", "died", "start-failed")
 """Reasons for which a machine ends that are not the computer's being wanted back; those of guests begin `guest-`."""
 
+Given = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+"""Seconds; more than any computer gives: a damaged file must not make sums that cannot be told."""
+Times = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+
 
 class Used(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was given. vm_seconds: of running machines. core_seconds: the same times their processors.

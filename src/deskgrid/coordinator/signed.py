@@ -55,7 +55,7 @@ class Facts(msgspec.Struct, frozen=True):
     memory_bytes: Bytes
     blob_bytes: Bytes
     disk: _Disk
-    free_bytes: int = 0
+    free_bytes: Bytes = 0
     says: tuple[Attribute, ...] = ()
 
 

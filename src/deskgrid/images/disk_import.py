@@ -212,8 +212,9 @@ def _import(disk: Path, source: IO[bytes], content: Manifest, images: Path, prog
                 raise ImageError(f"disk {disk}: {fault}")
         progress(0.9, "taking the sum of the image")
         measured = manifest.measure(raw)
-        whole = msgspec.structs.replace(content, disk=measured, disk_bytes=measured.size_bytes)
-        nocloud.write_seed(work, whole)
+        nocloud.write_seed(work, content)
+        seed = manifest.measure(work / manifest.SEED)
+        whole = msgspec.structs.replace(content, disk=measured, disk_bytes=measured.size_bytes, seed=seed)
         return publish(whole, work, images)
     finally:
         shutil.rmtree(work, ignore_errors=True)

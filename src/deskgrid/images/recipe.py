@@ -42,7 +42,7 @@ from typing import Annotated, Any
 import msgspec
 
 from deskgrid.host import toml
-from deskgrid.host.files import decoded
+from deskgrid.host.files import decoded, open_plain
 from deskgrid.images import recipe_faults
 from deskgrid.images.contract import ImageError
 from deskgrid.model.names import Name
@@ -175,7 +175,8 @@ def _load(path: Path, extended_by: tuple[Path, ...]) -> Loaded:
 
 def _table(path: Path, faults: list[str]) -> dict[str, Any]:
     try:
-        return read_toml(decoded(path.read_bytes()))
+        with open_plain(path) as file:
+            return read_toml(decoded(file.read()))
     except OSError as error:
         faults.append(f"cannot be read: {error.strerror}; expected a TOML file")
     except ValueError as error:

@@ -53,7 +53,7 @@ def kept_reads(folder: Path) -> list[int]:
     """The first reads that are kept beside an image's disk; none when there are none."""
     try:
         return _READS.decode((folder / KEPT).read_bytes())
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return []
 
 

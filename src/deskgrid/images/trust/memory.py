@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.files import Locked, locked, write_atomic
+from deskgrid.host.files import Locked, locked, make_folder, write_atomic
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.roles import METADATA_BYTES
 from deskgrid.images.trust.words import Entry, Pointer, manifest_place
@@ -48,7 +48,7 @@ class Memory:
         """Lock the folder and read what was seen. Raises: TrustError."""
         try:
             for folder in (self._folder, self._folder / "manifests"):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder, 0o700)
             self._lock(time.monotonic() + wait_seconds)
         except OSError as error:
             raise self._disk(error) from None
@@ -129,7 +129,7 @@ class Memory:
             return read_json((self._folder / "seen").read_bytes(), type=Seen)
         except FileNotFoundError:
             return Seen()
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise TrustError(
                 Fault.DESKTOP,
                 "damaged",

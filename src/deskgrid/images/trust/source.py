@@ -13,6 +13,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from deskgrid.host.deadline import Deadline
+from deskgrid.host.files import open_plain
 from deskgrid.images.trust.errors import Fault, TrustError
 
 SECONDS = 20.0
@@ -43,7 +44,7 @@ class FolderSource:
     def get(self, path: str, most_bytes: int) -> bytes:
         """See `Source`."""
         try:
-            with (self._folder / path).open("rb") as file:
+            with open_plain(self._folder / path) as file:
                 content = file.read(most_bytes + 1)
         except FileNotFoundError:
             if not self._folder.is_dir():
