@@ -10,7 +10,10 @@ from bench.figure import Figure, Load, measured, missing
 from bench.ground import Ground
 from deskgrid.demo.figures import Figures
 
-NAMES = ("submit_to_order_s", "start_to_join_s", "owner_to_pause_ms", "owner_to_gone_ms", "evict_to_idle_s")
+NAMES = (
+    *("submit_to_order_s", "start_to_join_s", "owner_to_pause_ms", "owner_to_gone_ms", "evict_to_idle_s"),
+    *("idle_to_rerun_s", "join_to_job_s"),
+)
 _MOST_SECONDS = 600.0
 
 

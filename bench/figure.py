@@ -57,6 +57,8 @@ CATALOGUE = (
     Row("owner_to_pause_ms", "ms", "< 250"),
     Row("owner_to_gone_ms", "ms", "< 3000"),
     Row("evict_to_idle_s", "s", "< 3"),
+    Row("idle_to_rerun_s", "s", "< 10"),
+    Row("join_to_job_s", "s", "< 5"),
     Row("owner_to_pause_repeated_ms", "ms", "< 250"),
     Row("owner_to_gone_repeated_ms", "ms", "< 3000"),
     Row("owner_to_gone_stubborn_ms", "ms", "< 3000"),

@@ -196,7 +196,7 @@ class World:
             "store": self.store,
             "link": self.line,
             "aside": lambda work: self.time.later(self.fetch_seconds, lambda: put(work())),
-            "leases": LeaseFile(self.folder / "leases.json"),
+            "leases": LeaseFile(self.folder / "leases.json", lambda: self.time.at.timestamp()),
             "faults": lambda: self.faults,
             "changed": self._changed,
         }

@@ -52,7 +52,7 @@ def test_show_tells_every_setting_with_the_layer_that_set_it_by_chapter(deskgrid
     lines = {words[0]: words[1:] for words in map(str.split, said.out.splitlines()) if words}
     assert lines["idle_seconds"] == ["300", "s", "grid"]
     assert lines["memory_reserve_bytes"] == ["4", "GiB", "group"]
-    assert lines["idle_seconds_nobody"] == ["60", "s", "built-in"]
+    assert lines["idle_seconds_nobody"] == ["300", "s", "built-in"]
     assert lines["power"] == []
     assert "ignored, since it would loosen what an earlier layer says: idle_seconds" in said.out
 

@@ -7,6 +7,7 @@ import pytest
 
 from deskgrid.coordinator import connection
 from deskgrid.coordinator.places import Places, Whereabouts
+from tests.waiting import SOON_SECONDS
 
 from .running import context, service
 
@@ -51,3 +52,13 @@ def test_a_connection_more_than_an_address_may_have_is_cut_and_the_operator_is_t
         assert told.startswith("connections: 127.0.0.1 has 3, its share")
         for one in opened:
             one.close()
+
+
+def test_a_connection_that_greets_nobody_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deskgrid.coordinator.service.GREETING_SECONDS", 0.5)
+    with service(tmp_path) as here:
+        port = int(here.at.url.rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port)) as plain:
+            plain.settimeout(SOON_SECONDS)
+            assert plain.recv(100) == b""
+        assert here.operator.status().problems == ()

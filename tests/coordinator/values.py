@@ -14,6 +14,7 @@ from deskgrid.coordinator.cycle import Cycle
 from deskgrid.coordinator.database import open_database
 from deskgrid.coordinator.orders import answer
 from deskgrid.coordinator.own_time import OwnTime
+from deskgrid.coordinator.revocations import FILE, Journal
 from deskgrid.coordinator.settings import CoordinatorSettings, GuestSettings
 from deskgrid.model.desktop import Availability, Fault, Room, Transition, VmReport, VmState
 from deskgrid.model.image import ImageFacts, ImageRef
@@ -168,7 +169,8 @@ async def office(
     chosen = change(settings(state))
     database = open_database(chosen.database_url)
     catalogue = FixedCatalogue()
-    part = Coordinator(chosen, pool, clock, Loaded(database, clock(), forget_delays=(0.01,) * 20), catalogue)
+    loaded = Loaded(database, clock(), forget_delays=(0.01,) * 20, journal=Journal(state / FILE))
+    part = Coordinator(chosen, pool, clock, loaded, catalogue)
     part.forget_ended()
     try:
         yield Office(part, pool, clock, catalogue)

@@ -153,7 +153,7 @@ WITNESSES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
     "idle_seconds": ({**EVENING, "idle_seconds": 300}, 300, 301, "may_start"),
     "idle_seconds_nobody": ({"idle_seconds": 60}, 60, 61, "may_start"),
     "resume_seconds": ({"idle_seconds": 10}, 10, 11, "may_go_on"),
-    "locked_is_away": ({"logged_in": True, "locked": True, "idle_seconds": 100}, True, False, "may_start"),
+    "locked_is_away": ({"logged_in": True, "locked": True, "idle_seconds": 300}, True, False, "may_start"),
     "remote_sessions": ({"remote": True}, True, False, "may_start"),
     "watching_is_use": ({"watching": ["a film"]}, False, True, "may_start"),
     "full_screen": ({"full_screen": True}, True, False, "may_start"),

@@ -20,7 +20,9 @@ OTHER = ImageRef("lscsoft", "b" * 64)
 ROOMY = Machine(cpus=8, memory_bytes=16 * GIB, memory_available_bytes=14 * GIB, disk_free_bytes=100 * GIB)
 AWAY = Reading(logged_in=False, idle_seconds=86400.0)
 TYPING = Reading(logged_in=True, idle_seconds=0.0)
-ALL_DAY = Policy(closed=(), start_spacing_seconds=0.0, start_offset_seconds=0.0)
+ALL_DAY = Policy(
+    closed=(), idle_seconds_nobody=60.0, grace_seconds=60.0, start_spacing_seconds=0.0, start_offset_seconds=0.0
+)
 WHY = Reason("why", "Because.")
 
 

@@ -74,6 +74,20 @@ def test_what_makes_programs_load_things_is_not_passed_on(monkeypatch: pytest.Mo
         assert f"{name}=" not in run(["env"], 20).stdout
 
 
+@pytest.mark.parametrize("mask", [0o000, 0o077, 0o777])
+def test_the_umask_of_who_starts_us_changes_no_file_of_ours(tmp_path: Path, mask: int) -> None:
+    for number, argv in enumerate((python("deskgrid"), [sys.executable, "-m", "deskgrid"])):
+        home = tmp_path / str(number)
+        home.mkdir()
+        told = [*argv, "image", "init", "first", "--folder", str(home)]
+        done = subprocess.run(told, umask=mask, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert {path.name: path.stat().st_mode & 0o777 for path in home.iterdir()} == {
+            "first.sh": 0o755,
+            "first.toml": 0o644,
+        }
+
+
 def test_every_process_that_we_start_has_an_environment_of_ours() -> None:
     wrong = []
     for path in sorted(SOURCES.rglob("*.py")):

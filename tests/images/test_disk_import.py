@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images import disk_import, manifest, nocloud
+from deskgrid.images import disk_import, manifest
+from deskgrid.images.chunks.keys import ProjectKey
+from deskgrid.images.chunks.publish import publish, source_of
 from deskgrid.images.contract import ImageError
 from deskgrid.images.disk_import import fault_of, import_disk, inspect_disk
 from deskgrid.images.listing import find_image
@@ -47,7 +49,7 @@ def test_a_disk_of_any_common_form_becomes_the_same_raw_disk(tmp_path: Path, raw
     assert (held.kernel, held.initrd, held.recipe, held.disk_bytes) == (None, None, None, 64 * MIB)
     assert held.imported is not None
     assert held.imported.form == form
-    assert sorted(path.name for path in built.folder.iterdir()) == [manifest.DISK, manifest.FILE, nocloud.SEED]
+    assert sorted(path.name for path in built.folder.iterdir()) == [manifest.DISK, manifest.FILE, manifest.SEED]
     assert (built.folder / manifest.DISK).stat().st_blocks * 512 < 8 * MIB
     assert said == sorted(said)
     assert find_image("cloud", tmp_path / "cache/images").ref == built.ref
@@ -71,6 +73,17 @@ def test_the_same_disk_is_found_again_and_other_words_make_another_image(tmp_pat
     other = import_disk(raw, "cloud", 1 << 30, ("condor",), cache=tmp_path)
     assert other.fresh
     assert other.ref != one.ref
+
+
+def test_the_seed_of_an_image_is_covered_by_its_digest_and_the_same_again(tmp_path: Path, raw: Path) -> None:
+    one = import_disk(raw, "cloud", 1 << 30, cache=tmp_path)
+    other = import_disk(raw, "cloud", 1 << 30, cache=tmp_path / "elsewhere")
+    assert other.ref == one.ref
+    assert source_of(one.folder).sums[manifest.SEED] == manifest.measure(one.folder / manifest.SEED).sha256
+    with (one.folder / manifest.SEED).open("r+b") as file:
+        file.write(b"evil")
+    with pytest.raises(ImageError, match="it was changed"):
+        publish(source_of(one.folder), tmp_path / "web", ("lab", "cloud", "1"), ProjectKey(bytes(32)))
 
 
 def test_a_disk_that_leans_on_another_file_is_refused(tmp_path: Path, raw: Path) -> None:

@@ -1,5 +1,6 @@
 """Recipes: every fault of a file is named at once, and none can reach out of its folder or the image."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,17 @@ def test_a_source_can_not_leave_the_recipes_folder_by_a_link(tmp_path: Path) -> 
 def test_a_folder_is_no_source(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, minimal('[[files]]\nsource = "etc"\nto = "/x"'))
     assert "files[0].source: got 'etc'" in fault
+
+
+def test_a_pipe_or_a_device_is_no_source_and_no_recipe_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (fault,) = faults(tmp_path, minimal('scripts = ["pipe"]'))
+    assert fault.startswith("scripts[0]: got 'pipe'") and fault.endswith("it is no plain file")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(BadRecipe, match="it is no plain file"):
+            load(path)
+    (fault,) = faults(tmp_path, minimal('from = "pipe"'))
+    assert "it is no plain file" in fault
 
 
 def test_a_script_needs_an_interpreter(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from deskgrid.agent.wishes import Said, decide, strongest
 from deskgrid.coordinator.changes import Changes
 from deskgrid.coordinator.fleet import Fleet
 from deskgrid.coordinator.signed import Facts
+from deskgrid.core.cases import Given, facts_of
 from deskgrid.core.demand import offers, wants
 from deskgrid.core.desk import Ruled, Ticked, Told, Wished, advance, next_due
 from deskgrid.core.desk import reports as vm_reports
@@ -45,7 +46,7 @@ MESSAGES = (
     *get_args(guest.FromGuest),
     *get_args(guest.ToGuest),
     *(kind for kind in get_args(Question)),
-    *(Done, Said, Lease, Wish, Book, PolicyTable, Policy, PlanSettings, Inventory, Facts),
+    *(Done, Said, Lease, Wish, Book, PolicyTable, Policy, PlanSettings, Inventory, Facts, Given),
 )
 LENIENT = {
     "Transition.at": "set right where it is recorded (coordinator/changes.py)",
@@ -277,6 +278,12 @@ def test_odd_settings_of_a_policy_are_refused_or_do_no_harm() -> None:
                 continue
             after, _ = advance(desk(), Ruled(policy), NOW)
             advance(after, Told(1, NOW, (lease(),)), NOW)
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00", "9999-12-31T23:59"])
+def test_a_case_of_a_policy_at_an_end_of_the_calendar_is_a_sentence(at: str) -> None:
+    with pytest.raises(ValueError, match="expected 1970"):
+        facts_of(Given(at=at), UTC)
 
 
 def test_a_book_of_usage_with_odd_values_begins_anew() -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.host import trees
 from deskgrid.host.account import service_account
 from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.model.lease import Size
@@ -24,7 +23,7 @@ from deskgrid.pool.execute import ExecuteNode, Member
 from deskgrid.pool.head import HeadSettings
 from deskgrid.pool.reach import Reach, run_tool
 from deskgrid.pool.tools import CondorPool
-from tests import waiting
+from tests import condor, waiting
 
 pytestmark = pytest.mark.real
 IMAGE_A = OfflineAd("img-a", Size(1, 512 << 20), 4096 << 20)
@@ -32,11 +31,11 @@ eventually = partial(waiting.eventually, step_seconds=0.2)
 OFFLINE = "deskgrid_offline =?= true"
 
 
-@pytest.fixture(scope="module")
-def embedded() -> Iterator[EmbeddedPool]:
+@pytest.fixture(scope="module", params=condor.BOTH)
+def embedded(request: pytest.FixtureRequest) -> Iterator[EmbeddedPool]:
     folder = Path(tempfile.mkdtemp(prefix="dgident-", dir="/tmp"))
     folder.chmod(0o755)
-    with EmbeddedPool.start(trees.provide(), folder / "pool", HeadSettings(cycle_seconds=2)) as pool:
+    with EmbeddedPool.start(condor.tree(request.param), folder / "pool", HeadSettings(cycle_seconds=2)) as pool:
         yield pool
     shutil.rmtree(folder, ignore_errors=True)
 

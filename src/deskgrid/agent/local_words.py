@@ -11,6 +11,7 @@ import msgspec
 from deskgrid.agent.status import Status
 from deskgrid.model.moment import Moment, check_moments
 from deskgrid.model.numbers import Count
+from deskgrid.model.outside import JsonReader
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.wish import Ask, Wish
 
@@ -87,8 +88,8 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 Question = AskStatus | Pause | Finish | Resume | Tell
 Answer = Now | Done | Refused
 
-_QUESTION = msgspec.json.Decoder(Question)
-_ANSWER = msgspec.json.Decoder(Answer)
+_QUESTION = JsonReader(Question)
+_ANSWER = JsonReader(Answer)
 
 
 def encode(message: Question | Answer) -> bytes:

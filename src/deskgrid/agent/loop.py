@@ -180,7 +180,7 @@ class Loop:
 
     def _found(self, policy: Policy, now: datetime) -> list[Vm]:
         """The VMs of an earlier life of this agent: those with a lease go on, the others are ended."""
-        leases = self.around.leases.read()
+        leases = self.around.leases.read(now)
         vms = []
         for seen in self.around.hypervisor.observe():
             lease = leases.get(seen.vm_id)
@@ -195,7 +195,7 @@ class Loop:
                     alive=seen.alive,
                     accelerator=seen.accelerator,
                     grace_seconds=policy.grace_seconds,
-                    since=seen.started_at,
+                    since=min(seen.started_at, now),
                     now=now,
                 )
             )
@@ -310,6 +310,6 @@ class Loop:
 
     def _remember(self) -> None:
         try:
-            self.around.leases.keep({vm.id: vm.lease for vm in self.desk.vms.values()})
+            self.around.leases.keep({vm.id: vm.lease for vm in self.desk.vms.values()}, self.around.now())
         except OSError as error:
             log.warning("the leases could not be kept on disk: %s", error.strerror)

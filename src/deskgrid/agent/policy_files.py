@@ -12,7 +12,6 @@ Rules, told first:
 import os
 import stat
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -26,6 +25,7 @@ from deskgrid.agent.stamps import MISSING, Stamp, stamp
 from deskgrid.core.layers import Effective, Layer, combine
 from deskgrid.host.files import decoded, write_atomic
 from deskgrid.host.toml import BadSettings, convert
+from deskgrid.model.outside import read_json, read_toml
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 
@@ -130,7 +130,7 @@ class _File:
         if faults:
             raise BadSettings(str(self.path), faults)
         try:
-            whole = tomllib.loads(decoded(content))
+            whole = read_toml(decoded(content))
         except ValueError as error:  # TOMLDecodeError too
             raise BadSettings(str(self.path), [f"not valid TOML: {error}"]) from None
         if not self._table:
@@ -285,7 +285,7 @@ class PolicyFiles:
 
     def _read_kept(self) -> Kept:
         try:
-            return msgspec.json.decode(self._kept_path.read_bytes(), type=Kept)
+            return read_json(self._kept_path.read_bytes(), type=Kept)
         except FileNotFoundError:
             return Kept()
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:

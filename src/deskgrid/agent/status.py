@@ -15,6 +15,7 @@ from deskgrid.host.files import write_atomic
 from deskgrid.model.desktop import Availability, Room, VmReport
 from deskgrid.model.moment import Moment
 from deskgrid.model.numbers import Bytes, Cpus, Pid, Total
+from deskgrid.model.outside import read_json
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Wish
@@ -65,7 +66,7 @@ def write_status(path: Path, status: Status) -> None:
 def read_status(path: Path) -> Status | None:
     """Read the last status, or None when no agent has written one here."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Status)
+        return read_json(path.read_bytes(), type=Status)
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
 

@@ -19,6 +19,7 @@ import msgspec
 from deskgrid.host.files import write_atomic
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.numbers import Count, Total
+from deskgrid.model.outside import read_json
 
 T = TypeVar("T")
 KEEP_MONTHS, KEEP_DAYS = 24, 62
@@ -199,7 +200,7 @@ class UsageBook:
     def _read(self) -> Book:
         """The book; a file that is missing or damaged begins anew: it is a picture for people, nobody is paid by it."""
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Book)
+            return read_json(self._path.read_bytes(), type=Book)
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
             return Book()
 

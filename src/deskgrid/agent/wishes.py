@@ -17,6 +17,7 @@ from typing import Annotated
 import msgspec
 
 from deskgrid.host.files import write_atomic
+from deskgrid.model.outside import read_json
 from deskgrid.model.wish import Ask, Wish
 
 MAX_ACCOUNTS = 64
@@ -104,7 +105,7 @@ class WishBook:
 
     def _read(self, now: datetime) -> tuple[Said, ...]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=tuple[Said, ...])
+            return read_json(self._path.read_bytes(), type=tuple[Said, ...])
         except FileNotFoundError:
             return ()
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:

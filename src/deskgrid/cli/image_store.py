@@ -12,6 +12,7 @@ from deskgrid.cli.output import Exit, Failed, progress, show, show_json, size, t
 from deskgrid.images.contract import ImageError
 from deskgrid.images.listing import inspect
 from deskgrid.model.counted import counted
+from deskgrid.model.outside import read_json
 
 if TYPE_CHECKING:
     from deskgrid.images.chunks.publish import Source
@@ -190,6 +191,6 @@ def _offsets(path: Path | None) -> list[int]:
     if path is None:
         return []
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[int])
+        return read_json(path.read_bytes(), type=list[int])
     except (OSError, msgspec.MsgspecError) as error:
         raise ImageError(f"first reads {path}: {error}; expected a JSON list of offsets") from None

@@ -17,6 +17,7 @@ from deskgrid.coordinator.client import NoAnswer, Refused
 from deskgrid.host import logs
 from deskgrid.host.debstrap import BuildFailed
 from deskgrid.host.entry import NoWay
+from deskgrid.host.start import set_umask
 from deskgrid.host.toml import BadSettings
 from deskgrid.images.contract import ImageError
 from deskgrid.images.recipe import BadRecipe
@@ -90,6 +91,7 @@ def root(
 
 def main() -> None:
     """Run a command and exit with its code."""
+    set_umask()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -33,6 +33,7 @@ from deskgrid.host import toml
 from deskgrid.host.files import decoded
 from deskgrid.model.counted import counted
 from deskgrid.model.hours import window
+from deskgrid.model.outside import read_plain_json
 from deskgrid.model.plain import plain
 from deskgrid.model.policy import ROWS, Policy
 
@@ -139,7 +140,7 @@ def simulate(
 def read_cases(path: Path) -> tuple[Case, ...]:
     """Cases of a file: a list, or one. Raises: BadSettings with all faults."""
     try:
-        content = json.loads(decoded(path.read_bytes()))
+        content = read_plain_json(decoded(path.read_bytes()))
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else f"not valid JSON: {error}"
         raise toml.BadSettings(str(path), [f"cannot be read: {what}; expected a list of cases"]) from None

@@ -10,6 +10,7 @@ import typer
 from deskgrid.cli.output import Exit, Failed, progress, show_json, tell
 from deskgrid.host import trees
 from deskgrid.host.paths import cache_folder
+from deskgrid.model.policy import GRACE_SECONDS_MOST
 from deskgrid.pool.config import PoolSettings, dropins, install
 from deskgrid.pool.contract import Refused
 from deskgrid.pool.doctor import must_be_fit
@@ -32,7 +33,9 @@ def configure(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written, write nothing.")] = False,
     trust_domain: Annotated[str, typer.Option(help="HTCondor's TRUST_DOMAIN of this pool.")] = "deskgrid",
     key: Annotated[str, typer.Option(help="Name of the signing key for the tokens of VMs.")] = "deskgrid",
-    lease_seconds: Annotated[int, typer.Option(help="How long a job waits for a VM that vanished.")] = 180,
+    lease_seconds: Annotated[
+        int, typer.Option(help="How long a job and its VM wait for each other, over a pause or a restart.")
+    ] = PoolSettings().lease_seconds,
     ended: Annotated[str, typer.Option(help="The coordinator's file of VMs that have ended.")] = PoolSettings().ended,
     as_json: Json = False,
 ) -> None:
@@ -50,20 +53,27 @@ def configure(
         raise Failed(Exit.REFUSED, str(error)) from None
     if as_json:
         show_json([{"path": str(output / file.path), "why": file.why, "text": file.text} for file in files])
+    tells = _silent if as_json else tell
     if dry_run:
-        if not as_json:
-            for file in files:
-                tell(f"# ---- {output / file.path}", style="bold")
-                tell(file.text)
+        for file in files:
+            tells(f"# ---- {output / file.path}\n{file.text}")
         return
     try:
         changed = install(files, output)
     except OSError as error:
         raise Failed(Exit.REFUSED, f"{error.filename}: {error.strerror}; run as root or choose --output") from None
-    if not as_json:
-        for path in changed:
-            tell(f"written {path}")
-        tell("Run condor_reconfig on the central manager and the submit servers." if changed else "Nothing to change.")
+    if lease_seconds <= GRACE_SECONDS_MOST:
+        tells(
+            f"A lease of {lease_seconds} s: a machine that is paused for longer (a policy's grace_seconds, at most "
+            f"{GRACE_SECONDS_MOST:.0f}) may lose its job. Choose a longer lease, or shorter graces."
+        )
+    for path in changed:
+        tells(f"written {path}")
+    tells("Run condor_reconfig on the central manager and the submit servers." if changed else "Nothing to change.")
+
+
+def _silent(_: str) -> None:
+    """Say nothing: a program reads what is printed."""
 
 
 @app.command()

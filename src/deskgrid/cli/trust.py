@@ -149,7 +149,7 @@ def rotate(
         else:
             known: dict[str, Key] = {}
             for each in GROUPS.get(role, (role,)):
-                known.update(keys_of(shelf, each) if remove else {})
+                known.update(keys_of(shelf, each, waiting=True) if remove else {})
             gone = [key_named(known, text).keyid for text in remove]
             shelf.rotate(role, now, [read_public(path) for path in add], gone, threshold)
         waits(shelf, as_json)

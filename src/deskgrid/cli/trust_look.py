@@ -39,7 +39,7 @@ def look_into(
             raise TrustError(Fault.SIGNERS, "not-as-built", f"image in {folder}: {'; '.join(faults)}: don't approve it")
     if quiet:
         return
-    tell(f"  unpacked into {folder}: look into it, such as with `losetup --read-only --partscan`")
+    tell(f"  unpacked into {folder}: look into it, such as with `guestfish --ro -a` (don't mount it)")
     if built is not None:
         tell(f"  every byte is the same as in your build {built}")
     _boot(found, content)

@@ -28,6 +28,7 @@ from deskgrid.coordinator.orders import answer
 from deskgrid.coordinator.places import Places
 from deskgrid.coordinator.problems import Refusal
 from deskgrid.coordinator.repository import PREFIX, RepositoryFiles
+from deskgrid.model.outside import JsonReader
 from deskgrid.wire.messages import PROTOCOL, Enrol, Enrolled, Problem, Report
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ BODY_BYTES = 1 << 20
 ENROL_BYTES = 16 << 10
 BODY_SECONDS = 30.0
 _JSON = (b"content-type", b"application/json")
-_report = msgspec.json.Decoder(Report)
-_enrol = msgspec.json.Decoder(Enrol)
+_report = JsonReader(Report)
+_enrol = JsonReader(Enrol)
 _encode = msgspec.json.Encoder().encode
 
 

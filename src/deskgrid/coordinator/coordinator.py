@@ -25,6 +25,7 @@ from deskgrid.coordinator.outcomes import KEPT_DAYS, LastVms, Outcomes
 from deskgrid.coordinator.own_time import Clock, OwnTime
 from deskgrid.coordinator.places import Places, Whereabouts
 from deskgrid.coordinator.recorder import Recorder
+from deskgrid.coordinator.revocations import Journal
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.signed import SignedCatalogue
 from deskgrid.core.why import View
@@ -59,6 +60,7 @@ class Coordinator:
         self.fleet = Fleet()
         self.neighbours = Neighbours(settings.plan.stale_seconds)
         self.holding = Holding(settings.max_held)
+        self.journal = loaded.journal
         self.members = {member.name: member for member in loaded.members}
         self.tokens = {token.id: token for token in loaded.tokens}
         self.whereabouts = Whereabouts(lambda desktop: bool(self.ledger.of(desktop)))
@@ -158,9 +160,17 @@ def _catalogue(settings: CoordinatorSettings) -> Catalogue:
 class Loaded:
     """What the database held at the start."""
 
-    def __init__(self, database: Database, now: datetime, forget_delays: tuple[float, ...] = DELAYS_SECONDS) -> None:
+    def __init__(
+        self,
+        database: Database,
+        now: datetime,
+        forget_delays: tuple[float, ...] = DELAYS_SECONDS,
+        journal: Journal | None = None,
+    ) -> None:
         self.database, self.forget_delays = database, forget_delays
+        self.journal = Journal() if journal is None else journal
         with database.begin() as connection:
+            self.journal.compare(connection, now)
             self._read(connection, now)
 
     def _read(self, connection: sa.Connection, now: datetime) -> None:

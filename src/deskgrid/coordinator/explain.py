@@ -40,7 +40,10 @@ def status(office: Coordinator, fingerprint: str) -> Status:
         last_line=office.recorder.last_line,
         ca_fingerprint=fingerprint,
         image_problems=office.offering.problems,
-        problems=tuple(places.full for places in office.bounds if places.full),
+        problems=(
+            *office.journal.problems(office.fleet),
+            *(places.full for places in office.bounds if places.full),
+        ),
     )
 
 

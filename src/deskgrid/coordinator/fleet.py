@@ -17,12 +17,14 @@ from typing import Any
 import msgspec
 
 from deskgrid.model.desktop import Desktop
+from deskgrid.model.outside import read_json
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Report
 
 SKEW_SECONDS = 60.0
 _SUPERSEDED = 32
 _SKEWS = 16
+_LEVELS = 16
 
 
 class AnotherAgent(Exception):
@@ -89,7 +91,10 @@ class Known:
 
     def unknown_fields(self) -> dict[str, Any]:
         """Fields of the report that this version does not know."""
-        return _unknown(msgspec.json.decode(self.raw), Report)
+        try:
+            return {key: _shallow(value) for key, value in _unknown(read_json(self.raw), Report).items()}
+        except msgspec.DecodeError as error:
+            return {"unreadable": str(error)}
 
 
 class Fleet:
@@ -155,6 +160,15 @@ def _unknown(raw: Any, kind: Any) -> dict[str, Any]:
         elif _is_table(field.type, value) and (inner := _unknown(value, field.type)):
             found[key] = inner
     return found
+
+
+def _shallow(value: Any, levels: int = _LEVELS) -> Any:
+    """What is nested deeper is left out: to be shown it must be written again."""
+    if isinstance(value, dict):
+        return {key: _shallow(one, levels - 1) for key, one in value.items()} if levels else "…"
+    if isinstance(value, list):
+        return [_shallow(one, levels - 1) for one in value] if levels else "…"
+    return value
 
 
 def _is_table(kind: Any, value: Any) -> bool:

@@ -29,6 +29,7 @@ from deskgrid.coordinator.trust import Authority
 from deskgrid.coordinator.views import Because, Done, Events, Healthy, MadeToken, MakeToken
 from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName, name
+from deskgrid.model.outside import read_json
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolError
 from deskgrid.wire.messages import PROTOCOL, Problem
@@ -181,7 +182,7 @@ class OperatorApi:
         if member.revoked_at is not None:
             raise Refusal(409, "desktop-revoked", f"{member.name} was revoked already: {member.revoked_reason}")
         reason = (await _body(request, Because)).reason or "by the operator"
-        revoked = await office.recorder.call(lambda c: membership.revoke(c, member.name, reason, OPERATOR, now))
+        revoked = await office.recorder.call(lambda c: office.journal.revoke(c, member.name, reason, OPERATOR, now))
         if revoked is None:
             raise Refusal(409, "desktop-revoked", f"{member.name} was revoked already.")
         office.members[member.name] = revoked
@@ -251,7 +252,7 @@ async def _not_found(request: Request, error: Exception) -> Response:
 
 
 async def _body(request: Request, kind: type[T]) -> T:
-    return msgspec.json.decode(await read_body(request.scope, request.receive) or b"{}", type=kind)
+    return read_json(await read_body(request.scope, request.receive) or b"{}", type=kind)
 
 
 def _named(request: Request, key: str, what: str) -> str:

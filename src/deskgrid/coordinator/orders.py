@@ -53,6 +53,7 @@ async def answer(office: Coordinator, name: str, report: Report, raw: bytes, whe
         next_report_seconds=soon,
         acknowledged=tuple(vm.vm_id for vm in report.ended),
         story_count=min(len(report.story), REPORT_LINES),
+        revocations=len(office.journal),
     )
 
 

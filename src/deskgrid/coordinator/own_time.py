@@ -8,19 +8,14 @@ Rules, told first
 - The time that the computer slept has passed.
 """
 
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+
+from deskgrid.host.steady import steady_seconds
 
 Clock = Callable[[], datetime]
 SET_SECONDS = 2.0
 """A clock that is this far off was set; less is a time server's doing."""
-
-
-def steady_seconds() -> float:
-    """Seconds that pass by themselves (clock_gettime(2), CLOCK_BOOTTIME; where it is missing, the monotonic clock)."""
-    source = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if source is None else time.clock_gettime(source)
 
 
 class OwnTime:

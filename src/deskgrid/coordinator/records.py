@@ -14,6 +14,7 @@ from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease, Size
+from deskgrid.model.outside import read_json
 from deskgrid.model.reason import Reason
 
 MOST_LEASES = 1000
@@ -109,7 +110,7 @@ def inventories(connection: sa.Connection) -> list[DesktopInventory]:
     found = []
     for row in connection.execute(sa.select(db.inventories)).mappings():
         with contextlib.suppress(msgspec.DecodeError):
-            content = msgspec.json.decode(row["content"], type=Inventory)
+            content = read_json(row["content"], type=Inventory)
             found.append(DesktopInventory(row["desktop"], row["at"], content))
     return found
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -35,6 +36,7 @@ from deskgrid.coordinator.cycle import run_cycles
 from deskgrid.coordinator.database import DatabaseError, open_database
 from deskgrid.coordinator.operator_api import OperatorApi
 from deskgrid.coordinator.own_time import Clock, OwnTime
+from deskgrid.coordinator.revocations import FILE, Journal
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.upkeep import keep_small
 from deskgrid.host.files import Locked, locked
@@ -48,6 +50,7 @@ _FLUSH_SECONDS = 0.15
 _BACKLOG = 4096
 _FILES = 65536
 _OTHER_FILES = 512
+GREETING_SECONDS = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -124,7 +127,14 @@ def _loop_runner() -> asyncio.Runner:
         import uvloop
     except ImportError:  # not on Windows
         return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    class Loop(uvloop.Loop):
+        """A loop whose servers don't wait long for a greeting: it comes before `connection.py` can count anybody."""
+
+        async def create_server(self, *args: Any, **more: Any) -> Any:
+            return await super().create_server(*args, **{**more, "ssl_handshake_timeout": GREETING_SECONDS})
+
+    return asyncio.Runner(loop_factory=Loop)
 
 
 async def _serve(
@@ -139,7 +149,10 @@ async def _serve(
     token = operator_token(settings.state_dir)
     database = open_database(settings.database_url)
     try:
-        office = Coordinator(settings, pool, OwnTime(clock), Loaded(database, clock()), catalogue)
+        loaded = Loaded(database, clock(), journal=_journal(settings))
+        office = Coordinator(settings, pool, OwnTime(clock), loaded, catalogue)
+        for problem in office.journal.problems(()):
+            log.warning("revocations: %s", problem)
         who = Authentication(office, token, Guard())
         application = Api(office, who, OperatorApi(office, who, authority).application())
         connection = bounded(most_connections, office.whereabouts)
@@ -157,6 +170,14 @@ async def _serve(
             await office.close()
     finally:
         database.close()
+
+
+def _journal(settings: CoordinatorSettings) -> Journal:
+    path = settings.state_dir / FILE
+    try:
+        return Journal(path)
+    except OSError as error:
+        raise ServiceError(f"journal of revocations {path}: {error.strerror}; may the service read it?") from None
 
 
 def _listen(settings: CoordinatorSettings) -> socket.socket:

@@ -28,6 +28,7 @@ from deskgrid.images.trust.errors import TrustError
 from deskgrid.images.trust.words import Entry, Version
 from deskgrid.model.image import Attribute, ImageRef
 from deskgrid.model.numbers import Bytes
+from deskgrid.model.outside import read_json
 from deskgrid.model.reason import Reason
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Facts(msgspec.Struct, frozen=True):
     memory_bytes: Bytes
     blob_bytes: Bytes
     disk: _Disk
-    free_bytes: int = 0
+    free_bytes: Bytes = 0
     says: tuple[Attribute, ...] = ()
 
 
@@ -199,7 +200,7 @@ class SignedCatalogue:
     def _facts_of(self, said: "Said", version: Version, entry: Entry) -> Facts:
         """What a manifest says; it never changes, so it is read once. Raises: ImageError, DecodeError."""
         if entry.sha256 not in self._facts:
-            facts = msgspec.json.decode(said.shelf.manifest(version.path, entry), type=Facts)
+            facts = read_json(said.shelf.manifest(version.path, entry), type=Facts)
             if Version(facts.project, facts.name, facts.version) != version:
                 raise ImageError(f"it says that it is {facts.project}/{facts.name}/{facts.version}; publish it again")
             self._facts[entry.sha256] = facts

@@ -16,6 +16,8 @@ class Figures(msgspec.Struct, omit_defaults=False):
     owner_to_gone_ms: from the owner's return until the QEMU process had ended, its memory back.
     evict_to_idle_s: from the owner's return until HTCondor showed the job idle again.
     evict_to_rerun_s: from the owner's return until the job ran again on another desktop.
+    idle_to_rerun_s: from when HTCondor showed the job idle again until it ran there.
+    join_to_job_s: from when the first startd was in the collector until the first job ran.
     """
 
     submit_to_order_s: float | None = None
@@ -24,6 +26,8 @@ class Figures(msgspec.Struct, omit_defaults=False):
     owner_to_gone_ms: float | None = None
     evict_to_idle_s: float | None = None
     evict_to_rerun_s: float | None = None
+    idle_to_rerun_s: float | None = None
+    join_to_job_s: float | None = None
     accelerator: str = ""
     jobs_done: int = 0
     total_s: float = 0.0
@@ -38,6 +42,8 @@ GOALS = {
     "owner_to_gone_ms": "< 3000",
     "evict_to_idle_s": "< 3",
     "evict_to_rerun_s": "",
+    "idle_to_rerun_s": "< 10",
+    "join_to_job_s": "< 5",
     "accelerator": "",
     "jobs_done": "3",
     "total_s": "",

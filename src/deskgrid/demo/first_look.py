@@ -6,7 +6,6 @@ Rules, told first:
 - The desktop's owner is a file with one word, "away" or "present": who types the tour must not stop it by typing.
 """
 
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from deskgrid.demo.cast import DESKTOPS
 from deskgrid.demo.signers import Places
 from deskgrid.demo.stage import AGENT, COORDINATOR, Table, over, settings_text
 from deskgrid.host.files import write_atomic
+from deskgrid.model.outside import read_toml
 from deskgrid.pool.embedded import EmbeddedPool
 from deskgrid.pool.place import EmbeddedError, check_port, free_port
 
@@ -94,7 +94,7 @@ def _before(path: Path) -> str | None:
 def _port(file: Path) -> int:
     """The port that the file names, or the usual one, or a free one."""
     with suppress(OSError, ValueError, KeyError):
-        return int(tomllib.loads(file.read_text(encoding="utf-8"))["port"])
+        return int(read_toml(file.read_text(encoding="utf-8"))["port"])
     try:
         check_port(PORT)
     except EmbeddedError:

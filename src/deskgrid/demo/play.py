@@ -78,7 +78,10 @@ class Play:
         vm_id, joined = next(iter(self._joined.items()))
         self.figures.start_to_join_s = joined - self._qemu[vm_id].create_time()
         self._tell("pool", f"{vm_id} joined {self.figures.start_to_join_s:.1f} s after QEMU's start")
+        self._until("a job to run there", lambda: any(map(self._begun, (LOOK, LONG))), 0.1)
+        self.figures.join_to_job_s = time.time() - joined
         self._until(f"job {self.ids[LONG.key]} to run", lambda: self._where(LONG) is not None)
+        self._until("the first job to end", lambda: self._status(LOOK) == _DONE)
         self._breathe(2)
 
     def _owner_returns(self) -> None:
@@ -105,6 +108,7 @@ class Play:
         self._tell("HTCondor", f"job {self.ids[LONG.key]} is idle again, {self.figures.evict_to_idle_s:.1f} s after")
         self._until("the job to run on another desktop", lambda: self._runs_again(before))
         self.figures.evict_to_rerun_s = time.time() - back
+        self.figures.idle_to_rerun_s = self.figures.evict_to_rerun_s - self.figures.evict_to_idle_s
         self._tell("why", self.stage.ask("why", "desktop", desktop))
 
     def _all_done(self) -> None:
@@ -140,6 +144,9 @@ class Play:
 
     def _starts(self, job: DemoJob) -> int:
         return self._seen(job)[1]
+
+    def _begun(self, job: DemoJob) -> bool:
+        return self._status(job) in (_RUNNING, _DONE)
 
     def _gave_back(self, starts: int) -> bool:
         """Whether the long job waits again, or has begun once more: on a busy machine nobody may have seen it wait."""

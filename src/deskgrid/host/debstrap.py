@@ -69,12 +69,14 @@ def bootstrap(
     epoch = {} if source_date_epoch is None else {"SOURCE_DATE_EPOCH": str(source_date_epoch)}
     lines: list[str] = []
     with output.open("wb") as sink:
+        os.fchmod(sink.fileno(), 0o600)
         process = subprocess.Popen(
             [*privilege, *limit, *_argv(suite, packages, options, mirror)],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.PIPE,
             env=environment(*KEPT, *_PROXIES) | epoch,
+            umask=0o022,
             start_new_session=True,
             text=True,
             errors="replace",

@@ -7,7 +7,14 @@ import os
 import runpy
 import sys
 
+
+def set_umask() -> None:
+    """From now on a mode is what is asked for, whatever the caller's umask was; only others' writing needs asking."""
+    os.umask(0o022)
+
+
 if __name__ == "__main__":
+    set_umask()
     _HOME = os.path.realpath(f"{__file__}/../../..")
     if _HOME not in sys.path:  # not installed, but run from where it is written
         sys.path.insert(0, _HOME)

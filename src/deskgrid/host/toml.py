@@ -22,6 +22,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from deskgrid.host.files import decoded
+from deskgrid.model.outside import read_toml
 
 T = TypeVar("T")
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -53,7 +54,7 @@ def read(path: Path, kind: type[T]) -> T:
 def parse(text: str, kind: type[T], where: str = "settings") -> T:
     """Read TOML text into `kind`. Raises: BadSettings with all faults."""
     try:
-        table = tomllib.loads(text)
+        table = read_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(where, [f"not valid TOML: {error}"]) from None
     return convert(table, kind, where)

@@ -25,6 +25,7 @@ from deskgrid.host import sandbox
 from deskgrid.host.files import write_atomic
 from deskgrid.host.programs import ENVIRONMENT, program
 from deskgrid.model.moment import Moment
+from deskgrid.model.outside import read_json
 
 ORDER = ("kvm", "hvf", "whpx", "tcg")
 LAST_RESORT = "tcg"
@@ -158,7 +159,7 @@ class Trust:
         """A file that can't be understood says nothing: the worst that follows is one more trial."""
         bound_to, now = _bound_to(version), self._now()
         try:
-            known = msgspec.json.decode(self._file.read_bytes(), type=Known)
+            known = read_json(self._file.read_bytes(), type=Known)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return Known(bound_to)
         if known.bound_to != bound_to:

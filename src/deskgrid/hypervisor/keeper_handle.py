@@ -34,9 +34,10 @@ from deskgrid.hypervisor.keeper_words import (
     encode_task,
 )
 from deskgrid.hypervisor.reap import release_memory, wait_until_ended
+from deskgrid.model.outside import JsonReader
 from deskgrid.wire.guest import printable
 
-_WORD = msgspec.json.Decoder(Word)
+_WORD = JsonReader(Word)
 END_SECONDS = 2.0
 """How long a keeper may take to end after its last word, before it is killed."""
 

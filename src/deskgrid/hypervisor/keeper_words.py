@@ -17,6 +17,7 @@ import msgspec
 from deskgrid.hypervisor.contract import Alive, Event, GuestLeft, Joined, Started, VmSpec
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size
+from deskgrid.model.outside import JsonReader
 
 END_SECONDS = 4.0
 LEAVE_SECONDS = 3.0
@@ -43,7 +44,7 @@ class Task(msgspec.Struct, frozen=True):
     group: Path | None = None
 
 
-_TASK = msgspec.json.Decoder(Task, dec_hook=lambda kind, text: kind(text))
+_TASK = JsonReader(Task, dec_hook=lambda kind, text: kind(text))
 
 
 def encode_task(task: Task) -> bytes:

@@ -27,6 +27,7 @@ from deskgrid.images.trust.words import Version
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from deskgrid.model.moment import Moment
+from deskgrid.model.outside import read_json
 from deskgrid.wire.disk import DiskServer
 
 log = logging.getLogger("deskgrid.images")
@@ -181,7 +182,7 @@ class DesktopStore:
                 ) from None
         said = done.stderr[-2000:].decode(errors="replace").strip()
         try:
-            reply = msgspec.json.decode(done.stdout, type=Reply)
+            reply = read_json(done.stdout, type=Reply)
         except msgspec.MsgspecError:
             log.warning("images: the process that checks them ended with %d: %s", done.returncode, said)
             raise ImageError("images: the process that checks them gave no answer; see the agent's log") from None

@@ -38,6 +38,7 @@ from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import FileFacts, Imported, Manifest
 from deskgrid.model.names import BadName
 from deskgrid.model.names import name as valid_name
+from deskgrid.model.outside import read_json
 
 FORMS = ("qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc")
 LEAST_BYTES, MOST_BYTES = 16 << 20, 2 << 40
@@ -122,7 +123,7 @@ def _inspect(disk: Path, file: IO[bytes]) -> tuple[str, int]:
         said = " ".join(told.stderr.split())[-300:] or f"qemu-img ended with {told.code}"
         raise ImageError(f"disk {disk}: {said}; expected one of {', '.join(FORMS)}")
     try:
-        facts = msgspec.json.decode(told.stdout, type=dict[str, Any])
+        facts = read_json(told.stdout, type=dict[str, Any])
         size_bytes = int(facts["virtual-size"])
         fault = fault_of(facts, os.fstat(file.fileno()).st_size)
     except (msgspec.DecodeError, KeyError, ValueError) as error:
@@ -211,8 +212,9 @@ def _import(disk: Path, source: IO[bytes], content: Manifest, images: Path, prog
                 raise ImageError(f"disk {disk}: {fault}")
         progress(0.9, "taking the sum of the image")
         measured = manifest.measure(raw)
-        whole = msgspec.structs.replace(content, disk=measured, disk_bytes=measured.size_bytes)
-        nocloud.write_seed(work, whole)
+        nocloud.write_seed(work, content)
+        seed = manifest.measure(work / manifest.SEED)
+        whole = msgspec.structs.replace(content, disk=measured, disk_bytes=measured.size_bytes, seed=seed)
         return publish(whole, work, images)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -6,7 +6,8 @@
                              sbom.json     the packages with the sums of what they came from (sbom.py)
                              files.mtree   every file of the disk with its sum (contents.py)
 
-An imported image has only the first two: it boots by BIOS, and what is in its disk is not known.
+An imported image has only the first two and `seed.iso` (nocloud.py): it boots by BIOS, and what is in its disk is not
+known.
 
 Rules, told first
 - The manifest names size and SHA-256 of every other file, so the digest covers them all.
@@ -25,11 +26,13 @@ from deskgrid.images.contract import ImageError
 from deskgrid.images.recipe import Recipe
 from deskgrid.model.image import ImageRef
 from deskgrid.model.names import BadName, Digest, Name, name
+from deskgrid.model.outside import JsonReader
 
 FORMAT = 1
 FILE = "image.json"
 DISK, KERNEL, INITRD = "disk.raw", "kernel", "initrd"
 SBOM, CONTENTS = "sbom.json", "files.mtree"
+SEED = "seed.iso"
 _MANIFEST_BYTES = 16 << 20
 _PART_BYTES = 4 << 20
 
@@ -82,14 +85,16 @@ class Manifest(msgspec.Struct, frozen=True):
     sbom: FileFacts | None = None
     contents: FileFacts | None = None
     imported: Imported | None = None
+    seed: FileFacts | None = None
 
     def files(self) -> dict[str, FileFacts]:
         """Return the facts of every file by its name."""
         known = {DISK: self.disk, KERNEL: self.kernel, INITRD: self.initrd, SBOM: self.sbom, CONTENTS: self.contents}
+        known[SEED] = self.seed
         return {name: facts for name, facts in known.items() if facts is not None}
 
 
-_DECODER = msgspec.json.Decoder(Manifest)
+_DECODER = JsonReader(Manifest)
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -36,17 +36,17 @@ Rules, told first:
 """
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from deskgrid.host import toml
-from deskgrid.host.files import decoded
+from deskgrid.host.files import decoded, open_plain
 from deskgrid.images import recipe_faults
 from deskgrid.images.contract import ImageError
 from deskgrid.model.names import Name
+from deskgrid.model.outside import read_toml
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -175,7 +175,8 @@ def _load(path: Path, extended_by: tuple[Path, ...]) -> Loaded:
 
 def _table(path: Path, faults: list[str]) -> dict[str, Any]:
     try:
-        return tomllib.loads(decoded(path.read_bytes()))
+        with open_plain(path) as file:
+            return read_toml(decoded(file.read()))
     except OSError as error:
         faults.append(f"cannot be read: {error.strerror}; expected a TOML file")
     except ValueError as error:

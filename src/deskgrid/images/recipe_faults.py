@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from deskgrid.host.files import open_plain
+
 if TYPE_CHECKING:
     from deskgrid.images.recipe import Recipe
 
@@ -138,4 +140,5 @@ def _read(folder: Path, source: str) -> bytes:
     found = (root / PurePosixPath(source)).resolve()
     if not found.is_relative_to(root):
         raise OSError("it leads out of the recipe's folder")
-    return found.read_bytes()
+    with open_plain(found) as file:
+        return file.read()

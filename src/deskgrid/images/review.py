@@ -58,7 +58,7 @@ def _told(manifest: PublishedManifest) -> dict[str, str]:
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__ if name not in _TOLD_APART}
     return {
         **{_NAMES.get(name, name.replace("_", " ")): _text(name, value) for name, value in fields.items()},
-        "boot order": f"{len(boot_order(manifest))} chunks",
+        "boot order": f"{counted(len(boot_order(manifest)), 'chunk')}",
     }
 
 

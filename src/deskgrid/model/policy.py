@@ -17,6 +17,10 @@ from deskgrid.model.moment import FIRST, LAST
 from deskgrid.model.numbers import Bytes
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=7 * 86400)]
+GRACE_SECONDS_MOST = 780.0
+"""A VM that is paused for longer could lose the job that the pause is to save: its lease ends (pool/config.py)."""
+
+Grace = Annotated[float, msgspec.Meta(ge=0, le=GRACE_SECONDS_MOST)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 Program = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -128,7 +132,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     days_off: tuple[date, ...] = ()
     days_closed: tuple[date, ...] = ()
     idle_seconds: Seconds = 600.0
-    idle_seconds_nobody: Seconds = 60.0
+    idle_seconds_nobody: Seconds = 300.0
     resume_seconds: Seconds = 15.0
     locked_is_away: bool = False
     remote_sessions: bool = True
@@ -158,7 +162,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boot_delay_seconds: Seconds = 120.0
     start_spacing_seconds: Seconds = 5.0
     start_offset_seconds: Seconds = 60.0
-    grace_seconds: Seconds = 60.0
+    grace_seconds: Grace = 300.0
 
     def __post_init__(self) -> None:
         for key, days in (("days_off", self.days_off), ("days_closed", self.days_closed)):

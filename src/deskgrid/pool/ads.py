@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from deskgrid.model.moment import moment_of
+from deskgrid.model.outside import read_json
 
 Value = str | int | float | bool | None
 Ad = dict[str, Any]
@@ -76,7 +77,7 @@ def read_ads(text: str) -> list[Ad]:
     if not text.strip():
         return []
     try:
-        return msgspec.json.decode(text.encode(), type=list[Ad])
+        return read_json(text.encode(), type=list[Ad])
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         whole = _WHOLE.match(text)
         if whole is None:
@@ -87,7 +88,7 @@ def read_ads(text: str) -> list[Ad]:
 def _read_ad(text: str) -> Ad | None:
     """One ad; None for one that can't be read: deep, with numbers that are none, or of text that is none."""
     try:
-        return msgspec.json.decode(text.encode(), type=Ad)
+        return read_json(text.encode(), type=Ad)
     except (msgspec.DecodeError, RecursionError, ValueError):
         return None
 

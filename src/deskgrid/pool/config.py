@@ -20,6 +20,13 @@ COORDINATOR_USER = "deskgrid-coordinator"
 """The user part of the coordinator's identity."""
 
 _PATH = re.compile(r"/[A-Za-z0-9._/-]{1,200}\Z")
+
+LOST_SECONDS = 2
+"""So long a shadow tries to reach a machine again that the connection to has ended."""
+
+YOUNG_SECONDS = 20
+"""A job that began so long ago at the most may be lost by a restart of its schedd."""
+
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 
@@ -31,14 +38,15 @@ class PoolSettings(msgspec.Struct, frozen=True):
     """What can be chosen about HTCondor's side.
 
     trust_domain: TRUST_DOMAIN of the pool. key: name of the signing key for the tokens of VMs.
-    lease_seconds: a job that names an image is lost for at most so long when its VM dies without a word.
+    lease_seconds: how long a job and its VM wait for each other, when the VM is paused or the schedd was restarted:
+    longer than any VM is paused (`model/policy.py`, GRACE_SECONDS_MOST).
     housekeeping_seconds: how often the collector throws out ads that are over.
     ended: the file of VMs that have ended, written by the coordinator (`pool.ended` there) and read by the collector.
     """
 
     trust_domain: str = "deskgrid"
     key: str = "deskgrid"
-    lease_seconds: int = 180
+    lease_seconds: int = 900
     housekeeping_seconds: int = 30
     ended: str = "/var/lib/deskgrid/ended-vms"
 
@@ -126,15 +134,25 @@ def _comment(why: str) -> str:
 
 
 def _jobs(settings: PoolSettings) -> DropIn:
-    lease = settings.lease_seconds
+    lease = _lease(settings)
     return DropIn(
         path="60-deskgrid-jobs.conf",
         why="Schedds: what happens to a job that names an image (+vm_name) when it is submitted.",
         settings=(
             Setting(
                 f"JOB_DEFAULT_LEASE_DURATION = {lease}",
-                "A job that names no image may run in a virtual machine too, and would be lost for 40 minutes "
-                "when that machine dies without a word.",
+                "How long a job waits for a machine that it has lost the connection to; without this line, 40 minutes. "
+                "Each of HTCondor's parts that ask evaluates it with what it knows, so it can tell them apart. The "
+                f"job's own shadow, when the connection breaks, gets {LOST_SECONDS}: the machine has ended (one that "
+                "is paused keeps its connections), and the job runs again elsewhere. All others get "
+                f"{settings.lease_seconds}: the machine keeps its job over a pause, and both over a restart of the "
+                "schedd.",
+            ),
+            Setting(
+                "SHADOW.TCP_KEEPALIVE_INTERVAL = 15",
+                "A machine that has lost its power says nothing, not even that its connections end. Asked after 15 s "
+                "of silence, and five times more in 25 s, it is given up after 40 s; the default is six minutes. A "
+                "network that is cut for 20 s costs no job.",
             ),
             Setting(
                 "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridLease DeskgridImage DeskgridImageAgain "
@@ -143,14 +161,12 @@ def _jobs(settings: PoolSettings) -> DropIn:
             ),
             Setting(
                 "JOB_TRANSFORM_DeskgridLease @=end\n"
-                "   NAME a job that names an image is not lost for long\n"
+                "   NAME a job that names an image waits as long as it should for a machine that it has lost\n"
                 f"   REQUIREMENTS {_NAMES_AN_IMAGE}\n"
-                f"   EVALSET JobLeaseDuration ifThenElse(isInteger(JobLeaseDuration) && JobLeaseDuration < {lease}, "
-                f"JobLeaseDuration, {lease})\n"
+                f"   SET JobLeaseDuration {lease}\n"
                 "@end",
-                "The lease bounds how long a job is lost when its VM dies without a word; a shorter one that the job "
-                "asks for stays. Jobs that run on the submit server itself (scheduler universe, so DAGMan; local; "
-                "grid) are left alone, here and below.",
+                "The lease is as above, whatever the job asks for. Jobs that run on the submit server itself "
+                "(scheduler universe, so DAGMan; local; grid) are left alone, here and below.",
             ),
             Setting(
                 _transform("DeskgridImage", f"! {_mentions(_KEPT, _KEPT_AGAIN)}", _KEPT),
@@ -211,6 +227,20 @@ def _joined() -> str:
     """Whether a job's Requirements are what a transform makes of them, however HTCondor writes that."""
     joined = f"^[ (]*MY[.]({_KEPT}|{_KEPT_AGAIN})[ )]*&&[ (]*TARGET[.]vm_name *== *MY[.]vm_name[ )]*$"
     return f'regexp("{joined}", unparse(Requirements), "i")'
+
+
+def _lease(settings: PoolSettings) -> str:
+    """JobLeaseDuration as an expression: four ask, each with what it knows, and only the shadow gets the short answer.
+
+    - The schedd, when it was restarted, and the shadow that it starts then, have no TransferSocket yet.
+    - The startd, when the job begins, has no ClaimId in its copy.
+    - The starter, when the connection breaks, has a copy from before the job began: for it, the job has never begun.
+      While it is young that can't be told apart, and so little work is lost.
+    """
+    began = ("JobCurrentStartExecutingDate >= JobCurrentStartDate", "TransferInStarted >= JobCurrentStartDate")
+    asks = " || ".join(f"(({it}) =?= true)" for it in (*began, f"time() - JobCurrentStartDate < {YOUNG_SECONDS}"))
+    shadow = f"isString(TransferSocket) && isString(ClaimId) && ({asks})"
+    return f"ifThenElse({shadow}, {LOST_SECONDS}, {settings.lease_seconds})"
 
 
 def _negotiation() -> DropIn:
@@ -275,7 +305,8 @@ def _lifetimes(settings: PoolSettings) -> DropIn:
             Setting(
                 f"COLLECTOR_CLASSAD_USER_MAP_NAMES = $(COLLECTOR_CLASSAD_USER_MAP_NAMES) {ENDED_MAP}\n"
                 f"CLASSAD_USER_MAPFILE_{ENDED_MAP} = {settings.ended}\n"
-                f"COLLECTOR.ALLOW_ADMINISTRATOR = $(ALLOW_ADMINISTRATOR) {COORDINATOR_USER}@{settings.trust_domain}",
+                "COLLECTOR.ALLOW_ADMINISTRATOR = $(COLLECTOR.ALLOW_ADMINISTRATOR:$(ALLOW_ADMINISTRATOR)) "
+                f"{COORDINATOR_USER}@{settings.trust_domain}",
                 "VMs that have ended, and all of a desktop that was revoked: their tokens are dead at once, whatever "
                 "connection is still open. The coordinator writes the file and lets the collector read it again "
                 "(condor_reconfig), which is all that it administers.",
@@ -286,6 +317,11 @@ def _lifetimes(settings: PoolSettings) -> DropIn:
                 "does not look who it is: one VM could empty the pool. So the collector does not obey such commands; "
                 "ads end by their lifetime, and those of VMs are written over by the coordinator. The price: the ads "
                 "of an ordinary node that is shut down stay for their 15 minutes.",
+            ),
+            Setting(
+                "COLLECTOR.TCP_KEEPALIVE_INTERVAL = 15",
+                "Machines behind NAT are called through the collector. It must know as soon as a job's shadow does "
+                "that one has lost its power (60-deskgrid-jobs.conf), or each call waits for an answer in vain.",
             ),
         ),
     )

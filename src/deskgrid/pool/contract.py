@@ -35,7 +35,7 @@ class Pool(Protocol):
     - return within its time limit, whatever the daemons do;
     - quote every text that came from outside before it meets a ClassAd expression;
     - be idempotent: advertising an ad twice, withdrawing an ad that is not there, forgetting an unknown VM is no error;
-    - know a schedd of another pool that flocks here as foreign: it is not asked for its jobs, and whatever it refuses
+    - know a schedd of another pool that flocks here as foreign: it is not asked for its jobs; whatever a schedd refuses
       leaves `idle` known for all others;
     - keep `OfflineMatches` alive over a refresh: demand seen once may not vanish because we refreshed the ad.
     """

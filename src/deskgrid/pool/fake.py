@@ -25,13 +25,13 @@ class FakePool:
 
     Args:
         now: the clock.
-        lease_seconds: how long a job is lost when its machine dies without a word.
+        lease_seconds: how long a job is lost when its machine dies without a word (HTCondor: `pool/config.py`).
         settle_seconds: how long machines are unknown after `restart_collector`.
     """
 
     schedd = "fake-schedd"
 
-    def __init__(self, now: Callable[[], datetime], lease_seconds: float = 180, settle_seconds: float = 120) -> None:
+    def __init__(self, now: Callable[[], datetime], lease_seconds: float = 12, settle_seconds: float = 120) -> None:
         self.faults = Faults()
         self.tokens: dict[str, datetime] = {}
         self._now = now

@@ -15,6 +15,7 @@ from deskgrid.host.account import Account, become
 from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.host.process import run
 from deskgrid.host.trees import Tree
+from deskgrid.model.outside import read_json
 from deskgrid.pool.config import dropins
 from deskgrid.pool.head import Folders, HeadSettings, collector_address, head_dropin, main_config
 
@@ -56,7 +57,7 @@ def free_port() -> int:
 def last_state(folders: Folders) -> State | None:
     """What the pool in this folder last was, running or not."""
     try:
-        return msgspec.json.decode((folders.run / "pool.json").read_bytes(), type=State)
+        return read_json((folders.run / "pool.json").read_bytes(), type=State)
     except (OSError, msgspec.DecodeError):
         return None
 

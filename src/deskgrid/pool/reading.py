@@ -41,8 +41,8 @@ class Answer(msgspec.Struct, frozen=True):
     """What the collector said, sorted.
 
     collector_started: when it started, in seconds of its own clock, give or take one; None: its ad is not there yet.
-    schedds: names by address. offline: our offline ads. slots: those of our VMs. submitting: schedds that have
-    submitters here. foreign: those of them that flock here from another pool, with how many of their jobs wait.
+    schedds: names by address. offline: our offline ads. slots: those of our VMs. waiting: how many
+    jobs of each schedd that has submitters here wait, as their ads say. foreign: those of them that flock here.
     versions: CondorVersion by who it is of: "collector", "negotiator", or the name of a schedd.
     """
 
@@ -50,8 +50,8 @@ class Answer(msgspec.Struct, frozen=True):
     schedds: dict[str, str]
     offline: tuple[Ad, ...]
     slots: tuple[Ad, ...]
-    submitting: frozenset[str] = frozenset()
-    foreign: dict[str, int] = {}
+    waiting: dict[str, int] = {}
+    foreign: frozenset[str] = frozenset()
     versions: dict[str, str] = {}
 
 
@@ -77,21 +77,19 @@ def sort_answer(ads: Iterable[Ad]) -> Answer:
                 offline.append(ad)
         elif kind == "Machine":
             slots.append(ad)
-    submitting = frozenset(schedd for ad in submitters if (schedd := text_of(ad, "ScheddName")) is not None)
-    return Answer(started, schedds, tuple(offline), tuple(slots), submitting, _foreign(submitters), versions)
+    waiting, own = _submitting(submitters)
+    return Answer(started, schedds, tuple(offline), tuple(slots), waiting, frozenset(waiting) - own, versions)
 
 
-def _foreign(submitters: Iterable[Ad]) -> dict[str, int]:
-    """Schedds whose submitters' ads all bear a tag (a pool's own bear none), and how many of their jobs wait."""
-    own = set[str]()
-    idle: dict[str, int] = {}
+def _submitting(submitters: Iterable[Ad]) -> tuple[dict[str, int], set[str]]:
+    """How many jobs of each schedd wait; and those of this pool, some submitter of which bears no tag."""
+    waiting, own = dict[str, int](), set[str]()
     for ad in submitters:
-        schedd, count = text_of(ad, "ScheddName"), integer_of(ad, "IdleJobs")
-        if schedd is not None and text_of(ad, "SubmitterTag"):
-            idle[schedd] = idle.get(schedd, 0) + max(0, count or 0)
-        elif schedd is not None:
-            own.add(schedd)
-    return {schedd: count for schedd, count in idle.items() if schedd not in own}
+        schedd = text_of(ad, "ScheddName")
+        if schedd is not None:
+            waiting[schedd] = waiting.get(schedd, 0) + max(0, integer_of(ad, "IdleJobs") or 0)
+            own |= set() if text_of(ad, "SubmitterTag") else {schedd}
+    return waiting, own
 
 
 def _collector_start(ad: Ad) -> int | None:

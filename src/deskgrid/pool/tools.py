@@ -106,10 +106,10 @@ class CondorPool:
             answer = self._ask_collector(left)
         except PoolError as error:
             return PoolSnapshot(at, None, None, None, (f"collector: {error}",))
-        idle, schedd_faults = self._idle(answer, left)
+        idle, unasked, schedd_faults = self._idle(answer, left)
         with self._lock:
             faults = list(self._forgotten(answer))
-            matched = None if faults else self._matches(answer, at, idle)
+            matched = None if faults else self._matches(answer, at, idle, unasked)
             settling = self._settling(answer, at)
         found = None if faults or settling else machines(answer.slots)
         return PoolSnapshot(
@@ -118,7 +118,7 @@ class CondorPool:
             idle,
             found,
             (*faults, *settling, *schedd_faults, *_unfit(answer)),
-            tuple(Foreign(schedd, idle) for schedd, idle in sorted(answer.foreign.items())),
+            tuple(Foreign(schedd, count) for schedd, count in sorted(unasked.items())),
             tuple(sorted(name for name in answer.schedds.values() if limits_matches(answer.versions[name]))),
         )
 
@@ -152,14 +152,21 @@ class CondorPool:
             raise Refused(f"job id: got {job_id[:40]!r}, expected cluster.proc such as 12.0")
         left = _Time(self._reach.timeout_seconds)
         answer = self._ask_collector(left)
-        schedds = sorted(set(answer.schedds.values()) - set(answer.foreign))
+        schedds = sorted(set(answer.schedds.values()) - answer.foreign)
         if not schedds:
             raise Partial("schedds: the collector knows none; has it just been restarted?")
+        refused: Refused | None = None
         for tool in ("condor_q", "condor_history"):
             for schedd in schedds:
-                found = self._job_by(tool, schedd, job_id, left)
+                try:
+                    found = self._job_by(tool, schedd, job_id, left)
+                except Refused as error:  # one that refuses does not keep the others from answering
+                    refused = error
+                    continue
                 if found is not None:
                     return found
+        if refused is not None:
+            raise refused
         return None
 
     def _job_by(self, tool: str, schedd: str, job_id: str, left: "_Time") -> Job | None:
@@ -230,12 +237,14 @@ class CondorPool:
             f"collector: it has forgotten {counted(len(missing), 'offline ad')} of {len(self._sent)}; it was restarted",
         )
 
-    def _matches(self, answer: Answer, at: datetime, idle: tuple[JobGroup, ...] | None) -> tuple[Match, ...]:
+    def _matches(
+        self, answer: Answer, at: datetime, idle: tuple[JobGroup, ...] | None, unasked: dict[str, int]
+    ) -> tuple[Match, ...]:
         """What the negotiator matched, joined with what it said shortly before. The caller holds the lock."""
         found = matches(answer.offline, answer.schedds)
         waiting = None if idle is None else {(group.schedd, group.autocluster) for group in idle}
         if waiting is not None:
-            waiting |= {(m.schedd, m.autocluster) for m in self._seen if answer.foreign.get(m.schedd)}
+            waiting |= {(m.schedd, m.autocluster) for m in self._seen if unasked.get(m.schedd)}
         self._seen = remembered(found, at, self._seen, answer.offline, waiting)
         return counted_once(self._seen)
 
@@ -249,10 +258,13 @@ class CondorPool:
             return ()
         return (f"collector: it was restarted; machines are unknown until {self._settled_at:%H:%M:%S} UTC",)
 
-    def _idle(self, answer: Answer, left: "_Time") -> tuple[tuple[JobGroup, ...] | None, tuple[str, ...]]:
-        names = set(answer.schedds.values()) - set(answer.foreign)
+    def _idle(
+        self, answer: Answer, left: "_Time"
+    ) -> tuple[tuple[JobGroup, ...] | None, dict[str, int], tuple[str, ...]]:
+        """What waits: as schedds say; of those that are not asked or refuse, as their submitters' ads say; faults."""
+        names = set(answer.schedds.values()) - answer.foreign
         with self._lock:
-            self._abroad = (self._abroad & names - answer.submitting) | set(answer.foreign)
+            self._abroad = (self._abroad & names - answer.waiting.keys()) | answer.foreign
             names -= self._abroad
             self._schedds = {name: seen for name, seen in self._schedds.items() if name not in self._abroad}
             moment = time.monotonic()
@@ -261,18 +273,20 @@ class CondorPool:
                 del self._schedds[old]
             missing = sorted(set(self._schedds) - names)
         groups: list[JobGroup] = []
+        unasked, told = {schedd: answer.waiting[schedd] for schedd in answer.foreign}, list[str]()
         faults = [f"schedd {schedd}: the collector does not know it any more" for schedd in missing]
         for schedd in sorted(names):
             argv = ["condor_q", "-name", schedd, "-allusers", "-constraint", IDLE_QUESTION, "-af", *IDLE_COLUMNS]
             try:
                 groups += idle_groups(schedd, run_tool(self._reach, argv, left.seconds()))
+            except Refused as error:  # its own affair: what others say stays known
+                unasked[schedd] = answer.waiting.get(schedd, 0)
+                told += [f"schedd {schedd}: {error}"] if schedd in answer.waiting else []
             except (PoolError, ValueError) as error:
-                if isinstance(error, Refused) and schedd not in answer.submitting:
-                    continue  # nobody there has a job for this pool: it may be a foreign one, just become known
                 faults.append(f"schedd {schedd}: {error}")
         if not names and not missing and not self._abroad:
             faults.append("schedds: the collector knows none")
-        return (None if faults else tuple(groups)), tuple(faults)
+        return (None if faults else tuple(groups)), unasked, (*faults, *told)
 
 
 def _unfit(answer: Answer) -> tuple[str, ...]:

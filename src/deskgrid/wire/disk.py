@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from deskgrid.model.numbers import Bytes
+from deskgrid.model.outside import read_json
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
 _SPARING = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "1048576"}
@@ -66,7 +67,7 @@ def encode_command(command: Command) -> bytes:
 
 def decode_command(line: bytes) -> Command:
     """Raises: msgspec.MsgspecError."""
-    return msgspec.json.decode(line, type=Command)
+    return read_json(line, type=Command)
 
 
 def encode_word(word: Word) -> bytes:
@@ -76,4 +77,4 @@ def encode_word(word: Word) -> bytes:
 
 def decode_word(line: bytes) -> Word:
     """Raises: msgspec.MsgspecError."""
-    return msgspec.json.decode(line, type=Word)
+    return read_json(line, type=Word)

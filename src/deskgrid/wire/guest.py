@@ -18,6 +18,7 @@ import msgspec
 
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.numbers import AnyFloat, AnyInt
+from deskgrid.model.outside import JsonReader
 
 LINE_BYTES = 64 * 1024
 SENTENCE_CHARS = 300
@@ -67,8 +68,8 @@ class Renew(msgspec.Struct, frozen=True, tag="renew"):
 FromGuest = Hello | Joined | Left | Machine
 ToGuest = Join | Leave | Renew
 
-_FROM_GUEST = msgspec.json.Decoder(FromGuest)
-_TO_GUEST = msgspec.json.Decoder(ToGuest)
+_FROM_GUEST = JsonReader(FromGuest)
+_TO_GUEST = JsonReader(ToGuest)
 
 
 def encode(message: FromGuest | ToGuest) -> bytes:

@@ -32,6 +32,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     story: transitions not acknowledged yet, oldest first.
     inventory: what the desktop is made of; in the first reports of an incarnation until one is answered, and again when
     it has changed.
+    revocations: the most that an answer has said since the agent began.
     neighbour_port: where it gives parts of images to desktops of its subnet; 0: it does not, and is told of none.
     """
 
@@ -51,6 +52,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     ended: tuple[VmReport, ...] = ()
     story: tuple[Transition, ...] = ()
     inventory: Inventory | None = None
+    revocations: Count = 0
     neighbour_port: Port = 0
 
     def __post_init__(self) -> None:
@@ -77,6 +79,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     to: the sequence of the report that is answered. now: the coordinator's clock.
     next_report_seconds: report again after so long at the latest.
+    revocations: of desktops, how many there ever were here: fewer than before says that a backup was restored.
     acknowledged: ended VMs whose end is recorded. story_count: how many of the report's transitions are recorded.
     """
 
@@ -86,6 +89,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     next_report_seconds: Seconds
     acknowledged: tuple[Name, ...] = ()
     story_count: Count = 0
+    revocations: Count = 0
 
     def __post_init__(self) -> None:
         check_moments(self.now)

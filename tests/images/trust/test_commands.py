@@ -15,6 +15,7 @@ from deskgrid.cli.output import Exit
 from deskgrid.images.manifest import Package
 from deskgrid.images.trust.aloud import words_of
 from deskgrid.images.trust.keys import make_key, read_public
+from tests.images.built import built_image
 
 from .published import manifest
 
@@ -284,3 +285,24 @@ def test_what_one_s_own_key_saw_can_not_be_taken_back(room: Room) -> None:
     three = room.publish("einstein/search/3.0")
     said = room.signing("propose", "einstein/search/3.0", three, room.key("rita"), code=Exit.NO)
     assert "sign nothing" in said
+
+
+def test_the_approver_looks_into_the_image_and_compares_it_with_a_build_of_his_own(room: Room) -> None:
+    room.begin()
+    built, key = built_image(room.folder / "built", name="search"), room.folder / "einstein.key"
+    made = ["image", "publish", built, room.repository, "--project", "einstein", "--version", "1.0", "--key", key]
+    assert run([*map(str, made), "--new-key", "--no-trial"]) == 0
+    own = built / "einstein-1.0.manifest.json"
+    room.signing("propose", "einstein/search/1.0", own, room.key("rita"), "--root", room.root())
+    approve = ("approve", "einstein/search/1.0", room.key("paul"), "--root", room.root(), "--yes", "--json")
+    look = ("--look", room.folder / "look")
+    assert "expected --project-key" in room.signing(*approve, *look, code=Exit.WRONG)
+    other = built_image(room.folder / "other", name="search", disk=b"another disk")
+    with_key = (*look, "--project-key", key)
+    said = room.signing(*approve, *with_key, "--built", other, code=Exit.REFUSED)
+    assert "don't approve it" in said
+    assert room.json("status")["approvals"] != []
+    shutil.rmtree(room.folder / "look")
+    room.signing(*approve, *with_key, "--built", built)
+    assert (room.folder / "look/disk.raw").read_bytes() == (built / "disk.raw").read_bytes()
+    assert room.json("status")["approvals"] == []

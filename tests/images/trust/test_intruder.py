@@ -116,6 +116,18 @@ def test_what_changes_while_the_approver_is_asked_is_not_signed(
         assert unseen(here, intruder, "desktop") == []
 
 
+@pytest.mark.parametrize("stolen", [None, "ada"])
+def test_what_changes_while_an_administrator_is_asked_is_not_signed(
+    place: Path, built: Path, stolen: str | None
+) -> None:
+    with town(place, built) as here:
+        intruder = Intruder(here, stolen)
+        here.new_life(meanwhile=intruder.lay_more_keys)
+        intruder.number_up(*BOTH)
+        intruder.list_all()
+        assert unseen(here, intruder, "desktop") == []
+
+
 class Intrusion(RuleBasedStateMachine):
     """Weeks of people who publish, and of somebody who is always there."""
 

@@ -32,6 +32,7 @@ from deskgrid.images.manifest import Package
 from deskgrid.model.counted import counted
 from deskgrid.model.image import Attribute
 from deskgrid.model.names import Digest, Name
+from deskgrid.model.outside import JsonReader
 
 FORMAT = 2
 HOLE = 0xFFFF
@@ -119,7 +120,7 @@ class Span(msgspec.Struct, frozen=True):
     offsets: "array[int]"
 
 
-_DECODER = msgspec.json.Decoder(PublishedManifest)
+_DECODER = JsonReader(PublishedManifest)
 
 
 def encode(manifest: PublishedManifest) -> bytes:

@@ -25,15 +25,14 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.core.promise import Promise
-from deskgrid.host.files import locked, open_plain, write_atomic
+from deskgrid.host.files import locked, make_folder, open_plain, write_atomic
 from deskgrid.images.chunks import manifest as published
 from deskgrid.images.chunks.cut import Piece, cut
 from deskgrid.images.chunks.keys import NAME_BYTES, Damaged, ProjectKey
 from deskgrid.images.chunks.manifest import HOLE, Pack, PublishedManifest, Stream, Table
 from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, PackIndex, assemble, index_bytes
 from deskgrid.images.contract import ImageError
-from deskgrid.images.manifest import DISK, INITRD, KERNEL, Package, read, reference
-from deskgrid.images.nocloud import SEED
+from deskgrid.images.manifest import DISK, INITRD, KERNEL, SEED, Package, read, reference
 from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName
 from deskgrid.model.names import name as valid_name
@@ -67,6 +66,8 @@ def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
     """What is to be published of an image's folder; an imported one has a seed too. Raises: ImageError."""
     ref = reference(folder.resolve())
     held = read(folder, ref)
+    if held.imported is not None and held.seed is None:
+        raise ImageError(f"image {ref.name}: its seed is not in its manifest; import it again with this version")
     return Source(
         folder / DISK,
         folder / KERNEL if held.kernel is not None else None,
@@ -76,7 +77,7 @@ def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
         held.packages,
         ref.digest,
         first_reads,
-        folder / SEED if held.imported is not None else None,
+        folder / SEED if held.seed is not None else None,
         {name: facts.sha256 for name, facts in held.files().items()},
     )
 
@@ -128,7 +129,7 @@ def publish(
     where = manifest_path(root, project, name, version)
     try:
         for folder in (where.parent, root / project / "packs"):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         with ExitStack() as stack:
             stack.enter_context(locked(root / project / ".publishing"))
             files = (source.disk, source.kernel, source.initrd, source.seed)
@@ -261,7 +262,7 @@ class _Writer:
             return
         name, index = assemble(self._open)
         path = pack_path(self._root, self._project, name)
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         write_atomic(path, b"".join([index, *self._open]))
         self._settled[self._number] = name
         self._facts[name] = Pack(name, len(index) + self._open_bytes, len(self._open))

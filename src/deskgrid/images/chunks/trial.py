@@ -20,10 +20,11 @@ from deskgrid.host.files import write_atomic
 from deskgrid.images.chunks.ahead import Waiting
 from deskgrid.images.chunks.nbd import Connection
 from deskgrid.images.chunks.reader import RawBlocks
+from deskgrid.model.outside import JsonReader, read_json
 
 KEPT, KEPT_AD = "first-reads.json", "machine.json"
 _BLOCK_BYTES = 4 << 10
-_READS = msgspec.json.Decoder(list[int])
+_READS = JsonReader(list[int])
 
 
 class Trial:
@@ -65,7 +66,7 @@ def keep_reads(folder: Path, reads: list[int]) -> None:
 def kept_promise(folder: Path) -> Promise | None:
     """What the image's machines say of themselves, as it is kept beside its disk; None when it is not."""
     try:
-        return msgspec.json.decode((folder / KEPT_AD).read_bytes(), type=Promise)
+        return read_json((folder / KEPT_AD).read_bytes(), type=Promise)
     except (OSError, msgspec.MsgspecError):
         return None
 

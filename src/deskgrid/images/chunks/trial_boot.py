@@ -7,7 +7,8 @@ Rules, told first
   When nothing new was read for some seconds after that, it is told to leave; what its slot's ad says comes before that
   (core/promise.py: what of it is recorded).
 - A guest that says nothing is ended too: what it read until then is a boot order all the same.
-- QEMU runs in software (tcg): an accelerator that hangs must not hold up whoever publishes.
+- QEMU runs as the account without privileges, in its sandbox, and gets open files of ours.
+- It runs in software (tcg): an accelerator that hangs must not hold up whoever publishes.
 """
 
 import os
@@ -18,13 +19,15 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
 
 from deskgrid.core.promise import Promise, promise
 from deskgrid.host import sandbox
+from deskgrid.host.account import become, service_account
+from deskgrid.host.files import open_plain, own_folder
 from deskgrid.host.programs import ENVIRONMENT, program
 from deskgrid.images.chunks.publish import Source
 from deskgrid.images.chunks.trial import Trial, trial
@@ -75,25 +78,41 @@ def try_out(source: Source, say: Say = lambda sentence: None, most_seconds: floa
     with tempfile.TemporaryDirectory(prefix="deskgrid-trial-") as name:
         folder = Path(name)
         with trial(source.disk, folder / "disk") as noted:
+            _admit(folder)
             talk = _Talk(noted, say, time.monotonic() + most_seconds)
             _boot(qemu, source, folder, talk.attend)
-        if not (found := talk.reads or noted.first_reads()):
+            found = talk.reads or noted.first_reads()
+        if not found:
             said = " ".join((folder / "qemu.log").read_text(errors="replace").split())[-300:]
             raise ImageError(f"trial boot: the machine read nothing of its disk: {said or 'QEMU said nothing'}")
     return Tried(found, talk.promise)
 
 
+def _admit(folder: Path) -> None:
+    """Let the account that QEMU runs as reach its socket and a folder for its own files, and nothing else of ours."""
+    account = service_account()
+    own_folder(folder / "tmp", account, 0o700)
+    if os.geteuid() == 0:
+        os.chown(folder / "disk", account.uid, account.gid)
+        folder.chmod(0o711)
+
+
 def _boot(qemu: str, source: Source, folder: Path, attend: Callable[[socket.socket], None]) -> None:
     """Start the machine, and end it when `attend`, which is given its ttyS1, returns."""
     ours, theirs = socket.socketpair()
-    with ours, (folder / "qemu.log").open("wb") as log:
+    with ours, ExitStack() as stack:
+        log = stack.enter_context((folder / "qemu.log").open("wb"))
+        given = [stack.enter_context(open_plain(path)) for path in (source.kernel, source.initrd) if path is not None]
+        kernel, initrd = [*(Path(f"/dev/fd/{file.fileno()}") for file in given), None, None][:2]
+        shape = msgspec.structs.replace(source, kernel=kernel, initrd=initrd)
         machine = subprocess.Popen(
-            qemu_args(qemu, source, folder / "disk", theirs.fileno()),
+            [*become(service_account()), *qemu_args(qemu, shape, folder / "disk", theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[theirs.fileno()],
-            env=ENVIRONMENT | {"TMPDIR": str(folder)},
+            pass_fds=[theirs.fileno(), *(file.fileno() for file in given)],
+            env=ENVIRONMENT | {"TMPDIR": str(folder / "tmp")},
+            cwd="/",
             start_new_session=True,
         )
         theirs.close()

@@ -13,8 +13,7 @@ from deskgrid.images.chunks.manifest import HOLE, STREAMS, PublishedManifest, Ta
 from deskgrid.images.chunks.packs import PackIndex
 from deskgrid.images.chunks.publish import Source, pack_path
 from deskgrid.images.contract import ImageError
-from deskgrid.images.manifest import DISK, INITRD, KERNEL, measure, read, reference
-from deskgrid.images.nocloud import SEED
+from deskgrid.images.manifest import DISK, INITRD, KERNEL, SEED, measure, read, reference
 
 FILES = dict(zip(STREAMS, (DISK, KERNEL, INITRD, SEED), strict=True))
 

@@ -63,6 +63,7 @@ class Trusted:
         """
         self._memory, self._bootstrap, self._source, self._wait = Memory(folder), bootstrap, source, wait_seconds
         self._chain: Chain | None = None
+        self._plain: dict[str, Targets] = {}
 
     def __enter__(self) -> Self:
         self._memory.open(self._wait)
@@ -192,7 +193,9 @@ class Trusted:
         assert self._chain is not None
         self._chain.role(role, now)
         held = cast(Targets, found[role])
-        check_form(role, Metadata(held))
+        if self._plain.get(role) is not held:
+            check_form(role, Metadata(held))
+            self._plain[role] = held
         if held.is_expired(now):
             raise expired(role, held.expires, now)
         return held

@@ -22,6 +22,7 @@ from deskgrid.images.trust.form import check_form
 from deskgrid.images.trust.roles import ROOT, check_root_keys
 from deskgrid.images.trust.tufapi import Metadata, Root
 from deskgrid.model.names import Digest
+from deskgrid.model.outside import read_json
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -85,7 +86,7 @@ class Holding:
     def read(self) -> Held | None:
         """What is held; None: nothing yet. Raises: TrustError."""
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=Held)
+            return read_json(self.path.read_bytes(), type=Held)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError) as error:

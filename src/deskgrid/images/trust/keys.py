@@ -36,6 +36,7 @@ from deskgrid.images.trust.roles import OWNER, key_bytes
 from deskgrid.images.trust.tufapi import CryptoSigner, HSMSigner, Key, Signer, SSlibKey
 from deskgrid.model.counted import counted
 from deskgrid.model.names import Name
+from deskgrid.model.outside import read_json
 
 Kind = Literal["ed25519", "ecdsa"]
 Ask = Callable[[str], str]
@@ -131,9 +132,9 @@ def read_public(path: Path) -> Key:
     content = _content(path)
     try:
         try:
-            public = msgspec.json.decode(content, type=PublicKey)
+            public = read_json(content, type=PublicKey)
         except msgspec.ValidationError:
-            public = msgspec.json.decode(content, type=_Sealed).public
+            public = read_json(content, type=_Sealed).public
         return key_of(public)
     except (msgspec.DecodeError, ValueError, KeyError):
         raise TrustError(
@@ -220,7 +221,7 @@ def _read(path: Path) -> _Sealed:
             f"key file {path}: others may read it; `chmod 600 {path}`, and think of a new key",
         )
     try:
-        return msgspec.json.decode(content, type=_Sealed)
+        return read_json(content, type=_Sealed)
     except msgspec.DecodeError:
         raise TrustError(
             Fault.REQUEST, "bad-key", f"key file {path}: it is none; expected a file of `deskgrid trust new-key`"

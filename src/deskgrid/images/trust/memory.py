@@ -14,10 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.files import Locked, locked, write_atomic
+from deskgrid.host.files import Locked, locked, make_folder, write_atomic
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.roles import METADATA_BYTES
 from deskgrid.images.trust.words import Entry, Pointer, manifest_place
+from deskgrid.model.outside import read_json
 
 _MANIFESTS_KEPT = 32
 _TIME_KEPT_EVERY = timedelta(minutes=10)
@@ -47,7 +48,7 @@ class Memory:
         """Lock the folder and read what was seen. Raises: TrustError."""
         try:
             for folder in (self._folder, self._folder / "manifests"):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder, 0o700)
             self._lock(time.monotonic() + wait_seconds)
         except OSError as error:
             raise self._disk(error) from None
@@ -125,7 +126,7 @@ class Memory:
 
     def _recall(self) -> Seen:
         try:
-            return msgspec.json.decode((self._folder / "seen").read_bytes(), type=Seen)
+            return read_json((self._folder / "seen").read_bytes(), type=Seen)
         except FileNotFoundError:
             return Seen()
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -248,15 +248,16 @@ class Shelf(Pages):
         return changed
 
 
-def keys_of(shelf: Shelf, role: str) -> Mapping[str, Key]:
-    """The keys of a role, by id, also if they wait."""
-    by = shelf.newest(above(role))
-    if by is None:
-        return {}
-    check_form(above(role), by)
-    if role not in (by.signed.roles if above(role) == ROOT else delegated(by.signed)):
-        return {}
-    return {keyid: by.signed.get_key(keyid) for keyid in by.signed.get_delegated_role(role).keyids}
+def keys_of(shelf: Shelf, role: str, waiting: bool = False) -> Mapping[str, Key]:
+    """The keys of a role, by id. waiting: also those that wait to be named, whoever laid that there."""
+    over = above(role)
+    found: dict[str, Key] = {}
+    for by in (shelf.settled(over), shelf.pending(over) if waiting else None):
+        if by is not None:
+            check_form(over, by)
+            named = by.signed.roles if over == ROOT else delegated(by.signed)
+            found |= {keyid: by.signed.get_key(keyid) for keyid in named[role].keyids} if role in named else {}
+    return found
 
 
 def add_signature(role: str, metadata: Any_, signer: Signer) -> None:

@@ -31,6 +31,7 @@ from deskgrid.images.trust.shelf import Shelf
 from deskgrid.images.trust.tufapi import Key, Targets
 from deskgrid.images.trust.words import LATEST, Entry, Version, readable
 from deskgrid.model.counted import counted
+from deskgrid.model.outside import read_json
 
 Differences = Callable[[bytes | None, bytes], Sequence[str]]
 """What a person should know of a new manifest beside the one before; None: there was none."""
@@ -317,7 +318,7 @@ def _packages(manifest: bytes | None) -> dict[str, str] | None:
     if manifest is None:
         return None
     try:
-        found = msgspec.json.decode(manifest, type=_Packages).packages
+        found = read_json(manifest, type=_Packages).packages
     except msgspec.DecodeError:
         return None
     return {readable(package.name): readable(package.version) for package in found} or None
