@@ -7,54 +7,69 @@ ROOT := $(filter 0,$(shell id -u))
 VENV ?= $(if $(ROOT),/var/cache/deskgrid/env-$(shell pwd | cksum | cut -d ' ' -f 1),.venv)
 BIN := $(VENV)/bin
 INSTALL := $(if $(ROOT),--force-reinstall .,-e .)
+# What is installed is what the lock names, and nothing else decides: no resolving, no building (which would fetch build
+# tools), no file whose hash is not here.
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --no-deps
+LOCKED := $(PIP) --require-hashes --only-binary :all:
 SOURCES := pyproject.toml $(shell find src -name '*.py' -o -name '*.sh' -o -name '*.html')
 
-.PHONY: demo test check bench setup docs clean lock
+.PHONY: demo test check bench soak setup docs clean lock
 .DEFAULT_GOAL := check
 
 demo: setup ## the main job on real parts: HTCondor, QEMU, a Linux guest, HTTPS
 	$(BIN)/deskgrid demo
 
-test: setup ## everything: lint, types, fast tests, real parts, the demo
+test: setup $(VENV)/.tests ## everything: lint, types, fast tests, real parts, the demo
 	tools/system-packages --tests
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -n 4 --cov --cov-report=term -m "not real" tests
 	$(BIN)/pytest -m real tests
 
-check: $(VENV)/.installed lint ## lint, types, fast tests: a minute
+check: lint ## lint, types, fast tests: a minute
 	$(BIN)/pytest -n 4 --cov --cov-report=term -m "not real and not slow" tests
 
 .PHONY: lint
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: setup ## figures to build/bench.json, and as a table
+bench: setup $(VENV)/.tests ## figures to build/bench.json, and as a table
 	tools/system-packages --bench
 	$(BIN)/python -m bench
 
-setup: $(VENV)/.system $(VENV)/.installed ## system packages and Python environment
+soak: setup $(VENV)/.tests ## network cuts and many kills, for hours; interrupted, it goes on where it was
+	tools/system-packages --bench
+	$(BIN)/python -m bench.soak
+
+setup: $(VENV)/.system $(VENV)/.installed ## system packages and Python environment: what running needs
 
 $(VENV)/.system: tools/system-packages
 	tools/system-packages
 	mkdir -p $(VENV) && touch $@
 
 $(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation $(INSTALL)
+	$(PIP) --no-index --no-build-isolation $(INSTALL)
 	touch $@
 
 $(VENV)/.dependencies: requirements.txt
 	$(PYTHON) -m venv $(VENV) || { tools/system-packages python3-venv && $(PYTHON) -m venv $(VENV); }
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements.txt
+	$(LOCKED) -r requirements.txt
+	touch $@
+
+$(VENV)/.tests: requirements-tests.txt $(VENV)/.dependencies
+	$(LOCKED) -r requirements-tests.txt
 	touch $@
 
 docs: $(VENV)/.installed ## renew what the manual draws from the code
 	$(BIN)/python tools/renew-docs
 
-lock: ## renew requirements.txt (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --python-version 3.11 -q -o requirements.txt
+COMPILE := uv pip compile pyproject.toml --universal --generate-hashes --no-header --python-version 3.11 -q
+lock: ## renew both sets of the lock: what running needs, and what tests need beside it (needs uv)
+	$(COMPILE) --extra x11 --extra tokens --extra build -o requirements.txt
+	$(COMPILE) --extra dev -c requirements.txt -o requirements-tests.txt \
+	  $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package \1/p' requirements.txt)
 
 clean: ## what was built here; caches stay
 	rm -rf build $(VENV)

@@ -1,10 +1,11 @@
-"""An owner's work (compile, compress, read a disk) beside the agent alone, and beside a VM that uses all it may.
+"""An owner's work beside the agent alone, and (compile, compress, read a disk) beside a VM that uses all it may.
 
 Rules, told first:
 - Both sides of a comparison take turns in one go (A B, B A, A B …), so that what changes slowly on the machine counts
   for both. The figure is of the medians of each part on each side; `runs` has what each pair says.
-- Without the agent: it is stopped (SIGSTOP). Without the VM: it is paused. With the VM: it is busy on all processors,
-  which the owner's work asks for too; the policy is told to let it run on.
+- Without the VM: it is paused. With the VM: it is busy on all processors, which the owner's work asks for too; the
+  policy is told to let it run on.
+- What the agent alone costs is too little to be seen in the time that work takes: it is counted (`waits.py`).
 """
 
 import os
@@ -12,6 +13,7 @@ import shutil
 import signal
 from collections.abc import Callable
 
+from bench import waits
 from bench.figure import Figure, Load, measured
 from bench.fleet import STILL_SECONDS, Fleet
 from bench.ground import Ground
@@ -20,11 +22,11 @@ from bench.machine import CannotMeasure
 from bench.workload import PARTS, Spent, Workload, best, slower_percent, typical
 from deskgrid.host.account import become
 
-NAMES = ("owner_beside_vm_slower_percent", "owner_beside_agent_slower_percent")
+NAMES = ("owner_beside_vm_slower_percent", *waits.NAMES)
 _DESKTOP = "desk-shared"
 
 
-def run(ground: Ground, load: Load, with_vm: int = 12, with_agent: int = 20) -> list[Figure]:
+def run(ground: Ground, load: Load, with_vm: int = 8, with_agent: int = 8, turn_seconds: float = 5.0) -> list[Figure]:
     """Measure. Raises: CannotMeasure."""
     missing = [tool for tool in ("gcc", "zstd") if shutil.which(tool) is None]
     if missing:
@@ -36,9 +38,7 @@ def run(ground: Ground, load: Load, with_vm: int = 12, with_agent: int = 20) -> 
     fleet.want(kind)
     agent = fleet.start_desktop(_DESKTOP, 3600)
     work.run()
-    ground.say("an owner's work beside the agent alone")
-    alone = _turns(ground, work, with_agent, lambda here: os.kill(agent, signal.SIGCONT if here else signal.SIGSTOP))
-    os.kill(agent, signal.SIGCONT)
+    alone = waits.run(ground, load, agent, with_agent, turn_seconds, lambda still: _stop(agent, still))
     fleet.owner(_DESKTOP, "away")
     qemu = fleet.busy_machine(_DESKTOP)
     ground.say(f"an owner's work beside a VM that uses {cores} processors")
@@ -51,7 +51,11 @@ def run(ground: Ground, load: Load, with_vm: int = 12, with_agent: int = 20) -> 
             raise CannotMeasure("a machine beside an owner's work: it was not paused")
 
     beside = _turns(ground, work, with_vm, vm)
-    return [_figure(NAMES[0], beside, load), _figure(NAMES[1], alone, load)]
+    return [_figure(NAMES[0], beside, load), *alone]
+
+
+def _stop(agent: int, still: bool) -> None:
+    os.kill(agent, signal.SIGSTOP if still else signal.SIGCONT)
 
 
 def _figure(name: str, pairs: list[tuple[Spent, Spent]], load: Load) -> Figure:

@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import msgspec
 
 from bench.figure import Figure, Load, measured, missing
-from bench.ground import Say
+from bench.ground import Ground
 from deskgrid.demo.figures import Figures
 
 NAMES = (
@@ -18,28 +17,22 @@ NAMES = (
 _MOST_SECONDS = 600.0
 
 
-def run(folder: Path, runs: int, until: float, load: Load, say: Say) -> list[Figure]:
-    """Run the demo `runs` times, fewer if another one would not end by `until` (steady clock)."""
+def run(ground: Ground, load: Load, runs: int = 3) -> list[Figure]:
+    """Run the demo so often; a demo that failed counts with what it had measured."""
     found, faults = [], []
-    longest = 0.0
-    for number in range(runs):
-        if number and time.monotonic() + 1.2 * longest > until:
-            say(f"no time for more than {number} of {runs} demos")
-            break
-        began = time.monotonic()
-        say(f"demo {number + 1} of {runs}, its output in {folder}/demo-{number + 1}.log")
-        figures, fault = _once(folder, number + 1)
-        longest = max(longest, time.monotonic() - began)
+    for number in range(1, runs + 1):
+        ground.say(f"demo {number} of {runs}, its output in {ground.output}/demo-{number}.log")
+        figures, fault = _once(ground.output, number)
         if figures is not None:
             found.append(figures)
         if fault:
             faults.append(fault)
-            say(f"demo {number + 1}: {fault}")
+            ground.say(f"demo {number}: {fault}")
     return together(found, faults, load)
 
 
 def together(found: list[Figures], faults: list[str], load: Load) -> list[Figure]:
-    """The medians over the demos; a demo that failed counts with what it had measured."""
+    """The medians over the demos."""
     accelerators = ", ".join(sorted({each.accelerator for each in found if each.accelerator}))
     note = f"demo on {accelerators}" if accelerators else "demo"
     if faults:

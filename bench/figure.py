@@ -65,7 +65,9 @@ CATALOGUE = (
     Row("input_to_stopped_p99_ms", "ms", "< 200"),
     Row("input_to_memory_back_p99_s", "s", "< 1"),
     Row("owner_beside_vm_slower_percent", "%", "< 5"),
-    Row("owner_beside_agent_slower_percent", "%", "< 0.5"),
+    Row("owner_waits_for_agent_percent", "% of its time", "< 0.1"),
+    Row("agent_beside_owner_cpu_percent", "% of a core", "< 0.2"),
+    Row("agent_beside_owner_wakeups_per_s", "1/s", "<= 5"),
     Row("agent_rss_mb", "MB", "< 30", _DAEMONS),
     Row("agent_cpu_percent", "% of a core", "< 0.1", _DAEMONS),
     Row("agent_wakeups_per_s", "1/s", "<= 2", _DAEMONS),
@@ -88,7 +90,7 @@ CATALOGUE = (
     Row("image_cold_start_ratio", "", "< 0.4", "download, then boot is 1"),
     Row("make_demo_fresh_s", "s", "< 720"),
     Row("make_demo_again_s", "s", "< 240"),
-    Row("make_test_s", "s", "< 1800"),
+    Row("make_test_s", "s", "< 3600"),
 )
 _ROWS = {row.name: row for row in CATALOGUE}
 

@@ -25,10 +25,13 @@ Say = Callable[[str], None]
 
 
 class Ground:
-    """A benchmark's place. tree: the root tree with HTCondor. demo: the demo's image. say: tells progress."""
+    """A benchmark's place.
 
-    def __init__(self, cast: Cast, tree: Tree, demo: Built, say: Say) -> None:
-        self.cast, self.tree, self.demo, self.say = cast, tree, demo, say
+    tree: the root tree with HTCondor. demo: the demo's image. say: tells progress. output: folder for what is kept.
+    """
+
+    def __init__(self, cast: Cast, tree: Tree, demo: Built, say: Say, output: Path) -> None:
+        self.cast, self.tree, self.demo, self.say, self.output = cast, tree, demo, say, output
         self._places = Places(cast.folder / "signers")
 
     def vouch(self, *images: Path) -> None:
@@ -107,10 +110,10 @@ class Ground:
 
 
 @contextmanager
-def ground(tree: Tree, demo: Built, say: Say) -> Iterator[Ground]:
+def ground(tree: Tree, demo: Built, say: Say, output: Path) -> Iterator[Ground]:
     """A fresh place, put away at the end."""
     cast = Cast()
     try:
-        yield Ground(cast, tree, demo, say)
+        yield Ground(cast, tree, demo, say, output)
     finally:
         cast.close()

@@ -42,11 +42,20 @@ class Kind(msgspec.Struct, frozen=True):
 OBEDIENT = Kind("bench-obedient", f"bench.fill={FILLED_MIB} bench.spin=1")
 STUBBORN = Kind("bench-stubborn", f"bench.fill={FILLED_MIB} bench.spin=1 bench.stubborn=1")
 LARGE_MIB = 8192
-LARGE = Kind("bench-large", f"bench.fill={LARGE_MIB} bench.silent=1 {WORDS}", memory_mib=LARGE_MIB + 512, cpus=2)
 DISK_MIB = 2048
 OUTPUT = "what the guest has written: 3c7e"
 SECRETIVE = Kind("bench-secretive", "bench.output=5", memory_mib=512, disk_mib=16, solid=True)
-WRITER = Kind("bench-writer", f"bench.disk={DISK_MIB}", memory_mib=512, disk_mib=DISK_MIB, solid=True)
+
+
+def large(filled_mib: int) -> Kind:
+    """A guest that touches so much memory."""
+    return Kind("bench-large", f"bench.fill={filled_mib} bench.silent=1 {WORDS}", memory_mib=filled_mib + 512, cpus=2)
+
+
+def writing(disk_mib: int) -> Kind:
+    """A guest that reads and writes the whole of a disk of this size."""
+    return Kind("bench-writer", f"bench.disk={disk_mib}", memory_mib=512, disk_mib=disk_mib, solid=True)
+
 
 _INIT = """#!/bin/busybox sh
 b=/bin/busybox

@@ -37,10 +37,10 @@ def speeds(disk: Path, work: Path, manifest: bytes, limits: Limits, say: Say) ->
                 time.sleep(0.2)
             pin(server.process.pid, core)
             client = Client(server.socket)
-            written = _written(disk)
-            in_order = [(at, min(1 << 20, end - at)) for start, end in written for at in range(start, end, 1 << 20)]
+            parts = written(disk)
+            in_order = [(at, min(1 << 20, end - at)) for start, end in parts for at in range(start, end, 1 << 20)]
             rng = random.Random(1)
-            chosen = rng.choices(written, [end - start for start, end in written], k=20000)
+            chosen = rng.choices(parts, [end - start for start, end in parts], k=20000)
             places = [(rng.randrange(start, end) // 4096 * 4096, 4096) for start, end in chosen]
             ordered = [_speed(client, server.process.pid, in_order[:512]) for _ in range(3)]
             _speed(client, server.process.pid, places)
@@ -69,8 +69,8 @@ def _speed(client: Client, pid: int, places: Ranges) -> float:
     return sum(length for _, length in places) / 1e6 / (spent() - before)
 
 
-def _written(disk: Path) -> list[tuple[int, int]]:
-    """The parts of a sparse file that were written."""
+def written(disk: Path) -> list[tuple[int, int]]:
+    """The parts of a sparse file that were written: from, and to."""
     found: list[tuple[int, int]] = []
     at = 0
     with disk.open("rb") as file:

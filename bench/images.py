@@ -1,13 +1,16 @@
 """Images in chunks: what moves, how fast it is published and read, how soon a machine can start.
 
 Rules, told first
-- The image is real: recipes/scientific.toml, built twice: from a Debian release as it came out, and from the same with
-  its updates and security updates until now. What differs is what Debian changed in between.
+- The image is real: the demo's with a compiler and NumPy, built twice: from a Debian release as it came out, and from
+  the same with its updates and security updates until now. What differs is what Debian changed in between. It is no
+  larger since the peers pack it: recipes/scientific.toml takes them half an hour.
+- `small`: the demo's own image and an altered copy of it, to try everything without building anything.
 - Speeds are bytes per second of the process's own processor time on one core: what others do on the machine counts
   little. Packs are in the page cache; what it costs when they are not is said in the note.
-- A step that fails costs its own figures; the next one goes on.
+- A step that fails costs its own figures; a peer that fails costs its own column; the next one goes on.
 """
 
+import random
 import shutil
 import statistics
 import subprocess
@@ -24,13 +27,13 @@ from bench.figure import Figure, Load, measured, missing
 from bench.ground import Ground
 from bench.image_boots import ColdDesktop, Start, repository, seconds_to_joined
 from bench.image_peers import Moved, Peers
-from bench.image_reads import CACHED, KEY, UNCACHED, speeds
+from bench.image_reads import CACHED, KEY, UNCACHED, speeds, written
 from bench.link import Web, slow_link
 from bench.machine import CannotMeasure
 from deskgrid.cli.demo import RECIPE as DEMO
 from deskgrid.demo.cast import DemoError
 from deskgrid.host.paths import cache_folder
-from deskgrid.images.build import Built, build
+from deskgrid.images.build import Built, build, images_folder
 from deskgrid.images.chunks.ahead import How
 from deskgrid.images.chunks.fetch import Fetcher
 from deskgrid.images.chunks.keys import ProjectKey
@@ -40,7 +43,7 @@ from deskgrid.images.chunks.serve import Order
 from deskgrid.images.chunks.source import Origin, open_source
 from deskgrid.images.chunks.store import ChunkStore
 from deskgrid.images.chunks.trial import keep_reads, kept_reads
-from deskgrid.images.chunks.trial_boot import QEMU, first_reads
+from deskgrid.images.chunks.trial_boot import QEMU, try_out
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import DISK, INITRD, KERNEL
 
@@ -55,7 +58,13 @@ NAMES = (
     "image_first_job_read_percent",
     "image_cold_start_ratio",
 )
-RECIPE = "scientific"
+NAME = "bench"
+_RECIPE_TEXT = """from = "demo.toml"
+name = "bench"
+disk_bytes = "3GiB"
+packages = ["gcc", "libc6-dev", "make", "python3", "python3-numpy"]
+"""
+_BLOCK = 4096
 Say = Callable[[str], None]
 Step = Callable[[], Iterator[Figure]]
 
@@ -70,12 +79,13 @@ class Ours(msgspec.Struct, frozen=True):
     cpu_seconds: float
 
 
-def run(place: Ground, load: Load, boots: int = 5) -> list[Figure]:
+def run(place: Ground, load: Load, boots: int = 5, small: bool = False) -> list[Figure]:
     """Measure everything. boots: of each kind."""
     with tempfile.TemporaryDirectory(prefix="deskgrid-bench-", dir=cache_folder()) as name:
         work = Path(name)
         try:
-            ours = _published(work, place.say)
+            before, after = altered(work, place.demo, place.say) if small else versions(work, place.say)
+            ours = _published(before, after, work, place.say)
         except ImageError as error:
             return [missing(one, str(error), load) for one in NAMES]
         steps: tuple[tuple[tuple[str, ...], Step], ...] = (
@@ -95,30 +105,49 @@ def run(place: Ground, load: Load, boots: int = 5) -> list[Figure]:
 def _tried(names: tuple[str, ...], step: Step, say: Say) -> list[Figure]:
     try:
         return list(step())
-    except (CannotMeasure, DemoError, ImageError, OSError) as error:
+    except (CannotMeasure, DemoError, ImageError, OSError, subprocess.SubprocessError) as error:
         say(f"{names[0]}: {error}")
         return [missing(name, str(error)) for name in names]
+
+
+def built_before() -> bool:
+    """Whether images were built for this, and packed, so that it takes minutes less."""
+    return (images_folder() / NAME).is_dir() and _peers_folder().is_dir()
 
 
 def versions(work: Path, say: Say) -> tuple[Built, Built]:
     """The image from a release as it came out, and with its updates. Raises: ImageError."""
     recipes = shutil.copytree(DEMO.parent, work / "recipes")
-    before = recipes / "before.toml"
-    before.write_text(f'from = "{RECIPE}.toml"\nname = "{RECIPE}"\nextra_suites = []\n')
     found = []
-    for path in (before, recipes / f"{RECIPE}.toml"):
-        say(f"building {path.stem}")
+    for name, rest in (("before", "extra_suites = []\n"), ("after", "")):
+        path = recipes / f"{name}.toml"
+        path.write_text(_RECIPE_TEXT + rest)
+        say(f"building the image, {name} its updates")
         found.append(build(path))
     return found[0], found[1]
 
 
-def _published(work: Path, say: Say) -> Ours:
-    before, after = versions(work, say)
+def altered(work: Path, demo: Built, say: Say) -> tuple[Built, Built]:
+    """The demo's image, and the same with a hundredth of its disk's blocks written anew: nothing has to be built."""
+    _source(demo, say)  # its trial boot counts for both
+    place = work / "altered" / "".join(reversed(demo.ref.digest))
+    shutil.copytree(demo.folder, place)
+    rng = random.Random(5)
+    with (place / DISK).open("r+b") as disk:
+        for start, end in written(demo.folder / DISK):
+            for at in range(start, end, 100 * _BLOCK):
+                disk.seek(at)
+                disk.write(rng.randbytes(min(_BLOCK, end - at)))
+    ref = msgspec.structs.replace(demo.ref, digest=place.name)
+    return demo, msgspec.structs.replace(demo, folder=place, ref=ref)
+
+
+def _published(before: Built, after: Built, work: Path, say: Say) -> Ours:
     key, made, spent = ProjectKey(KEY), [], []
     for number, built in enumerate((before, after)):
         source = _source(built, say)
         began = time.process_time()
-        made.append(publish(source, work / "www", ("bench", RECIPE, str(number + 1)), key))
+        made.append(publish(source, work / "www", ("bench", NAME, str(number + 1)), key))
         spent.append(time.process_time() - began)
         say(f"published {built.folder.name[:12]}…: {made[-1].raw_bytes >> 20} MiB, {made[-1].new_bytes >> 20} MiB new")
     return Ours(before, after, made[0], made[1], spent[0])
@@ -130,7 +159,7 @@ def _source(built: Built, say: Say) -> Source:
     files = (folder / DISK, folder / KERNEL, folder / INITRD)
     source = Source(*files, facts.cmdline, facts.memory_bytes, facts.packages, built.ref.digest, kept_reads(folder))
     if not source.first_reads and shutil.which(QEMU) is not None:
-        reads = first_reads(source, say)
+        reads = try_out(source, say).first_reads
         keep_reads(folder, reads)
         source = msgspec.structs.replace(source, first_reads=reads)
     return source
@@ -187,22 +216,22 @@ def _boots(ours: Ours, work: Path, count: int, say: Say) -> Iterator[Figure]:
 
 def _delta(ours: Ours, work: Path, say: Say) -> Iterator[Figure]:
     """From the first version to the second over the slow link, beside others."""
-    first, second = ours.before.folder, ours.after.folder
-    peers = Peers(cache_folder() / "bench-peers", say)
-    peers.make(first, second)
+    peers = Peers(_peers_folder(), say)
     with _web(work) as web:
         mine = _fetched(ours, work, web)
-        say(f"ours: {mine.bytes / 1e6:.1f} MB in {mine.seconds:.1f} s, {mine.requests} requests")
-        others = peers.fetch(web, first, second)
-    told = "; ".join(
-        f"{one.name} {one.bytes / 1e6:.1f} MB, {one.seconds:.1f} s, {one.requests} requests" for one in others
-    )
-    told = f"20 ms, 100 Mbit/s; disk, kernel and initrd; ours {mine.requests} requests; {told}"
-    least = min((one.bytes for one in others), default=None)
-    quickest = min((one.seconds for one in others), default=None)
-    peer = None if least is None else least / 1e6
-    yield measured("image_delta_mb", [mine.bytes / 1e6], peer_value=peer, note=told)
+        say(mine.told)
+        others = peers.compare(web, ours.before.folder, ours.after.folder)
+    told = "; ".join(one.told for one in (mine, *others))
+    told = f"20 ms, 100 Mbit/s; disk, kernel and initrd; {ours.first.raw_bytes / 1e6:.0f} MB of content; {told}"
+    there = [one for one in others if not one.fault]
+    least = min((one.bytes / 1e6 for one in there), default=None)
+    quickest = min((one.seconds for one in there), default=None)
+    yield measured("image_delta_mb", [mine.bytes / 1e6], peer_value=least, note=told)
     yield measured("image_delta_s", [mine.seconds], peer_value=quickest, note=told)
+
+
+def _peers_folder() -> Path:
+    return cache_folder() / "bench-peers"
 
 
 def _web(work: Path) -> AbstractContextManager[Web]:
@@ -211,7 +240,7 @@ def _web(work: Path) -> AbstractContextManager[Web]:
     folder.mkdir()
     link = work / "www" / "peers"
     if not link.is_symlink():
-        link.symlink_to(cache_folder() / "bench-peers")
+        link.symlink_to(_peers_folder())
     return slow_link(work / "www", folder)
 
 
@@ -221,7 +250,7 @@ def _fetched(ours: Ours, work: Path, web: Web) -> Moved:
     with store.admit(ours.first.path.read_bytes()) as image:
         Fetcher(store, image, [open_source(Origin(f"file://{work / 'www'}"))]).whole()
         before, began = web.sent(), time.monotonic()
-        with urlopen(f"{web.url}/images/bench/{RECIPE}/2.json", timeout=60) as answer:
+        with urlopen(f"{web.url}/images/bench/{NAME}/2.json", timeout=60) as answer:
             content = answer.read()
         with store.admit(content) as image:
             Fetcher(store, image, [open_source(Origin(web.url))]).whole()
@@ -233,10 +262,9 @@ def _fetched(ours: Ours, work: Path, web: Web) -> Moved:
 
 def _cold(place: Ground, ours: Ours, work: Path) -> Iterator[Figure]:
     """The first job of a desktop that has nothing, beside download, then boot."""
-    whole = Peers(cache_folder() / "bench-peers", place.say)
-    whole.make(ours.before.folder, ours.after.folder)
+    whole = Peers(_peers_folder(), place.say)
     _source(ours.before, place.say)  # its first reads are kept beside it
-    desktop = ColdDesktop(place, ours.before.folder, RECIPE)
+    desktop = ColdDesktop(place, ours.before.folder, ours.before.manifest.name)
     link = work / "www" / "demo"
     link.unlink(missing_ok=True)
     link.symlink_to(repository(place) / "demo")
@@ -247,8 +275,8 @@ def _cold(place: Ground, ours: Ours, work: Path) -> Iterator[Figure]:
         desktop.clear()
         place.say("the same again, with what it has fetched")
         warm = desktop.first_job(web, "warm")
-        seconds = whole.download(web, ours.before.folder)
-    yield from _told(ours, cold, warm, seconds, whole.size(ours.before.folder))
+        whole_again = whole.download(web, ours.before.folder)
+    yield from _told(ours, cold, warm, whole_again.seconds, whole.size(ours.before.folder))
 
 
 def _told(ours: Ours, cold: Start, warm: Start, download_seconds: float, whole_bytes: int) -> Iterator[Figure]:

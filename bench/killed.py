@@ -18,18 +18,19 @@ import psutil
 from bench.figure import Figure, Load, measured
 from bench.fleet import Fleet, await_ends, many
 from bench.ground import Ground
-from bench.guest import DISK_MIB, OBEDIENT, WRITER
+from bench.guest import DISK_MIB, OBEDIENT, Kind, writing
 from bench.machine import CannotMeasure
 
 NAMES = ("agent_killed_to_no_vm_s", "vm_page_cache_grown_mb")
 _SECONDS = 120.0
 
 
-def run(ground: Ground, load: Load, kills: int = 5) -> list[Figure]:
+def run(ground: Ground, load: Load, kills: int = 5, disk_mib: int = DISK_MIB) -> list[Figure]:
     """Measure. Raises: CannotMeasure."""
-    fleet = Fleet(ground, OBEDIENT, WRITER)
+    writer = writing(disk_mib)
+    fleet = Fleet(ground, OBEDIENT, writer)
     killed = _kills(fleet, kills)
-    grown, note = _cache(fleet)
+    grown, note = _cache(fleet, writer)
     return [
         measured(NAMES[0], killed, note="from SIGKILL of the agent until neither QEMU nor keeper is left", load=load),
         measured(NAMES[1], [grown], note=note, load=load),
@@ -60,16 +61,16 @@ def _kill(agent: int) -> float:
     return at
 
 
-def _cache(fleet: Fleet) -> tuple[float, str]:
+def _cache(fleet: Fleet, writer: Kind) -> tuple[float, str]:
     """A guest reads and writes its whole disk. Returns: MB of page cache more than before, and a note."""
     desktop, ground = "desk-writes", fleet.ground
-    fleet.want(WRITER)
-    fleet.start_desktop(desktop, 60, disk_mib=2 * DISK_MIB)
+    fleet.want(writer)
+    fleet.start_desktop(desktop, 60, disk_mib=2 * writer.disk_mib)
     fleet.owner(desktop, "away")
     _, qemu = fleet.machine(desktop, "alive")
     packs, overlay = ground.cast.folder / desktop / "images" / "packs", _overlay(qemu)
     cached = _cached_bytes()
-    ground.say(f"a guest reads and writes {DISK_MIB} MiB of its disk")
+    ground.say(f"a guest reads and writes {writer.disk_mib} MiB of its disk")
     used: list[int] = []
     most = {"packs of the image": 0, "overlay": 0}
 
@@ -86,7 +87,7 @@ def _cache(fleet: Fleet) -> tuple[float, str]:
     ground.until("the guest to be done", 300, over, 1.0)
     told = ", ".join(f"{name} {count / 1e6:.1f}" for name, count in most.items())
     note = (
-        f"{DISK_MIB} MiB read and as many written, most at any second, MB: {told}; Cached of the whole computer "
+        f"{writer.disk_mib} MiB read and as many written, most at any second, MB: {told}; Cached of the whole computer "
         f"changed by up to {max(used) / 1e6:.0f} MB"
     )
     return sum(most.values()) / 1e6, note

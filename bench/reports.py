@@ -29,7 +29,7 @@ NAMES = ("coordinator_reports_per_s", "coordinator_reports_per_cpu_s")
 DESKTOPS = 64
 
 
-def run(ground: Ground, load: Load, seconds: float = 10.0, times: int = 3) -> list[Figure]:
+def run(ground: Ground, load: Load, seconds: float = 10.0, times: int = 3, updates: int = 8000) -> list[Figure]:
     """Measure. Raises: CannotMeasure."""
     served, driver = two_cores()
     task = _start(ground, served, seconds)
@@ -39,7 +39,7 @@ def run(ground: Ground, load: Load, seconds: float = 10.0, times: int = 3) -> li
         results.append(_drive(task, driver))
     ground.end_program(coordinator_alone)
     try:
-        peer = collector_rate(ground, served, driver)
+        peer = collector_rate(ground, served, driver, updates)
     except (CannotMeasure, EmbeddedError) as error:
         peer = Rate(None, None, f"not measured: {error}")
     note = (
@@ -62,7 +62,7 @@ def _start(ground: Ground, core: int, seconds: float) -> Task:
     """Start the coordinator on one core and enrol all desktops."""
 
     settings, state, port = ground.settings_of_coordinator()
-    pid = ground.start_program(coordinator_alone, str(settings), core=core)
+    pid = ground.start_program(coordinator_alone, str(settings), str(ground.cast.folder / "wanted"), core=core)
     client = ground.client(state, port)
     made = client.make_token(3600, DESKTOPS)
     who = []

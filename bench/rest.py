@@ -34,7 +34,7 @@ NAMES = (
     "agent_linux_cpu_percent",
     "agent_linux_wakeups_per_s",
 )
-_SETTLE_SECONDS, _STEP_SECONDS = 20.0, 5.0
+_STEP_SECONDS = 5.0
 _MB = 1e6
 _POLICY = """[policy]
 closed = []
@@ -93,14 +93,14 @@ def start_pool(ground: Ground) -> EmbeddedPool:
     return pool
 
 
-def run(ground: Ground, load: Load, seconds: float = 600.0) -> list[Figure]:
+def run(ground: Ground, load: Load, seconds: float = 300.0, settle_seconds: float = 20.0) -> list[Figure]:
     """Measure. Raises: CannotMeasure."""
     ground.say("starting a pool, a coordinator, two agents and HTCondor's execute daemons")
     pool = start_pool(ground)
     node = start_node(ground, pool)
     file_agent, linux_agent = _agents(ground, pool)
-    ground.say(f"all at rest; settling for {_SETTLE_SECONDS:.0f} s, then {seconds:.0f} s are measured")
-    time.sleep(_SETTLE_SECONDS)
+    ground.say(f"all at rest; settling for {settle_seconds:.0f} s, then {seconds:.0f} s are measured")
+    time.sleep(settle_seconds)
     groups = {"file": _tree(file_agent), "linux": _tree(linux_agent), "daemons": node.processes()}
     used = _watch(ground, groups, seconds)
     peer = used["daemons"]

@@ -31,7 +31,6 @@ from deskgrid.pool.embedded import EmbeddedPool
 from deskgrid.pool.reach import Reach
 
 SENDERS = 4
-UPDATES_EACH = 8000
 _STILL_SECONDS, _STEP_SECONDS, _IDLING_NS = 0.3, 0.02, 500_000
 _EDGE = 0.05
 
@@ -47,8 +46,8 @@ class Rate(msgspec.Struct, frozen=True):
     note: str
 
 
-def collector_rate(ground: Ground, served: int, driver: int) -> Rate:
-    """Measure, with the collector on core `served` and the senders on `driver`. Raises: CannotMeasure."""
+def collector_rate(ground: Ground, served: int, driver: int, each: int) -> Rate:
+    """Measure, with the collector on core `served`, the senders on `driver`. each: updates. Raises: CannotMeasure."""
     ground.say("starting a pool for the collector's updates")
     pool = start_pool(ground)
     node = start_node(ground, pool)
@@ -58,10 +57,10 @@ def collector_rate(ground: Ground, served: int, driver: int) -> Rate:
     pin(collector.pid, served)
     rates = []
     for text in (ad, small_ad(ad)):
-        ground.say(f"{SENDERS * UPDATES_EACH} updates of the collector, {len(text)} bytes each")
-        seen = _send(ground, pool, collector.pid, text, driver)
-        rates.append(rate(seen, SENDERS * UPDATES_EACH, text))
-    _check(pool, 2 * SENDERS * UPDATES_EACH)
+        ground.say(f"{SENDERS * each} updates of the collector, {len(text)} bytes each")
+        seen = _send(ground, pool, collector.pid, text, each, driver)
+        rates.append(rate(seen, SENDERS * each, text))
+    _check(pool, 2 * SENDERS * each)
     whole, small = rates
     return msgspec.structs.replace(whole, note=f"{_HOW}; {whole.note}; {small.note}")
 
@@ -101,11 +100,11 @@ def machine_ad(ad: str, number: int) -> str:
     return text
 
 
-def _send(ground: Ground, pool: EmbeddedPool, collector: int, ad: str, core: int) -> list[Sample]:
-    """Send all. Returns: the collector's CPU time meanwhile."""
+def _send(ground: Ground, pool: EmbeddedPool, collector: int, ad: str, each: int, core: int) -> list[Sample]:
+    """Send all. each: times that each sender sends the ad. Returns: the collector's CPU time meanwhile."""
     folder = ground.cast.make_folder("updates", 0o755)
     files = [
-        ground.cast.write(folder / f"{number}", f"{machine_ad(ad, number)}\n" * UPDATES_EACH, 0o644)
+        ground.cast.write(folder / f"{number}", f"{machine_ad(ad, number)}\n" * each, 0o644)
         for number in range(SENDERS)
     ]
     senders = [_sender(ground, pool.reach(), file, core) for file in files]

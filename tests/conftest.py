@@ -3,7 +3,10 @@
 import os
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests import condor
 
 # A shell in the background ignores Ctrl-C, and what it starts inherits that: the tests' own children must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -13,3 +16,9 @@ settings.register_profile(
 )
 settings.register_profile("deep", parent=settings.get_profile("quick"), max_examples=3000, stateful_step_count=80)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which versions of HTCondor the tests have run on."""
+    for line in condor.USED:
+        terminalreporter.write_line(line)

@@ -25,35 +25,47 @@ def lease(vm_id: str = "vm-1", until: float = 300.0) -> Lease:
     return Lease(vm_id, "desk-1", IMAGE, Size(1, 1 << 30), START, end, Reason("demand", "A job waits."))
 
 
+def still() -> float:
+    """A steady clock that stands."""
+    return 0.0
+
+
 # -- leases -------------------------------------------------------------------------------------------------------
 
 
 def test_leases_come_back_as_they_were_kept(tmp_path: Path) -> None:
     file = tmp_path / "leases.json"
-    LeaseFile(file).keep({"vm-1": lease()})
-    assert LeaseFile(file).read() == {"vm-1": lease()}
+    LeaseFile(file, still).keep({"vm-1": lease()}, START)
+    assert LeaseFile(file, still).read(START) == {"vm-1": lease()}
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("hours", [-3, 0, 1, 9000])
+def test_a_clock_that_was_set_while_no_agent_ran_makes_no_lease_longer_or_shorter(tmp_path: Path, hours: int) -> None:
+    file, later = tmp_path / "leases.json", START + timedelta(hours=hours)
+    LeaseFile(file, lambda: 50.0).keep({"vm-1": lease(until=300)}, START)
+    assert LeaseFile(file, lambda: 60.0).read(later)["vm-1"].until == later + timedelta(seconds=290)
 
 
 def test_the_file_is_rewritten_only_when_it_says_something_else_by_much(tmp_path: Path) -> None:
     file, kept = tmp_path / "leases.json", LeaseFile(tmp_path / "leases.json")
-    kept.keep({"vm-1": lease(until=300)})
+    kept.keep({"vm-1": lease(until=300)}, START)
     for until, rewritten in ((310, False), (359, False), (360, True), (390, False), (301, False), (100, True)):
         before = file.stat().st_ino
-        kept.keep({"vm-1": lease(until=until)})
+        kept.keep({"vm-1": lease(until=until)}, START)
         assert (file.stat().st_ino != before) is rewritten
-    kept.keep({})
-    assert LeaseFile(file).read() == {}
+    kept.keep({}, START)
+    assert LeaseFile(file).read(START) == {}
 
 
 def test_a_file_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
     file = tmp_path / "later" / "leases.json"
-    kept = LeaseFile(file)
+    kept = LeaseFile(file, still)
     with pytest.raises(OSError):
-        kept.keep({"vm-1": lease()})
+        kept.keep({"vm-1": lease()}, START)
     file.parent.mkdir()
-    kept.keep({"vm-1": lease()})
-    assert LeaseFile(file).read() == {"vm-1": lease()}
+    kept.keep({"vm-1": lease()}, START)
+    assert LeaseFile(file, still).read(START) == {"vm-1": lease()}
 
 
 # -- status -------------------------------------------------------------------------------------------------------

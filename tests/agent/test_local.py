@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from deskgrid.model.desktop import Availability, Room
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Ask, Wish
+from deskgrid.session.client import ask
 from tests.waiting import eventually
 
 AT = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -191,14 +193,18 @@ for line in sys.argv[2:]:
 """
 
 
+def open_ways(ear: Ear) -> None:
+    """Let other accounts reach the socket."""
+    for folder in ear.path.parents:
+        if folder.stat().st_mode & 0o005 != 0o005 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o005)
+
+
 def as_other(ear: Ear, uid: int, *questions: Question) -> list[Answer]:
     """What another account is answered."""
     if os.geteuid() != 0:
         pytest.skip("only root can speak as somebody else")
-    (ear.path.parent.parent).chmod(0o755)
-    for folder in ear.path.parents:
-        if folder.stat().st_mode & 0o005 != 0o005 and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o005)
+    open_ways(ear)
     lines = [encode(question).decode().strip() for question in questions]
     program = [sys.executable, "-I", "-c", SPEAKER]
     ended = subprocess.run(
@@ -469,6 +475,84 @@ def test_who_says_one_thing_and_goes_is_heard_but_a_flood_ends_with_its_sender(e
         flood.send(encode(Tell(SessionReading("x11", 1.0))) * 2000)
     eventually(lambda: ear.told and ear.told[-1][1] is None)
     assert len(ear.told) < 500
+
+
+FLOOD = """
+import socket, sys, threading
+def connects():
+    while True:
+        link = socket.socket(socket.AF_UNIX)
+        try:
+            link.connect(sys.argv[1])
+        except OSError:
+            pass
+        link.close()
+for _ in range(int(sys.argv[2])):
+    threading.Thread(target=connects, daemon=True).start()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def flood_of(ear: Ear, uid: int, program: str, *words: str) -> Iterator[None]:
+    """Another account runs a program against the socket, which says a line when it has begun."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can speak as somebody else")
+    open_ways(ear)
+    argv = [*become(msgspec.structs.replace(service_account(), uid=uid)), sys.executable, "-I", "-c", program]
+    pipe = subprocess.PIPE
+    flood = subprocess.Popen([*argv, str(ear.path), *words], stdin=pipe, stdout=pipe, cwd="/")
+    try:
+        assert flood.stdout is not None and flood.stdout.readline()
+        yield
+    finally:
+        flood.kill()
+        flood.communicate()
+
+
+def test_another_account_that_connects_without_end_keeps_nobody_out(ear: Ear) -> None:
+    with flood_of(ear, 61001, FLOOD, "300"):
+        time.sleep(1.0)
+        for question, kind in ((AskStatus(), Now), (Pause(), Done), (Resume(), Done)):
+            assert isinstance(ask((ear.path,), question), kind)
+
+
+CHATTER = """
+import socket, sys, time
+links = []
+for _ in range(8):
+    link = socket.socket(socket.AF_UNIX)
+    link.connect(sys.argv[1])
+    link.setblocking(False)
+    links.append(link)
+print("ready", flush=True)
+while True:
+    for link in links:
+        try:
+            link.send(b'{"type":"status"}\\n' * 50)
+            link.recv(1 << 20)
+        except OSError:
+            pass
+    time.sleep(0.001)
+"""
+
+
+def test_another_account_that_asks_without_end_is_paced_alone(ears: Callable[..., Ear]) -> None:
+    ear = ears(limits=Limits(lines=10**6, burst=5.0, pace_seconds=3.0))
+    with flood_of(ear, 61001, CHATTER):
+        time.sleep(0.5)  # it owes minutes of patience by now; in one queue for all, so would everybody
+        assert isinstance(ask((ear.path,), AskStatus()), Now)
+
+
+def test_where_all_places_are_taken_an_account_that_has_none_gets_one(ears: Callable[..., Ear]) -> None:
+    ear = ears(limits=Limits(connections=4))
+    with ExitStack() as open_ones:
+        holding = [open_ones.enter_context(Peer(ear.path)) for _ in range(4)]
+        assert all(isinstance(peer.ask(AskStatus()), Now) for peer in holding)
+        assert isinstance(as_other(ear, 61001, AskStatus())[0], Now)
+        assert isinstance(holding[-1].ask(AskStatus()), Now)
+        assert holding[0].hear() is None
 
 
 # -- the socket's file ------------------------------------------------------------------------------------------------

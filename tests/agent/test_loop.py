@@ -51,6 +51,22 @@ def test_an_image_that_is_not_here_is_fetched_first(tmp_path: Path) -> None:
     assert world.office.reports[-1].images == (IMAGE,)
 
 
+def test_a_renewed_token_reaches_the_guest_and_one_that_is_not_there_yet_starts_with_it(tmp_path: Path) -> None:
+    world = World(tmp_path, ALL_DAY)
+    world.up()
+    assert world.iron.vms["vm-1"].token == SECRET
+    world.office.renewed["vm-1"] = "a.newer.token"
+    world.pass_(25)
+    assert world.iron.vms["vm-1"].token == "a.newer.token"
+    slow = World(tmp_path / "slow", ALL_DAY, held=())
+    slow.fetch_seconds = 60.0
+    slow.office.want()
+    slow.pass_(25)
+    slow.office.renewed["vm-1"] = "a.newer.token"
+    slow.pass_(60)
+    assert slow.iron.vms["vm-1"].spec.instance.token == "a.newer.token"
+
+
 def test_a_vm_that_is_no_longer_wanted_leaves_and_its_files_are_let_go(world: World) -> None:
     world.up()
     world.office.wanted.clear()

@@ -3,17 +3,19 @@
 import os
 import random
 import time
-from datetime import date
+from datetime import date, tzinfo
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from deskgrid.agent.calendar_days import days_of
+from deskgrid.agent.calendar_events import days_of
 from deskgrid.agent.policy_files import GONE_SECONDS, PolicyFiles
 from deskgrid.core.layers import Effective
 from deskgrid.model.policy import Policy
 
 TODAY = date(2026, 12, 1)
+BERLIN = ZoneInfo("Europe/Berlin")
 CALENDAR = """BEGIN:VCALENDAR
 VERSION:2.0
 PRODID:-//test//test//EN
@@ -262,8 +264,8 @@ def test_a_file_cut_off_anywhere_is_never_looser_than_the_one_before_for_longer_
 # -- calendars ----------------------------------------------------------------------------------------------------
 
 
-def expand(*events: str, touching: bool = False) -> list[str]:
-    found = days_of(calendar(*events).encode(), TODAY, 60, touching=touching)
+def expand(*events: str, touching: bool = False, zone: tzinfo = BERLIN) -> list[str]:
+    found = days_of(calendar(*events).encode(), TODAY, 60, touching=touching, zone=zone)
     return [day.isoformat()[5:] for day in found]
 
 
@@ -292,7 +294,7 @@ def test_a_single_changed_instance_replaces_the_one_of_the_rule_and_a_cancelled_
         "BEGIN:VEVENT\nUID:x\nRECURRENCE-ID;VALUE=DATE:20261211\nDTSTART;VALUE=DATE:20261212\nEND:VEVENT\n"
         "BEGIN:VEVENT\nUID:y\nDTSTART;VALUE=DATE:20261231\nSTATUS:CANCELLED\nEND:VEVENT\n"
     )
-    assert days_of(text.encode(), TODAY, 60, touching=False) == [
+    assert days_of(text.encode(), TODAY, 60, touching=False, zone=BERLIN) == [
         date(2026, 12, 4),
         date(2026, 12, 12),
         date(2026, 12, 18),
@@ -310,7 +312,7 @@ def test_an_event_of_hours_closes_its_days_and_gives_none_off() -> None:
 @pytest.mark.parametrize("content", [b"", b"hello", b"BEGIN:VCALENDAR\r\n"])
 def test_what_is_no_calendar_is_an_error(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        days_of(content, TODAY, 60, touching=False)
+        days_of(content, TODAY, 60, touching=False, zone=BERLIN)
 
 
 def test_days_come_from_a_calendar_beside_the_file_that_names_it(place: Place) -> None:

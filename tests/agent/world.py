@@ -70,6 +70,7 @@ class Office:
         self.story: list[Transition] = []
         self.shown: set[str] = set()
         self.newest: dict[str, int] = {}
+        self.renewed: dict[str, str] = {}
         self.lease_seconds = 300.0
         self.report_seconds = 20.0
 
@@ -104,7 +105,7 @@ class Office:
     def _order(self, lease: Lease, report: Report) -> Order:
         lease = msgspec.structs.replace(lease, until=self.now() + timedelta(seconds=self.lease_seconds))
         if lease.vm_id in self.shown:
-            return Order(lease)
+            return Order(lease, token=self.renewed.get(lease.vm_id, ""))
         data = InstanceData(lease.vm_id, IMAGE.name, "desk-1", "head:9618", SECRET, "grid", 1, 1024)
         return Order(lease, data)
 
@@ -195,7 +196,7 @@ class World:
             "store": self.store,
             "link": self.line,
             "aside": lambda work: self.time.later(self.fetch_seconds, lambda: put(work())),
-            "leases": LeaseFile(self.folder / "leases.json"),
+            "leases": LeaseFile(self.folder / "leases.json", lambda: self.time.at.timestamp()),
             "faults": lambda: self.faults,
             "changed": self._changed,
         }

@@ -49,10 +49,10 @@ class MemoryLeases(LeaseFile):
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
 
-    def read(self) -> dict[str, Lease]:
+    def read(self, now: datetime) -> dict[str, Lease]:
         return self._leases
 
-    def keep(self, leases: dict[str, Lease]) -> None:
+    def keep(self, leases: dict[str, Lease], now: datetime) -> None:
         self._leases = leases
 
 

@@ -9,13 +9,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from deskgrid.agent.local_words import AskStatus, Done, Now, Resume
 from deskgrid.cli.output import Exit
 from deskgrid.host.account import become, service_account
 from deskgrid.host.files import own_folder
+from deskgrid.model.wish import Ask
+from deskgrid.session.client import NoAgent, ask, places
 from tests.waiting import eventually
 
 from .conftest import Command, Office, agent_toml
@@ -141,3 +145,56 @@ def test_a_token_that_is_used_up_or_made_up_enrols_nobody(deskgrid: Command, off
         assert said.code == Exit.REFUSED
         assert "refused: " in said.sentence
         assert not (tmp_path / "other/state/credential").exists()
+
+
+DAMAGE = (
+    b"",
+    b"null",
+    b"\xff\xfe\0\x1b[2J" * 100,
+    b"[" * 200_000,
+    b'{"months":{"2026-12":{"x":{"vm_seconds":1e308,"vms":' + b"9" * 400 + b'}}},"days":{"2026-12-01":1e308},'
+    b'"layers":{"grid":{"idle_seconds":1e999,"days_closed":["9999-12-31"]}}}',
+    b'[{"uid":1,"wish":{"ask":"pause","by":"\\u001b[2J","at":"0001-01-01T00:00:00+14:00",'
+    b'"until":"9999-12-31T23:59:59-23:59"}}]',
+)
+FILES = ("wish.json", "usage.json", "leases.json", "policy-last-good.json", "status.json", "owner.toml")
+
+
+def test_whatever_its_files_hold_the_agent_lives_and_answers(folder: Path, office: Office) -> None:
+    """Each file with each damage, in as many lives of one agent."""
+    settings = enrolled(folder, office)
+    state = folder / "state"
+    words = [*become(service_account()), sys.executable, "-P", "-m", "deskgrid.agent", str(settings)]
+    for turn in range(len(DAMAGE)):
+        for place, name in enumerate(FILES):
+            (state / name).write_bytes(DAMAGE[(turn + place) % len(DAMAGE)])
+            give(state / name)
+        agent = subprocess.Popen(words, cwd="/", stderr=subprocess.PIPE, text=True)
+        try:
+            eventually(partial(answers, state, agent))
+            told = ask(places(None, state), AskStatus())
+            assert isinstance(told, Now) and told.status.pid == agent.pid
+            paused = told.status.wish is not None and told.status.wish.ask is Ask.PAUSE
+            assert paused, "what a file of wishes cannot say counts as a pause"
+            assert isinstance(ask(places(None, state), Resume()), Done)
+        finally:
+            agent.send_signal(signal.SIGTERM)
+            _, said = agent.communicate(timeout=60)
+        assert agent.returncode == 0, said
+        assert "Traceback" not in said and "\x1b" not in said
+
+
+def give(path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, service_account().uid, service_account().gid)
+
+
+def answers(state: Path, agent: "subprocess.Popen[str]") -> bool:
+    """Whether it answers, or has ended."""
+    if agent.poll() is not None:
+        return True
+    try:
+        told = ask(places(None, state), AskStatus())
+    except NoAgent:
+        return False
+    return isinstance(told, Now) and told.status.pid == agent.pid

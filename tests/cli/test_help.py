@@ -38,7 +38,9 @@ def test_version_is_told(deskgrid: Command) -> None:
     assert deskgrid("--version").out == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("argv", [["nonsense"], ["why"], ["why", "job"], ["pool", "configure", "--what"], ["story"]])
+@pytest.mark.parametrize(
+    "argv", [["nonsense"], ["why"], ["why", "job"], ["pool", "configure", "--what"], ["story", "a", "b"]]
+)
 def test_wrong_use_is_exit_code_2_with_the_usage(deskgrid: Command, argv: list[str]) -> None:
     said = deskgrid(*argv)
     assert said.code == 2

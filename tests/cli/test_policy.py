@@ -124,7 +124,7 @@ OTHER = {"name": "at noon all", "given": {"logged_in": True}, "expect": {"may_st
 
 def test_cases_that_hold_pass(deskgrid: Command, folder: Path) -> None:
     said = deskgrid("policy", "test", cases(folder, GOOD), "--folder", folder)
-    assert (said.code, said.out.splitlines()) == (Exit.DONE, ["pass  at noon nothing", "1 cases, all as expected"])
+    assert (said.code, said.out.splitlines()) == (Exit.DONE, ["pass  at noon nothing", "1 case, all as expected"])
 
 
 def test_a_case_that_is_decided_otherwise_is_told_with_the_difference(deskgrid: Command, folder: Path) -> None:

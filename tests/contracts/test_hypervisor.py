@@ -163,6 +163,13 @@ def test_a_guest_may_leave_by_itself(rig: Rig) -> None:
     assert kinds(rig, vm) == ["Started", "Alive", "Joined", "GuestLeft"]
 
 
+def test_a_renewed_token_reaches_the_guest(rig: Rig) -> None:
+    vm = rig.start("obedient")
+    rig.wait(vm, Joined)
+    rig.driver.renew(vm, "a.newer.token")
+    assert rig.has_token(vm, "a.newer.token")
+
+
 def test_a_silent_guest_never_comes_alive(rig: Rig) -> None:
     vm = rig.start("silent")
     rig.wait(vm, Started)

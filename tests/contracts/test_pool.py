@@ -12,19 +12,30 @@ from typing import Protocol
 
 import pytest
 
+from deskgrid.core.demand import wants
 from deskgrid.host import trees
+from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.model.lease import Size
-from deskgrid.model.pool import Match, OfflineAd, PoolSnapshot
+from deskgrid.model.plan import PlanSettings
+from deskgrid.model.pool import Foreign, Match, OfflineAd, PoolSnapshot
+from deskgrid.pool.config import PoolSettings
 from deskgrid.pool.contract import Pool, PoolError, Refused, Unreachable
 from deskgrid.pool.embedded import EmbeddedPool, free_port
 from deskgrid.pool.execute import ExecuteNode, Member
 from deskgrid.pool.fake import FakePool
 from deskgrid.pool.head import HeadSettings
 from deskgrid.pool.tools import CondorPool
+from tests import condor
 
 MIB = 1 << 20
 SMALL, LARGE = Size(1, 512 * MIB), Size(4, 2048 * MIB)
-IMAGE_A, IMAGE_B = OfflineAd("img-a", SMALL, 4096 * MIB), OfflineAd("img-b", SMALL, 4096 * MIB)
+
+
+def offered(image: str, size: Size = SMALL) -> OfflineAd:
+    return OfflineAd(image, size, 4096 * MIB, condor.SAYS)
+
+
+IMAGE_A, IMAGE_B = offered("img-a"), offered("img-b")
 HOSTILE = ("IMG-A", 'a" || true || "', "'; rm -rf /", "$(RELEASE_DIR) $ENV(HOME)", "é ☃", "img-a\\", "")
 
 
@@ -34,6 +45,7 @@ class Bench(Protocol):
     pool: Pool
 
     def submit(self, vm_name: str | None, count: int = 1, memory_mb: int = 64, seconds: int = 3600) -> list[str]: ...
+    def flock(self, vm_name: str, count: int) -> None: ...
     def join(self, vm_id: str, image: str) -> None: ...
     def vacate(self, vm_id: str) -> None: ...
     def die(self, vm_id: str) -> None: ...
@@ -53,6 +65,9 @@ class FakeBench:
 
     def submit(self, vm_name: str | None, count: int = 1, memory_mb: int = 64, seconds: int = 3600) -> list[str]:
         return list(self.pool.submit(vm_name, count, memory_mb=memory_mb, run_seconds=seconds))
+
+    def flock(self, vm_name: str, count: int) -> None:
+        self.pool.flock("away@", vm_name, count)
 
     def join(self, vm_id: str, image: str) -> None:
         self.pool.join(vm_id, image, "desk-1", memory_mb=512)
@@ -90,6 +105,7 @@ class RealBench:
     def __init__(self, tree: trees.Tree, folder: Path) -> None:
         self._tree, self._folder, self._port = tree, folder, free_port()
         self._nodes: dict[str, ExecuteNode] = {}
+        self._away: EmbeddedPool | None = None
 
     def fresh(self) -> None:
         for vm_id in list(self._nodes):
@@ -109,11 +125,23 @@ class RealBench:
             quoted = escaped.replace("$", "$(DOLLAR)").replace('"', '\\"')
             lines.append(f'+vm_name = "{quoted}"')
         text = "\n".join([*lines, f"queue {count}", ""])
-        said = self.embedded.command(["condor_submit", "-terse", "-"], self.embedded.jobs, stdin=text.encode())
+        to = self._away or self.embedded
+        said = to.command(["condor_submit", "-terse", "-"], to.jobs, stdin=text.encode())
         assert said.ok, said.stdout + said.stderr
         first, last = said.stdout.strip().splitlines()[-1].split(" - ")
         cluster = first.split(".")[0]
         return [f"{cluster}.{proc}" for proc in range(int(last.split(".")[1]) + 1)]
+
+    def flock(self, vm_name: str, count: int) -> None:
+        """A whole pool of its own, with a key and a trust domain of its own, whose schedd flocks here."""
+        folder = self._folder / "away"
+        for part in (folder, folder / "etc", folder / "etc/config.d"):
+            own_folder(part, self._tree.account)
+        lines = f"SCHEDD_NAME = away@\nFLOCK_TO = {self.embedded.collector}\nFLOCK_INCREMENT = 5\n"
+        write_atomic(folder / "etc/config.d/70-flock.conf", lines.encode(), owner=self._tree.account)
+        settings = HeadSettings(pool=PoolSettings(trust_domain="away", key="away"), cycle_seconds=2)
+        self._away = EmbeddedPool.start(self._tree, folder, settings)
+        self.submit(vm_name, count)
 
     def join(self, vm_id: str, image: str) -> None:
         token = self.pool.mint_token(vm_id, 3600)
@@ -155,18 +183,25 @@ class RealBench:
             time.sleep(0.3)
 
     def close(self) -> None:
+        if self._away is not None:
+            self._away.stop()
         for vm_id in list(self._nodes):
             self.die(vm_id)
         if hasattr(self, "embedded"):
             self.embedded.stop()
 
 
-@pytest.fixture(scope="session")
-def real_bench() -> Iterator[RealBench]:
-    tree = trees.provide()
+@pytest.fixture(
+    scope="module", params=["fake", *(pytest.param(which, marks=pytest.mark.real) for which in condor.BOTH)]
+)
+def world(request: pytest.FixtureRequest) -> Iterator[RealBench | None]:
+    """Real HTCondor of one version, for all tests of this file; None for the fake."""
+    if request.param == "fake":
+        yield None
+        return
     folder = Path(tempfile.mkdtemp(prefix="dgpool-", dir="/tmp"))
     folder.chmod(0o755)
-    bench = RealBench(tree, folder)
+    bench = RealBench(condor.tree(request.param), folder)
     try:
         bench.go_on()
         yield bench
@@ -175,13 +210,12 @@ def real_bench() -> Iterator[RealBench]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(params=["fake", pytest.param("condor", marks=pytest.mark.real)])
-def bench(request: pytest.FixtureRequest) -> Bench:
-    if request.param == "fake":
+@pytest.fixture
+def bench(world: RealBench | None) -> Bench:
+    if world is None:
         return FakeBench()
-    real: RealBench = request.getfixturevalue("real_bench")
-    real.fresh()
-    return real
+    world.fresh()
+    return world
 
 
 def matches(snapshot: PoolSnapshot) -> tuple[Match, ...]:
@@ -212,7 +246,7 @@ def test_what_is_empty_is_said_to_be_empty_and_not_unknown(bench: Bench) -> None
 
 
 def test_idle_jobs_are_counted_on_the_ad_of_the_image_that_they_name(bench: Bench) -> None:
-    bench.pool.advertise([IMAGE_A, IMAGE_B, OfflineAd("img-c", SMALL, 4096 * MIB)])
+    bench.pool.advertise([IMAGE_A, IMAGE_B, offered("img-c")])
     bench.submit("img-a", 25)
     bench.submit("img-b", 7)
     bench.eventually(lambda: counts(bench) == {"img-a": 25, "img-b": 7})
@@ -246,7 +280,7 @@ def test_all_groups_of_jobs_that_fit_are_counted_on_one_ad(bench: Bench) -> None
 
 
 def test_jobs_that_fit_several_sizes_are_counted_once_on_the_smallest(bench: Bench) -> None:
-    bench.pool.advertise([IMAGE_A, OfflineAd("img-a", LARGE, 4096 * MIB)])
+    bench.pool.advertise([IMAGE_A, offered("img-a", LARGE)])
     bench.submit("img-a", 5, memory_mb=100)
     bench.submit("img-a", 3, memory_mb=1000)
     bench.eventually(lambda: counts(bench) == {"img-a": 8})
@@ -340,6 +374,7 @@ def test_the_job_of_a_machine_that_vacates_is_idle_at_once_and_runs_on_the_next(
     bench.eventually(lambda: status(bench, job_id) == 2)
     bench.vacate("vm-4")
     bench.eventually(lambda: status(bench, job_id) == 1)  # cut off before its starter was up: see the next test
+    bench.pool.forget_vm("vm-4")  # HTCondor takes nobody's word for it that a machine is gone
     assert not joined(bench, "vm-4")
     bench.join("vm-5", "img-a")
     bench.eventually(lambda: status(bench, job_id) == 2)
@@ -447,3 +482,17 @@ def test_a_pool_that_is_down_is_unknown_in_every_part(bench: Bench) -> None:
         bench.go_on()
     bench.pool.advertise([IMAGE_A])
     assert bench.pool.snapshot().matches == ()
+
+
+def test_a_schedd_of_another_pool_that_flocks_here_is_known_as_foreign_and_idle_jobs_stay_known(bench: Bench) -> None:
+    bench.pool.advertise([IMAGE_A, IMAGE_B])
+    bench.submit("img-a", 2)
+    bench.eventually(lambda: counts(bench) == {"img-a": 2})
+    bench.flock("img-b", 3)
+    bench.eventually(lambda: counts(bench) == {"img-a": 2, "img-b": 3}, seconds=90)
+    seen = bench.pool.snapshot()
+    assert (seen.foreign, seen.faults) == ((Foreign("away@", 3),), ())
+    assert [(group.vm_name, group.idle) for group in seen.idle or ()] == [("img-a", 2)]
+    assert {match.schedd: match.count for match in matches(seen)}["away@"] == 3
+    assert [(want.image, want.vms) for want in wants(seen, PlanSettings()) or ()] == [("img-a", 2), ("img-b", 3)]
+    assert bench.pool.job("999999.0") is None, "nobody asks the foreign one"

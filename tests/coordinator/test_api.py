@@ -216,13 +216,79 @@ def test_a_name_that_is_no_name_is_refused(shared: Service) -> None:
     assert problem(shared.post("/v1/enrol", msgspec.json.encode(Enrol(token, "coordinator")))) == (409, "name-reserved")
 
 
-def test_guessing_is_bounded_and_does_not_lock_out_who_was_right_before(here: Service, desk: HttpsDesktop) -> None:
+def test_who_is_right_is_never_refused_for_what_a_neighbour_guesses_and_all_refusals_count(
+    here: Service, desk: HttpsDesktop
+) -> None:
+    fresh = here.operator.make_token().token
+    wrong = (
+        ("/v1/report", b"{}", {"Authorization": "Bearer desk-1:wrong"}),
+        ("/v1/report", b"{}", {}),
+        ("/v1/enrol", msgspec.json.encode(Enrol("dgt_abc_x", "desk-9")), {}),
+        ("/v1/enrol", b"{", {}),
+        ("/v1/enrol", b"x" * 20_000, {}),
+        ("/v1/enrol", msgspec.json.encode(Enrol(fresh, "desk-1")), {}),
+    )
+    told = [problem(here.post(path, body, **headers)) for path, body, headers in wrong]
+    assert [code for _, code in told] == [
+        "credential-wrong",
+        "no-credential",
+        "token-unknown",
+        "bad-message",
+        "too-large",
+        "name-taken",
+    ]
+    for _ in range(4):
+        codes = {problem(here.post(path, body, **headers)) for path, body, headers in wrong}
+    assert codes == {(429, "too-many-failures")}
     desk.say()
-    codes = {problem(here.post("/v1/enrol", msgspec.json.encode(Enrol(f"dgt_abc{i}_x", "desk-9")))) for i in range(40)}
-    assert codes == {(403, "token-unknown"), (429, "too-many-failures")}
-    fresh = here.operator.make_token().token  # the operator, too, was right before
-    assert problem(here.post("/v1/enrol", msgspec.json.encode(Enrol(fresh, "desk-9")))) == (429, "too-many-failures")
+    assert problem(desk.post(b"{}")) == (400, "bad-message"), "who has proved itself is told what is wrong"
+    assert here.operator.status().version
+    here.enrol("desk-9", fresh).say()
+
+
+def test_a_body_that_trickles_is_ended_as_a_whole_also_after_a_refusal(shared: Service, monkeypatch) -> None:
+    from deskgrid.coordinator import api, connection
+
+    monkeypatch.setattr(api, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "BODY_SECONDS", 2.0)
+    port = int(shared.at.url.rsplit(":", 1)[1])
+    for path, told in (("enrol", b"408"), ("report", b"401")):
+        plain = socket.create_connection(("127.0.0.1", port))
+        with context(shared.state).wrap_socket(plain, server_hostname="localhost") as tls:
+            tls.settimeout(0.2)
+            tls.sendall(f"POST /v1/{path} HTTP/1.1\r\nhost: x\r\ncontent-length: 9000\r\n\r\n".encode())
+            said, ended = b"", False
+            begun = time.monotonic()
+            while not ended and time.monotonic() - begun < SOON_SECONDS:
+                try:
+                    tls.sendall(b" ")
+                    part = tls.recv(4096)
+                    said, ended = said + part, not part
+                except TimeoutError:
+                    continue
+                except OSError:
+                    ended = True
+            assert ended and told in said
+
+
+def test_an_enrolment_says_little(shared: Service) -> None:
+    token = shared.operator.make_token().token
+    body = msgspec.json.encode(Enrol(token, "desk-x"))[:-1] + b',"more":"' + b"x" * 20_000 + b'"}'
+    assert problem(shared.post("/v1/enrol", body)) == (413, "too-large")
+
+
+def test_a_report_under_way_when_its_desktop_is_revoked_is_refused(here: Service, desk: HttpsDesktop) -> None:
     desk.say()
+    body, port = msgspec.json.encode(desk.report()), int(here.at.url.rsplit(":", 1)[1])
+    plain = socket.create_connection(("127.0.0.1", port))
+    with context(here.state).wrap_socket(plain, server_hostname="localhost") as tls:
+        head = f"POST /v1/report HTTP/1.1\r\nhost: x\r\nauthorization: {desk.bearer}\r\n"
+        tls.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body[:5])
+        time.sleep(0.3)  # the credential is looked at; if not yet, the answer is the same
+        here.operator.revoke("desk-1", "sold")
+        tls.sendall(body[5:])
+        assert tls.recv(65536).startswith(b"HTTP/1.1 403")
+    assert here.operator.desktop("desk-1").reported_at is None
 
 
 def test_a_second_agent_is_refused_with_a_sentence(shared: Service, shared_desk: HttpsDesktop) -> None:
@@ -242,6 +308,7 @@ def test_the_operator_sees_desktops_vms_leases_stories_and_reasons(here: Service
     assert (vm.desktop, vm.state, vm.claimed, vm.jobs) == ("desk-1", "running", True, ("1.0",))
     (shown,) = operator.desktops()
     assert (shown.name, shown.silent, shown.leases) == ("desk-1", False, (vm.vm_id,))
+    assert shown.state == "full"
     assert operator.desktop("desk-1").reason == operator.why_desktop("desk-1").reason
     assert operator.why_job("1.0").reason.name == "running"
     (lease,) = operator.leases(desktop="desk-1")
@@ -284,6 +351,7 @@ def test_the_operator_ends_a_vm_and_its_desktop_is_told_at_once(here: Service, d
     assert desk.say(vm, room=FULL, wait_seconds=15.0).orders == ()
     assert here.operator.vms()[0].withdrawn is not None
     desk.say(ended=(msgspec.structs.replace(vm, state=VmState.ENDED),), availability=BUSY)
+    assert here.operator.desktop("desk-1").state == "in use"
     (lease,) = here.operator.leases()
     assert lease.end is not None
     assert lease.end.sentence == "It was ended: to be patched"

@@ -513,3 +513,34 @@ def test_a_filler_runs_while_no_job_waits_and_makes_way_for_one(tmp_path: Path) 
             assert (await ordered(here, desk)).image == IMAGE
 
     asyncio.run(story())
+
+
+class Broken(FakePool):
+    """A pool whose driver fails at what HTCondor says, in a way that nobody has thought of."""
+
+    broken = False
+
+    def snapshot(self) -> PoolSnapshot:
+        if self.broken:
+            raise OverflowError("date value out of range")
+        return super().snapshot()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_revoked_image_is_withdrawn_whatever_the_pool_says(tmp_path: Path, broken: bool) -> None:
+    async def story() -> None:
+        clock = Clock()
+        pool = Broken(clock)
+        async with office(tmp_path, clock, pool) as here:
+            desk = await member(here)
+            await here.offer()
+            pool.submit(IMAGE.name)
+            desk.shows(await ordered(here, desk))
+            assert (await desk.say()).orders
+            pool.broken = broken
+            here.part.offering.revoked = {FACTS.ref.digest: "it steals"}
+            await here.cycle()
+            assert (await desk.say()).orders == ()
+            assert any("OverflowError" in fault for fault in here.part.view.faults) == broken
+
+    asyncio.run(story())

@@ -110,7 +110,7 @@ def test_only_hashes_are_kept_and_everything_is_noted(database: db.Database, tmp
     text = token(database)
     enrolled, member = enrol(database, text)
     with database.begin() as connection:
-        membership.revoke(connection, member, "sold", "operator", START)
+        membership.revoke(connection, member.name, "sold", "operator", START)
         notes = [row.what for row in connection.execute(sa.select(db.audit).order_by(db.audit.c.id))]
     assert [note.split()[0] for note in notes] == ["made", "enrolled", "revoked"]
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -124,18 +124,32 @@ def test_tokens_are_read_strictly() -> None:
     assert token_parts("dgt_a-b_def") is None
 
 
-def test_guessing_from_one_address_is_bounded_and_forgiven_with_time() -> None:
+def test_refusals_from_one_address_are_bounded_and_forgiven_with_time() -> None:
     guard = Guard(burst=3, refill_seconds=10)
-    guard.succeeded("10.0.0.1", "desk-1")
-    for _ in range(3):
-        assert guard.may_try("10.0.0.1", "desk-2", 0.0)
-        guard.failed("10.0.0.1", "desk-2", 0.0)
-    assert not guard.may_try("10.0.0.1", "desk-2", 5.0)
-    assert guard.may_try("10.0.0.1", "desk-1", 5.0)  # was right before
-    assert guard.may_try("10.0.0.2", "desk-2", 5.0)
-    assert guard.may_try("10.0.0.1", "desk-2", 11.0)
-    guard.failed("10.0.0.1", "desk-1", 11.0)
-    assert not guard.may_try("10.0.0.1", "desk-1", 11.0)
+    assert [guard.refused("10.0.0.1", 0.0) for _ in range(5)] == [False, False, False, True, True]
+    assert not guard.refused("10.0.0.2", 5.0)
+    assert not guard.refused("10.0.0.1", 11.0)
+    assert guard.refused("10.0.0.1", 11.0)
+
+
+def test_a_first_use_that_comes_after_a_revocation_does_not_undo_it(database: db.Database) -> None:
+    _, member = enrol(database, token(database))
+    with database.begin() as connection:
+        gone = membership.revoke(connection, "desk-1", "sold", "operator", START)
+        assert gone is not None and gone.revoked_reason == "sold"
+        used = membership.first_use(connection, member)  # as it was read before
+        assert used is not None and used.revoked_at == START
+        assert membership.revoke(connection, "desk-1", "again", "operator", LATER) is None
+        assert records.member(connection, "desk-1") == used
+
+
+def test_a_first_use_of_an_earlier_credential_says_nothing_of_the_new_one(database: db.Database) -> None:
+    text = token(database)
+    _, first = enrol(database, text)
+    enrol(database, text)
+    with database.begin() as connection:
+        used = membership.first_use(connection, first)
+    assert used is not None and not used.used
 
 
 def test_a_database_of_another_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -144,7 +158,7 @@ def test_a_database_of_another_version_is_refused_with_what_to_do(tmp_path: Path
     with opened.begin() as connection:
         connection.execute(db.meta.update().values(value="99"))
     opened.close()
-    with pytest.raises(DatabaseError, match="got schema version 99, expected 1"):
+    with pytest.raises(DatabaseError, match="got schema version 99, expected 2"):
         open_database(url)
 
 

@@ -110,6 +110,7 @@ def test_what_was_listed_stays_on_offer_until_its_end_and_a_revocation_counts_at
         assert await rig.look() == {}
         assert "ValueError" in rig.part.offering.problems[0]
         rig.clock.now = START
+        rig.part.keep_time()
         assert await rig.look() == {"search": "1.0"}
         assert "all is well again" in caplog.text
         await rig.close()

@@ -133,14 +133,54 @@ def test_each_report_that_shows_a_vm_extends_its_lease_and_is_rarely_recorded(tm
     asyncio.run(story())
 
 
-def test_no_lease_outlives_its_vms_pool_token(tmp_path: Path) -> None:
+def test_a_token_is_renewed_at_half_its_life_and_again_while_its_lease_holds(tmp_path: Path) -> None:
     async def story() -> None:
         async with started(tmp_path) as (here, desk, lease):
             desk.shows(lease)
-            last = lease.granted_at + timedelta(seconds=here.part.settings.guest.token_seconds)
-            here.clock.now = last - timedelta(seconds=10)
+            assert (await desk.say()).orders[0].token == ""
+            here.pool.join(lease.vm_id, lease.image.name, "desk-1")
+            half = here.part.settings.guest.token_seconds / 2
+            tokens = []
+            for _ in range(3):
+                for _ in range(int(half / 60) + 1):
+                    await here.cycle(60)
+                    (order,) = (await desk.say()).orders
+                tokens.append(order.token)
+                assert here.pool.tokens[order.token] > here.clock() + timedelta(seconds=half - 60)
+                assert order.token not in repr(order)
+            assert len({*tokens}) == 3
+            desk.ends(lease.vm_id)
+
+    asyncio.run(story())
+
+
+def test_a_vm_that_was_withdrawn_gets_no_new_token(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with started(tmp_path) as (here, desk, lease):
+            desk.shows(lease)
+            await desk.say()
+            here.part.ledger.withdraw(lease.vm_id, lease.reason, here.clock())
+            before = len(here.pool.tokens)
+            for _ in range(40):
+                await here.cycle(60)
+                await desk.say()
+            assert len(here.pool.tokens) == before
+
+    asyncio.run(story())
+
+
+def test_after_a_restart_a_running_vm_has_a_new_token_at_once(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with started(tmp_path) as (_, desk, lease):
+            vm = desk.shows(lease)
+            await desk.say()
+        async with office(tmp_path) as again:
+            desk = Desk(again, incarnation="first")
+            desk.vms[lease.vm_id], desk.sequence = vm, 100
+            await desk.say()
+            await again.cycle()
             (order,) = (await desk.say()).orders
-            assert order.lease.until == last
+            assert order.token in again.pool.tokens
 
     asyncio.run(story())
 

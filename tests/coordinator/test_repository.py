@@ -219,7 +219,7 @@ def test_long_answers_have_so_many_places_and_short_ones_always_one(lab: Lab) ->
             return {"path": f"/repository/{path}", "method": "GET", "headers": []}
 
         first = asyncio.create_task(files(scope(f"einstein/packs/ab/{PACK}"), receive, slow))
-        while files.long == 0:
+        while files.long.taken == 0:
             await asyncio.sleep(0.01)
         with pytest.raises(Refusal, match="Many desktops fetch now"):
             await files(scope(f"einstein/packs/ab/{PACK}"), receive, send)
@@ -227,7 +227,7 @@ def test_long_answers_have_so_many_places_and_short_ones_always_one(lab: Lab) ->
         assert sent[0] == "200"
         going.set()
         await first
-        assert files.long == 0
+        assert files.long.taken == 0
         files.close()
 
     asyncio.run(story())
@@ -273,9 +273,9 @@ def test_a_client_that_takes_nothing_is_cut_off_and_its_place_is_free_again(lab:
 
         scope = {"path": f"/repository/einstein/packs/ab/{PACK}", "method": "GET", "headers": [], TRANSPORT: wire}
         await files(scope, receive, send)
-        assert (wire.cut, len(parts), files.long) == (True, 1, 0)
+        assert (wire.cut, len(parts), files.long.taken) == (True, 1, 0)
         await files(scope, receive, send)  # a connection that is closed already gets nothing
-        assert (len(parts), files.long) == (1, 0)
+        assert (len(parts), files.long.taken) == (1, 0)
         files.close()
 
     asyncio.run(story())

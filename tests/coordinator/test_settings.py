@@ -43,6 +43,12 @@ def test_a_file_names_only_what_differs(tmp_path: Path) -> None:
     assert chosen.database_url == "sqlite:////srv/deskgrid/coordinator.sqlite"
 
 
+@pytest.mark.parametrize("collector", ["cm:9618", "10.0.2.2:9618?sock=collector", "cm.example.org:9618?sock=c12"])
+def test_a_collector_is_named_by_host_and_port_or_behind_the_shared_port(tmp_path: Path, collector: str) -> None:
+    text = f'[guest]\ncollector = "{collector}"'
+    assert read_settings(written(tmp_path, text)).guest.collector == collector
+
+
 def test_the_images_come_from_a_repository_with_keys_beside_it(tmp_path: Path) -> None:
     text = """
     [images]
@@ -91,6 +97,8 @@ def test_all_faults_of_a_file_are_told_at_once_with_their_paths(tmp_path: Path) 
         ("[plan]\nsizes = []", "plan.sizes: got none"),
         ("[plan]\n[[plan.sizes]]\ncpus = 0\nmemory_bytes = 1", "plan.sizes[0].cpus: got 0"),
         ("[plan]\n[[plan.sizes]]\ncpus = 1\nmemory_bytes = 1", "plan.sizes[0].memory_bytes: got 1"),
+        (f'[guest]\ncollector = "c:9618?sock={"x" * 65}"', 'expected "host:port" or "host:port?sock=NAME"'),
+        ('[guest]\ncollector = "c:9618?sock=a&alias=b"', 'expected "host:port" or "host:port?sock=NAME"'),
         ('[guest]\ncollector = "here"', "guest: collector: got 'here', expected \"host:port\""),
         ('[guest]\ntrust_domain = "a b"', "guest: trust_domain: got 'a b'"),
         ('[images]\nkeys = "/k"', "images: keys: got /k without repository, expected both"),

@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from deskgrid.core.plan import plan
-from deskgrid.core.why import Membership, View, why_desktop, why_job, with_waiting
+from deskgrid.core.why import Membership, View, abroad, why_desktop, why_job, with_waiting
 from deskgrid.model.desktop import Desktop, Fault, VmReport, VmState
-from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.image import Attribute, ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import LiveLease, Outcome, Plan, PlanSettings, Shortage, Snapshot, Want
-from deskgrid.model.pool import Job, JobGroup, Machine, Match, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import Foreign, Job, JobGroup, Machine, Match, OfflineAd, PoolSnapshot
 from deskgrid.model.reason import Reason
 
 from .values import BUSY, FREE, GIB, IMAGE, ROOM, START, WHY
@@ -67,8 +67,14 @@ def changed(**more: object) -> Job:
         (changed(vm_name=None), "names-no-image", "none is started for it"),
         (changed(vm_name="no-such"), "image-unknown", "No image named 'no-such'"),
         (changed(vm_name='a" || true'), "image-unknown", "on offer"),
-        (changed(cpus=8), "too-large", "8 CPUs and 128 MiB"),
+        (changed(vm_name="demo", named_by_text=False), "image-no-text", 'write +vm_name = "demo"'),
+        (changed(universe=7), "on-submit-server", "scheduler universe"),
+        (changed(universe=12), "on-submit-server", "local universe"),
+        (changed(universe=11), "universe-not-served", "parallel universe"),
+        (changed(container=True), "universe-not-served", "container universe"),
+        (changed(cpus=8), "too-large", "8 CPUs, 128 MiB"),
         (changed(memory_mb=4096), "too-large", "no virtual machine so large"),
+        (changed(disk_kib=4 * 1024 * 1024 + 1), "too-large", "4097 MiB of disk"),
     ],
 )
 def test_a_job_whose_state_or_wish_says_it_all(job: Job, name: str, part: str) -> None:
@@ -85,6 +91,49 @@ def test_a_running_job_is_shown_with_its_vm() -> None:
     # the job's own ad already names the machine, and the last cycle has not seen the collector's answer yet
     on_vm_1 = changed(status=2, remote_host="slot1_1@vm-1.deskgrid.internal")
     assert why_job(on_vm_1, view(leases=(LiveLease(LEASE),))).vms == ("vm-1",)
+
+
+def test_a_condition_that_no_machine_of_the_image_meets_is_named_with_what_its_machines_say() -> None:
+    told = msgspec.structs.replace(FACTS, says=(Attribute("OpSysAndVer", '"Debian13"'),), free_bytes=GIB)
+    seen = view(snapshot=Snapshot((DESK,), (), (told,), ()))
+    asks = changed(requirements='(TARGET.OpSysAndVer == "Debian12") && (TARGET.vm_name == MY.vm_name)')
+    reason = why(asks, seen)
+    assert reason.name == "requirements-unmet"
+    assert 'asks for TARGET.OpSysAndVer == "Debian12"' in reason.sentence
+    assert 'say OpSysAndVer = "Debian13"' in reason.sentence
+    assert why(changed(requirements='TARGET.OpSysAndVer == "Debian13"'), seen).name != "requirements-unmet"
+    assert why(changed(disk_kib=2 << 20), seen).name == "too-large", "the disk is as a job finds it, not as it was made"
+
+
+def test_a_condition_that_some_size_meets_is_no_reason() -> None:
+    sizes = msgspec.structs.replace(SETTINGS, sizes=(SMALL, Size(4, 4 * GIB)))
+    asks = changed(requirements="TARGET.Memory >= 3000")
+    assert why(asks, view(settings=sizes)).name != "requirements-unmet"
+    assert why(asks, view()).name == "requirements-unmet"
+
+
+def test_on_a_schedd_that_bounds_a_users_matches_the_bound_is_named() -> None:
+    others = msgspec.structs.replace(MATCH, autocluster=8, count=20)
+    later = START + timedelta(seconds=1000)
+
+    def seen(**more: object) -> View:
+        waited = {"ads_since": {AD: START}, "idle_since": {"schedd 7": START}}
+        return view(at=later, pool=heard(at=later, **more), **waited)
+
+    bounded = (msgspec.structs.replace(others, matched_at=later),)
+    assert why(seen=seen(matches=bounded, limiting=("schedd",))).name == "matches-bounded"
+    assert why(seen=seen(matches=bounded)).name == "requirements-fit-nothing"
+    few = (msgspec.structs.replace(bounded[0], count=5),)
+    assert why(seen=seen(matches=few, limiting=("schedd",))).name == "requirements-fit-nothing"
+
+
+def test_a_job_that_nobody_here_knows_may_be_one_of_a_pool_that_flocks_here() -> None:
+    assert abroad("5.0", view()) is None and abroad("5.0", View(START, SETTINGS)) is None
+    answer = abroad("5.0", view(pool=heard(foreign=(Foreign("away@", 1),))))
+    assert answer is not None and (answer.reason.name, answer.reason.reading) == ("job-abroad", "away@: 1 job waiting")
+    assert answer.further == ()
+    bounded = abroad("5.0", view(pool=heard(foreign=(Foreign("away@", 30),), limiting=("away@", "schedd"))))
+    assert bounded is not None and "version of away@ offers" in bounded.further[0].sentence
 
 
 def test_before_the_first_cycle_nothing_is_known() -> None:
@@ -172,7 +221,7 @@ def test_an_image_that_may_be_tried_again_is_not_said_to_back_off() -> None:
 def test_without_an_ad_no_desktop_could_start_it() -> None:
     busy = msgspec.structs.replace(DESK, availability=BUSY)
     reason = why(seen=view(desktops=(busy,), ads=()))
-    assert (reason.name, reason.reading) == ("no-desktop-free", "1 desktops: 1 owner-active")
+    assert (reason.name, reason.reading) == ("no-desktop-free", "1 desktop: 1 owner-active")
     assert why(seen=view(desktops=(), ads=())).name == "no-desktop"
 
 

@@ -1,12 +1,14 @@
 """A coordinator whose clock was a year ahead, and is set right: nothing of that year holds anything back."""
 
+import asyncio
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
-from deskgrid.coordinator.catalogue import Unreadable
+from deskgrid.coordinator import trust
 from deskgrid.coordinator.outcomes import KEPT_DAYS, Outcomes
 from deskgrid.coordinator.signed import SignedCatalogue
 from deskgrid.core.health import Health
@@ -15,6 +17,7 @@ from deskgrid.model.plan import Outcome, PlanSettings
 
 from .lab import Lab
 from .running import now
+from .values import IMAGE, Clock, member, office, ordered, started
 
 NOW, YEAR = now(), timedelta(days=365)
 
@@ -36,13 +39,75 @@ def test_failures_of_that_year_hold_no_desktop_back() -> None:
     assert Health(kept.all(NOW), PlanSettings()).desktop("desk-1", NOW).allowed
 
 
-def test_what_is_current_is_said_again_at_once_and_that_the_clock_was_wrong_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hours", [-24, -1, 1, 24 * 365])
+def test_a_clock_that_is_set_makes_no_silent_desktop_look_alive_and_no_other_look_silent(
+    tmp_path: Path, hours: float
+) -> None:
+    """One desktop loses its power just when the clock is set; the other goes on."""
+
+    async def story() -> None:
+        async with started(tmp_path, jobs=2) as (here, dead, lost):
+            dead.shows(lost)
+            alive = await member(here, "desk-2")
+            kept = await ordered(here, alive)
+            alive.shows(kept)
+            await dead.say()
+            here.clock.is_set(3600 * hours)
+            lapse = here.part.settings.plan.lease_seconds
+            for passed in range(0, int(lapse) + 60, 30):
+                await here.cycle(30.0)
+                await alive.say()
+                assert here.part.ledger.get(kept.vm_id) is not None
+                assert (here.part.ledger.get(lost.vm_id) is not None) or passed >= lapse - 30
+            assert here.part.ledger.get(lost.vm_id) is None
+            known = here.part.fleet.get("desk-2")
+            assert known is not None and not known.warnings()
+            shown = (await here.lease(kept.vm_id)).lease
+            assert abs(shown.until - here.clock.now) <= timedelta(seconds=lapse)
+
+    asyncio.run(story())
+
+
+def test_leases_that_were_recorded_by_a_clock_that_was_ahead_lapse_in_time_after_a_restart(
+    tmp_path: Path,
+) -> None:
+
+    async def story() -> None:
+        clock = Clock()
+        clock.pass_by(3600 * 24)
+        async with office(tmp_path, clock) as here:
+            desk = await member(here)
+            await here.offer()
+            here.pool.submit(IMAGE.name, 1)
+            lease = await ordered(here, desk)
+        async with office(tmp_path, Clock()) as here:
+            live = here.part.ledger.get(lease.vm_id)
+            assert live is not None
+            assert live.lease.until <= here.clock() + timedelta(seconds=here.part.settings.plan.lease_seconds)
+            assert live.lease.granted_at <= here.clock()
+
+    asyncio.run(story())
+
+
+def test_certificates_that_were_made_by_a_wrong_clock_are_good_or_made_again(tmp_path: Path) -> None:
+    for off in (-50 * YEAR, YEAR, timedelta(0)):
+        trust.prepare(tmp_path, ["localhost"], NOW + off)
+    for name in ("ca.pem", "server.pem"):
+        found = x509.load_pem_x509_certificate((tmp_path / name).read_bytes())
+        assert found.not_valid_before_utc < NOW < found.not_valid_after_utc
+    before = (tmp_path / "server.pem").read_bytes()
+    trust.prepare(tmp_path, ["localhost"], NOW)
+    assert (tmp_path / "server.pem").read_bytes() == before
+
+
+def test_what_is_current_is_said_and_listed_again_at_once(tmp_path: Path) -> None:
     lab = Lab(tmp_path / "lab", NOW)
     lab.publish("einstein/search/1.0")
     catalogue = SignedCatalogue(lab.settings, tmp_path / "memory")
     for ahead in (timedelta(0), timedelta(days=20)):
         assert catalogue.look(NOW + ahead) is not None
-    with pytest.raises(Unreadable, match=r"clock of this computer: got .*, expected .* or later"):
-        catalogue.look(NOW)
+    for one in (catalogue, SignedCatalogue(lab.settings, tmp_path / "memory")):  # as it is, and started again
+        listing = one.look(NOW)
+        assert listing is not None and [version.refused for version in listing.versions] == [None]
     good = json.loads((lab.web / "metadata" / "timestamp.json").read_text())["signed"]["expires"]
     assert NOW < datetime.fromisoformat(good) < NOW + timedelta(days=2), "desktops take it again"

@@ -13,6 +13,8 @@ from deskgrid.coordinator.coordinator import Coordinator, Loaded
 from deskgrid.coordinator.cycle import Cycle
 from deskgrid.coordinator.database import open_database
 from deskgrid.coordinator.orders import answer
+from deskgrid.coordinator.own_time import OwnTime
+from deskgrid.coordinator.revocations import FILE, Journal
 from deskgrid.coordinator.settings import CoordinatorSettings, GuestSettings
 from deskgrid.model.desktop import Availability, Fault, Room, Transition, VmReport, VmState
 from deskgrid.model.image import ImageFacts, ImageRef
@@ -33,17 +35,28 @@ FULL = Room(cpus=1, memory_bytes=3 * GIB, disk_bytes=50 * GIB, vms=0)
 WHY = Reason("owner-active", "Somebody came back.")
 
 
-class Clock:
-    """Time that passes when it is told to."""
+class Clock(OwnTime):
+    """Time that passes when it is told to. Set back, it is the wall clock that is: time passes no less."""
 
     def __init__(self) -> None:
-        self.now = START
+        self._now, self.ticks = START, 0.0
+        super().__init__(lambda: self._now, lambda: self.ticks)
 
-    def __call__(self) -> datetime:
-        return self.now
+    @property
+    def now(self) -> datetime:
+        return self._now
+
+    @now.setter
+    def now(self, then: datetime) -> None:
+        self.ticks += max(0.0, (then - self._now).total_seconds())
+        self._now = then
 
     def pass_by(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+
+    def is_set(self, seconds: float) -> None:
+        """Somebody sets the wall clock."""
+        self._now += timedelta(seconds=seconds)
 
 
 def settings(state: Path, **more: object) -> CoordinatorSettings:
@@ -156,7 +169,8 @@ async def office(
     chosen = change(settings(state))
     database = open_database(chosen.database_url)
     catalogue = FixedCatalogue()
-    part = Coordinator(chosen, pool, clock, Loaded(database, clock(), forget_delays=(0.01,) * 20), catalogue)
+    loaded = Loaded(database, clock(), forget_delays=(0.01,) * 20, journal=Journal(state / FILE))
+    part = Coordinator(chosen, pool, clock, loaded, catalogue)
     part.forget_ended()
     try:
         yield Office(part, pool, clock, catalogue)

@@ -6,13 +6,14 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.core.demand import could_start, covered, fresh, jobs_per_vm, offers, wants
+from deskgrid.core.demand import ad_of, could_start, covered, fresh, jobs_per_vm, offers, wants
 from deskgrid.core.health import Health
 from deskgrid.model.desktop import Desktop
+from deskgrid.model.image import Attribute
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import Outcome, PlanSettings, Snapshot, Want
 from deskgrid.model.policy import GIB
-from deskgrid.model.pool import JobGroup, Match, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import Foreign, Job, JobGroup, Match, OfflineAd, PoolSnapshot
 
 from .values import IMAGE, NOW, OTHER, SMALL, after, desktop, facts, outcome
 
@@ -207,11 +208,33 @@ def test_every_offer_can_be_kept_by_a_desktop(desktops: list[Desktop]) -> None:
 
 
 def test_a_job_is_covered_by_an_offer_of_its_image_that_is_large_enough() -> None:
-    ads = [AD_LARGE]
-    assert covered(ads, IMAGE.name, 4, 4096)
-    assert not covered(ads, IMAGE.name, 5, 1)
-    assert not covered(ads, IMAGE.name, 1, 4097)
-    assert not covered(ads, OTHER.name, 1, 1)
+    def asks(image: str, cpus: int, memory_mb: int, disk_kib: int = 0) -> bool:
+        return covered([AD_LARGE], Job("1.0", "ada", 1, image, cpus, memory_mb, "true", disk_kib=disk_kib))
+
+    assert asks(IMAGE.name, 4, 4096, AD_LARGE.disk_bytes // 1024)
+    assert not asks(IMAGE.name, 5, 1)
+    assert not asks(IMAGE.name, 1, 4097)
+    assert not asks(IMAGE.name, 1, 1, AD_LARGE.disk_bytes // 1024 + 1)
+    assert not asks(OTHER.name, 1, 1)
+
+
+def test_an_offer_says_what_the_images_trial_boot_said() -> None:
+    says = (Attribute("OpSysAndVer", '"Debian13"'),)
+    known = msgspec.structs.replace(facts(), free_bytes=GIB, says=says)
+    assert ad_of(known, SMALL) == OfflineAd(known.ref.name, SMALL, GIB, says)
+    assert ad_of(facts(), SMALL) == OfflineAd(facts().ref.name, SMALL, facts().disk_bytes)
+
+
+def test_of_a_schedd_that_flocks_here_no_more_matches_count_than_jobs_wait_there() -> None:
+    abroad = tuple(
+        msgspec.structs.replace(match(count, autocluster=number), schedd="away")
+        for number, count in enumerate((20, 5), start=1)
+    )
+    seen = pool(match(3), *abroad, idle=(group(3),))
+    seen = msgspec.structs.replace(seen, foreign=(Foreign("away", 22),))
+    assert wants(seen, SETTINGS) == (Want(IMAGE.name, SMALL, 25, 25),)
+    nothing = msgspec.structs.replace(seen, foreign=(Foreign("away", 0),))
+    assert wants(nothing, SETTINGS) == (Want(IMAGE.name, SMALL, 3, 3),)
 
 
 def test_matches_stay_fresh_for_as_long_as_they_are_demand() -> None:

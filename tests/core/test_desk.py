@@ -89,7 +89,7 @@ def test_a_lease_for_more_than_there_is_room_for_is_refused_with_what_was_asked_
     big = msgspec.structs.replace(SMALL, memory_bytes=64 * GIB)
     now, _ = does(desk(), told(lease(size=big)))
     assert now.ended[0].reason.name == "no-room"
-    assert "asked 1 CPUs and 65536 MiB; free 6 CPUs" in now.ended[0].reason.reading
+    assert "asked 1 CPU and 65536 MiB; free 6 CPUs" in now.ended[0].reason.reading
 
 
 def test_leases_in_one_answer_are_given_room_one_after_the_other() -> None:

@@ -1,7 +1,7 @@
 """Stands in for condor_startd: a real process that does what the file `behaviour` beside it says.
 
 quiet: run until SIGQUIT.  busy: the same with a child, as a startd has that runs a job.  dies: end with code 3.
-stubborn: ignore SIGQUIT.
+stubborn: ignore SIGQUIT. SIGHUP is noted in `again`, with the token that is there then.
 """
 
 import os
@@ -32,6 +32,11 @@ def quit_fast(_number: int, _frame: object) -> None:
     sys.exit(0)
 
 
+def again(_number: int, _frame: object) -> None:
+    (here / "again").write_text((run / "tokens.d/pool").read_text())
+
+
+signal.signal(signal.SIGHUP, again)
 signal.signal(signal.SIGQUIT, signal.SIG_IGN if behaviour == "stubborn" else quit_fast)
 (here / "ready").write_text("")
 while True:

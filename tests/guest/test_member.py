@@ -12,12 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from deskgrid import guest
 from deskgrid.model.instance import InstanceData
-from deskgrid.wire.guest import Hello, Join, Joined, Leave, Left, decode_from_guest, encode
+from deskgrid.wire.guest import Hello, Join, Joined, Leave, Left, Machine, Renew, decode_from_guest, encode
 from tests.waiting import SOON_SECONDS, eventually
 
 pytestmark = pytest.mark.slow
@@ -56,13 +57,15 @@ class Guest:
             "startd": str(startd),
             "rtc": "",
             "network": "",
+            "hosts": str(folder / "hosts"),
+            "status": str(folder / "condor_status"),
             "farewell_seconds": "0.2",
         }
         argv = [sys.executable, "-I", "-S", str(MEMBER), *(f"{key}={value}" for key, value in settings.items())]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._theirs = theirs
 
-    def say(self, message: Join | Leave) -> None:
+    def say(self, message: Join | Leave | Renew) -> None:
         self.write(encode(message))
 
     def write(self, data: bytes) -> None:
@@ -160,6 +163,24 @@ def test_a_repeated_join_is_answered_again_and_starts_nothing_twice(make: Any) -
     assert (member.folder / "seen").read_text() == first
 
 
+def test_a_renewed_token_takes_the_place_of_the_old_one_and_the_startd_is_told(make: Any) -> None:
+    member = make()
+    member.join()
+    member.wait_for("ready")
+    newer = TOKEN + "bmV3"
+    member.write(b'{"type":"renew","token":"../../etc/shadow"}\n{"type":"renew"}\n')
+    member.say(Renew(newer))
+    eventually(lambda: newer in _read(member.folder / "again"))
+    token = member.run / "tokens.d/pool"
+    assert token.read_text() == newer + "\n"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert [path.name for path in token.parent.iterdir()] == ["pool"]
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def test_asked_to_leave_it_ends_htcondor_fast_and_says_so(make: Any) -> None:
     member = make("busy")
     member.join()
@@ -244,6 +265,7 @@ _FIELDS = tuple(INSTANCE.__struct_fields__)
         ("desktop", "a b"),
         ("collector", "10.0.2.2"),
         ("collector", "10.0.2.2:9618\nSTARTD = /bin/sh"),
+        ("collector", "10.0.2.2:9618?sock=a&b"),
         ("token", "a.b.c\nd"),
         ("token", ""),
         ("trust_domain", "$(SECRET)"),
@@ -265,6 +287,55 @@ def test_instance_data_that_could_say_more_than_they_should_are_refused(make: An
     if field == "token" and value:
         assert str(value) not in left.sentence
     assert not member.run.exists()
+
+
+def test_a_collector_behind_the_shared_port_can_be_named(make: Any) -> None:
+    member = make()
+    member.join(msgspec.structs.replace(INSTANCE, collector="cm.example.org:9618?sock=collector3"))
+    assert "COLLECTOR_HOST = cm.example.org:9618?sock=collector3\n" in (member.run / "condor_config").read_text()
+
+
+def test_a_machine_knows_its_own_name_and_says_nothing_twice(make: Any) -> None:
+    member, name = make(), os.uname().nodename
+    (member.folder / "hosts").write_text(f"127.0.0.1 localhost # not {name}")
+    member.join()
+    written = (member.folder / "hosts").read_text()
+    assert written.splitlines()[1:] == [f"127.0.0.1 {name}"]
+    member.say(Leave())
+    member.hear(Left)
+    again = Guest(member.folder)
+    try:
+        again.join()
+        assert (member.folder / "hosts").read_text() == written
+    finally:
+        again.close()
+
+
+STATUS = """#!/bin/sh
+[ "$1 $2 $3" = "-direct <127.0.0.1:7> -json" ] && [ "$_CONDOR_SEC_CLIENT_AUTHENTICATION_METHODS" = FS ] || exit 1
+echo '[{"OpSysMajorVer": 13, "Children": [], "Start": "/Expr(x)/", "HasVM": false}]'
+"""
+
+
+def test_in_a_trial_it_says_what_its_slots_ad_says_before_it_leaves(make: Any) -> None:
+    member = make()
+    (member.folder / "condor_status").write_text(STATUS)
+    (member.folder / "condor_status").chmod(0o755)
+    member.join(msgspec.structs.replace(INSTANCE, trial=True))
+    (member.run / "log/.startd_address").write_text("<127.0.0.1:7>\n$CondorVersion: x $\n")
+    member.say(Leave())
+    assert member.hear(Machine).ad == {"OpSysMajorVer": 13, "Start": "/Expr(x)/", "HasVM": False}
+    assert member.hear(Left).cause == "asked"
+
+
+def test_out_of_a_trial_nobody_is_asked(make: Any) -> None:
+    member = make()
+    member.join()
+    member.wait_for("ready")
+    assert "_CONDOR_SEC" not in (member.folder / "seen").read_text()
+    member.say(Leave())
+    with pytest.raises(AssertionError, match="no Machine"):
+        member.hear(Machine, seconds=0.5)
 
 
 def test_unknown_fields_are_ignored_and_the_default_of_the_unused_time_holds(make: Any) -> None:

@@ -1,11 +1,17 @@
 """Settings files: every fault is named at once, with its path."""
 
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
+from deskgrid.agent.policy_files import PolicyTable
+from deskgrid.agent.settings import AgentSettings
+from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.host.toml import BadSettings, parse, parse_bytes, read
+from deskgrid.images.recipe import Recipe
+from deskgrid.model.names import Name
 from deskgrid.model.policy import Policy
 
 
@@ -69,3 +75,61 @@ def test_a_missing_file_and_broken_toml_are_one_sentence(tmp_path: Path) -> None
     (tmp_path / "bad.toml").write_text("a = ")
     with pytest.raises(BadSettings, match="not valid TOML"):
         read(tmp_path / "bad.toml", Whole)
+
+
+class Patterned(msgspec.Struct, frozen=True):
+    name: Name
+    policy: PolicyTable = PolicyTable()
+
+
+def test_what_is_wrong_with_hours_zone_and_names_is_told_in_words_and_in_one_go() -> None:
+    with pytest.raises(BadSettings) as caught:
+        parse(
+            'name = "a b"\n[policy]\nclosed = ["Mon-Fri 7:00-17:00", "Mon–Fri 07:00–17:00", "08:00-08:00"]\n'
+            'zone = "Europe/berlin"\nidle_seconds = -1',
+            Patterned,
+        )
+    assert [fault.partition(", expected")[0] for fault in caught.value.faults] == [
+        "name: got 'a b'",
+        "policy.zone: got 'Europe/berlin'",
+        "policy.closed[0]: got 'Mon-Fri 7:00-17:00'",
+        "policy.closed[1]: got 'Mon–Fri 07:00–17:00'",
+        "policy.closed[2]: got '08:00-08:00'",
+        "policy.idle_seconds: got -1: Expected `float` >= 0.0",
+    ]
+    assert 'expected hours such as "Mon-Fri 07:00-17:00"' in str(caught.value)
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(
+    tmp_path: Path, mark: bytes, line_end: bytes
+) -> None:
+    file = tmp_path / "whole.toml"
+    file.write_bytes(mark + line_end.join([b'folder = "/srv"', b"[policy]", b"idle_seconds = 900", b""]))
+    assert read(file, Whole).policy.idle_seconds == 900
+
+
+def test_another_encoding_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "whole.toml"
+    for content, said in (
+        ('folder = "/srv"'.encode("utf-16"), "UTF-16"),
+        (b'# a\nfolder = "/caf\xe9"', "not UTF-8 in line 2"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(BadSettings, match=said):
+            read(file, Whole)
+
+
+def test_no_setting_that_a_person_writes_explains_itself_by_a_pattern() -> None:
+    """Each text with a pattern says in words what is expected."""
+
+    def bare(kind: object, seen: set[object]) -> list[object]:
+        found = [meta for meta in getattr(kind, "__metadata__", ()) if meta.pattern and not meta.description]
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind not in seen:
+            seen.add(kind)
+            return [one for field in msgspec.structs.fields(kind) for one in bare(field.type, seen)]
+        return found + [one for part in get_args(kind) for one in bare(part, seen)]
+
+    for kind in (AgentSettings, CoordinatorSettings, Recipe, PolicyTable):
+        assert bare(kind, set()) == [], kind

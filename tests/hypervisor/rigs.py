@@ -18,7 +18,7 @@ import msgspec
 import psutil
 from tiny_guest import CMDLINE, TinyGuest, tiny_guest
 
-from deskgrid.hypervisor.contract import Disk, Event, Hypervisor, VmSpec
+from deskgrid.hypervisor.contract import Disk, Event, GuestLeft, Hypervisor, VmSpec
 from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour
 from deskgrid.hypervisor.qemu import QemuHypervisor
 from deskgrid.model.image import ImageRef
@@ -82,6 +82,9 @@ class Rig(Protocol):
 
     def come_back(self) -> None:
         """A new agent starts, with a new driver that has observed nothing yet."""
+
+    def has_token(self, vm_id: str, token: str) -> bool:
+        """Whether its guest has been given this token in the place of its first one; that guest leaves then."""
 
     def lived_seconds(self, vm_id: str) -> float:
         """What the VM's CPUs have run."""
@@ -176,6 +179,9 @@ class FakeRig:
         self.driver = self._new()
         self._tending = True
 
+    def has_token(self, vm_id: str, token: str) -> bool:
+        return self.desktop.vms[vm_id].token == token
+
     def lived_seconds(self, vm_id: str) -> float:
         return self.desktop.vms[vm_id].time.lived_seconds()
 
@@ -253,6 +259,9 @@ class QemuRig:
     def come_back(self) -> None:
         self.driver = self._new()
         self._tending = True
+
+    def has_token(self, vm_id: str, token: str) -> bool:
+        return bool(self.wait(vm_id, GuestLeft).sentence == f"renewed {token}")
 
     def qemu(self, vm_id: str) -> psutil.Process:
         """The VM's QEMU process."""

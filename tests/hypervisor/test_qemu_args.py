@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host import sandbox
 from deskgrid.host.doctor_trial import arguments
 from deskgrid.hypervisor.qemu_args import Handles, Machine, qemu_args
 from deskgrid.model.lease import Size
@@ -99,9 +100,13 @@ def test_a_file_system_without_direct_access_is_used_through_the_host_s_cache() 
     assert [(node["cache"]["direct"], node["aio"]) for node in files] == [(False, "threads")] * 2
 
 
-def test_a_qemu_without_seccomp_gets_no_sandbox() -> None:
-    machine = msgspec.structs.replace(MACHINE, sandbox=False)
-    assert "-sandbox" not in qemu_args("qemu", machine, "tcg", HANDLES)
+def test_where_qemu_can_have_a_sandbox_it_has_it_and_elsewhere_what_stands_for_it_has_a_name() -> None:
+    assert sandbox.words("linux")[0] == "-sandbox"
+    assert "spawn=deny" in sandbox.words("linux")[1]
+    assert [sandbox.wall(name).name for name in ("linux", "win32", "darwin")] == [
+        *("seccomp", "job-object", "account-only")
+    ]
+    assert sandbox.words("win32") == sandbox.words("darwin") == ()
 
 
 def test_the_doctors_trial_gets_the_machine_and_the_processor_that_vms_get() -> None:

@@ -87,6 +87,9 @@ joined() {
 while read -r line <&3; do
   case "$line" in
     *'"type":"join"'*) [ -e /have ] || { : > /have; [ -n "$dg_tell" ] && echo "$line"; joined; };;
+    *'"type":"renew"'*)
+      token=${line##*:?}
+      say '{"type":"left","cause":"unused","sentence":"renewed '"${token%%[!a-z.]*}"'"}';;
     *'"type":"leave"'*) [ "$dg_leave" = ignore ] || say '{"type":"left","cause":"asked","sentence":"vacated"}';;
   esac
 done

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import sys
+import time
 
 import pycdlib
 import pytest
@@ -70,3 +71,16 @@ def test_the_library_is_not_loaded_until_an_iso_is_made() -> None:
 
     code = "import sys, deskgrid.images.nocloud; sys.exit('pycdlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_same_words_give_the_same_bytes_whenever_and_wherever(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = seed("vm-1", member_program())
+    first = iso(told)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        time.sleep(1.1)
+        assert iso(told) == first
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -2,8 +2,11 @@
 
 import hashlib
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,7 @@ from deskgrid.wire.guest import Hello, Joined, Leave, Left
 from tests.waiting import eventually
 
 from .machine import Machine
+from .promised import assert_kept
 from .trees import EPOCH, folder, member, plain, write
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -166,18 +170,44 @@ def test_bad_instance_data_end_a_machine_by_itself(start: Start) -> None:
     assert machine.end() == 0
 
 
-def test_a_machine_joins_a_real_pool_runs_a_job_and_leaves_without_a_trace(
-    start: Start, tools: trees.Tree, open_folder: Path
+@pytest.fixture
+def website(tmp_path: Path) -> Iterator[int]:
+    """A web server on this computer, which a guest behind QEMU's user network sees as 10.0.2.2. Its port."""
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web/input.txt").write_text("what the web has\n")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+JOB = "#!/bin/sh\nid -un\ncat input.txt\ncat /run/condor/tokens.d/* || echo refused\nsleep 600\n"
+HOG = """\
+executable = /usr/bin/python3
+transfer_executable = false
+should_transfer_files = yes
+arguments = "-c 'import time; held = b''x'' * (250 << 20); time.sleep(600)'"
+request_memory = 64
+request_disk = 1M
++vm_name = "demo"
+queue
+"""
+
+
+def test_a_machine_joins_a_real_pool_is_as_promised_runs_jobs_and_leaves_without_a_trace(
+    start: Start, built: Built, tools: trees.Tree, open_folder: Path, website: int
 ) -> None:
     with EmbeddedPool.start(tools, open_folder / "pool", HeadSettings(cycle_seconds=1)) as pool:
         token = CondorPool(pool.reach()).mint_token("vm-real", 3600)
         own_folder(pool.jobs, service_account())
-        (pool.jobs / "job.sh").write_text("#!/bin/sh\nid -un\ncat /run/condor/tokens.d/* || echo refused\nsleep 600\n")
+        (pool.jobs / "job.sh").write_text(JOB)
         submit = "executable = job.sh\noutput = out\nerror = err\nlog = log\nrequest_memory = 64\nrequest_disk = 1M\n"
+        submit += f"transfer_input_files = http://10.0.2.2:{website}/input.txt\n"
         (pool.jobs / "job.sub").write_text(f'{submit}+vm_name = "demo"\nstream_output = true\nqueue\n')
-        for name in ("job.sh", "job.sub"):
+        (pool.jobs / "hog.sub").write_text(HOG)
+        for name in ("job.sh", "job.sub", "hog.sub"):
             (pool.jobs / name).chmod(0o755)
-        assert pool.command(["condor_submit", "job.sub"], cwd=pool.jobs).ok
         machine = start()
         machine.join(
             instance(collector=pool.guest_collector, token=token, trust_domain=pool.state.trust_domain),
@@ -185,17 +215,28 @@ def test_a_machine_joins_a_real_pool_runs_a_job_and_leaves_without_a_trace(
         machine.hear(Joined)
         names = ["condor_status", "-af", "Name", "vm_name", "deskgrid_vm_id", "deskgrid_desktop", "PartitionableSlot"]
         eventually(lambda: "vm-real demo vm-real desk-1 true" in _flat(pool.command(names).stdout))
+        assert_kept(built, pool, 2, 900)
+
+        assert pool.command(["condor_submit", "job.sub"], cwd=pool.jobs).ok
         eventually(lambda: "2" in pool.command(["condor_q", "-af", "JobStatus"]).stdout.split(), seconds=60)
         eventually(lambda: (pool.jobs / "out").exists() and "refused" in (pool.jobs / "out").read_text(), seconds=30)
-        assert (pool.jobs / "out").read_text().split() == ["slot1", "refused"]
+        assert (pool.jobs / "out").read_text().splitlines() == ["slot1", "what the web has", "refused"]
+
+        assert pool.command(["condor_submit", "hog.sub"], cwd=pool.jobs).ok, "a job that takes more than it asked for"
+        states = ["condor_q", "-af:r", "JobStatus"]
+        eventually(lambda: pool.command(states).stdout.split() == ["2", "5"], seconds=120)
+        held = pool.command(["condor_q", "-held", "-af", "HoldReason"]).stdout
+        assert "memory limit of 64 megabytes" in held and "request_memory" in held
+        assert pool.command(["condor_rm", "-constraint", "JobStatus == 5"]).ok
+
         machine.say(Leave())
         began = time.monotonic()
         assert machine.hear(Left).cause == "asked"
         eventually(lambda: pool.command(["condor_q", "-af", "JobStatus"]).stdout.split() == ["1"], seconds=10)
         assert time.monotonic() - began < 10
-        eventually(
-            lambda: not pool.command(["condor_status", "-any", "-af", "Name"]).stdout.count("vm-real"), seconds=10
-        )
+        CondorPool(pool.reach()).forget_vm("vm-real")  # what a coordinator does, hearing that it left
+        ours = ["condor_status", "-any", "-constraint", 'deskgrid_vm_id == "vm-real"', "-af", "Name"]
+        assert not pool.command(ours).stdout.strip()
 
 
 @pytest.mark.timeout(1800)

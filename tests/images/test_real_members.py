@@ -21,6 +21,7 @@ from deskgrid.pool.tools import CondorPool
 from deskgrid.wire.guest import Joined, Leave, Left
 
 from .machine import Machine
+from .promised import assert_kept
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1500)]
 
@@ -86,6 +87,9 @@ def member(recipe: Path, folder: Path) -> Iterator[tuple[Machine, EmbeddedPool]]
             )
             machine.join(told)
             machine.hear(Joined)
+            there = ["condor_status", "-af", "deskgrid_vm_id"]
+            until(lambda: "vm-real" in pool.command(there).stdout, 120)
+            assert_kept(built, pool, told.cpus, told.memory_mb)
             yield machine, pool
         finally:
             machine.close()

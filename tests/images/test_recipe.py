@@ -1,10 +1,12 @@
 """Recipes: every fault of a file is named at once, and none can reach out of its folder or the image."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from deskgrid.images.recipe import BadRecipe, Recipe, RecipeFile, load
+from deskgrid.images.tree import preferences, wanted_packages
 
 GOOD = """
 name = "its-sl6"
@@ -115,6 +117,17 @@ def test_a_folder_is_no_source(tmp_path: Path) -> None:
     assert "files[0].source: got 'etc'" in fault
 
 
+def test_a_pipe_or_a_device_is_no_source_and_no_recipe_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (fault,) = faults(tmp_path, minimal('scripts = ["pipe"]'))
+    assert fault.startswith("scripts[0]: got 'pipe'") and fault.endswith("it is no plain file")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(BadRecipe, match="it is no plain file"):
+            load(path)
+    (fault,) = faults(tmp_path, minimal('from = "pipe"'))
+    assert "it is no plain file" in fault
+
+
 def test_a_script_needs_an_interpreter(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, minimal('scripts = ["etc/motd"]'))
     assert fault == "scripts[0]: got 'etc/motd' without an interpreter, expected a first line like #!/bin/sh"
@@ -141,3 +154,42 @@ def test_a_missing_recipe_and_one_that_is_no_toml_are_one_sentence(tmp_path: Pat
 
 def test_the_demos_recipe_has_no_faults() -> None:
     assert load(Path(__file__).parents[2] / "recipes/demo.toml").recipe.name == "demo"
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (b"#!/bin/sh\r\ntrue\r\n", "with line ends of Windows (CR LF)"),
+        (b"#!/bin/sh\ntrue\r\nfalse\r\ntrue\r\n", "with line ends of Windows (CR LF)"),
+        (b"\xef\xbb\xbf#!/bin/sh\ntrue\n", "with a byte order mark"),
+    ],
+)
+def test_a_script_that_linux_would_not_run_is_told_before_anything_is_built(
+    tmp_path: Path, script: bytes, said: str
+) -> None:
+    (tmp_path / "own").write_bytes(script)
+    (fault,) = faults(tmp_path, minimal('scripts = ["own"]'))
+    assert fault.startswith("scripts[0]: got 'own' with ") and said in fault
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark_and_have_line_ends_of_windows(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes(b'\xef\xbb\xbfname = "demo"\r\nsuite = "trixie"\r\n')
+    assert load(tmp_path / "recipe.toml").recipe.name == "demo"
+
+
+def test_faults_are_told_in_words_and_never_as_patterns(tmp_path: Path) -> None:
+    wrong = 'packages = ["gcc; reboot"]\nmirror = "ftp://x"\nsnapshot = "yesterday"\ncomponents = ["Main"]'
+    told = faults(tmp_path, minimal(wrong))
+    assert len(told) == 4
+    assert not any("regex" in fault for fault in told)
+    assert "packages[0]: got 'gcc; reboot', expected a package of Debian such as gcc" in told[0]
+
+
+def test_a_package_may_name_its_suite_and_suites_have_priorities(tmp_path: Path) -> None:
+    suites = 'extra_suites = ["trixie-backports", "sid"]\npriorities = {sid = 100}'
+    recipe = load(write(tmp_path, minimal(f'packages = ["golang-go/trixie-backports"]\n{suites}'))).recipe
+    assert preferences(recipe) == "Package: *\nPin: release n=sid\nPin-Priority: 100\n"
+    assert "golang-go/trixie-backports" in wanted_packages(recipe)
+    wrong = 'packages = ["a-b/sid"]\npriorities = {forky = 1}\nextra_suites = ["trixie-updates"]'
+    told = faults(tmp_path, minimal(wrong))
+    assert [fault.split(",")[0] for fault in told] == ["packages (a-b/sid): got 'sid'", "priorities: got 'forky'"]

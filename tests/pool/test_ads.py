@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deskgrid.pool.ads import (
+    MOST,
     BadText,
     Expression,
     ad_text,
@@ -82,3 +83,21 @@ def test_what_unparse_printed_is_read_back(printed: str, text: str) -> None:
 def test_one_of_no_texts_holds_for_nothing() -> None:
     assert any_of("Name", []) == "false"
     assert any_of("Name", ["a", "b"]) == '(Name =?= "a" || Name =?= "b")'
+
+
+@pytest.mark.parametrize("odd", ["1e999", "[" * 3000 + "]" * 3000, '"\\ud800"', "nonsense"])
+def test_an_ad_that_can_not_be_read_is_left_out_and_the_others_are_not(odd: str) -> None:
+    good = '{\n  "Name": "x }\\n,\\n{",\n  "L": [ { "A": 1 } ]\n}\n'
+    printed = f'[\n{good},\n{{\n  "Odd": {odd}\n}}\n,\n{good}]\n'
+    assert [ad["Name"] for ad in read_ads(printed) if "Odd" not in ad] == ["x }\n,\n{"] * 2
+    with pytest.raises(ValueError, match="no JSON list"):
+        read_ads(printed[:-2])
+
+
+def test_a_number_that_no_daemon_would_say_is_no_number() -> None:
+    assert [integer_of({"A": number}, "A") for number in (MOST, MOST + 1, -MOST - 1, 10**30)] == [
+        MOST,
+        None,
+        None,
+        None,
+    ]

@@ -18,29 +18,30 @@ import pytest
 
 from deskgrid.host import trees
 from deskgrid.host.account import service_account
-from deskgrid.host.entry import run_in
+from deskgrid.host.entry import enter, run_in
 from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.model.lease import Size
 from deskgrid.model.pool import OfflineAd
 from deskgrid.pool.config import PoolSettings, dropins
 from deskgrid.pool.contract import PoolError, Refused, Unreachable
-from deskgrid.pool.embedded import EmbeddedError, EmbeddedPool
+from deskgrid.pool.embedded import EmbeddedError, EmbeddedPool, free_port
 from deskgrid.pool.execute import ExecuteNode, Member
 from deskgrid.pool.head import HeadSettings
 from deskgrid.pool.reach import Reach, run_tool
 from deskgrid.pool.tools import CondorPool
-from tests import waiting
+from tests import condor, waiting
 
 pytestmark = pytest.mark.real
 MIB = 1 << 20
-IMAGE_A = OfflineAd("img-a", Size(1, 512 * MIB), 4096 * MIB)
+IMAGE_A = OfflineAd("img-a", Size(1, 512 * MIB), 4096 * MIB, condor.SAYS)
+both_versions = pytest.mark.parametrize("tree", condor.BOTH, indirect=True)
 QUICK = HeadSettings(cycle_seconds=2)
 eventually = partial(waiting.eventually, step_seconds=0.2)  # each look is a program of HTCondor's
 
 
-@pytest.fixture(scope="module")
-def tree() -> trees.Tree:
-    return trees.provide()
+@pytest.fixture
+def tree(request: pytest.FixtureRequest) -> trees.Tree:
+    return condor.tree(getattr(request, "param", condor.STABLE))
 
 
 @pytest.fixture
@@ -98,6 +99,7 @@ def ad(my_type: str, name: str, *lines: str) -> str:
 # The drop-ins
 
 
+@both_versions
 def test_the_dropins_are_read_by_htcondor_as_they_are_meant(tree: trees.Tree, folder: Path) -> None:
     account = service_account()
     own_folder(folder / "config.d", account)
@@ -111,15 +113,16 @@ def test_the_dropins_are_read_by_htcondor_as_they_are_meant(tree: trees.Tree, fo
         assert said.ok, said.stderr
         return said.stdout.strip()
 
-    assert setting("JOB_TRANSFORM_NAMES").split() == ["DeskgridImage"]
+    names = ["DeskgridLease", "DeskgridImage", "DeskgridImageAgain", "DeskgridImageOnly"]
+    assert setting("JOB_TRANSFORM_NAMES").split() == names
     assert "RemoteOwner" in setting("NEGOTIATOR_PRE_JOB_RANK"), "HTCondor's own rank is kept"
     assert setting("NEGOTIATOR_PRE_JOB_RANK").endswith("(1.0e15 * (Offline =?= True))")
     assert setting("TRUST_DOMAIN") == "campus.example"
-    assert setting("SEC_DEFAULT_ENCRYPTION") == "REQUIRED"
-    assert "deskgrid-vm@campus.example" in setting("ALLOW_ADVERTISE_STARTD")
+    assert "deskgrid-vm.*@campus.example" in setting("ALLOW_ADVERTISE_STARTD")
     assert setting("HOUSEKEEPER_INTERVAL") == "30"
 
 
+@both_versions
 def test_the_transform_adds_the_image_and_bounds_the_lease(embedded: EmbeddedPool) -> None:
     plain = submit(embedded, '+vm_name = "img-a"')
     assert value(embedded, plain, "Requirements").endswith("&& (TARGET.vm_name == MY.vm_name)")
@@ -131,6 +134,59 @@ def test_the_transform_adds_the_image_and_bounds_the_lease(embedded: EmbeddedPoo
     assert value(embedded, without, "int(JobLeaseDuration)") == "900"
     no_text = submit(embedded, "+vm_name = 5")
     assert "vm_name" not in value(embedded, no_text, "Requirements")
+    pool = driver(embedded)
+    unquoted = pool.job(submit(embedded, "+vm_name = demo"))
+    assert unquoted is not None and (unquoted.vm_name, unquoted.named_by_text) == ("demo", False)
+    expression = pool.job(submit(embedded, '+vm_name = strcat("img-", "a")'))
+    assert expression is not None and expression.named_by_text
+
+
+ADDED = "TARGET.vm_name == MY.vm_name"
+OWN = "DeskgridSubmittedRequirements"
+FURTHER = "DeskgridFurtherRequirements"
+
+
+@both_versions
+def test_the_transform_may_be_applied_any_number_of_times_to_whatever_a_job_says(embedded: EmbeddedPool) -> None:
+    """HTCondor applies it to a factory and again to each job that comes of it; and a job may write any attribute."""
+    pool = driver(embedded)
+    pool.advertise([IMAGE_A])
+    said = {
+        "a factory": ["max_materialize = 2"],
+        "an idle factory": ["max_idle = 1"],
+        "a checkpoint": ["checkpoint_exit_code = 85", "transfer_checkpoint_files = state"],
+        "it writes our attribute": [f"+{OWN} = false"],
+        "it asks for our attribute": [f"requirements = MY.{OWN} =!= false"],
+        "as if it were done": [f"+{OWN} = true", f"requirements = (MY.{OWN}) && ({ADDED})"],
+        "done, and added to": [f"+{OWN} = true", f"requirements = ((MY.{OWN}) && ({ADDED})) && TARGET.Cpus > 0"],
+        "done twice, and added to": [f"+{FURTHER} = true", f"requirements = ((MY.{FURTHER}) && ({ADDED})) && true"],
+        "around it": [f"requirements = true || MY.{OWN} || MY.{FURTHER}"],
+    }
+    jobs = {what: submit(embedded, '+vm_name = "img-a"', *lines).partition(".")[0] for what, lines in said.items()}
+    elsewhere = {what: submit(embedded, '+vm_name = "img-z"', *lines) for what, lines in said.items()}
+
+    def groups() -> set[int]:
+        return {match.autocluster for match in pool.snapshot().matches or ()}
+
+    def clusters_matched() -> set[str]:
+        told = embedded.command(["condor_q", "-af", "ClusterId", "AutoClusterId", "vm_name"]).stdout.splitlines()
+        return {line.split()[0] for line in told if line.split()[1].isdigit() and int(line.split()[1]) in groups()}
+
+    eventually(lambda: clusters_matched() >= set(jobs.values()), seconds=60)
+    assert not clusters_matched() & {job.partition(".")[0] for job in elsewhere.values()}
+
+
+@both_versions
+def test_jobs_that_run_on_the_submit_server_are_left_alone(embedded: EmbeddedPool) -> None:
+    for universe in ("scheduler", "local"):
+        job_id = submit(embedded, f"universe = {universe}", '+vm_name = "img-a"')
+        eventually(lambda job_id=job_id: status(driver(embedded), job_id) == 2)
+        assert "vm_name" not in value(embedded, job_id, "Requirements")
+    job = driver(embedded).job(job_id)
+    assert job is not None and job.universe == 12
+    waiting_here = submit(embedded, "universe = local", '+vm_name = "img-a"', "hold = true")
+    assert embedded.command(["condor_release", waiting_here]).ok
+    assert driver(embedded).snapshot().idle == ()
 
 
 def test_requirements_of_a_job_can_neither_get_around_the_image_nor_read_the_configuration(
@@ -160,6 +216,74 @@ def test_a_slot_that_runs_wins_over_a_machine_that_could_be_started(embedded: Em
         assert pool.snapshot().matches == ()
 
 
+# Beside what a pool has
+
+TEMPLATES = {
+    "as Debian brings it": "use security:recommended_v9_0",
+    "get_htcondor": "use security:get_htcondor_idtokens",
+    "by user": "use security:user_based\nALLOW_DAEMON = $(ALLOW_DAEMON) condor@camp.test",
+    "by host": "use security:host_based",
+    "strong": "use security:strong\nALLOW_DAEMON = condor@camp.test\nALLOW_READ = *",
+    "by hand": "ALLOW_ADVERTISE_STARTD = condor@camp.test\nALLOW_ADVERTISE_MASTER = condor@camp.test\nALLOW_READ = *",
+    "as 8.8 was": "LEGACY_ALLOW_SEMANTICS = True\nALLOW_WRITE = condor@camp.test\nALLOW_READ = *",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_a_pools_own_machine_and_a_vm_join_beside_each_other_with_each_of_htcondors_security_templates(
+    tree: trees.Tree, folder: Path, template: str
+) -> None:
+    """A stranger's collector with our drop-ins: `condor@camp.test` is a machine of its own, with a token of its key."""
+    account, port = tree.account, free_port()
+    for name in ("", "log", "lock", "spool", "config.d", "keys", "own", "vm", "tokens"):
+        own_folder(folder / name, account, 0o755 if name != "keys" else 0o700)
+    for key in ("POOL", "deskgrid"):
+        write_atomic(folder / "keys" / key, key.encode() * 16, 0o600, account)
+    stock = f"""RELEASE_DIR = /usr\nSBIN = /usr/sbin\nLOCAL_DIR = {folder}\nLOG = {folder}/log\nLOCK = {folder}/lock
+RUN = {folder}/lock\nSPOOL = {folder}/spool\nCONDOR_HOST = 127.0.0.1\nCOLLECTOR_HOST = 127.0.0.1:{port}
+NETWORK_INTERFACE = 127.0.0.1\nUSE_SHARED_PORT = False\nENABLE_IPV6 = False\nDAEMON_LIST = COLLECTOR
+SEC_PASSWORD_DIRECTORY = {folder}/keys\nSEC_TOKEN_POOL_SIGNING_KEY_FILE = {folder}/keys/POOL
+SEC_TOKEN_SYSTEM_DIRECTORY = {folder}/tokens\nSEC_TOKEN_DIRECTORY = {folder}/tokens
+{template}\nTRUST_DOMAIN = camp.test\nUID_DOMAIN = camp.test\nFS_LOCAL_DIR = {folder}/nowhere
+LOCAL_CONFIG_DIR = {folder}/config.d\n"""
+    write_atomic(folder / "condor_config", stock.encode(), owner=account)
+    config = {"CONDOR_CONFIG": str(folder / "condor_config")}
+
+    def token(who: str, key: str, into: str) -> None:
+        argv = ["condor_token_create", "-identity", f"{who}@camp.test", "-key", key, "-token", who]
+        argv += [word for scope in ("READ", "ADVERTISE_STARTD", "ADVERTISE_MASTER") for word in ("-authz", scope)]
+        made = run_in(tree, argv, 20, [folder], {**config, "_CONDOR_SEC_TOKEN_DIRECTORY": str(folder / into)})
+        assert made.ok, made.stderr
+
+    def joins(who: str, tokens: str) -> bool:
+        reach = Reach(str(tree.root), str(folder / "condor_config"), account, str(folder / tokens), timeout_seconds=5)
+        text = ad("Machine", f"machine-of-{who}", 'MyAddress = "<127.0.0.1:2>"')
+        with suppress(PoolError):
+            run_tool(reach, ["condor_advertise", "UPDATE_STARTD_AD", "-"], 10, text)
+            return f"machine-of-{who}" in run_tool(reach, ["condor_status", "-af", "Name"], 10)
+        return False
+
+    token("condor", "POOL", "own")
+    token("deskgrid-vm", "deskgrid", "vm")
+
+    def collector(with_dropins: bool) -> "subprocess.Popen[bytes]":
+        for file in dropins(PoolSettings(trust_domain="camp.test")) if with_dropins else ():
+            write_atomic(folder / "config.d" / file.path, file.text.encode(), owner=account)
+        argv = enter(tree, ["condor_collector", "-f", "-p", str(port)], [folder], config)
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    for with_dropins in (False, True):
+        process = collector(with_dropins)
+        try:
+            eventually(lambda: joins("condor", "own"), seconds=20)
+            assert joins("deskgrid-vm", "vm") == (with_dropins or "host_based" in template), (
+                "there, hosts are asked only"
+            )
+        finally:
+            process.terminate()
+            process.wait()
+
+
 # Tokens
 
 
@@ -168,8 +292,9 @@ def test_a_vms_token_advertises_a_startd_and_nothing_else(embedded: EmbeddedPool
     vm = with_token(embedded, folder / "vm", pool.mint_token("vm-1", 600))
 
     def advertises(command: str, my_type: str) -> bool:
-        name = f"forged-{my_type.lower()}"
-        text = ad(my_type, name, 'MyAddress = "<127.0.0.1:2>"', 'ScheddIpAddr = "<127.0.0.1:2>"')
+        name = "slot1@vm-1" if my_type == "Machine" else "vm-1"
+        lines = ('deskgrid_vm_id = "vm-1"', 'MyAddress = "<127.0.0.1:2>"', 'ScheddIpAddr = "<127.0.0.1:2>"')
+        text = ad(my_type, name, *lines)
         with suppress(PoolError):
             run_tool(vm, ["condor_advertise", command, "-"], 10, text)
         seen = embedded.command(["condor_status", "-any", "-constraint", f'Name == "{name}"', "-af", "Name"])
@@ -236,8 +361,10 @@ def test_an_offline_ad_that_a_vm_forges_is_no_demand(embedded: EmbeddedPool, fol
     lines += ["MachineLastMatchTime = 1795340904", "OfflineMatches = { [ RequestCount = 900; AutoclusterID = 1;"]
     lines[-1] += ' Scheduler = "<127.0.0.1:1>" ] }'
     forged = ad("Machine", "deskgrid-offline-img-z-1x512", *lines)
-    run_tool(vm, ["condor_advertise", "UPDATE_STARTD_AD", "-"], 10, forged)
-    eventually(lambda: "img-z" in embedded.command(["condor_status", "-af", "vm_name"]).stdout)
+    with suppress(PoolError):  # the collector may only close the connection
+        run_tool(vm, ["condor_advertise", "UPDATE_STARTD_AD", "-"], 10, forged)
+    time.sleep(1)
+    assert "img-z" not in embedded.command(["condor_status", "-af", "vm_name"]).stdout
     seen = pool.snapshot()
     assert (seen.matches, seen.faults) == ((), ())
 

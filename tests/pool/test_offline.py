@@ -2,8 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
+from deskgrid.model.image import Attribute
 from deskgrid.model.lease import Size
 from deskgrid.model.names import BadName
 from deskgrid.model.pool import Match, OfflineAd
@@ -23,6 +25,21 @@ def seen(size: Size = SMALL, *records: tuple[str, int, int]) -> Ad:
         "MachineLastMatchTime": int(NOW.timestamp()),
         "OfflineMatches": [{"Scheduler": s, "AutoclusterID": c, "RequestCount": n} for s, c, n in records],
     }
+
+
+def test_the_ad_says_what_the_machine_will_say_of_itself_and_no_image_says_what_is_not_its_own() -> None:
+    says = (
+        Attribute("CondorVersion", '"$CondorVersion: 23.9.6 x $"'),
+        Attribute("Cpus", "4096"),
+        Attribute("HasFileTransfer", "false"),
+        Attribute("OFFLINE", "false"),
+        Attribute("Vm_Name", '"other"'),
+    )
+    lines = offline_ad(msgspec.structs.replace(IMAGE, says=says), 900).splitlines()
+    assert {'CondorVersion = "$CondorVersion: 23.9.6 x $"', "HasFileTransfer = false", "Cpus = 1"} <= set(lines)
+    names = [line.partition(" = ")[0].lower() for line in lines]
+    assert len(names) == len(set(names))
+    assert 'OpSys = "LINUX"' not in lines, "what its machine did not say is not made up"
 
 
 def test_the_ad_says_what_the_fleet_could_start() -> None:

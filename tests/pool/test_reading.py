@@ -39,12 +39,33 @@ def test_a_slot_whose_attributes_are_expressions_or_missing_does_no_harm() -> No
 
 def test_the_answer_is_sorted_and_an_offline_ad_from_a_vm_is_not_ours() -> None:
     ours = {"MyType": "Machine", "Name": "o", "deskgrid_offline": True, "AuthenticatedIdentity": "c@d"}
-    forged = ours | {"AuthenticatedIdentity": "deskgrid-vm@d"}
+    forged = ours | {"AuthenticatedIdentity": "deskgrid-vm.99.vm-1@d"}
     collector = {"MyType": "Collector", "Name": "x", "StatsLastUpdateTime": 100, "StatsLifetime": 30}
     schedd = {"MyType": "Scheduler", "Name": "s", "MyAddress": "<a>"}
-    answer = sort_answer([ours, forged, collector, schedd, slot("vm-1")], "deskgrid-vm@d")
+    answer = sort_answer([ours, forged, collector, schedd, slot("vm-1")])
     assert (answer.collector_started, answer.schedds, answer.offline) == (70, {"<a>": "s"}, (ours,))
     assert [ad["Name"] for ad in answer.slots] == ["slot1@vm-1"]
+
+
+def submitter(schedd: str, idle: object, tag: str | None) -> Ad:
+    return {"MyType": "Submitter", "Name": "ann@x", "ScheddName": schedd, "IdleJobs": idle, "SubmitterTag": tag}
+
+
+def test_a_schedd_whose_submitters_are_all_tagged_flocks_here_from_another_pool() -> None:
+    ads = [submitter("away", idle, "home.test") for idle in (20, 3, "many")]
+    ads += [submitter("ours", 5, ""), submitter("both", 1, "x"), submitter("both", 1, None), submitter("odd", -4, "x")]
+    answer = sort_answer([*ads, {"MyType": "Submitter", "SubmitterTag": "x"}])
+    assert answer.foreign == {"away", "odd"}
+    assert answer.waiting == {"away": 23, "ours": 5, "both": 2, "odd": 0}
+
+
+def test_the_versions_of_the_daemons_are_kept_by_who_they_are_of() -> None:
+    ads: list[Ad] = [
+        {"MyType": "Collector", "CondorVersion": "c"},
+        {"MyType": "Negotiator", "CondorVersion": "n"},
+        {"MyType": "Scheduler", "Name": "s", "CondorVersion": "/Expr(x)/"},
+    ]
+    assert sort_answer(ads).versions == {"collector": "c", "negotiator": "n", "s": ""}
 
 
 def test_idle_jobs_are_counted_by_group_and_a_name_is_read_to_the_end_of_its_line() -> None:
@@ -69,7 +90,24 @@ def test_a_job_shows_the_requirements_that_it_was_submitted_with() -> None:
         "Requirements": "\\/Expr((MY.DeskgridSubmittedRequirements) && (TARGET.vm_name == MY.vm_name))\\/",
         "DeskgridSubmittedRequirements": '\\/Expr(TARGET.Arch == "X86_64")\\/',
     }
-    job = job_of(ad, "s", "2 300\n")
+    job = job_of(ad, "s", "2 300 10240 true\n")
+    assert (job.disk_kib, job.named_by_text, job.universe, job.container) == (10240, True, 5, False)
     assert job.requirements == '(TARGET.Arch == "X86_64") && (TARGET.vm_name == MY.vm_name)'
     assert (job.id, job.cpus, job.memory_mb, job.starts, job.schedd) == ("5.1", 2, 300, 0, "s")
     assert job_of({"ClusterId": 5, "ProcId": 1}, "s", "error").memory_mb == 0
+
+
+def test_requirements_that_were_joined_twice_are_shown_as_they_were_submitted() -> None:
+    ad: Ad = {
+        "Requirements": "\\/Expr((MY.DeskgridFurtherRequirements) && (TARGET.vm_name == MY.vm_name))\\/",
+        "DeskgridFurtherRequirements": "\\/Expr(MY.DeskgridSubmittedRequirements && TARGET.HasX)\\/",
+        "DeskgridSubmittedRequirements": "\\/Expr(TARGET.Cpus > 1)\\/",
+    }
+    wanted = "(TARGET.Cpus > 1 && TARGET.HasX) && (TARGET.vm_name == MY.vm_name)"
+    assert job_of(ad, "s", "").requirements == wanted
+
+
+def test_what_a_job_is_and_how_it_names_its_image_is_read() -> None:
+    ad: Ad = {"vm_name": "\\/Expr(demo)\\/", "JobUniverse": 7, "WantContainer": True}
+    job = job_of(ad, "s", "1 128 1 false")
+    assert (job.vm_name, job.named_by_text, job.universe, job.container) == ("demo", False, 7, True)

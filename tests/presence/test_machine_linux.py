@@ -201,3 +201,14 @@ def test_little_pressure_is_not_looked_into_and_none_is_unknown(tmp_path: Path) 
     assert memory_pressure(groups.proc, groups.mount, lambda pid: True) is None
     groups.all(0.5)
     assert memory_pressure(groups.proc, groups.mount, lambda pid: True) == 0.5
+
+
+@pytest.mark.parametrize("said", ["C:\\Program Files\\Viewer\\PowerPointViewer.exe", "/opt/x/PowerPointViewer.exe"])
+def test_a_program_is_known_by_all_of_its_name_though_the_kernel_cuts_it(tmp_path: Path, said: str) -> None:
+    folder = tmp_path / "4242"
+    folder.mkdir()
+    (folder / "comm").write_text("PowerPointViewe\n")
+    (folder / "cmdline").write_text(f"{said}\0/s\0")
+    processes = Processes(tmp_path, 9999)
+    processes.relist()
+    assert processes.running(["powerpointviewer.exe", "viewer.exe"]) == ("powerpointviewer.exe",)

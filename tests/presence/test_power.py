@@ -71,3 +71,22 @@ def test_a_lid_is_open_closed_or_not_there(tmp_path: Path) -> None:
     assert lid_closed(tmp_path) is True
     state.write_text("state:      open\n")
     assert lid_closed(tmp_path) is False
+
+
+@pytest.mark.parametrize(
+    ("status", "mains", "on_battery"),
+    [
+        ("Discharging", "0", True),  # it feeds a phone
+        ("Discharging", "1", True),
+        ("Charging", "0", False),  # it is fed by the port
+        ("Unknown", "0", None),
+        ("Unknown", "1", False),
+    ],
+)
+def test_a_port_that_says_online_may_give_or_take(
+    tmp_path: Path, status: str, mains: str, on_battery: bool | None
+) -> None:
+    supply(tmp_path, "ACAD", type="Mains", online=mains)
+    supply(tmp_path, "ucsi-source-psy-USBC000:001", type="USB", scope="System", online="1")
+    supply(tmp_path, "BAT0", type="Battery", scope="System", status=status, capacity="80")
+    assert read_power(tmp_path) == Power(on_battery, 80.0)

@@ -66,7 +66,8 @@ def test_nothing_can_be_learned_from_a_remote_desktop() -> None:
         {"CLASS": "manager"},
         {"CLASS": "manager-early"},
         {"CLASS": "none"},
-        {"STATE": "closing"},
+        {"STATE": "closing", "ACTIVE": "0"},
+        {"STATE": "closing", "SEAT": "", "REMOTE": "1"},
     ],
 )
 def test_what_is_no_present_person_does_not_count(who: dict[str, str]) -> None:
@@ -183,3 +184,8 @@ def test_a_session_that_can_not_be_read_leaves_nobody_unknown(tmp_path: Path) ->
     logins = read_logins(run, dev)
     assert logins.anybody is None
     assert "logind session 5: got" in logins.faults[0]
+
+
+def test_a_session_that_is_closing_counts_while_somebody_sits_before_it() -> None:
+    closing = parse_logind("8", with_line(WAYLAND, STATE="closing", ACTIVE="1", SEAT="seat0"))
+    assert closing is not None and closing.active

@@ -4,9 +4,12 @@ import html
 import http.client
 import os
 import re
+import socket
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Ask, Wish
 from deskgrid.session.client import NoAgent, ask
+from deskgrid.session.lobby import ROOM
 from deskgrid.session.page import Shown, facts, render
 from deskgrid.session.pictures import Open, days_picture, week
 from deskgrid.session.serve import Page, PageServer, door
@@ -251,13 +255,24 @@ def test_other_methods_are_not_there(server: PageServer) -> None:
     assert Browser(server).enter().send("PUT", "/pause")[0] == 501
 
 
-def test_a_silent_visitor_keeps_nobody_out(server: PageServer) -> None:
-    silent = [http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30) for _ in range(4)]
-    for one in silent:
-        one.connect()
-    assert Browser(server).enter().send("GET", "/")[0] == 200
-    for one in silent:
-        one.close()
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: x", b"POST / HTTP/1.1\r\nContent-Length: 99\r\n\r\n"])
+def test_visitors_who_say_nothing_or_half_or_have_no_key_keep_nobody_out(server: PageServer, said: bytes) -> None:
+    with ExitStack() as here:
+        for _ in range(2 * ROOM):
+            silent = here.enter_context(socket.create_connection(("127.0.0.1", server.server_port), 30))
+            with suppress(OSError):  # it was turned away already
+                silent.sendall(said)
+        browser = Browser(server).enter()
+        assert browser.send("GET", "/")[0] == 200
+        assert browser.press("pause", "1h") == 303
+
+
+def test_a_request_in_two_pieces_is_answered(server: PageServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.server_port), 30) as link:
+        link.sendall(f"GET /?key={server.page.key} HTTP/1.0\r\n".encode())
+        time.sleep(0.3)
+        link.sendall(f"Host: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
+        assert b" 200 " in link.recv(65536)
 
 
 def test_an_agent_that_ends_is_told_on_the_page(server: PageServer, agent: Ear) -> None:

@@ -1,6 +1,6 @@
 """What an owner says is understood, and what they are told is one plain sentence."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -18,8 +18,10 @@ from deskgrid.session.words import (
     headline,
     span,
     until_of,
+    wall,
     why_ends,
     wish_sentence,
+    zone_sentence,
 )
 
 from .desktop import OWNER, status, vm
@@ -160,3 +162,13 @@ def test_what_was_given_is_one_sentence() -> None:
         "This month it gave 2.0 hours to 1 virtual machine (4.0 hours of processor cores); "
         "1 made way for you before its work was done."
     )
+
+
+def test_times_of_day_are_those_of_the_clock_that_the_policy_goes_by() -> None:
+    here = datetime(2026, 12, 1, 23, 30, tzinfo=ZoneInfo("UTC"))
+    there = wall(here, "America/New_York")
+    assert until_of("today", there) == datetime(2026, 12, 2, 5, 0, tzinfo=UTC)
+    assert until_of("18:45", there) == datetime(2026, 12, 1, 23, 45, tzinfo=UTC)
+    assert wall(here, "") == here and wall(here, "Never/Heard").utcoffset() == here.utcoffset()
+    assert zone_sentence(here, "America/New_York") == "Times are those of America/New_York, by which this grid goes."
+    assert zone_sentence(here, "Atlantic/Reykjavik") == zone_sentence(here, "") == ""

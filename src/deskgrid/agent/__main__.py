@@ -11,14 +11,16 @@ from pathlib import Path
 
 from deskgrid.agent.run import AgentError, run
 from deskgrid.agent.settings import AgentSettings
+from deskgrid.host import logs
 from deskgrid.host.toml import BadSettings, read
+from deskgrid.model.plain import plain
 
 
 def main(argv: list[str]) -> int:
     """Run until told to stop; return the exit code."""
     path, *flags = argv
     level = logging.INFO if "--verbose" in flags else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.set_up(level)
     try:
         run(read(Path(path), AgentSettings), Path(path), settled=give_back)
     except BadSettings as error:
@@ -29,7 +31,7 @@ def main(argv: list[str]) -> int:
 
 
 def _say(error: Exception, code: int) -> int:
-    sys.stderr.write(f"deskgrid: {error}\n")
+    sys.stderr.write(plain(f"deskgrid: {error}\n", lines=True))
     return code
 
 

@@ -1,12 +1,13 @@
 """The agent's clocks: a steady one for leases and deadlines, and the owner's calendar for the policy."""
 
 import os
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from zoneinfo import ZoneInfo
+
+from deskgrid.host.steady import steady_seconds
 
 LOCALTIME = Path("/etc/localtime")
 Clock = Callable[[], datetime]
@@ -18,17 +19,9 @@ def utc_now() -> datetime:
 
 
 def steady_clock(wall: Clock = utc_now) -> Clock:
-    """A clock that starts at the wall clock and then never jumps, but counts the time that the computer slept.
-
-    Source: clock_gettime(2), CLOCK_BOOTTIME; where it is missing, the monotonic clock.
-    """
-    source = getattr(time, "CLOCK_BOOTTIME", None)
-
-    def elapsed() -> float:
-        return time.clock_gettime(source) if source is not None else time.monotonic()
-
-    start, zero = wall(), elapsed()
-    return lambda: start + timedelta(seconds=elapsed() - zero)
+    """A clock that starts at the wall clock and then never jumps, but counts the time that the computer slept."""
+    start, zero = wall(), steady_seconds()
+    return lambda: start + timedelta(seconds=steady_seconds() - zero)
 
 
 def calendar(zone: str) -> Clock:

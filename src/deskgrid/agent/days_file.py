@@ -3,11 +3,11 @@
 Rules, told first:
 - `look` never blocks: it starts the child when the file has changed (or after a week), and takes its answer later.
 - A file that cannot be read or understood, or that went away, leaves the last good days in force.
+- What failed for want of time or of a process, and not by the file, is tried again.
 """
 
 import json
 import subprocess
-import sys
 import tempfile
 from datetime import date, timedelta
 from pathlib import Path
@@ -15,19 +15,24 @@ from typing import IO
 
 from deskgrid.agent.calendar_days import DAYS
 from deskgrid.agent.stamps import MISSING, Stamp, stamp
+from deskgrid.host.programs import KEPT, environment, python
 
-CHILD_SECONDS = 30.0
+CHILD_SECONDS = 120.0
+AGAIN_SECONDS = 600.0
 RENEW_DAYS = 7
 
 
 class DaysFile:
     """One calendar.
 
-    Args: touching: see `calendar_days`. days: the last good ones, or None: it was never read.
+    Args:
+        touching: see `calendar_events`. days: the last good ones, or None: it was never read.
+        zone: IANA name of the zone that days go by; empty: the computer's own.
     """
 
-    def __init__(self, path: Path, *, touching: bool, days: tuple[date, ...] | None) -> None:
-        self.path, self.touching, self.days = path, touching, days
+    def __init__(self, path: Path, *, touching: bool, days: tuple[date, ...] | None, zone: str = "") -> None:
+        self.path, self.touching, self.days, self.zone = path, touching, days, zone
+        self._again_at: float | None = None
         self.fault = ""
         self._taken: Stamp | None = None
         self._ran_on: date | None = None
@@ -43,8 +48,8 @@ class DaysFile:
         before = self.days, self.fault
         if self._child is not None:
             self._take(now)
-        elif (there := stamp(self.path)) != self._taken or self._stale(today):
-            self._taken, self._ran_on = there, today
+        elif (there := stamp(self.path)) != self._taken or self._stale(today) or self._due_again(now):
+            self._taken, self._ran_on, self._again_at = there, today, None
             if there == MISSING:
                 self.fault = f"{self.path}: missing"
             else:
@@ -60,13 +65,17 @@ class DaysFile:
     def _stale(self, today: date) -> bool:
         return self._ran_on is None or not timedelta(0) <= today - self._ran_on < timedelta(days=RENEW_DAYS)
 
+    def _due_again(self, now: float) -> bool:
+        return self._again_at is not None and self._again_at <= now
+
     def _start(self, now: float, today: date) -> None:
         begin = (today - timedelta(days=1)).isoformat()
-        words = [str(self.path), "closed" if self.touching else "off", begin, str(DAYS)]
+        words = [str(self.path), "closed" if self.touching else "off", begin, str(DAYS), self.zone]
         out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "deskgrid.agent.calendar_days", *words],
+                python("deskgrid.agent.calendar_days", words),
+                env=environment(*KEPT),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -76,6 +85,7 @@ class DaysFile:
             out.close()
             err.close()
             self.fault = f"{self.path}: cannot be read: {error.strerror}"
+            self._again_at = now + AGAIN_SECONDS
             return
         self._child = child, out, err, now + CHILD_SECONDS
 
@@ -86,6 +96,7 @@ class DaysFile:
             if now < until:
                 return
             child.kill()
+            self._again_at = now + AGAIN_SECONDS
             self.fault = f"{self.path}: not read within {CHILD_SECONDS:.0f} s"
         elif child.returncode == 0:
             out.seek(0)
@@ -93,6 +104,8 @@ class DaysFile:
         else:
             err.seek(0)
             said = err.read(500).decode(errors="replace").strip() or f"the reader ended with {child.returncode}"
+            if child.returncode < 0:  # somebody ended it
+                self._again_at = now + AGAIN_SECONDS
             self.fault = f"{self.path}: cannot be read: {said}"
         self._end()
 

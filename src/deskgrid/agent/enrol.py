@@ -7,23 +7,28 @@ input, never from argv or the environment.
 
 import hashlib
 import hmac
+import http.client
 import os
 import re
+import ssl
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
-import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from deskgrid.agent.files import ca_file, credential_file
 from deskgrid.agent.settings import ADDRESS
+from deskgrid.host.deadline import Deadline, read_within
 from deskgrid.host.files import write_atomic
 from deskgrid.model.names import name
+from deskgrid.model.outside import read_json
 from deskgrid.wire.messages import Enrol, Enrolled, Problem
 
 _TEXT = re.compile(r"(?P<token>[A-Za-z0-9._-]{8,200})@(?P<fingerprint>[0-9a-f]{64})\Z")
 _SECONDS = 20.0
+_MOST_BYTES = 64 << 10
 
 
 class EnrolError(Exception):
@@ -49,18 +54,12 @@ def enrol(url: str, desktop: str, text: str, state: Path) -> None:
         raise EnrolError("enrolment text: got something else, expected <token>@<fingerprint>; ask the operator for one")
     pem = _fetch_ca(url, match["fingerprint"])
     _make_ready(state)
-    import ssl
-
-    pinned = urllib3.PoolManager(ssl_context=ssl.create_default_context(cadata=pem.decode()), retries=False)
-    body = msgspec.json.encode(Enrol(match["token"], desktop))
+    pinned = ssl.create_default_context(cadata=pem.decode())
+    status, answer = _ask(url, "/v1/enrol", pinned, msgspec.json.encode(Enrol(match["token"], desktop)))
+    if status != 200:
+        raise EnrolError(f"coordinator {url} refused: {_sentence(answer, status)}")
     try:
-        answer = pinned.request("POST", f"{url}/v1/enrol", body=body, timeout=_SECONDS)
-    except urllib3.exceptions.HTTPError as error:
-        raise EnrolError(f"coordinator {url}: {error}; check the address and that it runs") from None
-    if answer.status != 200:
-        raise EnrolError(f"coordinator {url} refused: {_sentence(answer.data, answer.status)}")
-    try:
-        enrolled = msgspec.json.decode(answer.data, type=Enrolled)
+        enrolled = read_json(answer, type=Enrolled)
     except msgspec.DecodeError as error:
         raise EnrolError(f"coordinator {url}: an answer that cannot be read ({error}); check the address") from None
     try:
@@ -84,13 +83,11 @@ def _make_ready(state: Path) -> None:
 
 def _fetch_ca(url: str, fingerprint: str) -> bytes:
     """The CA certificate over an unverified connection: it is trusted for its fingerprint alone."""
-    blind = urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False, retries=False)
+    blind = ssl.create_default_context()
+    blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
+    _, pem = _ask(url, "/v1/ca", blind)
     try:
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        answer = blind.request("GET", f"{url}/v1/ca", timeout=_SECONDS)
-        certificate = x509.load_pem_x509_certificate(answer.data)
-    except urllib3.exceptions.HTTPError as error:
-        raise EnrolError(f"coordinator {url}: {error}; check the address and that it runs") from None
+        certificate = x509.load_pem_x509_certificate(pem)
     except ValueError:
         raise EnrolError(f"coordinator {url}: its answer is no certificate; check the address") from None
     got = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
@@ -99,11 +96,30 @@ def _fetch_ca(url: str, fingerprint: str) -> bytes:
             f"coordinator {url}: its CA has the fingerprint {got[:16]}…, expected {fingerprint[:16]}…; "
             "somebody may be in between, or the text is for another coordinator"
         )
-    return answer.data
+    return pem
+
+
+def _ask(url: str, path: str, context: ssl.SSLContext, body: bytes | None = None) -> tuple[int, bytes]:
+    """Ask whoever is there: bounded in size, and in time as a whole. Returns: status and body. Raises: EnrolError."""
+    way = http.client.HTTPSConnection(urlsplit(url).netloc, timeout=_SECONDS, context=context)
+    deadline = Deadline(way, _SECONDS)
+    try:
+        with deadline:
+            way.request("GET" if body is None else "POST", path, body)
+            answer = way.getresponse()
+            content = read_within(answer, _MOST_BYTES)
+        if deadline.late:
+            raise TimeoutError
+        return answer.status, content
+    except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
+        why = f"no whole answer in {_SECONDS:g} s" if deadline.late else str(error) or type(error).__name__
+        raise EnrolError(f"coordinator {url}: {why}; check the address and that it runs") from None
+    finally:
+        way.close()
 
 
 def _sentence(body: bytes, status: int) -> str:
     try:
-        return msgspec.json.decode(body, type=Problem).sentence
+        return read_json(body, type=Problem).sentence
     except msgspec.DecodeError:
         return f"HTTP status {status}"

@@ -34,7 +34,7 @@ class Letters:
 
     def __init__(self, around: Around, incarnation: str, hold_seconds: float, jitter: Callable[[], float]) -> None:
         self._around, self._incarnation, self._hold, self._jitter = around, incarnation, hold_seconds, jitter
-        self._sequence = self._failures = 0
+        self._sequence = self._failures = self._revocations = 0
         self._said: dict[int, tuple[int, datetime]] = {}
         self._inventory: Inventory | None = None
         self._inventory_said = 0
@@ -51,6 +51,7 @@ class Letters:
         if self.fault:
             log.info("the coordinator answers again")
         self.reached_at, self.fault, self._failures = now, "", 0
+        self._revocations = max(self._revocations, answer.revocations)
         story_from, said_at = self._said.get(answer.to, (0, now))
         if self._inventory_said and answer.to >= self._inventory_said:
             self._inventory = None
@@ -97,6 +98,7 @@ class Letters:
                 ended=tuple(_of(vm) for vm in desk.ended),
                 story=desk.story,
                 inventory=self._inventory,
+                revocations=self._revocations,
                 neighbour_port=around.neighbour_port(),
             )
         )

@@ -2,6 +2,7 @@
 
 Rules, told first:
 - The standard library's client: it costs a quarter of the memory of urllib3, and the agent is there all day.
+- An answer is bounded in size, and in time as a whole.
 - A connection that answered is kept for the next report. One that was kept may have been closed by the other end
   meanwhile: then the report is said once more on a new one; a report may be repeated without harm.
 """
@@ -16,6 +17,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from deskgrid.agent.items import Answered, Item, LinkDown
+from deskgrid.host.deadline import Deadline, read_within
+from deskgrid.model.outside import read_json
 from deskgrid.wire.messages import Answer, Problem, Report
 
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 20.0
@@ -59,7 +62,7 @@ class HttpsLink:
         if status != 200:
             return LinkDown(report.sequence, f"{self._url}: {_problem(status, body)}")
         try:
-            return Answered(msgspec.json.decode(body, type=Answer))
+            return Answered(read_json(body, type=Answer))
         except msgspec.DecodeError as error:
             return LinkDown(report.sequence, f"{self._url}: an answer that cannot be read ({error})")
 
@@ -83,9 +86,12 @@ class HttpsLink:
         keep = False
         try:
             connection.sock.settimeout(seconds)
-            connection.request("POST", _PATH, body, self._headers)
-            answer = connection.getresponse()
-            said = answer.read(_MOST_BYTES)
+            with Deadline(connection, seconds) as deadline:
+                connection.request("POST", _PATH, body, self._headers)
+                answer = connection.getresponse()
+                said = read_within(answer, _MOST_BYTES)
+            if deadline.late:
+                raise TimeoutError
             keep = answer.isclosed() and not answer.will_close
         finally:
             if not keep:
@@ -108,6 +114,6 @@ def _plain(error: Exception) -> str:
 
 def _problem(status: int, body: bytes) -> str:
     try:
-        return msgspec.json.decode(body, type=Problem).sentence
+        return read_json(body, type=Problem).sentence
     except msgspec.DecodeError:
         return f"HTTP status {status}"

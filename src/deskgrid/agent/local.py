@@ -4,6 +4,8 @@ Rules, told first:
 - Who speaks is what the kernel says (SO_PEERCRED). What an account may do is decided in `agent/wishes.py`.
 - It never waits for a peer: sockets do not block, and who is silent or does not fetch its answers in time is let go.
   The thread sleeps in the kernel while nobody talks. A flood is answered no faster than `Limits` says, in turns.
+- A flood costs its account alone: each account has a pace and places of its own, and who is not to be heard now is
+  turned away at once, so that nobody waits behind him.
 - A helper's word lasts as long as its connection, and no longer than `told_seconds` after it was said.
 - The callables that it is made with are called from its thread, and must not wait either.
 """
@@ -13,6 +15,7 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +32,11 @@ from deskgrid.model.wish import Wish
 log = logging.getLogger("deskgrid.agent.local")
 DEFAULT = Limits()
 _TELL_COST = 5.0
+_ROUND = 1024
+"""So many are accepted or turned away before those who are here get their turn."""
+_CROWD = 64
+_REST_SECONDS = 0.02
+"""After a round that turned away a crowd, nobody is accepted for so long: a flood does not take a whole core."""
 _HEARD_OUT = 10
 """Who has gone is heard out so far, and no further: a flood ends with whoever sent it."""
 _NOT_UNDERSTOOD = Refused("local socket: got a line that is no question, expected one of the local protocol")
@@ -69,7 +77,7 @@ class LocalServer:
     ) -> None:
         self.path, self.limits = path, limits
         self._clerk, self._told = Clerk(wishes, status, wish, wall), told
-        self._pace = Pace(limits)
+        self._pace, self._arrivals = Pace(limits), Pace(limits)
         self._selector = selectors.DefaultSelector()
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
@@ -77,6 +85,7 @@ class LocalServer:
         self._selector.register(self._bell, selectors.EVENT_READ)
         self._peers: dict[int, _Peer] = {}
         self._turns: list[int] = []
+        self._resting_until: float | None = None
         self._number = 0
         self._closing = False
         self._listener: socket.socket | None = None
@@ -125,7 +134,11 @@ class LocalServer:
                 self._serve(ready.data, mask)
             turns, self._turns = self._turns, []
             for key in turns:
-                if (peer := self._peers.get(key)) is not None:
+                if (peer := self._peers.get(key)) is None:
+                    continue
+                if self._pace.wait_seconds(peer.uid):
+                    self._turns.append(key)
+                else:
                     self._turn(peer)
             self._look_at_clocks()
 
@@ -145,10 +158,14 @@ class LocalServer:
 
     def _sleep_seconds(self) -> float | None:
         """Until it is somebody's turn, a peer has been silent for too long or a wish ends; None: for ever."""
-        if self._turns:
-            return 0.0
         now = time.monotonic()
         ends = [peer.heard_at + self._patience(peer) - now for peer in self._peers.values()]
+        waits = [self._pace.wait_seconds(self._peers[key].uid) for key in self._turns if key in self._peers]
+        if waits and min(waits) == 0.0:
+            return 0.0
+        ends += waits
+        if self._resting_until is not None:
+            ends.append(self._resting_until - now)
         if (seconds := self._clerk.look_again_seconds()) is not None:
             ends.append(seconds)
         return max(0.0, min(ends)) + 0.01 if ends else None
@@ -160,6 +177,10 @@ class LocalServer:
         now = time.monotonic()
         for peer in [one for one in self._peers.values() if one.heard_at + self._patience(one) <= now]:
             self._end(peer)
+        if self._resting_until is not None and self._resting_until <= now:
+            self._resting_until = None
+            if self._listener is not None:
+                self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
         if self._clerk.look_again_seconds() == 0.0:
             self._clerk.obey()
 
@@ -172,33 +193,60 @@ class LocalServer:
 
     def _listen_again(self) -> None:
         if self._listener is not None:
-            self._selector.unregister(self._listener)
+            if self._resting_until is None:
+                self._selector.unregister(self._listener)
             self._listener.close()
             self._listener = None
+        self._resting_until = None
         try:
             self._listen()
         except LocalError as error:
             log.warning("%s", error)
 
     def _accept(self, listener: socket.socket) -> None:
-        self._pace.spend()
-        try:
-            link, _ = listener.accept()
-        except OSError:
-            return  # it went away, or we have no descriptor left: the pace keeps that from being a busy loop
-        link.setblocking(False)
-        uid = peer_uid(link)
-        same = sum(peer.uid == uid for peer in self._peers.values())
-        limits = self.limits
-        if len(self._peers) >= limits.connections or (uid != ROOT and same >= limits.connections_per_account):
+        """Take in all who wait, or turn them away; quickly, so that nobody waits behind a flood."""
+        turned_away = 0
+        for _ in range(_ROUND):
+            try:
+                link, _ = listener.accept()
+            except BlockingIOError:
+                break
+            except OSError:  # it went away, or we have no descriptor left: a rest keeps that from being a busy loop
+                turned_away = _CROWD
+                break
+            link.setblocking(False)
+            uid = peer_uid(link)
+            refusal = _TOO_MUCH if self._arrivals.wait_seconds(uid) else self._no_place(uid)
+            self._arrivals.spend(uid)
+            if refusal is None:
+                self._take_in(link, uid)
+                continue
+            turned_away += 1
             with suppress(OSError):
-                link.send(encode(_FULL), socket.MSG_NOSIGNAL)
+                link.send(encode(refusal), socket.MSG_NOSIGNAL)
             link.close()
-            return
+        if turned_away >= _CROWD:
+            self._selector.unregister(listener)
+            self._resting_until = time.monotonic() + _REST_SECONDS
+
+    def _take_in(self, link: socket.socket, uid: int) -> None:
         self._number += 1
         peer = _Peer(link, self._number, uid, time.monotonic())
         self._peers[peer.key] = peer
         self._selector.register(link, selectors.EVENT_READ, peer)
+
+    def _no_place(self, uid: int) -> Refused | None:
+        """Why there is no place for one more of this account; where all are taken, a first one gets a place."""
+        have = Counter(peer.uid for peer in self._peers.values())
+        if uid != ROOT and have[uid] >= self.limits.connections_per_account:
+            return _FULL
+        if len(self._peers) < self.limits.connections:
+            return None
+        most, count = have.most_common(1)[0]
+        if have[uid] or count < 2:
+            return _FULL
+        self._end(next(peer for peer in self._peers.values() if peer.uid == most))
+        return None
 
     # -- one peer -------------------------------------------------------------------------------------------------
 
@@ -221,7 +269,7 @@ class LocalServer:
         end = peer.coming.find(b"\n")
         if end < 0 and len(peer.coming) <= LINE_BYTES:
             return
-        self._pace.spend()
+        self._pace.spend(peer.uid)
         if peer.lines >= _HEARD_OUT and hung_up(peer.link):
             self._end(peer)
             return
@@ -244,7 +292,7 @@ class LocalServer:
             return
         peer.heard_at = time.monotonic()
         if isinstance(question, Tell):
-            self._pace.spend(_TELL_COST - 1)
+            self._pace.spend(peer.uid, _TELL_COST - 1)
             peer.told = True
             self._told(peer.uid, question.reading)
             return

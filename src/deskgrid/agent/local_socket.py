@@ -12,6 +12,9 @@ import msgspec
 
 RUN_FOLDER = Path("/run/deskgrid")
 SOCKET_NAME = "agent.sock"
+BACKLOG = 4096
+"""So many may wait to be accepted. It is long, so that a flood does not keep others out of it (listen(2))."""
+PACED_ACCOUNTS = 1024
 
 
 class LocalError(Exception):
@@ -21,8 +24,10 @@ class LocalError(Exception):
 class Limits(msgspec.Struct, frozen=True):
     """How much the agent listens to.
 
+    connections, connections_per_account: at a time. An account that has none gets one of who has most.
     lines, lines_per_second: what one connection may say: so many, and so many more for each second that it lasts.
-    pace_seconds: so long each question takes once `burst` have been asked at once; a helper's word counts as five.
+    pace_seconds: so long each question of an account takes once it has asked `burst` at once; a helper's word counts
+    as five. Each account has a pace of its own, and another one for its connections.
     """
 
     connections: int = 32
@@ -36,19 +41,25 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Pace:
-    """Rests before an answer once too many have been given in a short time: a flood costs little more than silence."""
+    """How much each account has asked of late: who floods waits, and nobody else does."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._spent, self._at = 0.0, time.monotonic()
+        self._busy_until: dict[int, float] = {}
 
-    def spend(self, cost: float = 1.0) -> None:
-        """Take note of work, and rest if there has been too much."""
-        now, pace_seconds = time.monotonic(), self._limits.pace_seconds
-        self._spent = max(0.0, self._spent - (now - self._at) / pace_seconds) + cost
-        self._at = now
-        if self._spent > self._limits.burst:
-            time.sleep(cost * pace_seconds)
+    def spend(self, uid: int, cost: float = 1.0) -> None:
+        """Take note of work for an account."""
+        now = time.monotonic()
+        if len(self._busy_until) >= PACED_ACCOUNTS:
+            self._busy_until = {one: until for one, until in self._busy_until.items() if until > now}
+        until = max(now, self._busy_until.get(uid, now)) + cost * self._limits.pace_seconds
+        # who goes on while it is refused does not wait longer for it
+        self._busy_until[uid] = min(until, now + (self._limits.burst + cost) * self._limits.pace_seconds)
+
+    def wait_seconds(self, uid: int) -> float:
+        """So long nothing more is done for this account."""
+        ahead = self._busy_until.get(uid, 0.0) - time.monotonic()
+        return max(0.0, ahead - self._limits.burst * self._limits.pace_seconds)
 
 
 def listening_place(chosen: Path | None, state: Path) -> Path:
@@ -73,7 +84,7 @@ def listen(path: Path) -> socket.socket:
         path.unlink(missing_ok=True)
         listener.bind(os.fsencode(path))
         path.chmod(0o666)
-        listener.listen(64)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)

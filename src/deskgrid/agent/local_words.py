@@ -9,7 +9,9 @@ JSON lines, at most 4 KiB from an account to the agent. The rules:
 import msgspec
 
 from deskgrid.agent.status import Status
-from deskgrid.model.moment import Moment
+from deskgrid.model.moment import Moment, check_moments
+from deskgrid.model.numbers import Count
+from deskgrid.model.outside import JsonReader
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.wish import Ask, Wish
 
@@ -28,11 +30,17 @@ class Pause(msgspec.Struct, frozen=True, tag="pause"):
 
     until: Moment | None = None
 
+    def __post_init__(self) -> None:
+        check_moments(self.until)
+
 
 class Finish(msgspec.Struct, frozen=True, tag="finish"):
     """Nothing new shall start, until a time or (None) until it is taken back."""
 
     until: Moment | None = None
+
+    def __post_init__(self) -> None:
+        check_moments(self.until)
 
 
 class Resume(msgspec.Struct, frozen=True, tag="resume"):
@@ -68,7 +76,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
     ask: Ask
     wish: Wish | None
-    vms: int
+    vms: Count
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -80,8 +88,8 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 Question = AskStatus | Pause | Finish | Resume | Tell
 Answer = Now | Done | Refused
 
-_QUESTION = msgspec.json.Decoder(Question)
-_ANSWER = msgspec.json.Decoder(Answer)
+_QUESTION = JsonReader(Question)
+_ANSWER = JsonReader(Answer)
 
 
 def encode(message: Question | Answer) -> bytes:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 
+import msgspec
+
 from deskgrid.agent.around import Around
 from deskgrid.agent.items import (
     Answered,
@@ -85,6 +87,7 @@ class Loop:
         self._tend = timedelta(seconds=tend_seconds)
         self._open: dict[str, ImageRef] = {}
         self._orders: dict[str, Order] = {}
+        self._renewed: dict[str, str] = {}
         self._paced: bool | None = None
         self._ending: Ending | None = None
         self._policy = policy
@@ -177,7 +180,7 @@ class Loop:
 
     def _found(self, policy: Policy, now: datetime) -> list[Vm]:
         """The VMs of an earlier life of this agent: those with a lease go on, the others are ended."""
-        leases = self.around.leases.read()
+        leases = self.around.leases.read(now)
         vms = []
         for seen in self.around.hypervisor.observe():
             lease = leases.get(seen.vm_id)
@@ -192,7 +195,7 @@ class Loop:
                     alive=seen.alive,
                     accelerator=seen.accelerator,
                     grace_seconds=policy.grace_seconds,
-                    since=seen.started_at,
+                    since=min(seen.started_at, now),
                     now=now,
                 )
             )
@@ -207,9 +210,23 @@ class Loop:
         for order in answer.orders:
             if order.instance is not None and order.lease.vm_id not in self.desk.vms:
                 self._orders[order.lease.vm_id] = order
+            if order.token and order.lease.vm_id in self.desk.vms:
+                self._renew(order.lease.vm_id, order.token)
             if order.lease.vm_id in self._orders or order.lease.vm_id in self.desk.vms:
                 leases.append(order.lease)
         return Told(answer.to, answer.now, tuple(leases), answer.acknowledged, story_until)
+
+    def _renew(self, vm_id: str, token: str) -> None:
+        """A newer pool token: for the guest that is there, or for the one that will be started."""
+        if self._renewed.get(vm_id) == token:
+            return
+        self._renewed[vm_id] = token
+        waiting = self._orders.get(vm_id)
+        if waiting is not None and waiting.instance is not None:
+            instance = msgspec.structs.replace(waiting.instance, token=token)
+            self._orders[vm_id] = msgspec.structs.replace(waiting, instance=instance)
+        else:
+            self.around.hypervisor.renew(vm_id, token)
 
     # -- from decisions to drivers --------------------------------------------------------------------------------
 
@@ -224,6 +241,7 @@ class Loop:
             self._perform(act)
         self._orders = {vm_id: order for vm_id, order in self._orders.items() if vm_id in self.desk.vms}
         for gone in before.vms.keys() - self.desk.vms.keys():
+            self._renewed.pop(gone, None)
             if (image := self._open.pop(gone, None)) is not None:
                 self.around.store.close(image)
 
@@ -292,6 +310,6 @@ class Loop:
 
     def _remember(self) -> None:
         try:
-            self.around.leases.keep({vm.id: vm.lease for vm in self.desk.vms.values()})
+            self.around.leases.keep({vm.id: vm.lease for vm in self.desk.vms.values()}, self.around.now())
         except OSError as error:
             log.warning("the leases could not be kept on disk: %s", error.strerror)

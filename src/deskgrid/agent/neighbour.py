@@ -9,9 +9,7 @@ Rules, told first
 """
 
 import logging
-import os
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -20,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.core.neighbours import gives
+from deskgrid.host.programs import KEPT, environment, python
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
 from deskgrid.wire.disk import Command, decode_word, encode_command
@@ -27,7 +26,6 @@ from deskgrid.wire.neighbour import Serving
 
 log = logging.getLogger("deskgrid.agent")
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 10.0, 3600.0
-_PASSED_ON = ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONPATH")
 _SPARING = {"MALLOC_ARENA_MAX": "1"}
 
 
@@ -73,10 +71,11 @@ class Neighbour:
         self._bytes_per_second = rate
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "deskgrid.images.chunks.neighbour"],
+                python("deskgrid.images.chunks.neighbour"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _SPARING,
+                env=environment(*KEPT) | _SPARING,
+                cwd="/",
             )
         except OSError as error:
             log.warning("neighbours: the process that gives to them did not start: %s", error.strerror)

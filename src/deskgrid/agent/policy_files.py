@@ -12,11 +12,10 @@ Rules, told first:
 import os
 import stat
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -24,8 +23,9 @@ import msgspec
 from deskgrid.agent.days_file import DaysFile
 from deskgrid.agent.stamps import MISSING, Stamp, stamp
 from deskgrid.core.layers import Effective, Layer, combine
-from deskgrid.host.files import write_atomic
+from deskgrid.host.files import decoded, write_atomic
 from deskgrid.host.toml import BadSettings, convert
+from deskgrid.model.outside import read_json, read_toml
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 
@@ -36,6 +36,19 @@ CALENDARS = {"days_off_file": "days_off", "days_closed_file": "days_closed"}
 """Settings that name a calendar, and the setting that its days are added to."""
 
 
+def zone_fault(name: str) -> None:
+    """Raises: ValueError: there is no such time zone here."""
+    if name:
+        try:
+            ZoneInfo(name)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f'got {name!r}, expected an IANA name such as "Europe/Berlin"') from None
+
+
+Zone = Annotated[str, msgspec.Meta(extra={"check": zone_fault})]
+"""The name of a time zone; empty: the computer's own."""
+
+
 class PolicyTable(Policy, frozen=True, forbid_unknown_fields=True):
     """What a layer's file may set: the policy's settings, and calendars.
 
@@ -43,16 +56,9 @@ class PolicyTable(Policy, frozen=True, forbid_unknown_fields=True):
     or days_closed.
     """
 
+    zone: Zone = ""
     days_off_file: str = ""
     days_closed_file: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.zone:
-            try:
-                ZoneInfo(self.zone)
-            except (KeyError, ValueError, OSError):
-                raise ValueError(f'zone: got {self.zone!r}, expected an IANA name such as "Europe/Berlin"') from None
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -124,8 +130,8 @@ class _File:
         if faults:
             raise BadSettings(str(self.path), faults)
         try:
-            whole = tomllib.loads(content.decode("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            whole = read_toml(decoded(content))
+        except ValueError as error:  # TOMLDecodeError too
             raise BadSettings(str(self.path), [f"not valid TOML: {error}"]) from None
         if not self._table:
             return whole
@@ -145,7 +151,8 @@ class PolicyFiles:
     Args:
         folder: of grid.toml, group.toml and desktop.toml. state: the agent's own folder. settings: agent.toml, or None.
         keep: whether the last good content is kept in `state`; only the agent does.
-        clock: a steady clock in seconds. today: the local day.
+        zone: of the days of calendars, where the grid names none. clock: a steady clock in seconds.
+        today: the local day.
     """
 
     def __init__(
@@ -155,10 +162,12 @@ class PolicyFiles:
         settings: Path | None = None,
         *,
         keep: bool = True,
+        zone: str = "",
         clock: Callable[[], float] = time.monotonic,
         today: Callable[[], date] = date.today,
     ) -> None:
         self._clock, self._today, self._keep_it = clock, today, keep
+        self._own_zone = zone
         self._kept_path = state / "policy-last-good.json"
         self._kept_fault = ""
         self._kept = self._read_kept()
@@ -230,6 +239,7 @@ class PolicyFiles:
 
     def _name_calendars(self) -> None:
         """Keep a reader for each calendar that the layers name, and no other."""
+        zone = self._zone()
         named = {
             f"{file.key}.{key}": (file.path.parent / path, key)
             for file in self._in_force()
@@ -237,13 +247,19 @@ class PolicyFiles:
             if key in CALENDARS and path
         }
         for name, calendar in list(self._calendars.items()):
-            if name not in named or named[name][0] != calendar.path:
+            if name not in named or (named[name][0], zone) != (calendar.path, calendar.zone):
                 calendar.close()
                 del self._calendars[name]
         for name, (path, key) in named.items():
             if name not in self._calendars:
-                touching, days = key == "days_closed_file", self._kept.days.get(f"{name} {path}")
-                self._calendars[name] = DaysFile(path, touching=touching, days=days)
+                calendar = DaysFile(path, touching=key == "days_closed_file", days=None, zone=zone)
+                calendar.days = self._kept.days.get(_kept_as(name, calendar))
+                self._calendars[name] = calendar
+
+    def _zone(self) -> str:
+        """The zone that the policy's days go by; only the grid may set it."""
+        named = next((str((file.good or {}).get("zone", "")) for file in self._files if file.layer == "grid"), "")
+        return named or self._own_zone
 
     def _combined(self) -> Effective:
         layers, faults = [], []
@@ -269,7 +285,7 @@ class PolicyFiles:
 
     def _read_kept(self) -> Kept:
         try:
-            return msgspec.json.decode(self._kept_path.read_bytes(), type=Kept)
+            return read_json(self._kept_path.read_bytes(), type=Kept)
         except FileNotFoundError:
             return Kept()
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -281,7 +297,7 @@ class PolicyFiles:
             return
         layers = {file.key: msgspec.to_builtins(file.good) for file in self._files if file.good is not None}
         days = {
-            f"{name} {calendar.path}": calendar.days
+            _kept_as(name, calendar): calendar.days
             for name, calendar in self._calendars.items()
             if calendar.days is not None
         }
@@ -293,3 +309,8 @@ class PolicyFiles:
             self._kept, self._kept_fault = kept, ""
         except OSError as error:
             self._kept_fault = f"{self._kept_path}: cannot be written: {error.strerror}"
+
+
+def _kept_as(name: str, calendar: DaysFile) -> str:
+    """The key of a calendar's days: in another zone they may be others."""
+    return f"{name} {calendar.path} {calendar.zone}".rstrip()

@@ -108,7 +108,7 @@ class _Running:
         self.settings, self.wall = settings, wall
         state = settings.state
         self.inbox: Inbox = queue.SimpleQueue()
-        self.rules = PolicyFiles(settings.policy_folder, state, file)
+        self.rules = PolicyFiles(settings.policy_folder, state, file, zone=settings.zone)
         self.effective = self.rules.read() or combine(())
         self.wishes = WishBook(state / "wish.json", os.geteuid(), wall())
         self.presence, read_machine = presence_of(settings)
@@ -227,8 +227,12 @@ class _Running:
     def _aside(self, work: Callable[[], Item]) -> None:
         threading.Thread(target=lambda: self.inbox.put(work()), daemon=True).start()
 
+    @property
+    def _zone(self) -> str:
+        return self.effective.policy.zone or self.settings.zone
+
     def _local(self) -> datetime:
-        return calendar(self.effective.policy.zone or self.settings.zone)()
+        return calendar(self._zone)()
 
     def _rules(self) -> Policy | None:
         """Another policy than before, or None. Asked at each sensing, so what else needs a look is looked at too."""
@@ -274,4 +278,5 @@ class _Running:
             cpu=self.cpu if self.loop.desk.vms else {},
             reached_at=self.loop.letters.reached_at,
             link_fault=self.loop.letters.fault,
+            zone=self._zone,
         )

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo
 
 import msgspec
 
-from deskgrid.agent.policy_files import POLICY_FOLDER, PolicyTable
+from deskgrid.agent.policy_files import POLICY_FOLDER, PolicyTable, Zone
 from deskgrid.model.names import Name
 from deskgrid.model.policy import Seconds
 
@@ -15,7 +14,13 @@ ADDRESS = r"^https://[A-Za-z0-9.\[\]:-]+\Z"
 
 
 ROOT = Path("/etc/deskgrid/root.json")
-Repository = Annotated[str, msgspec.Meta(pattern=r"^(https?://[!-~]+)?\Z")]
+Repository = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(https?://[!-~]+)?\Z", description="an address such as https://grid.example.org/repository"
+    ),
+]
+Presence = Annotated[str, msgspec.Meta(pattern=r"^(linux|file:/.+)$", description="linux, or file:/ and a path")]
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,16 +39,20 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy_folder: folder of grid.toml, group.toml and desktop.toml. policy: the desktop's layer, if it has no file.
     """
 
-    coordinator: Annotated[str, msgspec.Meta(pattern=ADDRESS)]
+    coordinator: Annotated[
+        str, msgspec.Meta(pattern=ADDRESS, description="https://, a host, and a port: https://grid.example.org:9443")
+    ]
     desktop: Name
     state: Path
     images: Path | None = None
     root: Path = ROOT
     repository: Repository = ""
-    presence: Annotated[str, msgspec.Meta(pattern=r"^(linux|file:/.+)$")] = "linux"
+    presence: Annotated[str, msgspec.Meta(pattern=r"^(linux|file:/.+)$", description="linux, or file:/ and a path")] = (
+        "linux"
+    )
     hypervisor: Literal["qemu", "fake"] = "qemu"
     idle_class: bool = True
-    zone: str = ""
+    zone: Zone = ""
     hold_seconds: Seconds = 25.0
     sense_seconds: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
     sense_seconds_at_rest: Annotated[float, msgspec.Meta(gt=0, le=60)] = 5.0
@@ -61,10 +70,3 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def repository_url(self) -> str:
         """Where signed metadata and packs are."""
         return self.repository.rstrip("/") or f"{self.coordinator}/repository"
-
-    def __post_init__(self) -> None:
-        if self.zone:
-            try:
-                ZoneInfo(self.zone)
-            except (KeyError, ValueError, OSError):
-                raise ValueError(f'zone: got {self.zone!r}, expected an IANA name such as "Europe/Berlin"') from None

@@ -10,9 +10,12 @@ import msgspec
 from deskgrid.agent.usage import Gift
 from deskgrid.core.desk import Desk
 from deskgrid.core.desk import reports as vm_reports
+from deskgrid.host import sandbox
 from deskgrid.host.files import write_atomic
 from deskgrid.model.desktop import Availability, Room, VmReport
 from deskgrid.model.moment import Moment
+from deskgrid.model.numbers import Bytes, Cpus, Pid, Total
+from deskgrid.model.outside import read_json
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Wish
@@ -25,11 +28,13 @@ class Status(msgspec.Struct, frozen=True):
     what could not be read of them. reached_at: when the coordinator last answered; link_fault: why it does not.
     wish: what accounts of this computer ask of the grid. faults: what is wrong with policy, wish or other files here.
     gift: what this desktop gave. cpus, memory_bytes: the computer's.
-    cpu: by VM id, how many processors it uses now, where that is known. policy: what holds here.
+    cpu: by VM id, how many processors it uses now, where that is known. policy: what holds here. wall: what holds a
+    guest that breaks out of its machine. zone: IANA name of the zone whose wall clock it goes by; empty: the computer's
+    own.
     """
 
     desktop: str
-    pid: int
+    pid: Pid
     at: Moment
     availability: Availability
     room: Room
@@ -42,10 +47,12 @@ class Status(msgspec.Struct, frozen=True):
     wish: Wish | None = None
     faults: tuple[str, ...] = ()
     gift: Gift | None = None
-    cpus: int = 0
-    memory_bytes: int = 0
-    cpu: dict[str, float] = {}
+    cpus: Cpus = 0
+    memory_bytes: Bytes = 0
+    cpu: dict[str, Total] = {}
     policy: Policy | None = None
+    wall: Reason | None = None
+    zone: str = ""
 
 
 def write_status(path: Path, status: Status) -> None:
@@ -59,7 +66,7 @@ def write_status(path: Path, status: Status) -> None:
 def read_status(path: Path) -> Status | None:
     """Read the last status, or None when no agent has written one here."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Status)
+        return read_json(path.read_bytes(), type=Status)
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
@@ -76,6 +83,7 @@ def status_of(
     cpu: Mapping[str, float] | None = None,
     reached_at: datetime | None = None,
     link_fault: str = "",
+    zone: str = "",
 ) -> Status:
     """The status of a desk. What the desk does not know is given beside it; see `Status`."""
     reading, machine = desk.sensed.reading, desk.sensed.machine
@@ -98,4 +106,6 @@ def status_of(
         machine.memory_bytes,
         dict(cpu or {}),
         desk.policy,
+        sandbox.wall(),
+        zone,
     )

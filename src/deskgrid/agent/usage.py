@@ -12,16 +12,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from deskgrid.host.files import write_atomic
 from deskgrid.model.desktop import VmReport, VmState
+from deskgrid.model.numbers import Count, Total
+from deskgrid.model.outside import read_json
 
 T = TypeVar("T")
 KEEP_MONTHS, KEEP_DAYS = 24, 62
 WRITE_SECONDS = 60.0
+Day = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")]
 GAP_SECONDS = 120.0
 """The agent looks at its machines every second; of a longer gap nothing is known, and nothing is counted."""
 _GIVING = (VmState.BOOTING, VmState.RUNNING)
@@ -30,6 +33,10 @@ _OVER = (VmState.LEAVING, VmState.KILLING, VmState.ENDED)
 _DONE = ("withdrawn", "lease-over", "running-overdue", "agent-stops", "gone", "died", "start-failed")
 """Reasons for which a machine ends that are not the computer's being wanted back; those of guests begin `guest-`."""
 
+Given = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+"""Seconds; more than any computer gives: a damaged file must not make sums that cannot be told."""
+Times = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+
 
 class Used(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was given. vm_seconds: of running machines. core_seconds: the same times their processors.
@@ -37,12 +44,12 @@ class Used(msgspec.Struct, frozen=True, omit_defaults=True):
     cpu_seconds: what they really used of them, as far as it could be measured. vms: machines that came to run.
     """
 
-    vm_seconds: float = 0.0
-    core_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    vms: int = 0
-    pauses: int = 0
-    evictions: int = 0
+    vm_seconds: Total = 0.0
+    core_seconds: Total = 0.0
+    cpu_seconds: Total = 0.0
+    vms: Count = 0
+    pauses: Count = 0
+    evictions: Count = 0
 
     def plus(self, more: "Used") -> "Used":
         """Both together."""
@@ -54,7 +61,7 @@ class Book(msgspec.Struct, frozen=True):
     """All that is kept. months: "2026-11" to image name to what was given; days: "2026-11-22" to vm_seconds."""
 
     months: dict[str, dict[str, Used]] = {}
-    days: dict[str, float] = {}
+    days: dict[Day, Total] = {}
 
 
 class Gift(msgspec.Struct, frozen=True):
@@ -64,7 +71,7 @@ class Gift(msgspec.Struct, frozen=True):
     """
 
     month: dict[str, Used]
-    days: tuple[tuple[str, float], ...]
+    days: tuple[tuple[str, Total], ...]
     months: tuple[tuple[str, Used], ...]
 
     def total(self) -> Used:
@@ -193,7 +200,7 @@ class UsageBook:
     def _read(self) -> Book:
         """The book; a file that is missing or damaged begins anew: it is a picture for people, nobody is paid by it."""
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Book)
+            return read_json(self._path.read_bytes(), type=Book)
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
             return Book()
 

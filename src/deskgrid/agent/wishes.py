@@ -12,10 +12,12 @@ Rules, told first:
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from deskgrid.host.files import write_atomic
+from deskgrid.model.outside import read_json
 from deskgrid.model.wish import Ask, Wish
 
 MAX_ACCOUNTS = 64
@@ -28,7 +30,7 @@ ROOT = 0
 class Said(msgspec.Struct, frozen=True):
     """A wish, and the uid that said it."""
 
-    uid: int
+    uid: Annotated[int, msgspec.Meta(ge=-1, le=1 << 32)]
     wish: Wish
 
 
@@ -103,7 +105,7 @@ class WishBook:
 
     def _read(self, now: datetime) -> tuple[Said, ...]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=tuple[Said, ...])
+            return read_json(self._path.read_bytes(), type=tuple[Said, ...])
         except FileNotFoundError:
             return ()
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -13,11 +13,26 @@ from deskgrid.agent.run import check
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.cli.output import Exit, Failed, tell
 from deskgrid.host import toml
+from deskgrid.host.files import decoded
+from deskgrid.host.paths import SYSTEM, settings_file
+from deskgrid.host.programs import KEPT, environment, python
 
 app = typer.Typer(help="The process on each desktop.", no_args_is_help=True)
 
-DEFAULT = Path("/etc/deskgrid/agent.toml")
-Settings = Annotated[Path, typer.Option("--settings", envvar="DESKGRID_AGENT", help="The agent's settings file.")]
+FILE = "agent.toml"
+Settings = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings",
+        envvar="DESKGRID_AGENT",
+        help=f"The agent's settings file. Default: ~/.config/deskgrid/{FILE}, else {SYSTEM / FILE}.",
+    ),
+]
+
+
+def meant(settings: Path | None) -> Path:
+    """The agent's settings file: the one that is named, or else the one that is there."""
+    return settings or settings_file(FILE)
 
 
 @app.command()
@@ -25,22 +40,23 @@ def enrol(
     text_file: Annotated[
         str, typer.Option("--text-file", help="File with the enrolment text; '-': standard input.")
     ] = "-",
-    settings: Settings = DEFAULT,
+    settings: Settings = None,
 ) -> None:
     """Make this desktop a member: exchange an enrolment text for a credential of its own."""
-    chosen = toml.read(settings, AgentSettings)
+    chosen = toml.read(meant(settings), AgentSettings)
     try:
-        text = sys.stdin.read() if text_file == "-" else Path(text_file).read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
+        text = sys.stdin.read() if text_file == "-" else decoded(Path(text_file).read_bytes())
+    except (OSError, ValueError) as error:
         raise Failed(Exit.WRONG, f"enrolment text {text_file}: {error}") from None
     enrol_desktop(chosen.coordinator, chosen.desktop, text, chosen.state)
     tell(f"{chosen.desktop} is enrolled at {chosen.coordinator}")
 
 
 @app.command()
-def run(settings: Settings = DEFAULT) -> None:
+def run(settings: Settings = None) -> None:
     """Run the agent until SIGTERM or Ctrl-C. Never as root."""
-    check(toml.read(settings, AgentSettings))
+    file = meant(settings)
+    check(toml.read(file, AgentSettings))
     verbose = ["--verbose"] if logging.getLogger().isEnabledFor(logging.INFO) else []
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "deskgrid.agent", str(settings), *verbose])  # noqa: S606
+    os.execve(sys.executable, python("deskgrid.agent", [str(file), *verbose]), environment(*KEPT))  # noqa: S606

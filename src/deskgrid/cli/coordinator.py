@@ -4,17 +4,18 @@ from typing import Annotated
 
 import typer
 
-from deskgrid.cli.office import DEFAULT, Json, Settings, load, office
-from deskgrid.cli.output import Exit, Failed, ago, sentence, show_json, size, tell
+from deskgrid.cli.office import Json, Settings, load, office
+from deskgrid.cli.output import Exit, Failed, ago, sentence, show_json, show_text, size, tell
 from deskgrid.coordinator.service import Ready, ServiceError
 from deskgrid.coordinator.service import run as run_service
+from deskgrid.model.counted import counted
 from deskgrid.pool.tools import CondorPool
 
 app = typer.Typer(help="The service beside HTCondor's central manager.", no_args_is_help=True)
 
 
 @app.command()
-def run(settings: Settings = DEFAULT) -> None:
+def run(settings: Settings = None) -> None:
     """Run the coordinator until SIGTERM or Ctrl-C."""
     chosen = load(settings)
 
@@ -28,37 +29,42 @@ def run(settings: Settings = DEFAULT) -> None:
 
 
 @app.command()
-def status(settings: Settings = DEFAULT, as_json: Json = False) -> None:
+def status(settings: Settings = None, as_json: Json = False) -> None:
     """Show the whole: desktops, VMs, demand, and what is short."""
     with office(settings) as client:
         now = client.status()
     if as_json:
         show_json(now)
         return
-    tell(f"{now.reporting} of {now.desktops} desktops report, {now.available} available, {now.held_reports} wait")
-    tell(f"{now.vms} virtual machines, {now.joined} in the pool; last cycle {ago(now.cycle_at)}")
+    tell(
+        f"{counted(now.desktops, 'desktop')}, of which {now.reporting} report; {now.available} available, "
+        f"{now.held_reports} wait for word"
+    )
+    tell(f"{counted(now.vms, 'virtual machine')}, {now.joined} in the pool; last cycle {ago(now.cycle_at)}")
     for fault in now.pool_faults:
         tell(f"HTCondor: {fault}", style="yellow")
+    for problem in now.problems:
+        tell(problem, style="yellow")
     for problem in now.image_problems:
         tell(f"images: {problem}", style="yellow")
     if now.wants is None:
         tell("demand: unknown")
     for want in now.wants or ():
         tell(
-            f"demand: {want.vms} VM of {want.image} ({want.size.cpus} CPU, {size(want.size.memory_bytes)}) "
-            f"for {want.jobs} jobs"
+            f"demand: {counted(want.vms, 'VM')} of {want.image} "
+            f"({counted(want.size.cpus, 'CPU')}, {size(want.size.memory_bytes)}) for {counted(want.jobs, 'job')}"
         )
     for short in now.shortages:
-        tell(f"short: {short.vms} VM of {short.image}: {sentence(short.reason)}", style="yellow")
+        tell(f"short: {counted(short.vms, 'VM')} of {short.image}: {sentence(short.reason)}", style="yellow")
     for ad in now.ads:
-        tell(f"on offer: {ad.image}, {ad.size.cpus} CPU, {size(ad.size.memory_bytes)}")
+        tell(f"on offer: {ad.image}, {counted(ad.size.cpus, 'CPU')}, {size(ad.size.memory_bytes)}")
 
 
 @app.command()
 def token(
     uses: Annotated[int, typer.Option(min=1, max=100_000, help="How many desktops may enrol with it.")] = 1,
     hours: Annotated[float, typer.Option(min=0.01, max=2160, help="How long it is valid.")] = 24.0,
-    settings: Settings = DEFAULT,
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Make an enrolment text for desktops: a secret, limited in time and count. Give it to `deskgrid agent enrol`."""
@@ -68,4 +74,4 @@ def token(
     if as_json:
         show_json({"text": text, "id": made.id, "expires_at": made.expires_at, "uses": made.uses})
     else:
-        typer.echo(text)
+        show_text(text)

@@ -9,13 +9,15 @@ import typer
 
 from deskgrid.cli.doctor import missing_for_demo
 from deskgrid.cli.image import build_with_bar
-from deskgrid.cli.output import Exit, Failed, console, show, tell
+from deskgrid.cli.image_store import tried
+from deskgrid.cli.output import Exit, Failed, show, tell
 from deskgrid.cli.pool import provide_tree
 from deskgrid.demo import figures as figuring
 from deskgrid.demo.cast import Cast, DemoError
 from deskgrid.demo.jobs import JOBS
 from deskgrid.demo.play import Play
 from deskgrid.demo.stage import Stage
+from deskgrid.images.chunks.publish import source_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RECIPE = Path(__file__).parents[1] / "recipes/demo.toml"
@@ -31,12 +33,13 @@ def demo(
         raise Failed(Exit.NO, line)
     tree = provide_tree()
     image = build_with_bar(RECIPE)
+    _take_signals()
+    tried(source_of(image.folder), None, True, tell)
     prepared = time.monotonic()
 
     def say(who: str, what: str) -> None:
-        console.print(f"{time.monotonic() - prepared:7.1f} s  {who:<12} {what}", markup=False, soft_wrap=True)
+        tell(f"{time.monotonic() - prepared:7.1f} s  {who:<12} {what}")
 
-    _take_signals()
     cast = Cast(keep)
     play: Play | None = None
     try:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from deskgrid.agent.files import ca_file, status_file
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.agent.status import read_status
-from deskgrid.cli.agent import DEFAULT
 from deskgrid.cli.agent import Settings as AgentFile
+from deskgrid.cli.agent import meant
 from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, console, show_json, tell
 from deskgrid.host import toml
@@ -21,6 +21,8 @@ from deskgrid.host.doctor_finding import Finding, Level
 from deskgrid.host.doctor_gather import gather
 from deskgrid.host.doctor_trial import TRIAL_SECONDS
 from deskgrid.hypervisor import cgroup
+from deskgrid.pool import doctor as pool
+from deskgrid.pool.reach import Reach
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "red"}
 
@@ -34,7 +36,7 @@ class Purpose(StrEnum):
 
 
 def doctor(
-    settings: AgentFile = DEFAULT,
+    settings: AgentFile = None,
     purpose: Annotated[
         Purpose,
         typer.Option("--for", help="desktop: leave out what only images and the demo need; auto: if an agent is here."),
@@ -46,22 +48,24 @@ def doctor(
     agent = _agent(settings)
     desktop = purpose is Purpose.DESKTOP or (purpose is Purpose.AUTO and agent is not None)
     findings = (*examine(gather(agent=agent, trial_seconds=TRIAL_SECONDS if trial else 0), desktop), way(_seen(agent)))
+    if not desktop and (seen := pool.ask(Reach(timeout_seconds=10))) is not None:
+        findings = (*findings, *pool.examine(seen))
     if as_json:
         show_json(findings)
     else:
         for finding in findings:
             style = _STYLES[finding.level]
-            console.print(f"[{style}]{finding.level:<5}[/{style}] {escape(finding.name)}: {escape(finding.sentence)}")
+            console.print(Text.assemble((f"{finding.level:<5}", style), f" {finding.name}: {finding.sentence}"))
             for command in finding.mend:
                 tell(f"        {command}", soft_wrap=True)
     raise typer.Exit(Exit.NO if worst(findings) is Level.BAD else Exit.DONE)
 
 
-def _agent(settings: Path) -> Agent | None:
+def _agent(settings: Path | None) -> Agent | None:
     """What the agent's settings say, if there are any. Raises: BadSettings, for a file that was named or is wrong."""
-    if settings == DEFAULT and not settings.exists():
+    if settings is None and not meant(None).exists():
         return None
-    chosen = toml.read(settings, AgentSettings)
+    chosen = toml.read(meant(settings), AgentSettings)
     return Agent(chosen.state, chosen.coordinator, ca_file(chosen.state))
 
 

@@ -7,10 +7,12 @@ import typer
 
 from deskgrid.cli import image_compare, image_new, image_store
 from deskgrid.cli.office import Json
-from deskgrid.cli.output import Exit, Failed, progress, show, show_json, size, tell
+from deskgrid.cli.output import Exit, Failed, progress, show, show_json, show_text, size, tell
 from deskgrid.images import manifest
 from deskgrid.images.build import Built, build, images_folder
 from deskgrid.images.listing import find_image, listed
+from deskgrid.model.counted import counted
+from deskgrid.model.plain import plain_json
 
 app = typer.Typer(help="Images: what virtual machines boot from.", no_args_is_help=True)
 app.command("init")(image_new.init)
@@ -81,7 +83,7 @@ def inspect_image(
     if sbom:
         if one.manifest.sbom is None:
             raise Failed(Exit.ABSENT, f"image {image}: it was imported, what packages are in it is not known")
-        print((one.folder / manifest.SBOM).read_text(), end="")
+        show_text(plain_json((one.folder / manifest.SBOM).read_text().rstrip()))
         return
     if as_json:
         show_json(one.manifest)
@@ -97,7 +99,7 @@ def inspect_image(
 def _made_of(held: manifest.Manifest) -> str:
     if held.recipe is not None:
         asked = " ".join(held.recipe.packages) or "-"
-        return f"Debian {held.recipe.suite}, {len(held.packages)} packages; asked for: {asked}"
+        return f"Debian {held.recipe.suite}, {counted(len(held.packages), 'package')}; asked for: {asked}"
     assert held.imported is not None
     installs = f"; cloud-init installs {' '.join(held.imported.packages)}" if held.imported.packages else ""
     return f"imported from {held.imported.form} {held.imported.source.sha256}; boots by BIOS with cloud-init{installs}"

@@ -11,6 +11,8 @@ from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, progress, show, show_json, size, tell
 from deskgrid.images.contract import ImageError
 from deskgrid.images.listing import inspect
+from deskgrid.model.counted import counted
+from deskgrid.model.outside import read_json
 
 if TYPE_CHECKING:
     from deskgrid.images.chunks.publish import Source
@@ -35,37 +37,60 @@ def publish(
         bool | None,
         typer.Option(
             "--trial/--no-trial",
-            help="Boot the image once to learn what a boot reads first; unsaid: once, where QEMU is installed.",
+            help="Boot the image once, to learn what a boot reads first and what its machines say of themselves to "
+            "HTCondor; unsaid: once, where QEMU is installed.",
         ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="Where the manifest to be signed goes; beside the image if not given."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Publish an image in encrypted chunks. It goes on where an interrupted publication stopped."""
+    from deskgrid.host.files import write_atomic
     from deskgrid.images.chunks.keys import ProjectKey, make_key, read_key
+    from deskgrid.images.chunks.manifest import digest, encode
     from deskgrid.images.chunks.publish import publish as publish_image
     from deskgrid.images.chunks.publish import source_of
+    from deskgrid.images.trust.aloud import words_of
 
     one = inspect(folder)
     assert one.manifest is not None
     where = folder.resolve()
     key = ProjectKey(make_key(key_file) if new_key else read_key(key_file))
     source = source_of(where, _offsets(first_reads))
-    if first_reads is None:
-        source = _tried(source, trial, (lambda sentence: None) if as_json else tell)
+    source = tried(source, trial, first_reads is None, (lambda sentence: None) if as_json else tell)
     with progress() as bar:
         task = bar.add_task(f"{project}/{one.ref.name} {version}", total=1.0, visible=not as_json)
         made = publish_image(
             source, to, (project, one.ref.name, version), key, lambda part: bar.update(task, completed=part)
         )
+    content = encode(made.manifest)  # not what lies in the folder now: others may write there
+    own = manifest or where / f"{project}-{version}.manifest.json"
+    try:
+        write_atomic(own, content)
+    except OSError as error:
+        raise ImageError(
+            f"manifest {own}: can't be written: {error.strerror}; say with --manifest where it may go"
+        ) from None
     if as_json:
-        facts = {name: getattr(made, name) for name in ("raw_bytes", "new_bytes", "new_packs", "new_chunks")}
-        show_json({"manifest": str(made.path), **facts})
+        facts = {
+            name: getattr(made, name) for name in ("raw_bytes", "new_bytes", "new_packs", "new_chunks", "wrong_chunks")
+        }
+        show_json({"manifest": str(own), "sha256": digest(content), **facts})
         return
     tell(
         f"{project}/{one.ref.name} {version}: {size(made.raw_bytes)} of content, {size(made.new_bytes)} of it new, in "
-        f"{made.new_packs} packs"
+        f"{counted(made.new_packs, 'pack')}"
     )
-    tell(f"to be signed: {made.path}")
+    if made.wrong_chunks:
+        tell(
+            f"stored anew: {counted(made.wrong_chunks, 'chunk')} in {to}, found damaged or not what the name says; "
+            f"see who may write to that folder, and who has the key of {project}"
+        )
+    tell(f"to be signed: {own}, SHA-256 {digest(content)}")
+    tell(f"in words, for its approver: {words_of(digest(content))}")
 
 
 @app.command("status")
@@ -109,7 +134,7 @@ def verify(store: Store, as_json: Json = False) -> None:
     else:
         for fault in found.faults:
             tell(fault)
-        tell(f"{found.blobs} chunks checked, {size(found.bytes)}; {found.damaged} damaged")
+        tell(f"{counted(found.blobs, 'chunk')} checked, {size(found.bytes)}; {found.damaged} damaged")
     if found.damaged or found.faults:
         raise typer.Exit(Exit.NO)
 
@@ -124,28 +149,36 @@ def gc(store: Store, as_json: Json = False) -> None:
     if as_json:
         show_json(done)
         return
-    tell(f"{done.packs} packs, {done.blobs} chunks and {done.files} other files removed: {size(done.bytes)}")
+    tell(
+        f"{counted(done.packs, 'pack')}, {counted(done.blobs, 'chunk')} and {counted(done.files, 'other file')} "
+        f"removed: {size(done.bytes)}"
+    )
 
 
-def _tried(source: "Source", wanted: bool | None, say: Callable[[str], None]) -> "Source":
-    """What is published, with the first reads of a trial boot, made now or kept from before."""
+def tried(source: "Source", wanted: bool | None, order: bool, say: Callable[[str], None]) -> "Source":
+    """What is published, with what a trial boot tells, made now or kept from before. order: take its first reads."""
+    from deskgrid.core.promise import Promise
     from deskgrid.images.chunks import trial, trial_boot
 
     if wanted is False:
         return source
     folder = source.disk.parent
-    reads = [] if wanted else trial.kept_reads(folder)
-    if not reads and (wanted or trial_boot.possible()):
-        say("booting the image once, to learn what a boot reads first")
+    reads, promise = trial.kept_reads(folder), trial.kept_promise(folder)
+    if wanted or ((not reads or promise is None) and trial_boot.possible()):
+        say("booting the image once, to learn what a boot reads first and what its machines say of themselves")
         try:
-            reads = trial_boot.first_reads(source, say)
+            told = trial_boot.try_out(source, say)
+            reads, promise = told.first_reads, told.promise or Promise()
+            trial.keep_reads(folder, reads)
+            trial.keep_promise(folder, promise)
         except ImageError as error:
             if wanted:
                 raise
             say(f"{error}; it is published without a boot order")
-        if reads:
-            trial.keep_reads(folder, reads)
-    return msgspec.structs.replace(source, first_reads=reads)
+    if promise is None or not promise.says:
+        say("its machine did not say what it is: jobs that ask for more than a size will not be matched with it")
+    source = msgspec.structs.replace(source, promise=promise or Promise())
+    return msgspec.structs.replace(source, first_reads=reads) if order else source
 
 
 def _there(store: Path) -> Path:
@@ -158,6 +191,6 @@ def _offsets(path: Path | None) -> list[int]:
     if path is None:
         return []
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[int])
+        return read_json(path.read_bytes(), type=list[int])
     except (OSError, msgspec.MsgspecError) as error:
         raise ImageError(f"first reads {path}: {error}; expected a JSON list of offsets") from None

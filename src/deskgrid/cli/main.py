@@ -1,5 +1,6 @@
 """`deskgrid`: puts the commands together and turns what went wrong into one sentence and an exit code."""
 
+import io
 import logging
 import sys
 from typing import Annotated
@@ -10,10 +11,12 @@ from deskgrid import __version__
 from deskgrid.agent.enrol import EnrolError
 from deskgrid.agent.run import AgentError
 from deskgrid.cli import agent, coordinator, demo, doctor, firmware, image, operator, owner, policy, pool, trust
-from deskgrid.cli.output import Exit, Failed, errors
+from deskgrid.cli.output import Exit, Failed, complain, errors, show_text
 from deskgrid.coordinator.client import NoAnswer, Refused
+from deskgrid.host import logs
 from deskgrid.host.debstrap import BuildFailed
 from deskgrid.host.entry import NoWay
+from deskgrid.host.start import set_umask
 from deskgrid.host.toml import BadSettings
 from deskgrid.images.contract import ImageError
 from deskgrid.images.recipe import BadRecipe
@@ -77,18 +80,15 @@ def root(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")] = False,
 ) -> None:
     """What stands before a command."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logs.set_up(logging.INFO if verbose else logging.WARNING)
     if version:
-        typer.echo(__version__)
+        show_text(__version__)
         raise typer.Exit
 
 
 def main() -> None:
     """Run a command and exit with its code."""
+    set_umask()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -100,7 +100,9 @@ def run(argv: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     except UsageError as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        errors.out(shown.getvalue().rstrip())
         return Exit.WRONG
     except Failed as failed:
         return _say(str(failed), failed.code)
@@ -109,5 +111,5 @@ def run(argv: list[str]) -> int:
 
 
 def _say(text: str, code: Exit) -> int:
-    errors.print(f"deskgrid: {text}", markup=False, soft_wrap=True)
+    complain(text)
     return code

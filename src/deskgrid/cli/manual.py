@@ -105,8 +105,8 @@ def _policy_settings() -> str:
 
 
 def _refusals() -> str:
-    lines = ["| name | running VMs | it ends | said when |", "|---|---|---|---|"]
-    lines += [f"| `{r.name}` | {'stop' if r.stops else 'go on'} | {r.ends} | {r.when} |" for r in REFUSALS]
+    lines = ["| name | the computer is | running VMs | it ends | said when |", "|---|---|---|---|---|"]
+    lines += [f"| `{r.name}` | {r.state} | {'stop' if r.stops else 'go on'} | {r.ends} | {r.when} |" for r in REFUSALS]
     return "\n".join([*lines, ""])
 
 

@@ -10,24 +10,31 @@ import typer
 from deskgrid.cli.output import Exit, Failed
 from deskgrid.coordinator.client import NoAnswer, OperatorClient, Refused
 from deskgrid.coordinator.settings import CoordinatorSettings, read_settings
+from deskgrid.host.paths import SYSTEM, config_folder, settings_file
 
-DEFAULT = Path("/etc/deskgrid/coordinator.toml")
+FILE = "coordinator.toml"
 
 Settings = Annotated[
-    Path, typer.Option("--settings", envvar="DESKGRID_COORDINATOR", help="The coordinator's settings file.")
+    Path | None,
+    typer.Option(
+        "--settings",
+        envvar="DESKGRID_COORDINATOR",
+        help=f"The coordinator's settings file. Default: ~/.config/deskgrid/{FILE}, else {SYSTEM / FILE}.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
-def load(path: Path) -> CoordinatorSettings:
-    """The coordinator's settings; the defaults when the default file is not there."""
-    if path == DEFAULT and not path.exists():
+def load(path: Path | None) -> CoordinatorSettings:
+    """The coordinator's settings; the defaults when none are named and there are none."""
+    file = path or settings_file(FILE)
+    if path is None and not file.exists():
         return CoordinatorSettings()
-    return read_settings(path)
+    return read_settings(file)
 
 
 @contextmanager
-def office(path: Path) -> Iterator[OperatorClient]:
+def office(path: Path | None) -> Iterator[OperatorClient]:
     """A client of the coordinator; what it refuses becomes a sentence and an exit code."""
     settings = load(path)
     try:
@@ -37,7 +44,18 @@ def office(path: Path) -> Iterator[OperatorClient]:
         finally:
             client.close()
     except NoAnswer as error:
-        raise Failed(Exit.UNREACHABLE, str(error)) from None
+        raise Failed(Exit.UNREACHABLE, f"{error}; {_which(path)}") from None
     except Refused as error:
         code = {400: Exit.WRONG, 404: Exit.ABSENT, 502: Exit.UNREACHABLE, 503: Exit.UNREACHABLE}.get(error.status)
         raise Failed(code or Exit.REFUSED, str(error)) from None
+
+
+def _which(path: Path | None) -> str:
+    """Which grid was meant, and by what."""
+    if path is None and not (path := settings_file(FILE)).exists():
+        own = config_folder() / FILE
+        return (
+            f"no settings say which grid is meant: name them with --settings, or write {own} "
+            "(for a first look: `deskgrid trust first-look --write`)"
+        )
+    return f"that is the grid of {path}, another one is named with --settings"

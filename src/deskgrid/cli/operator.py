@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from deskgrid.cli.office import DEFAULT, Json, Settings, office
+from deskgrid.cli.office import Json, Settings, office
 from deskgrid.cli.output import Exit, Failed, ago, sentence, show, show_json, size, tell
 from deskgrid.coordinator.kept import DesktopInventory
 from deskgrid.coordinator.views import ImageView
 from deskgrid.core.why import Why
+from deskgrid.model.counted import counted
 from deskgrid.model.names import name as check_name
 
 desktop_app = typer.Typer(help="The desktops of the fleet.", no_args_is_help=True)
@@ -21,14 +22,14 @@ Because = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 
 
 @desktop_app.command("list")
-def desktops(settings: Settings = DEFAULT, as_json: Json = False) -> None:
+def desktops(settings: Settings = None, as_json: Json = False) -> None:
     """List the desktops: do they report, are they available, and why not."""
     with office(settings) as client:
         found = client.desktops()
     rows = [
         (
             d.name,
-            "revoked" if d.revoked_at else "silent" if d.silent else "available" if _available(d) else "in use",
+            d.state,
             ago(d.reported_at),
             len(d.vms),
             d.reason.sentence if d.reason else "",
@@ -39,18 +40,21 @@ def desktops(settings: Settings = DEFAULT, as_json: Json = False) -> None:
 
 
 @desktop_app.command("show")
-def desktop(name: str, settings: Settings = DEFAULT, as_json: Json = False) -> None:
+def desktop(name: str, settings: Settings = None, as_json: Json = False) -> None:
     """Show one desktop."""
     with office(settings) as client:
         d = client.desktop(check_name("desktop name", name))
     if as_json:
         show_json(d)
         return
-    tell(f"{d.name}: enrolled {ago(d.enrolled_at)}, reported {ago(d.reported_at)}, agent {d.agent_version or '?'}")
+    tell(
+        f"{d.name}: {d.state}; enrolled {ago(d.enrolled_at)}, reported {ago(d.reported_at)}, "
+        f"agent {d.agent_version or '?'}"
+    )
     if d.room is not None:
         tell(
-            f"{d.cpus} CPUs, {size(d.memory_bytes)}; room for {d.room.vms} VMs, {d.room.cpus} CPUs, "
-            f"{size(d.room.memory_bytes)}"
+            f"{counted(d.cpus, 'CPU')}, {size(d.memory_bytes)}; room for {counted(d.room.vms, 'VM')}, "
+            f"{counted(d.room.cpus, 'CPU')}, {size(d.room.memory_bytes)}"
         )
     for reason in (*(d.availability.refusals if d.availability else ()), *d.warnings):
         tell(f"- {sentence(reason)}")
@@ -77,7 +81,7 @@ def _tell_inventory(said: DesktopInventory) -> None:
 @desktop_app.command("inventory")
 def inventory(
     each: Annotated[bool, typer.Option("--each", help="One row for each desktop, not for each product.")] = False,
-    settings: Settings = DEFAULT,
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """What the desktops are made of, and how many of each product have virtualisation off."""
@@ -110,14 +114,14 @@ def _counts(table: Mapping[str, int]) -> str:
 
 
 @desktop_app.command("revoke")
-def revoke(name: str, reason: Because = "", settings: Settings = DEFAULT) -> None:
+def revoke(name: str, reason: Because = "", settings: Settings = None) -> None:
     """Take a desktop's membership away: its credential is worth nothing from now on."""
     with office(settings) as client:
         tell(client.revoke(check_name("desktop name", name), reason).sentence)
 
 
 @vm_app.command("list")
-def vms(settings: Settings = DEFAULT, as_json: Json = False) -> None:
+def vms(settings: Settings = None, as_json: Json = False) -> None:
     """List the virtual machines that live."""
     with office(settings) as client:
         found = client.vms()
@@ -129,13 +133,11 @@ def vms(settings: Settings = DEFAULT, as_json: Json = False) -> None:
 
 
 @vm_app.command("show")
-def vm(vm_id: str, settings: Settings = DEFAULT, as_json: Json = False) -> None:
+def vm(vm_id: str, settings: Settings = None, as_json: Json = False) -> None:
     """Show the lease of one virtual machine, living or ended."""
     check_name("VM id", vm_id)
     with office(settings) as client:
-        found = next((r for r in client.leases(limit=10_000) if r.lease.vm_id == vm_id), None)
-    if found is None:
-        raise Failed(Exit.ABSENT, f"no virtual machine {vm_id} is known; see `deskgrid vm list`")
+        found = client.lease(vm_id)
     if as_json:
         show_json(found)
         return
@@ -147,7 +149,7 @@ def vm(vm_id: str, settings: Settings = DEFAULT, as_json: Json = False) -> None:
 
 
 @vm_app.command("end")
-def end(vm_id: str, reason: Because = "", settings: Settings = DEFAULT) -> None:
+def end(vm_id: str, reason: Because = "", settings: Settings = None) -> None:
     """End a virtual machine: its jobs are vacated and run elsewhere."""
     with office(settings) as client:
         tell(client.end_vm(check_name("VM id", vm_id), reason).sentence)
@@ -156,7 +158,7 @@ def end(vm_id: str, reason: Because = "", settings: Settings = DEFAULT) -> None:
 @why_app.command("job")
 def why_job(
     job: Annotated[str, typer.Argument(help="cluster.proc, such as 12.0")],
-    settings: Settings = DEFAULT,
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Why does this job wait, or where is it?"""
@@ -165,13 +167,13 @@ def why_job(
 
 
 @why_app.command("desktop")
-def why_desktop(name: str, settings: Settings = DEFAULT, as_json: Json = False) -> None:
+def why_desktop(name: str, settings: Settings = None, as_json: Json = False) -> None:
     """Why does this desktop run what it runs, or nothing?"""
     with office(settings) as client:
         _answer(client.why_desktop(check_name("desktop name", name)), as_json)
 
 
-def images(settings: Settings = DEFAULT, as_json: Json = False) -> None:
+def images(settings: Settings = None, as_json: Json = False) -> None:
     """List the images: every version, who signed it, whether jobs get it, and why not."""
     with office(settings) as client:
         found = client.catalogue()
@@ -225,12 +227,21 @@ def _standing(version: ImageView) -> str:
 
 
 def story(
-    vm_id: Annotated[str, typer.Argument(help="The id that a VM has from demand to its end.")],
-    settings: Settings = DEFAULT,
+    vm_id: Annotated[
+        str | None, typer.Argument(help="The id that a VM has from demand to its end; the newest VM's if not given.")
+    ] = None,
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """A virtual machine's life, across coordinator and agent."""
     with office(settings) as client:
+        if vm_id is None:
+            newest = client.leases(limit=1)
+            if not newest:
+                raise Failed(Exit.ABSENT, "no virtual machine was ever ordered here")
+            vm_id = newest[0].lease.vm_id
+            if not as_json:
+                tell(vm_id, style="bold")
         lines = client.story(check_name("VM id", vm_id))
     rows = [
         (line.at.astimezone().strftime("%H:%M:%S.%f")[:-3], line.source, line.state, line.sentence) for line in lines
@@ -254,8 +265,3 @@ def _answer(why: Why, as_json: bool) -> None:
         tell(f"- {sentence(reason)}")
     for vm_id in why.vms:
         tell(f"see: deskgrid story {vm_id}")
-
-
-def _available(desktop: object) -> bool:
-    availability = getattr(desktop, "availability", None)
-    return bool(availability and availability.available)

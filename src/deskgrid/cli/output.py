@@ -1,5 +1,8 @@
 """How commands answer: a table for people, `--json` for programs, one sentence for an error.
 
+Nothing reaches the terminal, or what it is redirected to, but text: whatever is printed goes through `PlainConsole`
+(`model/plain.py` says what becomes of the rest). Nothing that is told is read as Rich's markup.
+
 Exit codes: 0 done; 1 the answer is no (a check found something, a demo did not finish); 2 wrong use or wrong input;
 3 something that is needed cannot be reached; 4 refused; 5 no such thing; 130 interrupted.
 """
@@ -11,16 +14,28 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
+from deskgrid.model.plain import plain, plain_json
 from deskgrid.model.reason import Reason
 
-console = Console(highlight=False)
+
+class PlainConsole(Console):
+    """A console that writes Rich's own styles and movements, and of all else only what is text."""
+
+    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+        """Rich calls it for all that it writes (rich/console.py)."""
+        fit = (one if one.control else Segment(plain(one.text, lines=True), one.style) for one in buffer)
+        return super()._render_buffer(fit)
+
+
+console = PlainConsole(highlight=False)
 if not console.is_terminal:
-    console = Console(highlight=False, width=200)  # into a pipe or file: nothing is cut short
-errors = Console(stderr=True, highlight=False)
+    console = PlainConsole(highlight=False, width=200)  # into a pipe or file: nothing is cut short
+errors = PlainConsole(stderr=True, highlight=False)
 
 
 class Exit(IntEnum):
@@ -50,18 +65,28 @@ def show(value: object, as_json: bool, columns: Sequence[str], rows: Iterable[Se
         return
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*(escape(_text(cell)) for cell in row))
+        table.add_row(*(Text(plain(_text(cell))) for cell in row))
     console.print(table)
 
 
 def show_json(value: object) -> None:
     """Print a value as indented JSON, unwrapped and unstyled."""
-    console.out(msgspec.json.format(msgspec.json.encode(value), indent=2).decode(), highlight=False)
+    show_text(plain_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
+
+
+def show_text(text: str) -> None:
+    """Print a text as it is, unwrapped and unstyled."""
+    console.out(text, highlight=False)
 
 
 def tell(text: str, **style: Any) -> None:
     """Print a line for people; markup in `text` is printed as it is."""
-    console.print(escape(text), **{"soft_wrap": True, **style})
+    console.print(Text(plain(text, lines=True)), **{"soft_wrap": True, **style})
+
+
+def complain(text: str) -> None:
+    """Print an error's sentence."""
+    errors.print(Text(plain(f"deskgrid: {text}", lines=True)), soft_wrap=True)
 
 
 def sentence(reason: Reason) -> str:

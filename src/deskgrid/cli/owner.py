@@ -19,11 +19,14 @@ from deskgrid.agent.files import status_file
 from deskgrid.agent.local_words import Answer, AskStatus, Done, Finish, Now, Pause, Question, Refused, Resume
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.agent.status import Status, read_status
-from deskgrid.cli.agent import DEFAULT
 from deskgrid.cli.agent import Settings as SettingsOption
+from deskgrid.cli.agent import meant
 from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, ago, show, show_json, size, tell
 from deskgrid.host import toml
+from deskgrid.host.paths import SYSTEM
+from deskgrid.host.programs import python
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.reason import Reason
 from deskgrid.session import words
@@ -35,18 +38,19 @@ HowLong = Annotated[
 Why = Annotated[bool, typer.Option("--why", "--all", help="All reasons, with what was read and when each should end.")]
 
 
-def sockets(settings: Path) -> tuple[tuple[Path, ...], Path | None]:
+def sockets(settings: Path | None) -> tuple[tuple[Path, ...], Path | None]:
     """Where the agent may listen, and its state folder, if the settings can be read by this account."""
+    file = meant(settings)
     try:
-        chosen = toml.read(settings, AgentSettings)
+        chosen = toml.read(file, AgentSettings)
     except toml.BadSettings:
-        if settings != DEFAULT:
+        if settings is not None or not file.is_relative_to(SYSTEM):
             raise
         return places(None, None), None
     return places(chosen.local, chosen.state), chosen.state
 
 
-def status(settings: SettingsOption = DEFAULT, why: Why = False, as_json: Json = False) -> None:
+def status(settings: SettingsOption = None, why: Why = False, as_json: Json = False) -> None:
     """What runs on this computer, for whom and since when, why or why nothing does, and what it gave this month."""
     tried, state = sockets(settings)
     try:
@@ -65,34 +69,39 @@ def status(settings: SettingsOption = DEFAULT, why: Why = False, as_json: Json =
         tell(answer.rights.why_not)
 
 
-def pause(how_long: HowLong = "forever", settings: SettingsOption = DEFAULT) -> None:
+def pause(how_long: HowLong = "forever", settings: SettingsOption = None) -> None:
     """Let nothing run on this computer, for a time or until `deskgrid resume`."""
-    _wish(settings, Pause(_until(how_long)))
+    _wish(settings, Pause, how_long)
 
 
-def finish(how_long: HowLong = "forever", settings: SettingsOption = DEFAULT) -> None:
+def finish(how_long: HowLong = "forever", settings: SettingsOption = None) -> None:
     """Let nothing new start on this computer; what runs may end its work."""
-    _wish(settings, Finish(_until(how_long)))
+    _wish(settings, Finish, how_long)
 
 
-def resume(settings: SettingsOption = DEFAULT) -> None:
+def resume(settings: SettingsOption = None) -> None:
     """Take back what you asked with `pause` or `finish`."""
-    _wish(settings, Resume())
+    _wish(settings, Resume)
 
 
-def _until(how_long: str) -> datetime | None:
+def _wish(settings: Path | None, ask_for: type[Pause] | type[Finish] | type[Resume], how_long: str = "") -> None:
+    """Say a wish. Times of day are those of the clock that the policy goes by, which the agent tells."""
+    here = local_now()
     try:
-        return words.until_of(how_long, local_now())
+        words.until_of(how_long or "forever", here)  # wrong words are told whether an agent runs or not
+        tried = sockets(settings)[0]
+        told = _ask(tried, AskStatus())
+        zone = told.status.zone if isinstance(told, Now) else ""
+        now = words.wall(here, zone)
+        answer = _ask(tried, Resume() if ask_for is Resume else ask_for(words.until_of(how_long, now)))
     except words.BadDuration as error:
         raise Failed(Exit.WRONG, str(error)) from None
-
-
-def _wish(settings: Path, question: Question) -> None:
-    answer = _ask(sockets(settings)[0], question)
     if isinstance(answer, Refused):
         raise Failed(Exit.REFUSED, answer.sentence)
     assert isinstance(answer, Done)
-    tell(words.done_sentence(answer, account_name(os.geteuid()), local_now()))
+    tell(words.done_sentence(answer, account_name(os.geteuid()), now))
+    if (note := words.zone_sentence(here, zone)) and answer.wish is not None and answer.wish.until is not None:
+        tell(note)
 
 
 def _ask(tried: tuple[Path, ...], question: Question) -> Answer:
@@ -122,11 +131,13 @@ def _newest_left(tried: Sequence[Path], state: Path | None) -> Status | None:
 
 
 def _show(status: Status, why: bool) -> None:
-    now = local_now()
+    now = words.wall(local_now(), status.zone)
     what, because = words.headline(status, now)
     tell(f"{status.desktop}: {what} {because}".rstrip(), style="bold")
     if (ends := words.why_ends(status)) is not None and because:
         tell(f"That should end at {words.clock(ends, now)}.")
+    if note := words.zone_sentence(local_now(), status.zone):
+        tell(note)
     if status.vms:
         tell("")
         columns = ("image", "state", "since", "CPUs", "uses now", "memory", "for", "why")
@@ -137,9 +148,11 @@ def _show(status: Status, why: bool) -> None:
         _reasons(status, now)
     elif len(refusals) > 1:
         more = len(refusals) - 1
-        tell(f"{more} more reason{'s' if more > 1 else ''}: `deskgrid status --why`")
+        tell(f"{counted(more, 'more reason')}: `deskgrid status --why`")
     if status.gift is not None:
         tell(words.gift_sentence(status.gift.total()))
+    if status.wall is not None and (why or status.wall.name != "seccomp"):
+        tell(status.wall.sentence)
     for fault in status.faults:
         tell(f"wrong: {fault}", style="bold")
     if status.link_fault:
@@ -170,7 +183,7 @@ def _reasons(status: Status, now: datetime) -> None:
         tell("")
     room = status.room
     if status.availability.available:
-        tell(f"room for {room.vms} virtual machines, {room.cpus} CPUs, {size(room.memory_bytes)}")
+        tell(f"room for {counted(room.vms, 'virtual machine')}, {counted(room.cpus, 'CPU')}, {size(room.memory_bytes)}")
     if status.sources:
         tell(f"you, as seen by: {', '.join(status.sources)}")
     for fault in status.presence_faults:
@@ -185,7 +198,7 @@ def _reason(reason: Reason, now: datetime) -> tuple[object, ...]:
 def page(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
     show_it: Annotated[bool, typer.Option("--open", help="Open it in your browser.")] = False,
-    settings: SettingsOption = DEFAULT,
+    settings: SettingsOption = None,
 ) -> None:
     """Show the same on a page for you alone, with buttons, until Ctrl-C."""
     from deskgrid.session.serve import Page, PageServer, browser, door
@@ -217,11 +230,12 @@ def _open_browser(argv: Sequence[str]) -> None:
 
 def session(
     tray: Annotated[bool, typer.Option("--tray/--no-tray", help="Show a sign in the tray, where there is one.")] = True,
-    settings: SettingsOption = DEFAULT,
+    settings: SettingsOption = None,
 ) -> None:
     """Tell the agent when this session is in use, until the session ends. Desktops start this at login."""
-    argv = [sys.executable, "-P", "-m", "deskgrid.session", *map(str, sockets(settings)[0])]
+    words = list(map(str, sockets(settings)[0]))
     if tray:
-        argv += ["--", sys.executable, "-m", "deskgrid", "page", "--open", "--settings", str(settings)]
+        asked = [] if settings is None else ["--settings", str(settings)]
+        words += ["--", *python("deskgrid", ["page", "--open", *asked])]
     sys.stdout.flush()
-    os.execv(sys.executable, argv)  # noqa: S606  a small process for a long time
+    os.execv(sys.executable, python("deskgrid.session", words))  # noqa: S606  a small process for a long time

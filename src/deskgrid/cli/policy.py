@@ -16,22 +16,25 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import typer
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from deskgrid.agent.clock import local_now
 from deskgrid.agent.policy_files import POLICY_FOLDER, PolicyFiles
 from deskgrid.agent.settings import AgentSettings
-from deskgrid.cli.agent import DEFAULT
 from deskgrid.cli.agent import Settings as SettingsOption
+from deskgrid.cli.agent import meant
 from deskgrid.cli.office import Json
-from deskgrid.cli.output import Exit, Failed, console, errors, show_json, tell
+from deskgrid.cli.output import Exit, Failed, complain, console, show_json, tell
 from deskgrid.core.cases import Case, Difference, differences
 from deskgrid.core.layers import Effective
 from deskgrid.core.week import Day, Slot, days
 from deskgrid.host import toml
+from deskgrid.host.files import decoded
+from deskgrid.model.counted import counted
 from deskgrid.model.hours import window
+from deskgrid.model.outside import read_plain_json
+from deskgrid.model.plain import plain
 from deskgrid.model.policy import ROWS, Policy
 
 app = typer.Typer(help="What this desktop allows, and why.", no_args_is_help=True)
@@ -63,7 +66,7 @@ class Tried(msgspec.Struct, frozen=True):
 
 
 @app.command()
-def show(folder: Folder = None, settings: SettingsOption = DEFAULT, why: Why = False, as_json: Json = False) -> None:
+def show(folder: Folder = None, settings: SettingsOption = None, why: Why = False, as_json: Json = False) -> None:
     """The policy that holds on this desktop, and which layer set what."""
     effective = _effective(folder, settings)
     if as_json:
@@ -71,7 +74,7 @@ def show(folder: Folder = None, settings: SettingsOption = DEFAULT, why: Why = F
     else:
         _print(effective, why)
     for fault in effective.faults:
-        errors.print(f"deskgrid: {fault}", markup=False, soft_wrap=True)
+        complain(fault)
     if effective.faults:
         raise typer.Exit(Exit.NO)
 
@@ -80,7 +83,7 @@ def show(folder: Folder = None, settings: SettingsOption = DEFAULT, why: Why = F
 def test(
     files: Annotated[list[Path], typer.Argument(help="JSON files of policy cases.")],
     folder: Folder = None,
-    settings: SettingsOption = DEFAULT,
+    settings: SettingsOption = None,
     as_json: Json = False,
 ) -> None:
     """Try cases on the policy that holds here: facts in, decision out. Exit code 1 when one is decided otherwise."""
@@ -98,7 +101,7 @@ def test(
             for each in one.differences:
                 tell(f"      {each.key}: expected {_plainly(each.expected)}, got {_plainly(each.got)}")
         failed = sum(not one.passed for one in tried)
-        tell(f"{len(tried)} cases, {f'{failed} decided otherwise' if failed else 'all as expected'}")
+        tell(f"{counted(len(tried), 'case')}, {f'{failed} decided otherwise' if failed else 'all as expected'}")
     if not all(one.passed for one in tried):
         raise typer.Exit(Exit.NO)
 
@@ -112,7 +115,7 @@ def simulate(
     ] = None,
     begin: Annotated[str, typer.Option("--from", help="The first day, such as 2026-03-23.  [default: today]")] = "",
     folder: Folder = None,
-    settings: SettingsOption = DEFAULT,
+    settings: SettingsOption = None,
     as_json: Json = False,
 ) -> None:
     """Draw which hours of a week this desktop would give at most: idle, healthy, and with this calendar."""
@@ -135,7 +138,7 @@ def simulate(
 def read_cases(path: Path) -> tuple[Case, ...]:
     """Cases of a file: a list, or one. Raises: BadSettings with all faults."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_plain_json(decoded(path.read_bytes()))
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else f"not valid JSON: {error}"
         raise toml.BadSettings(str(path), [f"cannot be read: {what}; expected a list of cases"]) from None
@@ -174,11 +177,11 @@ def _case(table: Any, where: str) -> Case:
     return case
 
 
-def _effective(folder: Path | None, settings: Path) -> Effective:
+def _effective(folder: Path | None, settings: Path | None) -> Effective:
     """The layers of this desktop; without settings, those of the folder alone."""
-    chosen = None
-    if settings != DEFAULT or settings.exists():
-        chosen = toml.read(settings, AgentSettings)
+    chosen, file = None, meant(settings)
+    if settings is not None or file.exists():
+        chosen = toml.read(file, AgentSettings)
     there = folder or (POLICY_FOLDER if chosen is None else chosen.policy_folder)
     if folder is not None and not folder.is_dir():
         raise Failed(Exit.WRONG, f"{folder}: no such folder; expected one with grid.toml, group.toml or desktop.toml")
@@ -186,7 +189,7 @@ def _effective(folder: Path | None, settings: Path) -> Effective:
     if state.is_dir() and not os.access(state, os.R_OK | os.X_OK):
         tell(f"the owner's layer in {state} cannot be read by this account; it can only tighten what follows")
         state = there / "no-state"
-    files = PolicyFiles(there, state, settings if chosen is not None else None, keep=False)
+    files = PolicyFiles(there, state, file if chosen is not None else None, keep=False)
     try:
         return files.settled()
     finally:
@@ -203,10 +206,10 @@ def _zone(name: str, where: str) -> tzinfo:
 def _print(effective: Effective, why: bool) -> None:
     table = Table("setting", "value", "set by", *(["what it means"] if why else []), box=None, pad_edge=False)
     for chapter, rows in groupby(zip(ROWS, effective.settings, strict=True), key=lambda pair: pair[0].chapter):
-        table.add_row(f"[bold]{chapter}[/bold]")
+        table.add_row(Text(chapter, "bold"))
         for row, setting in rows:
             cells = [f"  {row.name}", value_text(row.name, setting.value), ", ".join(setting.layers)]
-            table.add_row(*map(escape, [*cells, *([row.help] if why else [])]))
+            table.add_row(*map(Text, map(plain, [*cells, *([row.help] if why else [])])))
     console.print(table)
     if why:
         for layer, source in effective.sources:

@@ -12,8 +12,12 @@ from deskgrid.host import trees
 from deskgrid.host.paths import cache_folder
 from deskgrid.model.policy import GRACE_SECONDS_MOST
 from deskgrid.pool.config import PoolSettings, dropins, install
+from deskgrid.pool.contract import Refused
+from deskgrid.pool.doctor import must_be_fit
 from deskgrid.pool.embedded import EmbeddedPool
 from deskgrid.pool.head import HeadSettings
+from deskgrid.pool.place import job_folders
+from deskgrid.pool.reach import Reach
 
 app = typer.Typer(help="HTCondor's side: configure an existing pool, or run an embedded one.", no_args_is_help=True)
 
@@ -30,53 +34,68 @@ def configure(
     trust_domain: Annotated[str, typer.Option(help="HTCondor's TRUST_DOMAIN of this pool.")] = "deskgrid",
     key: Annotated[str, typer.Option(help="Name of the signing key for the tokens of VMs.")] = "deskgrid",
     lease_seconds: Annotated[
-        int, typer.Option(help="How long a job waits for a VM that is silent or paused, if nobody frees it.")
+        int, typer.Option(help="How long a job and its VM wait for each other, over a pause or a restart.")
     ] = PoolSettings().lease_seconds,
+    ended: Annotated[str, typer.Option(help="The coordinator's file of VMs that have ended.")] = PoolSettings().ended,
     as_json: Json = False,
 ) -> None:
-    """Write configuration drop-ins for the central manager and submit servers of an existing pool."""
+    """Write configuration drop-ins for the central manager and submit servers of an existing pool.
+
+    A pool whose collector or negotiator is of a version that can't work with it is refused.
+    """
     try:
-        files = dropins(PoolSettings(trust_domain, key, lease_seconds))
+        files = dropins(PoolSettings(trust_domain, key, lease_seconds, ended=ended))
     except ValueError as error:
         raise Failed(Exit.WRONG, str(error)) from None
+    try:
+        must_be_fit(Reach(timeout_seconds=10))
+    except Refused as error:
+        raise Failed(Exit.REFUSED, str(error)) from None
     if as_json:
         show_json([{"path": str(output / file.path), "why": file.why, "text": file.text} for file in files])
+    tells = _silent if as_json else tell
     if dry_run:
-        if not as_json:
-            for file in files:
-                tell(f"# ---- {output / file.path}", style="bold")
-                tell(file.text)
+        for file in files:
+            tells(f"# ---- {output / file.path}\n{file.text}")
         return
     try:
         changed = install(files, output)
     except OSError as error:
         raise Failed(Exit.REFUSED, f"{error.filename}: {error.strerror}; run as root or choose --output") from None
-    if not as_json:
-        if lease_seconds <= GRACE_SECONDS_MOST:
-            tell(
-                f"A lease of {lease_seconds} s: a machine that is paused for longer (a policy's grace_seconds, at most "
-                f"{GRACE_SECONDS_MOST:.0f}) may lose its job. Choose a longer lease, or shorter graces."
-            )
-        for path in changed:
-            tell(f"written {path}")
-        tell("Run condor_reconfig on the central manager and the submit servers." if changed else "Nothing to change.")
+    if lease_seconds <= GRACE_SECONDS_MOST:
+        tells(
+            f"A lease of {lease_seconds} s: a machine that is paused for longer (a policy's grace_seconds, at most "
+            f"{GRACE_SECONDS_MOST:.0f}) may lose its job. Choose a longer lease, or shorter graces."
+        )
+    for path in changed:
+        tells(f"written {path}")
+    tells("Run condor_reconfig on the central manager and the submit servers." if changed else "Nothing to change.")
+
+
+def _silent(_: str) -> None:
+    """Say nothing: a program reads what is printed."""
 
 
 @app.command()
 def start(
     run: Folder = None,
-    port: Annotated[int, typer.Option(help="Port of everything; 0: a free one.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of everything; 0: the one it had, or a free one.")] = 0,
+    bind: Annotated[
+        list[Path] | None,
+        typer.Option("--bind", help="A folder for jobs. Repeatable. Default: your home and this one."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start an embedded pool: central manager and submit server, on this machine only, without root."""
-    pool = EmbeddedPool.start(provide_tree(), _folder(run), HeadSettings(port=port))
+    tree = provide_tree()
+    pool = EmbeddedPool.start(tree, _folder(run), HeadSettings(port=port), job_folders(tree, bind))
     _describe(pool, as_json)
 
 
 @app.command()
 def stop(run: Folder = None) -> None:
     """Stop the embedded pool."""
-    pool = _find(run)
+    pool = find_pool(run)
     pool.stop()
     tell("stopped")
 
@@ -84,7 +103,7 @@ def stop(run: Folder = None) -> None:
 @app.command()
 def status(run: Folder = None, as_json: Json = False) -> None:
     """Say where the embedded pool is and which of its daemons run."""
-    _describe(_find(run), as_json)
+    _describe(find_pool(run), as_json)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -92,9 +111,22 @@ def tool(
     argv: Annotated[list[str], typer.Argument(help="Such as: condor_q -all")],
     run: Folder = None,
 ) -> None:
-    """Run one of HTCondor's programs against the embedded pool, such as `deskgrid pool tool condor_q`."""
-    pool = _find(run)
-    finished = pool.command(argv, cwd=pool.jobs, timeout_seconds=60)
+    """Run one of HTCondor's programs against the embedded pool, such as `deskgrid pool tool condor_q`.
+
+    It works in this folder if HTCondor sees it, and else in a folder of the pool's.
+    """
+    pool = find_pool(run)
+    here = Path.cwd()
+    if not pool.sees(here):
+        if named := next((word for word in argv[1:] if not word.startswith(("-", "/")) and Path(word).exists()), None):
+            seen = ", ".join(map(str, pool.binds)) or "none of yours"
+            raise Failed(
+                Exit.WRONG,
+                f"{named} in {here}: HTCondor sees other folders only ({seen}); go there, or start the pool "
+                f"with `deskgrid pool start --bind {here}`",
+            )
+        here = pool.jobs
+    finished = pool.command(argv, cwd=here, timeout_seconds=60)
     tell((finished.stdout + finished.stderr).rstrip(), soft_wrap=True)
     raise typer.Exit(finished.code if finished.code >= 0 else Exit.NO)
 
@@ -117,7 +149,8 @@ def _folder(run: Path | None) -> Path:
     return run or cache_folder() / "pool"
 
 
-def _find(run: Path | None) -> EmbeddedPool:
+def find_pool(run: Path | None) -> EmbeddedPool:
+    """The embedded pool that runs. Raises: Failed."""
     tree = trees.find()
     pool = EmbeddedPool.find(tree, _folder(run)) if tree else None
     if pool is None:

@@ -20,8 +20,13 @@ from deskgrid.cli.trust_shared import (
     KeyFile,
     PasswordFile,
     Repository,
+    Root,
     asks,
+    content_of,
+    differences,
     editing,
+    named,
+    own_shelf,
     settle,
     show_approval,
     show_waiting,
@@ -63,6 +68,7 @@ def new_key(
     as_json: Json = False,
 ) -> None:
     """Make a key of your own, or name one that is on a token."""
+    from deskgrid.images.trust.aloud import words_of
     from deskgrid.images.trust.keys import make_key, take_token_key
     from deskgrid.images.trust.roles import owner as whose
 
@@ -74,10 +80,13 @@ def new_key(
             key = make_key(file, owner, password, kind.value)
     public = f"{file}.pub"
     if as_json:
-        show_json({"keyid": key.keyid, "owner": owner, "file": str(file), "public": public})
+        show_json(
+            {"keyid": key.keyid, "words": words_of(key.keyid), "owner": owner, "file": str(file), "public": public}
+        )
         return
     tell(f"key of {whose(key)}: {file} is yours alone; keep it and its password apart from each other")
-    tell(f"give {public} to the administrators; read its id {key.keyid[:8]} to them by telephone")
+    tell(f"give {public} to the administrators; its words, to be read to them by telephone:")
+    tell(f"  {words_of(key.keyid)}", style="bold")
 
 
 @app.command("init")
@@ -140,19 +149,33 @@ def rotate(
         else:
             known: dict[str, Key] = {}
             for each in GROUPS.get(role, (role,)):
-                known.update(keys_of(shelf, each) if remove else {})
+                known.update(keys_of(shelf, each, waiting=True) if remove else {})
             gone = [key_named(known, text).keyid for text in remove]
             shelf.rotate(role, now, [read_public(path) for path in add], gone, threshold)
         waits(shelf, as_json)
 
 
 @app.command("status")
-def status(repository: Repository = HERE, as_json: Json = False) -> None:
+def status(
+    repository: Repository = HERE,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Your key file: what is said follows from the root that you hold.")
+    ] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
     """Say who has to sign what, what changed since the last version, and until when all is good."""
+    from deskgrid.images.trust.held import Held
     from deskgrid.images.trust.status import status as state
 
     with told():
-        found = state(there(repository))
+        if key is not None:
+            shelf, holding = own_shelf(repository, key, root)
+        else:
+            shelf, holding = there(repository, Held.of(content_of(root)) if root is not None else None), None
+        found = state(shelf, differences)
+        if holding is not None and shelf.held is not None:
+            holding.keep(shelf.held)
     if as_json:
         show_json(found)
         return
@@ -173,6 +196,24 @@ def status(repository: Repository = HERE, as_json: Json = False) -> None:
         tell(f"\n{which} is revoked: {why}")
     if not found.waiting and not found.approvals:
         tell("\nnothing waits for anybody")
+    if shelf.held is None:
+        tell("\nthis is what the folder says of itself: give --key or --root to see what follows from your own root")
+
+
+@app.command("words")
+def words(
+    files: Annotated[list[Path], typer.Argument(help="Public keys, roots, manifests.")], as_json: Json = False
+) -> None:
+    """Say what two people read to each other, to know that they have the same key, root or manifest."""
+    from deskgrid.images.trust.aloud import words_of
+
+    with told():
+        found = [(file, *named(file)) for file in files]
+    if as_json:
+        show_json([{"file": file, "what": what, "words": words_of(it), "sha256": it} for file, what, it in found])
+    for file, what, it in () if as_json else found:
+        tell(f"{file}: {what}, {it}, in words:")
+        tell(f"  {words_of(it)}", style="bold")
 
 
 @app.command("sign")
@@ -184,29 +225,32 @@ def sign(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     password_file: PasswordFile = None,
     repository: Repository = HERE,
+    root: Root = None,
     as_json: Json = False,
 ) -> None:
     """Sign what waits and your key may sign. What has enough signatures is published."""
+    from deskgrid.images.trust.held import Held
     from deskgrid.images.trust.keys import open_signer
+    from deskgrid.images.trust.status import waiting
 
     with told():
-        shelf, signer = there(repository), open_signer(key, asks(password_file))
-        shown = {role: shelf.payload(role) for role in shelf.signable(signer) if not only or role in only}
-        if not shown:
+        shelf, holding = own_shelf(repository, key, root)
+        signer = open_signer(key, asks(password_file))
+        waits_ = [wait for role in shelf.signable(signer) if not only or role in only if (wait := waiting(shelf, role))]
+        if not waits_:
             raise TrustError(
                 Fault.REQUEST, "nothing", f"key {key}: nothing waits that it may sign; see `deskgrid trust status`"
             )
-        for role in shown:
-            show_waiting(shelf, role, as_json)
+        for wait in waits_:
+            show_waiting(wait, as_json)
         if not yes and not typer.confirm("sign this?", err=True):
             raise Failed(Exit.NO, "not signed")
+        shown = {wait.role: wait.payload for wait in waits_}
         with shelf.editing():
-            for role, payload in shown.items():
-                if shelf.payload(role) != payload:
-                    raise TrustError(
-                        Fault.REQUEST, "changed", f"role {role}: what waits was changed since it was shown; look again"
-                    )
-            settle(shelf, shelf.sign(signer, tuple(shown)), as_json)
+            if shelf.held is None:
+                shelf.held = Held.first(shown.get("root"))
+            settle(shelf, shelf.sign(signer, tuple(shown), shown), as_json)
+        holding.keep(shelf.held)
 
 
 @app.command("merge")

@@ -2,52 +2,51 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, show_json, tell
+from deskgrid.cli.trust_look import look_into
 from deskgrid.cli.trust_shared import (
     HERE,
     KeyFile,
     PasswordFile,
     Repository,
+    Root,
+    content_of,
+    differences,
     image_of,
+    own_shelf,
     parts,
     show_approval,
     sign_project,
     signing,
-    there,
     told,
 )
+from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.errors import Fault, TrustError
-
-if TYPE_CHECKING:
-    pass
+from deskgrid.images.trust.words import Version
 
 Image = Annotated[str, typer.Argument(help="PROJECT/IMAGE/VERSION.")]
 
 
 def propose(
     image: Image,
-    manifest: Annotated[Path, typer.Argument(help="The manifest that `deskgrid image publish` wrote.")],
+    manifest: Annotated[Path, typer.Argument(help="The manifest that `deskgrid image publish` left on your side.")],
     key: KeyFile,
     latest: Annotated[bool, typer.Option(help="It becomes the latest.")] = True,
     password_file: PasswordFile = None,
     repository: Repository = HERE,
+    root: Root = None,
     as_json: Json = False,
 ) -> None:
     """As a project's researcher: sign a version of an image."""
     with told():
         wanted = image_of(image)
-        try:
-            content = manifest.read_bytes()
-        except OSError as error:
-            raise TrustError(
-                Fault.REQUEST, "no-manifest", f"manifest {manifest}: can't be read: {error.strerror}"
-            ) from None
-        with signing(repository, key, password_file) as (shelf, signer):
+        content = _published(wanted, manifest, repository)
+        with signing(repository, key, password_file, root) as (shelf, signer):
             shelf.propose(wanted, content, datetime.now(UTC), latest)
             sign_project(shelf, wanted, signer, "researcher", as_json)
 
@@ -56,29 +55,77 @@ def approve(
     image: Image,
     key: KeyFile,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    look: Annotated[
+        Path | None, typer.Option("--look", help="Unpack the image into this new folder first, and boot it once.")
+    ] = None,
+    project_key: Annotated[
+        Path | None, typer.Option("--project-key", help="For --look: file with the key that encrypts the project.")
+    ] = None,
+    built: Annotated[
+        Path | None, typer.Option("--built", help="For --look: your own build of it; every byte is compared.")
+    ] = None,
     password_file: PasswordFile = None,
     repository: Repository = HERE,
+    root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """As a project's approver: see what changed, and sign what the researcher signed."""
+    """As a project's approver: see what changed, look into the image, and sign what the researcher signed."""
+    from deskgrid.images.trust.shelf import changed
     from deskgrid.images.trust.status import approvals
 
     with told():
         wanted = image_of(image)
-        asked = [each for each in approvals(there(repository)) if each.version == wanted]
+        shelf = own_shelf(repository, key, root)[0]
+        asked = [each for each in approvals(shelf, differences) if each.version == wanted]
         if not asked:
             raise TrustError(Fault.REQUEST, "nothing", f"image {wanted}: it does not wait for its approver")
         for each in asked if not as_json else ():
             show_approval(each)
+        entry = asked[0].entry
+        if look is not None and entry is not None:
+            look_into(shelf.manifest(wanted.path, entry), repository, look, project_key, built, as_json)
         if not yes and not typer.confirm(f"approve {wanted}?", err=True):
             raise Failed(Exit.NO, "not approved")
-        with signing(repository, key, password_file) as (shelf, signer):
-            if [each for each in approvals(shelf) if each.version == wanted] != asked:
-                raise TrustError(
-                    Fault.REQUEST, "changed", f"image {wanted}: it was changed since it was shown; look again"
-                )
-            shelf.approve(wanted, datetime.now(UTC))
+        with signing(repository, key, password_file, root) as (shelf, signer):
+            if [each for each in approvals(shelf, differences) if each.version == wanted] != asked:
+                raise changed(f"image {wanted}: it")
+            shelf.approve(wanted, datetime.now(UTC), entry)
             sign_project(shelf, wanted, signer, "approver", as_json)
+
+
+def _published(wanted: Version, manifest: Path, repository: Path) -> bytes:
+    """The manifest to sign. Raises: TrustError when it is not from the researcher's own side, or not what is there."""
+    from deskgrid.images.chunks.manifest import decode
+    from deskgrid.images.chunks.publish import manifest_path
+
+    if manifest.resolve().is_relative_to(repository.resolve()):
+        raise TrustError(
+            Fault.REQUEST,
+            "foreign-manifest",
+            f"manifest {manifest}: it lies in the repository's folder, where others may write; give the one that "
+            "`deskgrid image publish` left on your own side",
+        )
+    content = content_of(manifest)
+    try:
+        made, _ = decode(content)
+        differences(None, content)
+    except ImageError as error:
+        raise TrustError(Fault.REQUEST, "no-manifest", f"manifest {manifest}: it is none: {error}") from None
+    if (made.project, made.name, made.version) != (wanted.project, wanted.image, wanted.version):
+        raise TrustError(
+            Fault.REQUEST,
+            "other-manifest",
+            f"manifest {manifest}: got the one of {made.project}/{made.name}/{made.version}, expected {wanted}'s",
+        )
+    there = manifest_path(repository, wanted.project, wanted.image, wanted.version)
+    if there.exists() and content_of(there) != content:
+        raise TrustError(
+            Fault.REPOSITORY,
+            "mixed",
+            f"manifest {manifest}: it is not what lies at {there}: somebody changed that, or you published another "
+            "image under this version; find out which before you sign",
+        )
+    return content
 
 
 def point(
@@ -87,12 +134,13 @@ def point(
     back: Annotated[bool, typer.Option("--back", help="Also when it is older than what is the latest now.")] = False,
     password_file: PasswordFile = None,
     repository: Repository = HERE,
+    root: Root = None,
     as_json: Json = False,
 ) -> None:
     """As a project's researcher: make a published version the latest; the approver must approve that too."""
     with told():
         wanted = image_of(image)
-        with signing(repository, key, password_file) as (shelf, signer):
+        with signing(repository, key, password_file, root) as (shelf, signer):
             shelf.point(wanted, datetime.now(UTC), back)
             sign_project(shelf, wanted, signer, "researcher", as_json)
 
@@ -103,6 +151,7 @@ def revoke(
     reason: Annotated[str, typer.Option("--reason", help="Why; people at the desktops read it.")],
     password_file: PasswordFile = None,
     repository: Repository = HERE,
+    root: Root = None,
     as_json: Json = False,
 ) -> None:
     """As researcher or approver: end the use of a version everywhere, for ever. One signature is enough."""
@@ -111,12 +160,13 @@ def revoke(
     from deskgrid.images.trust.shelf import keys_of
 
     with told():
-        wanted, shelf, public = image_of(image), there(repository), read_public(key)
+        wanted, public = image_of(image), read_public(key)
+        shelf = own_shelf(repository, key, root)[0]
         held = [role for role in project_roles(wanted.project) if role in shelf.roles()]
         sides = [of[1] for role in held if public.keyid in keys_of(shelf, role) and (of := project_of(role))]
         if not sides:
             raise TrustError(Fault.REQUEST, "no-role", f"key {key}: it is in no role of project {wanted.project}")
-        with signing(repository, key, password_file) as (shelf, signer):
+        with signing(repository, key, password_file, root) as (shelf, signer):
             shelf.revoke(f"{wanted.project}-{sides[0]}", wanted, reason, datetime.now(UTC))
             sign_project(shelf, wanted, signer, sides[0], as_json)
 

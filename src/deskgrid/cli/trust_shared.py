@@ -4,7 +4,7 @@ What python-tuf brings is imported by what needs it: every other command, the ag
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +15,10 @@ from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.words import Version, version
 
 if TYPE_CHECKING:
+    from deskgrid.images.trust.held import Held, Holding
     from deskgrid.images.trust.keys import Ask
     from deskgrid.images.trust.shelf import Shelf
-    from deskgrid.images.trust.status import Approval
+    from deskgrid.images.trust.status import Approval, Waiting
     from deskgrid.images.trust.tufapi import Signer
 
 Repository = Annotated[
@@ -27,6 +28,10 @@ PasswordFile = Annotated[
     Path | None, typer.Option("--password-file", help="File with the key's password or PIN; asked for if not given.")
 ]
 KeyFile = Annotated[Path, typer.Argument(help="Your key file.")]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="The root that your administrators gave you; needed once: it is kept beside your key."),
+]
 HERE = Path()
 _CODES = {
     Fault.REQUEST: Exit.WRONG,
@@ -58,22 +63,50 @@ def told() -> Iterator[None]:
         raise Failed(Exit.ABSENT if error.code in _ABSENT else _CODES[error.fault], str(error)) from None
 
 
-def there(folder: Path) -> "Shelf":
+def there(folder: Path, held: "Held | None" = None) -> "Shelf":
     from deskgrid.images.trust.shelf import Shelf
 
-    shelf = Shelf(folder)
+    shelf = Shelf(folder, held)
     shelf.must_be_there()
     return shelf
 
 
+def own_shelf(folder: Path, key: Path, root: Path | None) -> "tuple[Shelf, Holding]":
+    """The repository as the owner of this key sees it: what follows from the root that he holds beside his key."""
+    from deskgrid.images.trust.held import Holding
+    from deskgrid.images.trust.keys import read_public
+
+    read_public(key)
+    holding = Holding(key)
+    held = holding.begin(root) if root is not None else holding.read()
+    shelf = there(folder, held)
+    if (held is None or not held.roots) and shelf.settled("root") is None:
+        shelf.held = None  # before the very first root is signed: nobody holds one
+        held = None
+    if held is None and shelf.settled("root") is not None:
+        raise TrustError(
+            Fault.REQUEST,
+            "no-root",
+            f"key {key}: you hold no root yet that this repository follows from, and what lies in its folder is no "
+            "witness for itself: get the file 1.root.json from your administrators, compare its words with theirs by "
+            "telephone (`deskgrid trust words 1.root.json`), and say `--root 1.root.json` once",
+        )
+    return shelf, holding
+
+
 @contextmanager
-def signing(folder: Path, key: Path, password_file: Path | None) -> "Iterator[tuple[Shelf, Signer]]":
+def signing(
+    folder: Path, key: Path, password_file: Path | None, root: Path | None = None
+) -> "Iterator[tuple[Shelf, Signer]]":
     """Open the key before the repository is locked: while a person looks for a password, the coordinator goes on."""
     from deskgrid.images.trust.keys import open_signer
 
-    shelf, signer = there(folder), open_signer(key, asks(password_file))
+    shelf, holding = own_shelf(folder, key, root)
+    signer = open_signer(key, asks(password_file))
     with shelf.editing():
         yield shelf, signer
+    if shelf.held is not None:
+        holding.keep(shelf.held)
 
 
 @contextmanager
@@ -99,12 +132,16 @@ def asks(file: Path | None, confirm: bool = False) -> "Ask":
 
 
 def sign_project(shelf: "Shelf", wanted: Version, signer: "Signer", side: str, as_json: bool) -> None:
+    """Show what was drafted in this process, and sign just that: the folder is not asked again what it is."""
     from deskgrid.images.trust.roles import owner
+    from deskgrid.images.trust.shelf import changed
     from deskgrid.images.trust.status import waiting
 
     role = f"{wanted.project}-{side}"
-    wait = waiting(shelf, role)
-    others = [each for each in wait.changes if not each.endswith((wanted.path, wanted.latest))] if wait else []
+    wait, drafted = waiting(shelf, role), shelf.drafted[role]
+    if wait is None or wait.payload != drafted.payload:
+        raise changed(f"role {role}: what waits")
+    others = [change for path, change in zip(wait.paths, wait.changes, strict=False) if path not in drafted.paths]
     if others:
         raise TrustError(
             Fault.REQUEST,
@@ -112,7 +149,8 @@ def sign_project(shelf: "Shelf", wanted: Version, signer: "Signer", side: str, a
             f"role {role}: more waits there than {wanted}: {'; '.join(others)}; see `deskgrid trust status`, "
             "and sign all of it with `deskgrid trust sign` or delete it from the folder `pending`",
         )
-    signed = shelf.sign(signer, (role,))
+    show_waiting(wait, as_json)
+    signed = shelf.sign(signer, (role,), {role: drafted.payload})
     if not signed:
         raise TrustError(
             Fault.REQUEST,
@@ -135,19 +173,21 @@ def settle(shelf: "Shelf", signed: Sequence[str], as_json: bool) -> None:
 
 
 def show_approval(approval: "Approval") -> None:
+    from deskgrid.images.trust.aloud import words_of
+
     before = f", beside {approval.before}" if approval.before else ""
     is_latest = "; it is to be the latest" if approval.latest else ""
     tell(f"{approval.version} waits for its approver{before}{is_latest}:", style="bold")
+    if approval.entry is not None:
+        tell(f"  SHA-256 of its manifest: {approval.entry.sha256} ({approval.entry.size_bytes} bytes)")
+        tell(f"  in words, as its researcher reads them to you: {words_of(approval.entry.sha256)}")
     tell("\n".join(f"  {change}" for change in approval.changes))
 
 
-def show_waiting(shelf: "Shelf", role: str, as_json: bool) -> None:
-    from deskgrid.images.trust.status import waiting
-
-    wait = waiting(shelf, role)
-    if wait is None or as_json:
+def show_waiting(wait: "Waiting", as_json: bool) -> None:
+    if as_json:
         return
-    tell(f"{role} version {wait.version}, good until {wait.expires_at:%Y-%m-%d}:", style="bold")
+    tell(f"{wait.role} version {wait.version}, good until {wait.expires_at:%Y-%m-%d}:", style="bold")
     tell("\n".join(f"  {change}" for change in wait.changes))
 
 
@@ -160,3 +200,37 @@ def waits(shelf: "Shelf", as_json: bool) -> None:
         return
     for each in found:
         tell(f"{each.role} version {each.version}: {each.sentence}")
+
+
+def content_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise TrustError(Fault.REQUEST, "no-file", f"file {file}: can't be read: {error.strerror}") from None
+
+
+def named(file: Path) -> tuple[str, str]:
+    """What a file is, and the digest that people compare: of a key its id, of a root what its signatures are over."""
+    import hashlib
+
+    from deskgrid.images.trust.held import digest_of, root_of
+    from deskgrid.images.trust.keys import read_public
+    from deskgrid.images.trust.roles import owner
+
+    content = content_of(file)
+    try:
+        key = read_public(file)
+        return f"key of {owner(key).split(' ')[0]}", key.keyid
+    except TrustError as error:
+        if error.code != "bad-key":
+            raise
+    with suppress(TrustError):
+        root = root_of(content)
+        return f"root version {root.signed.version}", digest_of(root)
+    return "file", hashlib.sha256(content).hexdigest()
+
+
+def differences(before: bytes | None, after: bytes) -> Sequence[str]:
+    from deskgrid.images.review import differences
+
+    return differences(before, after)

@@ -1,8 +1,9 @@
 """HTTPS: what desktops say and ask. The operator's part is in `operator_api.py`.
 
 Rules, told first:
-- A body is at most 1 MiB and complete within 30 s. Wrong types are refused with the path of the fault; unknown fields
-  are kept.
+- A body is at most 1 MiB (of who has proved nothing, 16 KiB) and complete within 30 s, as a whole. Wrong types are
+  refused with the path of the fault; unknown fields are kept.
+- Whether a desktop is a member is asked before its body and again after it: revocation wins every race.
 - Every refusal is a `Problem`: a stable code and a sentence. What goes wrong here is logged; secrets never are.
 - The repository of images is served under /repository/ (`repository.py`).
 - Reports take the shortest way: no routing, no middleware.
@@ -11,19 +12,24 @@ Rules, told first:
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from deskgrid.coordinator import membership
+from deskgrid.coordinator import membership, records
 from deskgrid.coordinator.authentication import Authentication
 from deskgrid.coordinator.coordinator import Coordinator
+from deskgrid.coordinator.credentials import token_parts
 from deskgrid.coordinator.fleet import AnotherAgent
+from deskgrid.coordinator.kept import Member, TokenRecord
 from deskgrid.coordinator.orders import answer
+from deskgrid.coordinator.places import Places
 from deskgrid.coordinator.problems import Refusal
 from deskgrid.coordinator.repository import PREFIX, RepositoryFiles
-from deskgrid.wire.messages import PROTOCOL, Enrol, Problem, Report
+from deskgrid.model.outside import JsonReader
+from deskgrid.wire.messages import PROTOCOL, Enrol, Enrolled, Problem, Report
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +40,11 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_BYTES = 1 << 20
+ENROL_BYTES = 16 << 10
 BODY_SECONDS = 30.0
 _JSON = (b"content-type", b"application/json")
-_report = msgspec.json.Decoder(Report)
-_enrol = msgspec.json.Decoder(Enrol)
+_report = JsonReader(Report)
+_enrol = JsonReader(Enrol)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -46,7 +53,7 @@ class Api:
 
     def __init__(self, office: Coordinator, who: Authentication, rest: Application) -> None:
         self._office, self._who, self._rest = office, who, rest
-        self._files = RepositoryFiles(office.settings.images.repository)
+        self._files = RepositoryFiles(office.settings.images.repository, office.whereabouts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -59,6 +66,11 @@ class Api:
             await self._give_file(scope, receive, send)
         else:
             await self._rest(scope, receive, send)
+
+    @property
+    def long(self) -> Places:
+        """The places for long answers."""
+        return self._files.long
 
     def close(self) -> None:
         """Let go of threads."""
@@ -85,28 +97,40 @@ class Api:
             await _reply(send, refusal.status, _encode(Problem(refusal.code, refusal.sentence)))
 
     async def _take_report(self, scope: Scope, receive: Receive) -> bytes:
-        name = await self._who.desktop(header(scope, b"authorization"), address(scope))
+        member = await self._who.desktop(header(scope, b"authorization"), address(scope))
         raw = await read_body(scope, receive)
         report = _report.decode(raw)
         _check_report(report)
-        return _encode(await answer(self._office, name, report, raw, address(scope)))
+        self._who.still(member)  # and nothing is awaited until the report is taken in
+        return _encode(await answer(self._office, member.name, report, raw, address(scope)))
 
     async def _take_enrol(self, scope: Scope, receive: Receive) -> bytes:
-        office, where = self._office, address(scope)
-        request = _enrol.decode(await read_body(scope, receive))
-        self._who.may_guess(where, "enrolment")
-        now = office.clock()
         try:
-            enrolled, member = await office.recorder.call(lambda c: membership.enrol(c, request, now))
-        except Refusal as refusal:
-            if refusal.guess:
-                self._who.guessed_wrong(where, "enrolment")
+            return _encode(await self._enrol(_enrol.decode(await read_body(scope, receive, ENROL_BYTES))))
+        except Gone:
             raise
+        except Exception as error:
+            refusal = refusal_of(error)
+            raise (refusal if refusal.status >= 500 else self._who.counted(address(scope), refusal)) from None
+
+    async def _enrol(self, request: Enrol) -> Enrolled:
+        office, now = self._office, self._office.clock()
+        parts = token_parts(request.token)
+        known = office.tokens.get(parts[0]) if parts else None
+        membership.check(known, office.members.get(request.desktop), request, now)
+        enrolled, member, token = await office.recorder.call(lambda c: _enrolled(c, request, now))
         office.members[member.name] = member
-        office.fleet.drop(member.name)
-        office.neighbours.drop(member.name)
+        office.tokens[token.id] = token
+        office.forget_desktop(member.name)
         log.info("desktop %s: enrolled with token %s", member.name, member.token_id)
-        return _encode(enrolled)
+        return enrolled
+
+
+def _enrolled(connection: sa.Connection, request: Enrol, now: datetime) -> tuple[Enrolled, Member, TokenRecord]:
+    enrolled, member = membership.enrol(connection, request, now)
+    token = records.token(connection, member.token_id)
+    assert token is not None  # enrolled with it
+    return enrolled, member, token
 
 
 async def _reply(send: Send, status: int, body: bytes) -> None:
@@ -134,30 +158,25 @@ def refusal_of(error: Exception) -> Refusal:
     return Refusal(500, "internal", "The coordinator failed at this request; its log says why.")
 
 
-async def read_body(scope: Scope, receive: Receive) -> bytes:
+async def read_body(scope: Scope, receive: Receive, most_bytes: int = BODY_BYTES) -> bytes:
     """Read a request's body within bounds. Raises: Refusal, Gone."""
     length = header(scope, b"content-length")
-    if length and (not length.isdigit() or int(length) > BODY_BYTES):
-        raise _too_large()
-    message = await _next(receive)
-    body: bytes = message.get("body", b"")
-    while message.get("more_body", False):
-        message = await _next(receive)
-        body += message.get("body", b"")
-        if len(body) > BODY_BYTES:
-            raise _too_large()
-    return body
-
-
-async def _next(receive: Receive) -> Message:
+    if length and (not length.isdigit() or len(length) > 18 or int(length) > most_bytes):
+        raise _too_large(most_bytes)
+    body, more = bytearray(), True
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            message = await receive()
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Gone
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > most_bytes:
+                    raise _too_large(most_bytes)
     except TimeoutError:
         raise Refusal(408, "slow-body", f"The message was not complete after {BODY_SECONDS:.0f} s.") from None
-    if message["type"] == "http.disconnect":
-        raise Gone
-    return message
+    return bytes(body)
 
 
 def header(scope: Scope, name: bytes) -> bytes:
@@ -174,8 +193,8 @@ def address(scope: Scope) -> str:
     return client[0] if client else "?"
 
 
-def _too_large() -> Refusal:
-    return Refusal(413, "too-large", f"The message is larger than {BODY_BYTES} bytes.")
+def _too_large(most_bytes: int) -> Refusal:
+    return Refusal(413, "too-large", f"The message is larger than {most_bytes} bytes.")
 
 
 def _check_report(report: Report) -> None:

@@ -2,19 +2,27 @@
 
 Rules, told first:
 - The hot path is one SHA-256 and one comparison; nobody is looked up in the database.
-- A wrong secret and an unknown name get the same answer; too many from one address are not looked at any more.
+- A wrong secret and an unknown name get the same answer.
+- A right secret is never refused for what others sent from the same address. All refusals of those who have proved
+  nothing count, whatever was wrong; after too many only that is said.
+- Revocation wins: what was proved is asked again after every wait (`still`).
 """
 
+import logging
 import time
 
 from deskgrid.coordinator import membership
 from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.coordinator.credentials import Guard, digest, proves
+from deskgrid.coordinator.kept import Member
 from deskgrid.coordinator.problems import Refusal
+
+log = logging.getLogger(__name__)
 
 _BEARER = b"Bearer "
 OPERATOR = "operator"
 _NOBODY = digest("nobody")
+_SAID_SECONDS = 60.0
 
 
 class Authentication:
@@ -23,47 +31,53 @@ class Authentication:
     def __init__(self, office: Coordinator, operator_token: str, guard: Guard) -> None:
         self._office, self._guard = office, guard
         self._operator = digest(operator_token)
+        self._said_at = -_SAID_SECONDS
 
-    async def desktop(self, header: bytes, address: str) -> str:
-        """Return the desktop's name. Raises: Refusal."""
-        name, _, credential = _secret(header).partition(":")
+    async def desktop(self, header: bytes, address: str) -> Member:
+        """Return the desktop. Raises: Refusal."""
+        name, _, credential = self._secret(header, address).partition(":")
         member = self._office.members.get(name)
-        self._check(address, name, credential, member.credential_hash if member else _NOBODY)
-        if member is None:
-            raise _wrong()
-        if member.revoked_at is not None:
-            raise Refusal(403, "desktop-revoked", f"{name} was revoked: {member.revoked_reason}; ask the operator.")
+        if not proves(credential, member.credential_hash if member else _NOBODY) or member is None:
+            raise self.counted(address, _wrong())
+        self.still(member)
         if not member.used:
             used = await self._office.recorder.call(lambda c: membership.first_use(c, member))
-            if self._office.members.get(name) is member:
+            if used is not None and self._office.members.get(name) is member:
                 self._office.members[name] = used
-        return name
+            self.still(member)
+        self._office.whereabouts.note(name, address)
+        return member
+
+    def still(self, proved: Member) -> None:
+        """Whether who proved itself is a member now, by the same credential. Raises: Refusal."""
+        member = self._office.members.get(proved.name)
+        if member is None or member.credential_hash != proved.credential_hash:
+            raise _wrong()
+        if member.revoked_at is not None:
+            raise Refusal(
+                403, "desktop-revoked", f"{member.name} was revoked: {member.revoked_reason}; ask the operator."
+            )
 
     def operator(self, header: bytes, address: str) -> None:
         """Let the operator pass. Raises: Refusal."""
-        self._check(address, OPERATOR, _secret(header), self._operator)
+        if not proves(self._secret(header, address), self._operator):
+            raise self.counted(address, _wrong())
 
-    def may_guess(self, address: str, who: str) -> None:
-        """Refuse an address that has been wrong too often. Raises: Refusal."""
-        if not self._guard.may_try(address, who, time.monotonic()):
-            raise Refusal(429, "too-many-failures", "Too many wrong secrets came from this address; wait a minute.")
+    def counted(self, address: str, refusal: Refusal) -> Refusal:
+        """Count a refusal of somebody who has proved nothing. Returns: what to answer."""
+        now = time.monotonic()
+        if not self._guard.refused(address, now):
+            return refusal
+        if now - self._said_at >= _SAID_SECONDS:
+            self._said_at = now
+            log.warning("authentication: many refusals for %s, the last one %s", address, refusal.code)
+        return Refusal(429, "too-many-failures", "Too many refusals for this address; wait a minute.")
 
-    def guessed_wrong(self, address: str, who: str) -> None:
-        """Count a wrong secret."""
-        self._guard.failed(address, who, time.monotonic())
-
-    def _check(self, address: str, who: str, secret: str, kept: str) -> None:
-        self.may_guess(address, who)
-        if not proves(secret, kept):
-            self.guessed_wrong(address, who)
-            raise _wrong()
-        self._guard.succeeded(address, who)
-
-
-def _secret(header: bytes) -> str:
-    if not header.startswith(_BEARER):
-        raise Refusal(401, "no-credential", "This request needs 'Authorization: Bearer …'; enrol this desktop first.")
-    return header[len(_BEARER) :].decode("latin-1").strip()
+    def _secret(self, header: bytes, address: str) -> str:
+        if not header.startswith(_BEARER):
+            sentence = "This request needs 'Authorization: Bearer …'; enrol this desktop first."
+            raise self.counted(address, Refusal(401, "no-credential", sentence))
+        return header[len(_BEARER) :].decode("latin-1").strip()
 
 
 def _wrong() -> Refusal:

@@ -52,6 +52,8 @@ class FixedCatalogue:
                     latest=True,
                     memory_bytes=one.memory_bytes,
                     disk_bytes=one.disk_bytes,
+                    free_bytes=one.free_bytes,
+                    says=one.says,
                 )
                 for one in facts
             ),

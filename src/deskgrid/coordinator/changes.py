@@ -2,6 +2,7 @@
 
 Rules, told first:
 - Changes are taken away to be recorded in one transaction, and put back when that failed.
+- A line that waits already is not taken a second time, however often a desktop tells it while the database refuses.
 - Text and times from a desktop are made fit here: no control characters, not too long, no time that a database refuses.
 """
 
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from deskgrid.coordinator.kept import COORDINATOR, LeaseRecord, Line
+from deskgrid.coordinator.tellers import Tellers
 from deskgrid.model.desktop import Transition, VmReport
 from deskgrid.model.lease import Lease
 from deskgrid.model.plan import LiveLease
@@ -25,9 +27,13 @@ class Live:
 
     token: SECRET, while the desktop has not shown the VM. recorded: the lease is in the database.
     recorded_until: how far it is recorded to hold. up_since: without a pause, while it has not joined.
+    renewed: SECRET, the newest token of a VM that was shown. token_from: when its newest token was made; None: unknown.
     """
 
-    __slots__ = ("jobs", "record", "recorded", "recorded_until", "report", "token", "told", "up_since", "withdrawn")
+    __slots__ = (
+        *("jobs", "record", "recorded", "recorded_until", "renewed", "report", "token", "token_from", "told"),
+        *("up_since", "withdrawn"),
+    )
 
     def __init__(self, record: LeaseRecord, token: str | None = None, recorded: bool = False) -> None:
         self.record = record
@@ -39,6 +45,8 @@ class Live:
         self.up_since: datetime | None = None
         self.jobs: tuple[str, ...] = ()
         self.told = False
+        self.renewed = ""
+        self.token_from: datetime | None = record.lease.granted_at if token else None
 
     @property
     def lease(self) -> Lease:
@@ -53,11 +61,14 @@ class Live:
         return f"Live({self.lease.vm_id}, token={'<secret>' if self.token else None})"
 
 
+LineKey = tuple[str, datetime, str, str, str]
+
+
 class Batch(msgspec.Struct):
     """Changes to be recorded in one transaction."""
 
     leases: dict[str, Live]
-    lines: list[Line]
+    lines: dict[LineKey, Line]
 
     @property
     def empty(self) -> bool:
@@ -69,7 +80,8 @@ class Changes:
     """The changes that wait to be recorded."""
 
     def __init__(self) -> None:
-        self._batch = Batch({}, [])
+        self._batch = Batch({}, {})
+        self.tellers = Tellers()
 
     @property
     def wait(self) -> bool:
@@ -88,28 +100,35 @@ class Changes:
 
     def tell(self, vm_id: str, event: str, sentence: str, at: datetime) -> None:
         """Add a line of the coordinator's to a VM's story."""
-        self._batch.lines.append(Line(vm_id, at, at, COORDINATOR, "", event, sentence))
+        self._add(Line(vm_id, at, at, COORDINATOR, "", event, sentence))
 
     def retell(self, desktop: str, story: Sequence[Transition], skew_seconds: float, now: datetime) -> None:
-        """Add a desktop's lines to the stories of its VMs, with its clock set right. Foreign VMs: see `write_story`.
+        """Add a desktop's lines to the stories of its VMs, with its clock set right; what it may not tell is dropped.
 
         Args:
             skew_seconds: the desktop's clock minus ours.
         """
         skew = timedelta(seconds=skew_seconds) if abs(skew_seconds) > _SKEW_SECONDS else timedelta(0)
         for line in story:
+            if not self.tellers.may_tell(desktop, line.vm_id):
+                continue
             told_at, at = _moments(line.at, skew, now)
             state, event, sentence = clean(line.state)[:32], clean(line.event)[:64], clean(line.sentence)
-            self._batch.lines.append(Line(line.vm_id, at, told_at, desktop, state, event, sentence))
+            if self._add(Line(line.vm_id, at, told_at, desktop, state, event, sentence)):
+                self.tellers.count(desktop, line.vm_id)
 
     def take(self) -> Batch:
         """Take the changes away, to record them."""
-        batch, self._batch = self._batch, Batch({}, [])
+        batch, self._batch = self._batch, Batch({}, {})
         return batch
 
     def put_back(self, batch: Batch) -> None:
         """They could not be recorded: keep them for the next time."""
-        self._batch = Batch(batch.leases | self._batch.leases, batch.lines + self._batch.lines)
+        self._batch = Batch(batch.leases | self._batch.leases, batch.lines | self._batch.lines)
+
+    def _add(self, line: Line) -> bool:
+        key = (line.vm_id, line.told_at, line.source, line.state, line.event)
+        return self._batch.lines.setdefault(key, line) is line
 
 
 def clean(text: str) -> str:

@@ -1,5 +1,6 @@
 """The operator's way to the coordinator, for the command line: HTTPS with the coordinator's own CA and nothing else."""
 
+import time
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
@@ -22,9 +23,11 @@ from deskgrid.coordinator.views import (
 )
 from deskgrid.core.why import Why
 from deskgrid.model.image import ImageFacts
+from deskgrid.model.outside import read_json
 from deskgrid.wire.messages import Problem
 
 T = TypeVar("T")
+_PART_BYTES, _MOST_BYTES = 1 << 20, 256 << 20
 
 
 class NoAnswer(Exception):
@@ -89,6 +92,10 @@ class OperatorClient:
         query = {"limit": str(limit)} | ({"desktop": desktop} if desktop is not None else {})
         return self._get(f"/v1/leases?{urlencode(query)}", list[LeaseRecord])
 
+    def lease(self, vm_id: str) -> LeaseRecord:
+        """One lease, living or ended."""
+        return self._get(f"/v1/lease/{quote(vm_id, safe='')}", LeaseRecord)
+
     def images(self) -> list[ImageFacts]:
         """The images on offer."""
         return list(self.status().images)
@@ -138,20 +145,40 @@ class OperatorClient:
 
     def _ask(self, method: str, path: str, kind: type[T], body: bytes | None, longer_seconds: float) -> T:
         try:
-            answer = self._http.request(method, self._url + path, body=body, timeout=self._timeout + longer_seconds)
+            status, content = self._exchange(method, path, body, self._timeout + longer_seconds)
         except urllib3.exceptions.HTTPError as error:
             raise NoAnswer(
                 f"coordinator {self._url}: no answer ({_cause(error)}); is it running? "
                 "(deskgrid coordinator run, deskgrid doctor)"
             ) from None
-        if answer.status == 200:
-            return msgspec.json.decode(answer.data, type=kind)
-        raise Refused(answer.status, _problem(answer.data))
+        if status == 200:
+            try:
+                return read_json(content, type=kind)
+            except msgspec.DecodeError as error:
+                raise NoAnswer(f"coordinator {self._url}: an answer that can't be read ({error})") from None
+        raise Refused(status, _problem(content))
+
+    def _exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> tuple[int, bytes]:
+        """Ask; the answer is bounded in size and time."""
+        until = time.monotonic() + 2 * seconds
+        answer = self._http.request(method, self._url + path, body=body, timeout=seconds, preload_content=False)
+        content, whole = bytearray(), False
+        try:
+            while part := answer.read(_PART_BYTES):
+                content += part
+                if len(content) > _MOST_BYTES or time.monotonic() > until:
+                    raise urllib3.exceptions.HTTPError("an answer that does not end")
+            whole = True
+        finally:
+            if not whole:
+                answer.close()
+            answer.release_conn()
+        return answer.status, bytes(content)
 
 
 def _problem(body: bytes) -> Problem:
     try:
-        return msgspec.json.decode(body, type=Problem)
+        return read_json(body, type=Problem)
     except msgspec.DecodeError:
         return Problem("no-problem", "The coordinator refused without a reason; are its version and yours the same?")
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+import msgspec
 import sqlalchemy as sa
 
 from deskgrid.coordinator import records
@@ -16,20 +17,22 @@ from deskgrid.coordinator.fleet import Fleet
 from deskgrid.coordinator.forgetting import DELAYS_SECONDS, Forgetting
 from deskgrid.coordinator.holding import Holding
 from deskgrid.coordinator.inventories import Inventories
-from deskgrid.coordinator.kept import DesktopInventory, LeaseRecord, Member
+from deskgrid.coordinator.kept import DesktopInventory, LeaseRecord, Member, outcomes_of, spent_of
 from deskgrid.coordinator.ledger import Ledger
 from deskgrid.coordinator.neighbours import Neighbours
 from deskgrid.coordinator.offering import Offering
-from deskgrid.coordinator.outcomes import KEPT_DAYS, Outcomes
+from deskgrid.coordinator.outcomes import KEPT_DAYS, LastVms, Outcomes
+from deskgrid.coordinator.own_time import Clock, OwnTime
+from deskgrid.coordinator.places import Places, Whereabouts
 from deskgrid.coordinator.recorder import Recorder
+from deskgrid.coordinator.revocations import Journal
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.signed import SignedCatalogue
 from deskgrid.core.why import View
-from deskgrid.model.plan import Outcome
+from deskgrid.model.desktop import Desktop
 from deskgrid.pool.contract import Pool
 
 T = TypeVar("T")
-Clock = Callable[[], datetime]
 log = logging.getLogger(__name__)
 
 GONE_SECONDS = 1800.0
@@ -39,7 +42,8 @@ GONE_SECONDS = 1800.0
 class Coordinator:
     """All that the service knows and does, without HTTP.
 
-    members: every desktop that was ever enrolled. view: what the last cycle saw and decided.
+    members: every desktop that was ever enrolled. tokens: to enrol with, by id, without their secrets.
+    bounds: of what comes from outside, as far as it can be full. view: what the last cycle saw and decided.
     """
 
     def __init__(
@@ -56,9 +60,19 @@ class Coordinator:
         self.fleet = Fleet()
         self.neighbours = Neighbours(settings.plan.stale_seconds)
         self.holding = Holding(settings.max_held)
+        self.journal = loaded.journal
         self.members = {member.name: member for member in loaded.members}
+        self.tokens = {token.id: token for token in loaded.tokens}
+        self.whereabouts = Whereabouts(lambda desktop: bool(self.ledger.of(desktop)))
+        self.bounds: tuple[Places, ...] = ()
         self.inventories = Inventories(loaded.inventories)
-        self.ledger = Ledger(settings.plan.lease_seconds, settings.guest.token_seconds, Outcomes(loaded.outcomes))
+        self.ledger = Ledger(
+            settings.plan.lease_seconds,
+            settings.guest.token_seconds,
+            Outcomes(outcome for record in loaded.recent for outcome in outcomes_of(record)),
+            LastVms(spent for record in loaded.recent if (spent := spent_of(record)) is not None),
+        )
+        self.ledger.changes.tellers.remember(loaded.recent)
         self.ledger.restore(loaded.living, loaded.gone, self.started_at)
         self.recorder = Recorder(loaded.database, self.ledger.changes, loaded.last_line)
         catalogue = catalogue or _catalogue(settings)
@@ -66,6 +80,42 @@ class Coordinator:
         self.view = View(at=self.started_at, settings=settings.plan)
         self._threads = ThreadPoolExecutor(4, "pool")
         self.forgetting = Forgetting(self._forget, self._forgotten, loaded.forget_delays)
+
+    def is_member(self, desktop: str) -> bool:
+        """Whether a desktop is enrolled and not revoked."""
+        member = self.members.get(desktop)
+        return member is not None and member.revoked_at is None
+
+    def forget_desktop(self, name: str) -> None:
+        """Forget what a desktop reported, and from where: it begins anew, or no more."""
+        self.fleet.drop(name)
+        self.neighbours.drop(name)
+        self.whereabouts.drop(name)
+
+    def desktops(self) -> tuple[Desktop, ...]:
+        """The members that have reported, for a plan, no larger than their inventories say."""
+        return tuple(self._within(one) for one in self.fleet.desktops() if self.is_member(one.name))
+
+    def _within(self, desktop: Desktop) -> Desktop:
+        known = self.inventories.get(desktop.name)
+        if known is None:
+            return desktop
+        cpus, memory = known.inventory.cpus or desktop.cpus, known.inventory.memory_bytes or desktop.memory_bytes
+        return msgspec.structs.replace(
+            desktop, cpus=min(cpus, desktop.cpus), memory_bytes=min(memory, desktop.memory_bytes)
+        )
+
+    def keep_time(self) -> timedelta:
+        """When this computer's clock was set, move all that is remembered with it. Returns: by how much."""
+        by = self.clock.set_right() if isinstance(self.clock, OwnTime) else timedelta(0)
+        if by:
+            log.warning(
+                "this computer's clock was set by %+.0f s; what is remembered is moved with it", by.total_seconds()
+            )
+            self.started_at += by
+            for part in (self.ledger, self.fleet, self.neighbours):
+                part.shift(by)
+        return by
 
     async def ask_pool(self, ask: Callable[[], T]) -> T:
         """Run a call of the pool's in a thread of its own: HTCondor may take seconds."""
@@ -110,16 +160,25 @@ def _catalogue(settings: CoordinatorSettings) -> Catalogue:
 class Loaded:
     """What the database held at the start."""
 
-    def __init__(self, database: Database, now: datetime, forget_delays: tuple[float, ...] = DELAYS_SECONDS) -> None:
+    def __init__(
+        self,
+        database: Database,
+        now: datetime,
+        forget_delays: tuple[float, ...] = DELAYS_SECONDS,
+        journal: Journal | None = None,
+    ) -> None:
         self.database, self.forget_delays = database, forget_delays
+        self.journal = Journal() if journal is None else journal
         with database.begin() as connection:
+            self.journal.compare(connection, now)
             self._read(connection, now)
 
     def _read(self, connection: sa.Connection, now: datetime) -> None:
         self.members: list[Member] = records.members(connection)
+        self.tokens = records.tokens(connection)
         self.image_names = records.image_names(connection)
         self.inventories: list[DesktopInventory] = records.inventories(connection)
         self.living: list[LeaseRecord] = records.live_leases(connection)
         self.gone = records.ended_leases(connection, now - timedelta(seconds=GONE_SECONDS), 10_000)
-        self.outcomes: list[Outcome] = records.outcomes(connection, now - timedelta(days=KEPT_DAYS), 20_000)
+        self.recent = records.recent_leases(connection, now - timedelta(days=KEPT_DAYS), 20_000)
         self.last_line = records.last_line(connection)

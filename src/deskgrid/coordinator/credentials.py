@@ -3,8 +3,8 @@
 Rules, told first:
 - An enrolment token is `dgt_<id>_<secret>`: its id finds it, its secret proves it.
 - A desktop says `<desktop>:<credential>`, the operator `dgo_<secret>`; both as a bearer token.
-- Guessing is bounded for each address. Who has proved itself from an address before is not locked out by others
-  that guess from there.
+- The right secret passes, whoever guesses from the same address and however often: a look costs one hash, and 256 bits
+  are not guessed. Who is refused too often is told only that, and it is said in the log.
 """
 
 import hashlib
@@ -58,37 +58,19 @@ def operator_token(state: Path) -> str:
 
 
 class Guard:
-    """Bounds failed authentications: `burst` at once for each address, then one in `refill_seconds`."""
+    """Bounds what an address is told after refusals: `burst` at once, then one in `refill_seconds`."""
 
     def __init__(self, burst: int = 20, refill_seconds: float = 3.0) -> None:
         self._burst, self._refill = burst, refill_seconds
         self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        self._proven: OrderedDict[tuple[str, str], None] = OrderedDict()
 
-    def may_try(self, address: str, who: str, clock_seconds: float) -> bool:
-        """Whether a secret may be looked at now.
-
-        Args:
-            who: whom the secret claims to prove. clock_seconds: a steady clock.
-        """
-        return (address, who) in self._proven or self._level(address, clock_seconds) + 1.0 <= self._burst
-
-    def succeeded(self, address: str, who: str) -> None:
-        """A secret was right."""
-        key = (address, who)
-        if key not in self._proven:
-            self._proven[key] = None
-            if len(self._proven) > _REMEMBERED:
-                self._proven.popitem(last=False)
-
-    def failed(self, address: str, who: str, clock_seconds: float) -> None:
-        """A secret was wrong: it no longer counts that another was right."""
-        self._proven.pop((address, who), None)
-        self._spent[address] = (self._level(address, clock_seconds) + 1.0, clock_seconds)
+    def refused(self, address: str, clock_seconds: float) -> bool:
+        """Count a refusal. Returns: whether there were too many. clock_seconds: a steady clock."""
+        level, at = self._spent.get(address, (0.0, clock_seconds))
+        level = max(0.0, level - (clock_seconds - at) / self._refill)
+        too_many = level + 1.0 > self._burst
+        self._spent[address] = (min(level + 1.0, float(self._burst)), clock_seconds)
         self._spent.move_to_end(address)
         if len(self._spent) > _REMEMBERED:
             self._spent.popitem(last=False)
-
-    def _level(self, address: str, clock_seconds: float) -> float:
-        level, at = self._spent.get(address, (0.0, clock_seconds))
-        return max(0.0, level - (clock_seconds - at) / self._refill)
+        return too_many

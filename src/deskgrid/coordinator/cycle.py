@@ -5,7 +5,8 @@ Rules, told first:
 - One snapshot, one `now`; the plan is a pure function of them and is made outside the event loop too.
 - A revoked image's VMs are withdrawn before anything else is decided.
 - A grant becomes a lease in this order: an id, a pool token, the record, then the desktop is told.
-- A coordinator that was itself away (stopped, asleep) does not hold it against the desktops.
+- A coordinator that was itself away (stopped, asleep) does not hold it against the desktops; nor does one whose clock
+  was set (own_time.py).
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from deskgrid.coordinator.coordinator import GONE_SECONDS, Coordinator
 from deskgrid.coordinator.credentials import new_id
 from deskgrid.core.demand import offers, wants
 from deskgrid.core.filler import idle, without
+from deskgrid.core.giving import PassedOver, bounded, passed_over
 from deskgrid.core.health import Health
 from deskgrid.core.plan import plan
 from deskgrid.core.why import View, with_waiting
@@ -32,6 +34,8 @@ from deskgrid.pool.contract import PoolError
 log = logging.getLogger(__name__)
 _MAKES_WAY = Reason("filler-makes-way", "It ran only while no job waited; now one needs its desktop.")
 
+TOKENS = 50
+"""So many are renewed in one cycle at most: each is a program of HTCondor's."""
 IMAGES_SECONDS = 10.0
 """A look at the repository of images that takes longer goes on beside the next cycles."""
 
@@ -50,17 +54,23 @@ class Cycle:
     async def run(self) -> Plan:
         """Run one cycle. Raises: SQLAlchemyError when the database refuses; the next cycle tries again."""
         office = self._office
-        _, heard = await asyncio.gather(office.offering.refresh(office.clock(), IMAGES_SECONDS), self._ask())
+        self._keep_time()
+        looked, heard = await asyncio.gather(self._look(), self._ask())
         now = office.clock()
-        self._keep_leases(heard, now)
         await self._withdraw_revoked(now)
+        if looked is not None:
+            raise looked
+        self._keep_leases(heard, now)
         snapshot = Snapshot(
-            office.fleet.desktops(),
+            office.desktops(),
             office.ledger.for_plan(),
             tuple(facts for _, facts in sorted(office.offering.images(now).items())),
-            wants(heard, office.settings.plan),
+            None,
             office.ledger.outcomes.all(now),
+            office.ledger.last_vms.all(now),
         )
+        passed = self._passed_over(heard, snapshot, now)
+        snapshot = msgspec.structs.replace(snapshot, wants=wants(heard, office.settings.plan, passed))
         made, ads = await asyncio.to_thread(_decide, snapshot, office.settings.plan, now)
         self._make_way(made.make_way, now)
         told = [*heard.faults, *await self._give(made.grants, now), *await self._advertise(ads, heard, now)]
@@ -77,10 +87,24 @@ class Cycle:
                 negotiation_seconds=office.settings.negotiation_seconds,
                 faults=faults,
                 absent=office.offering.absent(now),
+                passed=passed,
             ),
         )
         self._tell_faults(faults)
         return made
+
+    async def _look(self) -> sa.exc.SQLAlchemyError | None:
+        """Look at the repository of images; what the database says against it waits for the revocations."""
+        try:
+            await self._office.offering.refresh(self._office.clock(), IMAGES_SECONDS)
+        except sa.exc.SQLAlchemyError as error:
+            return error
+        return None
+
+    def _keep_time(self) -> None:
+        by = self._office.keep_time()
+        self._last_at += by
+        self._advertised_at += by
 
     def _keep_leases(self, heard: PoolSnapshot, now: datetime) -> None:
         """Bring the ledger up to date with the collector and with time."""
@@ -112,6 +136,11 @@ class Cycle:
             for desktop in changed:
                 office.changed(desktop)
 
+    def _passed_over(self, heard: PoolSnapshot, snapshot: Snapshot, now: datetime) -> dict[str, PassedOver]:
+        """The groups of jobs that machines came for in vain."""
+        office = self._office
+        return passed_over(heard.idle or (), office.view.idle_since, snapshot, office.settings.plan, now)
+
     async def _ask(self) -> PoolSnapshot:
         """What HTCondor says now; nothing when it takes too long (it is then asked no second time meanwhile)."""
         office = self._office
@@ -126,6 +155,10 @@ class Cycle:
             return task.result()
         except PoolError as error:
             return PoolSnapshot(office.clock(), None, None, None, (str(error),))
+        except Exception as error:
+            log.exception("cycle: what HTCondor said could not be read")
+            told = f"HTCondor: {type(error).__name__} at what it said; the coordinator's log says more"
+            return PoolSnapshot(office.clock(), None, None, None, (told,))
 
     def _make_way(self, vm_ids: Iterable[str], now: datetime) -> None:
         """End fillers, since jobs need their desktops; it is recorded with what follows."""
@@ -135,15 +168,11 @@ class Cycle:
                 self._office.changed(live.lease.desktop)
 
     async def _give(self, grants: Iterable[Grant], now: datetime) -> list[str]:
-        """Turn grants into leases, make tokens that a restart has lost, and tell the desktops."""
+        """Turn grants into leases, make tokens that a restart has lost or that grow old, and tell the desktops."""
         office = self._office
         until = now + timedelta(seconds=office.settings.plan.lease_seconds)
         new = [Lease(f"vm-{new_id()}", g.desktop, g.image, g.size, now, until, g.reason) for g in grants]
-        lost = [
-            live
-            for live in office.ledger.all()
-            if live.token is None and live.record.shown_at is None and live.withdrawn is None
-        ]
+        lost = office.ledger.tokens_due(now, TOKENS)
         made = await asyncio.gather(
             *(self._mint(i) for i in [*(le.vm_id for le in new), *(li.lease.vm_id for li in lost)])
         )
@@ -152,16 +181,15 @@ class Cycle:
             if isinstance(token, str) and self._still_there(lease.desktop):
                 office.ledger.grant(lease, token)
         for live, token in zip(lost, made[len(new) :], strict=True):
-            if isinstance(token, str) and live.record.shown_at is None and live.record.ended_at is None:
-                live.token = token
+            if isinstance(token, str):
+                office.ledger.renew_token(live, token, now)
         await office.recorder.flush()
         for desktop in {*(lease.desktop for lease in new), *(live.lease.desktop for live in lost)}:
             office.changed(desktop)
         return list(dict.fromkeys(str(fault) for fault in faults))
 
     def _still_there(self, desktop: str) -> bool:
-        member = self._office.members.get(desktop)
-        return member is not None and member.revoked_at is None
+        return self._office.is_member(desktop)
 
     async def _mint(self, vm_id: str) -> str | PoolError:
         office = self._office
@@ -200,7 +228,7 @@ class Cycle:
 
 def _decide(snapshot: Snapshot, settings: PlanSettings, now: datetime) -> tuple[Plan, tuple[OfflineAd, ...]]:
     health = Health(snapshot.outcomes, settings)
-    spare = without(snapshot.desktops, idle(snapshot.leases, settings))
+    spare = without(bounded(snapshot, settings), idle(snapshot.leases, settings))
     offered = offers(msgspec.structs.replace(snapshot, desktops=spare), settings, health, now)
     return plan(snapshot, settings, now), offered
 

@@ -3,18 +3,22 @@
 Rules, told first:
 - Every change is a transaction; after kill -9 a change is there or is not there.
 - No secret is stored: of credentials and tokens only a SHA-256 (they are random, 256 bits).
+- Nothing is kept for ever: `upkeep.py` removes what is older than the settings say; SQLite's file shrinks with it.
+- A database that an older deskgrid made is brought up to date when it is opened, step by step, in one transaction.
 - Times are aware UTC. Soft state (last reports, presence) is not here.
 - `Database` is used from one thread at a time; `recorder.py` owns that thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_INCREMENTAL = 2
+_PRAGMAS = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000")
 
 metadata = sa.MetaData()
 
@@ -86,7 +90,7 @@ leases = sa.Table(
     "leases",
     metadata,
     sa.Column("vm_id", sa.String(64), primary_key=True),
-    sa.Column("desktop", sa.String(64), sa.ForeignKey("desktops.name"), nullable=False, index=True),
+    sa.Column("desktop", sa.String(64), sa.ForeignKey("desktops.name"), nullable=False),
     sa.Column("image", sa.String(64), nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
     sa.Column("cpus", sa.Integer, nullable=False),
@@ -106,6 +110,8 @@ leases = sa.Table(
     sa.Column("end_sentence", sa.Text, nullable=False),
     sa.Column("fault", sa.String(16), nullable=False),
     sa.Column("forgotten_at", Utc),
+    sa.Index("leases_by_age", "granted_at", "vm_id"),
+    sa.Index("leases_of_desktop_by_age", "desktop", "granted_at", "vm_id"),
 )
 
 story = sa.Table(
@@ -151,6 +157,11 @@ class Database:
         with self._engine.begin() as connection:
             yield connection
 
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether room in its file is ours to give back."""
+        return self._engine.dialect.name == "sqlite"
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
@@ -167,8 +178,10 @@ def open_database(url: str) -> Database:
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine)
         with engine.begin() as connection:
-            metadata.create_all(connection)
             _check_version(connection)
+            metadata.create_all(connection)
+        if engine.dialect.name == "sqlite":
+            _let_it_shrink(engine)
     except sa.exc.SQLAlchemyError as error:
         where = _without_password(url)
         cause = getattr(error, "orig", None) or error
@@ -195,7 +208,7 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
     @sa.event.listens_for(engine, "connect")
     def connected(connection: Any, record: Any) -> None:
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
@@ -203,12 +216,42 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+def _let_it_shrink(engine: sa.Engine) -> None:
+    """A file made before auto_vacuum was set is written anew, once."""
+    raw = engine.raw_connection()
+    try:
+        cursor = raw.cursor()
+        if cursor.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            cursor.execute("VACUUM")
+        cursor.close()
+    finally:
+        raw.close()
+
+
 def _check_version(connection: sa.Connection) -> None:
+    """Bring an older database up to date. Raises: DatabaseError when a newer deskgrid made it."""
+    meta.create(connection, checkfirst=True)
     found = connection.execute(sa.select(meta.c.value).where(meta.c.key == "schema")).scalar()
     if found is None:
         connection.execute(meta.insert().values(key="schema", value=str(SCHEMA_VERSION)))
-    elif found != str(SCHEMA_VERSION):
+        return
+    if not found.isdigit() or not 1 <= int(found) <= SCHEMA_VERSION:
         raise DatabaseError(
             f"database: got schema version {found}, expected {SCHEMA_VERSION}; use the deskgrid that made it, "
             "or move the file away to begin anew"
         )
+    for step in _STEPS[int(found) - 1 :]:
+        step(connection)
+    connection.execute(meta.update().where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION)))
+
+
+def _indexes_by_age(connection: sa.Connection) -> None:
+    """Version 2: the newest leases are found without sorting all."""
+    for index in leases.indexes:
+        index.create(connection, checkfirst=True)
+    connection.exec_driver_sql("DROP INDEX IF EXISTS ix_leases_desktop")
+
+
+_STEPS: tuple[Callable[[sa.Connection], None], ...] = (_indexes_by_age,)
+"""What brings version 1 to 2, 2 to 3, and so on."""

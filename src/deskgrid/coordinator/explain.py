@@ -9,8 +9,7 @@ from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.coordinator.inventories import FleetInventory, fleet
 from deskgrid.coordinator.kept import Member
 from deskgrid.coordinator.views import DesktopView, ImageList, ImageView, Status, VmView
-from deskgrid.core import why
-from deskgrid.core.demand import wants
+from deskgrid.core import refusals, why
 from deskgrid.core.why import View, Why
 from deskgrid.model.pool import Job
 from deskgrid.model.reason import Reason
@@ -35,12 +34,16 @@ def status(office: Coordinator, fingerprint: str) -> Status:
         joined=sum(live.record.joined_at is not None for live in lives),
         images=tuple(facts for _, facts in sorted(office.offering.images(now).items())),
         ads=view.ads,
-        wants=wants(view.pool, view.settings) if view.pool is not None else None,
+        wants=view.snapshot.wants if view.snapshot is not None else None,
         shortages=view.plan.shortages if view.plan is not None else (),
         pool_faults=view.faults,
         last_line=office.recorder.last_line,
         ca_fingerprint=fingerprint,
         image_problems=office.offering.problems,
+        problems=(
+            *office.journal.problems(office.fleet),
+            *(places.full for places in office.bounds if places.full),
+        ),
     )
 
 
@@ -86,6 +89,7 @@ def desktop(office: Coordinator, member: Member, whole: bool = False) -> Desktop
     shown = DesktopView(
         member.name,
         member.enrolled_at,
+        "revoked" if member.revoked_at is not None else "never reported",
         member.revoked_at,
         reason=answer.reason,
         leases=answer.vms,
@@ -94,11 +98,13 @@ def desktop(office: Coordinator, member: Member, whole: bool = False) -> Desktop
     if known is None:
         return shown
     report = known.report
-    silence = (office.clock() - known.received_at).total_seconds()
+    silent = (office.clock() - known.received_at).total_seconds() > office.settings.plan.stale_seconds
+    state = "silent" if silent else refusals.state(report.availability, report.room)
     return msgspec.structs.replace(
         shown,
         reported_at=known.received_at,
-        silent=silence > office.settings.plan.stale_seconds,
+        silent=silent,
+        state=state if member.revoked_at is None else shown.state,
         availability=report.availability,
         room=report.room,
         cpus=report.cpus,
@@ -144,6 +150,11 @@ def vms(office: Coordinator) -> list[VmView]:
 def why_job(office: Coordinator, job: Job) -> Why:
     """Why does this job wait, or where is it?"""
     return why.why_job(job, _view(office))
+
+
+def abroad(office: Coordinator, job_id: str) -> Why | None:
+    """What may be said of a job that no schedd of this pool knows."""
+    return why.abroad(job_id, office.view)
 
 
 def pool_silent(job_id: str, error: PoolError) -> Why:

@@ -11,18 +11,20 @@ Rules, told first:
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from deskgrid.model.desktop import Desktop
+from deskgrid.model.outside import read_json
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Report
 
 SKEW_SECONDS = 60.0
 _SUPERSEDED = 32
 _SKEWS = 16
+_LEVELS = 16
 
 
 class AnotherAgent(Exception):
@@ -52,6 +54,12 @@ class Known:
         self._skews: tuple[float, ...] = (*(before._skews if before is not None and near else ()), skew)[-_SKEWS:]
         self.skew_seconds: float = max(self._skews)
         self.superseded = superseded
+
+    def shift(self, by: timedelta) -> None:
+        """Our clock was set by so much."""
+        self.received_at += by
+        self._skews = tuple(skew - by.total_seconds() for skew in self._skews)
+        self.skew_seconds -= by.total_seconds()
 
     def desktop(self) -> Desktop:
         """This desktop in a snapshot."""
@@ -83,7 +91,10 @@ class Known:
 
     def unknown_fields(self) -> dict[str, Any]:
         """Fields of the report that this version does not know."""
-        return _unknown(msgspec.json.decode(self.raw), Report)
+        try:
+            return {key: _shallow(value) for key, value in _unknown(read_json(self.raw), Report).items()}
+        except msgspec.DecodeError as error:
+            return {"unreadable": str(error)}
 
 
 class Fleet:
@@ -124,6 +135,11 @@ class Fleet:
         self._known[name] = Known(name, report, raw, now, superseded, before)
         return True
 
+    def shift(self, by: timedelta) -> None:
+        """Our clock was set by so much."""
+        for known in self._known.values():
+            known.shift(by)
+
     def drop(self, name: str) -> None:
         """Forget what a desktop reported."""
         self._known.pop(name, None)
@@ -144,6 +160,15 @@ def _unknown(raw: Any, kind: Any) -> dict[str, Any]:
         elif _is_table(field.type, value) and (inner := _unknown(value, field.type)):
             found[key] = inner
     return found
+
+
+def _shallow(value: Any, levels: int = _LEVELS) -> Any:
+    """What is nested deeper is left out: to be shown it must be written again."""
+    if isinstance(value, dict):
+        return {key: _shallow(one, levels - 1) for key, one in value.items()} if levels else "…"
+    if isinstance(value, list):
+        return [_shallow(one, levels - 1) for one in value] if levels else "…"
+    return value
 
 
 def _is_table(kind: Any, value: Any) -> bool:

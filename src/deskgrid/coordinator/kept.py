@@ -7,7 +7,7 @@ import msgspec
 from deskgrid.model.desktop import Fault
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease
-from deskgrid.model.plan import Outcome
+from deskgrid.model.plan import Outcome, Spent
 from deskgrid.model.reason import Reason
 
 COORDINATOR = "coordinator"
@@ -75,6 +75,14 @@ class TokenRecord(msgspec.Struct, frozen=True):
     made_by: str
     expires_at: datetime
     uses_left: int
+
+
+def spent_of(record: LeaseRecord) -> Spent | None:
+    """What came of a lease that has ended and had its VM; one that nobody took up says nothing."""
+    lease, ended = record.lease, record.ended_at
+    if ended is None or record.shown_at is None:
+        return None
+    return Spent(lease.image.name, lease.size, lease.desktop, ended, record.joined_at, record.claimed)
 
 
 def outcomes_of(record: LeaseRecord) -> list[Outcome]:

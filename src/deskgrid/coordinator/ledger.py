@@ -1,8 +1,8 @@
 """The leases that live, and what becomes of them: the coordinator's memory of every VM until its end.
 
 Rules, told first:
-- A lease is given out only after it was recorded. Its pool token is in memory only, until its desktop shows the VM.
-- Each report that shows a VM extends its lease; no lease outlives its VM's pool token.
+- A lease is given out only after it was recorded. Its pool token is in memory only.
+- Each report that shows a VM extends its lease. Its pool token is short-lived, and renewed while the lease holds.
 - A VM ends for the coordinator when its desktop says so, no longer shows it, or is silent until the lease lapses.
   A VM that is withdrawn is not ordered any more; it ends when its desktop has ended it.
 - Joined is a success. A start that failed is a failure of the image or the desktop; an owner's return is nobody's.
@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from deskgrid.coordinator.changes import Changes, Live, clean
-from deskgrid.coordinator.kept import LeaseRecord, outcomes_of
-from deskgrid.coordinator.outcomes import Outcomes
+from deskgrid.coordinator.kept import LeaseRecord, outcomes_of, spent_of
+from deskgrid.coordinator.outcomes import LastVms, Outcomes
 from deskgrid.model.desktop import Fault, VmReport, VmState
 from deskgrid.model.lease import Lease
 from deskgrid.model.plan import LiveLease
@@ -38,14 +38,16 @@ class Ledger:
     changes: what is not recorded yet. ended: vm ids whose ads must leave the collector, for the caller to take away.
     """
 
-    def __init__(self, lease_seconds: float, token_seconds: float, outcomes: Outcomes) -> None:
+    def __init__(
+        self, lease_seconds: float, token_seconds: float, outcomes: Outcomes, last_vms: LastVms | None = None
+    ) -> None:
         self._lease_seconds = lease_seconds
-        self._lease, self._token_life = timedelta(seconds=lease_seconds), timedelta(seconds=token_seconds)
+        self._lease, self._token_half = timedelta(seconds=lease_seconds), timedelta(seconds=token_seconds / 2)
         self._live: dict[str, Live] = {}
         self._of: dict[str, dict[str, Live]] = {}
         self._gone: dict[str, LeaseRecord] = {}
         self.changes = Changes()
-        self.outcomes = outcomes
+        self.outcomes, self.last_vms = outcomes, last_vms or LastVms()
         self.ended: list[str] = []
 
     # what is there
@@ -66,15 +68,36 @@ class Ledger:
         """What the planner counts: living leases that are not withdrawn."""
         return tuple(live.counted() for live in self._live.values() if live.withdrawn is None)
 
+    def tokens_due(self, now: datetime, most: int) -> list[Live]:
+        """Leases whose token was lost by a restart or has lived half its life; those that need it most come first."""
+        living = [live for live in self._live.values() if live.withdrawn is None]
+        lost = [live for live in living if live.token_from is None]
+        old = [(live.token_from, live) for live in living if live.token_from is not None]
+        due = [one for one in old if now - one[0] > self._token_half]
+        return [*lost, *(live for _, live in sorted(due, key=lambda one: one[0]))][:most]
+
+    def renew_token(self, live: Live, token: str, now: datetime) -> None:
+        """A lease has a new token."""
+        if live.record.ended_at is not None:
+            return
+        live.token_from = now
+        if live.record.shown_at is None:
+            live.token = token
+        else:
+            live.renewed = token
+
     # what happens
 
     def restore(self, living: Iterable[LeaseRecord], gone: Iterable[LeaseRecord], now: datetime) -> None:
         """Take up what an earlier life recorded. Each lease gets time for its desktop to report."""
         for record in living:
-            until = max(record.lease.until, now + self._lease)
-            record = msgspec.structs.replace(record, lease=msgspec.structs.replace(record.lease, until=until))
-            self._add(Live(record, recorded=True))
+            # A time in the future was recorded while this computer's clock was ahead.
+            granted_at, until = min(record.lease.granted_at, now), now + self._lease
+            lease = msgspec.structs.replace(record.lease, granted_at=granted_at, until=until)
+            self._add(Live(msgspec.structs.replace(record, lease=lease), recorded=True))
         for record in gone:
+            if record.ended_at is not None and record.ended_at > now:
+                record = msgspec.structs.replace(record, ended_at=now)
             self._gone[record.lease.vm_id] = record
             if record.forgotten_at is None:
                 self.ended.append(record.lease.vm_id)
@@ -157,6 +180,18 @@ class Ledger:
                 changed.append(live.lease.desktop)
         return changed
 
+    def shift(self, by: timedelta) -> None:
+        """The clock was set by so much: move all that is remembered."""
+        for live in self._live.values():
+            lease = live.lease
+            lease = msgspec.structs.replace(lease, granted_at=lease.granted_at + by, until=lease.until + by)
+            self._change(live, lease=lease, **_moved(live.record, by))
+            live.up_since = None if live.up_since is None else live.up_since + by
+        for vm_id, record in self._gone.items():
+            self._gone[vm_id] = msgspec.structs.replace(record, **_moved(record, by))
+        self.outcomes.shift(by)
+        self.last_vms.shift(by)
+
     def prolong(self, now: datetime) -> None:
         """The coordinator itself was away: nobody could report, so nobody is late."""
         for live in self._live.values():
@@ -199,6 +234,7 @@ class Ledger:
 
     def _add(self, live: Live) -> None:
         self._live[live.lease.vm_id] = live
+        self.changes.tellers.add(live.lease.desktop, live.lease.vm_id)
         self._of.setdefault(live.lease.desktop, {})[live.lease.vm_id] = live
 
     def _change(self, live: Live, **values: Any) -> None:
@@ -221,7 +257,7 @@ class Ledger:
             self._renew(live, now)
 
     def _renew(self, live: Live, now: datetime) -> None:
-        until = min(now + self._lease, live.lease.granted_at + self._token_life)
+        until = now + self._lease
         if until > live.lease.until:
             live.record = msgspec.structs.replace(live.record, lease=msgspec.structs.replace(live.lease, until=until))
             if (until - live.recorded_until).total_seconds() > self._lease_seconds / 2:
@@ -234,10 +270,12 @@ class Ledger:
         end = Reason(clean(reason.name)[:64], clean(reason.sentence))
         accelerator = live.record.accelerator or (clean(report.accelerator)[:64] if report else "")
         fault = live.record.fault if already else fault
-        live.token = None
+        live.token, live.renewed = None, ""
         self._change(live, ended_at=now, end=end, fault=fault, accelerator=accelerator)
         if not already:
             self._failed(live)
+        if (spent := spent_of(live.record)) is not None:
+            self.last_vms.add(spent)
         del self._live[vm_id]
         del self._of[live.lease.desktop][vm_id]
         self._gone[vm_id] = live.record
@@ -248,3 +286,8 @@ class Ledger:
         for outcome in outcomes_of(live.record):
             if not outcome.ok:
                 self.outcomes.add(outcome)
+
+
+def _moved(record: LeaseRecord, by: timedelta) -> dict[str, datetime]:
+    moments = ("shown_at", "joined_at", "withdrawn_at", "ended_at", "forgotten_at")
+    return {name: at + by for name in moments if (at := getattr(record, name)) is not None}

@@ -6,17 +6,20 @@ Rules, told first:
   ask again with the same token as long as it has not used a credential.
 - A revoked desktop comes back only with a token that was made after its end.
 - Refusals do not tell which part of a token was wrong.
+- What can be refused is refused from memory; the transaction decides again, with what it finds.
+- Revocation wins every race: it sets its columns where they are empty, and nothing else ever writes them but an
+  enrolment that makes the desktop anew.
 """
 
 from datetime import datetime, timedelta
 
-import msgspec
 import sqlalchemy as sa
 
 from deskgrid.coordinator import records
 from deskgrid.coordinator.credentials import TOKEN_PREFIX, digest, new_id, new_secret, proves, token_parts
 from deskgrid.coordinator.kept import Member, TokenRecord
 from deskgrid.coordinator.problems import Refusal
+from deskgrid.model.counted import counted
 from deskgrid.wire.messages import Enrol, Enrolled
 
 RESERVED = ("coordinator", "operator")
@@ -31,7 +34,10 @@ def make_token(
     record = TokenRecord(token_id, digest(secret), now, who, now + timedelta(seconds=lifetime_seconds), uses)
     records.add_token(connection, record)
     records.note(
-        connection, who, f"made enrolment token {token_id} for {uses} uses until {record.expires_at:%F %T}", now
+        connection,
+        who,
+        f"made enrolment token {token_id} for {counted(uses, 'use')} until {record.expires_at:%F %T}",
+        now,
     )
     return f"{TOKEN_PREFIX}_{token_id}_{secret}", record
 
@@ -42,16 +48,12 @@ def enrol(connection: sa.Connection, request: Enrol, now: datetime) -> tuple[Enr
     Raises:
         Refusal: when the token is unknown, expired or used up, or the name is taken.
     """
-    token = _known(connection, request.token)
-    if request.desktop in RESERVED:
-        raise Refusal(409, "name-reserved", f"{request.desktop} means the service itself; choose another name.")
-    before = next((m for m in records.members(connection) if m.name == request.desktop), None)
-    again = before is not None and before.token_id == token.id and not before.used and before.revoked_at is None
-    if not again:
-        _check_name(before, token, request.desktop)
-        _use(connection, token, now)
-    elif token.expires_at <= now:
-        raise _expired(token)
+    parts = token_parts(request.token)
+    token = records.token(connection, parts[0]) if parts else None
+    before = records.member(connection, request.desktop)
+    token, again = check(token, before, request, now)
+    if not again and not records.use_token(connection, token.id, now):
+        raise _used_up()
     credential = new_secret()
     member = Member(request.desktop, digest(credential), now, token.id, used=False)
     records.save_member(connection, member)
@@ -59,32 +61,44 @@ def enrol(connection: sa.Connection, request: Enrol, now: datetime) -> tuple[Enr
     return Enrolled(request.desktop, credential), member
 
 
-def first_use(connection: sa.Connection, member: Member) -> Member:
-    """The desktop has used its credential: from now on its name is taken."""
-    used = msgspec.structs.replace(member, used=True)
-    records.save_member(connection, used)
-    return used
+def check(token: TokenRecord | None, before: Member | None, request: Enrol, now: datetime) -> tuple[TokenRecord, bool]:
+    """Whether a request to enrol may succeed.
 
+    Args:
+        token: the record that the request's token names. before: who has the name.
 
-def revoke(connection: sa.Connection, member: Member, reason: str, who: str, now: datetime) -> Member:
-    """Take a desktop's membership away."""
-    gone = msgspec.structs.replace(member, revoked_at=now, revoked_reason=reason)
-    records.save_member(connection, gone)
-    records.note(connection, who, f"revoked desktop {member.name}: {reason}", now)
-    return gone
-
-
-def _known(connection: sa.Connection, text: str) -> TokenRecord:
-    parts = token_parts(text)
-    token = records.token(connection, parts[0]) if parts else None
+    Returns: the token's record, and whether the same desktop asks again, which costs no use.
+    Raises: Refusal.
+    """
+    parts = token_parts(request.token)
     if parts is None or token is None or not proves(parts[1], token.secret_hash):
         raise Refusal(
-            403,
-            "token-unknown",
-            "This enrolment token is not known here; ask the grid's operator for a new one.",
-            guess=True,
+            403, "token-unknown", "This enrolment token is not known here; ask the grid's operator for a new one."
         )
-    return token
+    if request.desktop in RESERVED:
+        raise Refusal(409, "name-reserved", f"{request.desktop} means the service itself; choose another name.")
+    again = before is not None and before.token_id == token.id and not before.used and before.revoked_at is None
+    if not again:
+        _check_name(before, token, request.desktop)
+    if token.expires_at <= now:
+        raise _expired(token)
+    if not again and token.uses_left <= 0:
+        raise _used_up()
+    return token, again
+
+
+def first_use(connection: sa.Connection, member: Member) -> Member | None:
+    """The desktop has used its credential: from now on its name is taken. Returns: what is kept of it now."""
+    records.mark_used(connection, member)
+    return records.member(connection, member.name)
+
+
+def revoke(connection: sa.Connection, name: str, reason: str, who: str, now: datetime) -> Member | None:
+    """Take a desktop's membership away. Returns: what is kept of it now; None when it was taken away before."""
+    if not records.mark_revoked(connection, name, reason, now):
+        return None
+    records.note(connection, who, f"revoked desktop {name}: {reason}", now)
+    return records.member(connection, name)
 
 
 def _check_name(before: Member | None, token: TokenRecord, name: str) -> None:
@@ -102,11 +116,8 @@ def _check_name(before: Member | None, token: TokenRecord, name: str) -> None:
         )
 
 
-def _use(connection: sa.Connection, token: TokenRecord, now: datetime) -> None:
-    if token.expires_at <= now:
-        raise _expired(token)
-    if not records.use_token(connection, token.id, now):
-        raise Refusal(403, "token-used-up", "This enrolment token is used up; ask the grid's operator for a new one.")
+def _used_up() -> Refusal:
+    return Refusal(403, "token-used-up", "This enrolment token is used up; ask the grid's operator for a new one.")
 
 
 def _expired(token: TokenRecord) -> Refusal:

@@ -7,7 +7,7 @@ Rules, told first:
 - Which ones are named is decided by `core/neighbours.py`.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -35,6 +35,12 @@ class Neighbours:
             self._where[desktop] = here
             giver = Giver(desktop, address, report.neighbour_port, now, report.images)
             self._by_subnet.setdefault(here, {})[desktop] = giver
+
+    def shift(self, by: timedelta) -> None:
+        """Our clock was set by so much."""
+        for beside in self._by_subnet.values():
+            for name, giver in beside.items():
+                beside[name] = msgspec.structs.replace(giver, heard_at=giver.heard_at + by)
 
     def drop(self, desktop: str) -> None:
         """Forget a desktop."""

@@ -27,7 +27,9 @@ from deskgrid.coordinator.kept import Member
 from deskgrid.coordinator.problems import Refusal
 from deskgrid.coordinator.trust import Authority
 from deskgrid.coordinator.views import Because, Done, Events, Healthy, MadeToken, MakeToken
+from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName, name
+from deskgrid.model.outside import read_json
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolError
 from deskgrid.wire.messages import PROTOCOL, Problem
@@ -54,6 +56,7 @@ class OperatorApi:
             "/v1/inventory": self.inventory,
             "/v1/vms": self.vms,
             "/v1/leases": self.leases,
+            "/v1/lease/{vm_id}": self.lease,
             "/v1/images": self.images,
             "/v1/story/{vm_id}": self.story,
             "/v1/why/job/{job_id}": self.why_job,
@@ -104,10 +107,18 @@ class OperatorApi:
         return explain.vms(self._office)
 
     async def leases(self, request: Request) -> object:
-        """Leases, living and ended, newest first; `desktop` and `limit` choose."""
+        """Leases, living and ended, newest first, at most MOST_LEASES; `desktop` and `limit` choose."""
         desktop = request.query_params.get("desktop")
-        limit = _number(request, "limit", 100, 10_000)
-        return await self._office.recorder.call(lambda c: records.leases(c, desktop, int(limit)))
+        limit = int(_number(request, "limit", 100, 10_000))
+        return await self._office.recorder.call(lambda c: records.leases(c, desktop, limit))
+
+    async def lease(self, request: Request) -> object:
+        """One lease, living or ended."""
+        vm_id = _named(request, "vm_id", "VM id")
+        found = await self._office.recorder.call(lambda c: records.lease(c, vm_id))
+        if found is None:
+            raise Refusal(404, "vm-unknown", f"No virtual machine {vm_id} is known; see `deskgrid vm list`.")
+        return found
 
     async def images(self, request: Request) -> object:
         """All versions of all images."""
@@ -131,6 +142,8 @@ class OperatorApi:
             job = await self._office.ask_pool(lambda: self._office.pool.job(job_id))
         except PoolError as error:
             return explain.pool_silent(job_id, error)
+        if job is None and (answer := explain.abroad(self._office, job_id)) is not None:
+            return answer
         if job is None:
             raise Refusal(404, "job-unknown", f"HTCondor knows no job {job_id}; it may have left the queue.")
         return explain.why_job(self._office, job)
@@ -153,13 +166,14 @@ class OperatorApi:
             raise Refusal(
                 400,
                 "bad-limits",
-                f"token: got {asked.lifetime_seconds:g} s and {asked.uses} uses, "
+                f"token: got {asked.lifetime_seconds:g} s and {counted(asked.uses, 'use')}, "
                 "expected 60 s to 90 days and 1 to 100000 uses.",
             )
         now = self._office.clock()
         token, kept = await self._office.recorder.call(
             lambda c: membership.make_token(c, asked.lifetime_seconds, asked.uses, OPERATOR, now)
         )
+        self._office.tokens[kept.id] = kept
         return MadeToken(token, kept.id, kept.expires_at, kept.uses_left, self._authority.fingerprint)
 
     async def revoke(self, request: Request) -> object:
@@ -168,12 +182,13 @@ class OperatorApi:
         if member.revoked_at is not None:
             raise Refusal(409, "desktop-revoked", f"{member.name} was revoked already: {member.revoked_reason}")
         reason = (await _body(request, Because)).reason or "by the operator"
-        revoked = await office.recorder.call(lambda c: membership.revoke(c, member, reason, OPERATOR, now))
+        revoked = await office.recorder.call(lambda c: office.journal.revoke(c, member.name, reason, OPERATOR, now))
+        if revoked is None:
+            raise Refusal(409, "desktop-revoked", f"{member.name} was revoked already.")
         office.members[member.name] = revoked
         office.ledger.cut_off(member.name, Reason("desktop-revoked", f"{member.name} was revoked: {reason}"), now)
         office.forget_ended()
-        office.fleet.drop(member.name)
-        office.neighbours.drop(member.name)
+        office.forget_desktop(member.name)
         office.changed(member.name)
         await office.recorder.flush()
         return Done(f"{member.name} is revoked; what it runs ends with its leases.")
@@ -237,7 +252,7 @@ async def _not_found(request: Request, error: Exception) -> Response:
 
 
 async def _body(request: Request, kind: type[T]) -> T:
-    return msgspec.json.decode(await read_body(request.scope, request.receive) or b"{}", type=kind)
+    return read_json(await read_body(request.scope, request.receive) or b"{}", type=kind)
 
 
 def _named(request: Request, key: str, what: str) -> str:

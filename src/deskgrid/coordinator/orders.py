@@ -11,6 +11,7 @@ Rules, told first:
 
 from deskgrid.coordinator.changes import Live
 from deskgrid.coordinator.coordinator import Coordinator
+from deskgrid.coordinator.tellers import REPORT_LINES
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Answer, Order, Report
@@ -51,7 +52,8 @@ async def answer(office: Coordinator, name: str, report: Report, raw: bytes, whe
         orders=told,
         next_report_seconds=soon,
         acknowledged=tuple(vm.vm_id for vm in report.ended),
-        story_count=len(report.story),
+        story_count=min(len(report.story), REPORT_LINES),
+        revocations=len(office.journal),
     )
 
 
@@ -61,7 +63,7 @@ def _take_in(office: Coordinator, name: str, report: Report, where: str) -> None
     office.neighbours.hear(name, where, report, now)
     if report.story:
         known = office.fleet.get(name)
-        office.ledger.changes.retell(name, report.story, known.skew_seconds if known else 0.0, now)
+        office.ledger.changes.retell(name, report.story[:REPORT_LINES], known.skew_seconds if known else 0.0, now)
 
 
 def _orders(office: Coordinator, name: str, report: Report) -> tuple[Order, ...]:
@@ -76,7 +78,7 @@ def _order(office: Coordinator, live: Live, shown: bool) -> Order | None:
     if live.withdrawn is not None or not live.recorded:
         return None
     if shown:
-        return Order(live.lease)
+        return Order(live.lease, token=live.renewed)
     image = office.offering.grant(live.lease.image)
     if live.token is None or isinstance(image, Reason):
         return None

@@ -4,9 +4,9 @@
 class Refusal(Exception):
     """A request is refused.
 
-    status: of HTTP. code: stable. sentence: for a person. guess: it counts as a failed authentication.
+    status: of HTTP. code: stable. sentence: for a person.
     """
 
-    def __init__(self, status: int, code: str, sentence: str, guess: bool = False) -> None:
+    def __init__(self, status: int, code: str, sentence: str) -> None:
         super().__init__(sentence)
-        self.status, self.code, self.sentence, self.guess = status, code, sentence, guess
+        self.status, self.code, self.sentence = status, code, sentence

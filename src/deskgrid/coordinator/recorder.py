@@ -31,6 +31,7 @@ class Recorder:
 
     def __init__(self, database: Database, changes: Changes, last_line: int) -> None:
         self._database, self._changes = database, changes
+        self.shrinks = database.is_sqlite
         self._thread = ThreadPoolExecutor(1, "database")
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -53,7 +54,7 @@ class Recorder:
                 return
             leases: list[LeaseRecord] = [live.record for live in batch.leases.values()]
             try:
-                lines = await self.call(lambda c: _write(c, leases, batch.lines))
+                lines = await self.call(lambda c: _write(c, leases, list(batch.lines.values())))
             except BaseException:
                 self._changes.put_back(batch)
                 raise

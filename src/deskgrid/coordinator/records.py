@@ -9,20 +9,45 @@ import msgspec
 import sqlalchemy as sa
 
 from deskgrid.coordinator import database as db
-from deskgrid.coordinator.kept import COORDINATOR, DesktopInventory, LeaseRecord, Line, Member, TokenRecord, outcomes_of
+from deskgrid.coordinator.kept import COORDINATOR, DesktopInventory, LeaseRecord, Line, Member, TokenRecord
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease, Size
-from deskgrid.model.plan import Outcome
+from deskgrid.model.outside import read_json
 from deskgrid.model.reason import Reason
 
+MOST_LEASES = 1000
+"""So many are told at once: all who need the database wait meanwhile."""
+STORY_LINES = 500
+"""A VM's story has no more lines; an ordinary one has some ten."""
 _Told = tuple[datetime, str, str, str]
 
 
 def members(connection: sa.Connection) -> list[Member]:
     """Every desktop that was ever enrolled."""
     return [Member(**row) for row in connection.execute(sa.select(db.desktops)).mappings()]
+
+
+def member(connection: sa.Connection, name: str) -> Member | None:
+    """One desktop."""
+    row = connection.execute(sa.select(db.desktops).where(db.desktops.c.name == name)).mappings().first()
+    return Member(**row) if row else None
+
+
+def mark_used(connection: sa.Connection, member: Member) -> None:
+    """A desktop has used this credential; nothing else about it is written."""
+    c = db.desktops.c
+    mine = (c.name == member.name, c.credential_hash == member.credential_hash)
+    connection.execute(db.desktops.update().where(*mine).values(used=True))
+
+
+def mark_revoked(connection: sa.Connection, name: str, reason: str, now: datetime) -> bool:
+    """A desktop is revoked, if it was not. Returns whether it was not."""
+    c = db.desktops.c
+    living = (c.name == name, c.revoked_at.is_(None))
+    revoke = db.desktops.update().where(*living).values(revoked_at=now, revoked_reason=reason)
+    return connection.execute(revoke).rowcount == 1
 
 
 def image_names(connection: sa.Connection) -> dict[str, str]:
@@ -48,6 +73,11 @@ def save_image_names(connection: sa.Connection, owners: Mapping[str, str], now: 
 def add_token(connection: sa.Connection, token: TokenRecord) -> None:
     """Keep a new enrolment token."""
     connection.execute(db.tokens.insert().values(**msgspec.structs.asdict(token)))
+
+
+def tokens(connection: sa.Connection) -> list[TokenRecord]:
+    """Every enrolment token that is kept."""
+    return [TokenRecord(**row) for row in connection.execute(sa.select(db.tokens)).mappings()]
 
 
 def token(connection: sa.Connection, token_id: str) -> TokenRecord | None:
@@ -80,7 +110,7 @@ def inventories(connection: sa.Connection) -> list[DesktopInventory]:
     found = []
     for row in connection.execute(sa.select(db.inventories)).mappings():
         with contextlib.suppress(msgspec.DecodeError):
-            content = msgspec.json.decode(row["content"], type=Inventory)
+            content = read_json(row["content"], type=Inventory)
             found.append(DesktopInventory(row["desktop"], row["at"], content))
     return found
 
@@ -124,8 +154,9 @@ def ended_leases(connection: sa.Connection, since: datetime, limit: int) -> list
 
 
 def leases(connection: sa.Connection, desktop: str | None, limit: int) -> list[LeaseRecord]:
-    """Leases, living and ended, newest first; of one desktop or of all."""
-    chosen = sa.select(db.leases).order_by(db.leases.c.granted_at.desc(), db.leases.c.vm_id).limit(limit)
+    """Leases, living and ended, newest first, at most MOST_LEASES; of one desktop or of all."""
+    c = db.leases.c
+    chosen = sa.select(db.leases).order_by(c.granted_at.desc(), c.vm_id.desc()).limit(min(limit, MOST_LEASES))
     if desktop is not None:
         chosen = chosen.where(db.leases.c.desktop == desktop)
     return [_lease_record(row) for row in connection.execute(chosen).mappings()]
@@ -137,18 +168,17 @@ def lease(connection: sa.Connection, vm_id: str) -> LeaseRecord | None:
     return _lease_record(row) if row else None
 
 
-def outcomes(connection: sa.Connection, since: datetime, limit: int) -> list[Outcome]:
-    """How the starts of the last days went, from the leases."""
+def recent_leases(connection: sa.Connection, since: datetime, limit: int) -> list[LeaseRecord]:
+    """The leases that were granted since a time, newest first."""
     c = db.leases.c
     chosen = sa.select(db.leases).where(c.granted_at >= since).order_by(c.granted_at.desc()).limit(limit)
-    found: list[Outcome] = []
-    for row in connection.execute(chosen).mappings():
-        found += outcomes_of(_lease_record(row))
-    return found
+    return [_lease_record(row) for row in connection.execute(chosen).mappings()]
 
 
 def write_story(connection: sa.Connection, lines: Sequence[Line]) -> list[Line]:
     """Write lines that are not there yet; a desktop's only to the stories of its own VMs.
+
+    A story that has STORY_LINES lines gets none but the coordinator's own, which are few.
 
     Returns: the lines that were written, with their numbers.
     """
@@ -160,6 +190,8 @@ def write_story(connection: sa.Connection, lines: Sequence[Line]) -> list[Line]:
         desktop, told = known[line.vm_id]
         key = (line.told_at, line.source, line.state, line.event)
         if key in told or line.source not in (COORDINATOR, desktop):
+            continue
+        if len(told) >= STORY_LINES and line.source != COORDINATOR:
             continue
         told.add(key)
         values = msgspec.structs.asdict(line)

@@ -4,8 +4,8 @@ Rules, told first
 - Nothing here is secret, so nobody is asked who they are: packs are encrypted, metadata signed. What waits for
   signatures, keys, temporary files and listings are not served.
 - A path is one of three forms, each part a valid name; it is opened part by part, and a link is never followed.
-- The event loop never waits for a disk. Long answers are bounded in number, and a client that takes less than 256 KiB
-  in half a minute is cut off.
+- The event loop never waits for a disk. Long answers are bounded in number, in all and for each address, with places
+  kept for desktops that hold leases (`places.py`); a client that takes less than 256 KiB in half a minute is cut off.
 - One range at a time (RFC 9110, 14.2); a Range that is none is ignored. ETag and If-None-Match save a second transfer.
 - A file is what it was when it was opened: what is served is never changed, only replaced as a whole.
 """
@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from deskgrid.coordinator.places import Places, Whereabouts
 from deskgrid.coordinator.problems import Refusal
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ PART_BYTES, PART_SECONDS = 256 << 10, 30.0
 SMALL_BYTES = 64 << 10
 MOST_LONG = 64
 """So many answers of more than SMALL_BYTES at once; who comes then is told to come back."""
+LONG_EACH, LONG_EACH_DESKTOP = 8, 4
+"""So many of them for one address, and so many more for each desktop that reports from there."""
 
 TRANSPORT = "deskgrid.transport"
 """Where a scope has its connection's transport (connection.py)."""
@@ -64,10 +68,16 @@ class _File(msgspec.Struct, frozen=True):
 class RepositoryFiles:
     """Serves a repository's folder as an ASGI application."""
 
-    def __init__(self, folder: Path | None, most_long: int = MOST_LONG, part_seconds: float = PART_SECONDS) -> None:
-        """Serve `folder`; None: nothing. part_seconds: what a client may take for PART_BYTES."""
+    def __init__(
+        self,
+        folder: Path | None,
+        where: Whereabouts | None = None,
+        most_long: int = MOST_LONG,
+        part_seconds: float = PART_SECONDS,
+    ) -> None:
+        """Serve `folder`; None: nothing. where: desktops are. part_seconds: what a client may take for PART_BYTES."""
         self._folder, self._part_seconds = folder, part_seconds
-        self.long, self._most_long = 0, most_long
+        self.long = Places("repository, long answers", most_long, LONG_EACH, LONG_EACH_DESKTOP, where or Whereabouts())
         self._threads = ThreadPoolExecutor(4, "repository")
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -107,7 +117,7 @@ class RepositoryFiles:
         if scope["method"] == "HEAD" or part.start == part.end:
             await _start(send, 206 if part.ranged else 200, headers)
             return
-        with self._place(part):
+        with self._place(part, scope):
             await send({"type": "http.response.start", "status": 206 if part.ranged else 200, "headers": headers})
             await self._send(file.handle, part, scope, receive, send)
 
@@ -128,18 +138,19 @@ class RepositoryFiles:
                 return
 
     @contextmanager
-    def _place(self, part: Part) -> Iterator[None]:
+    def _place(self, part: Part, scope: "Scope") -> Iterator[None]:
         """One of the places for long answers. Raises: Refusal when all are taken."""
         if part.end - part.start <= SMALL_BYTES:
             yield
             return
-        if self.long >= self._most_long:
+        client = scope.get("client")
+        address = str(client[0]) if client else "?"
+        if not self.long.take(address, time.monotonic()):
             raise Refusal(503, "busy", "Many desktops fetch now; come back in a few seconds, or ask another source.")
-        self.long += 1
         try:
             yield
         finally:
-            self.long -= 1
+            self.long.leave(address)
 
     def close(self) -> None:
         """Serve no more."""

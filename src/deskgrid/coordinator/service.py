@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -28,23 +29,28 @@ from deskgrid.coordinator import trust
 from deskgrid.coordinator.api import Api, Application
 from deskgrid.coordinator.authentication import Authentication
 from deskgrid.coordinator.catalogue import Catalogue
-from deskgrid.coordinator.connection import BoundedConnection
-from deskgrid.coordinator.coordinator import Clock, Coordinator, Loaded
+from deskgrid.coordinator.connection import BoundedConnection, bounded
+from deskgrid.coordinator.coordinator import Coordinator, Loaded
 from deskgrid.coordinator.credentials import Guard, operator_token
 from deskgrid.coordinator.cycle import run_cycles
 from deskgrid.coordinator.database import DatabaseError, open_database
 from deskgrid.coordinator.operator_api import OperatorApi
+from deskgrid.coordinator.own_time import Clock, OwnTime
+from deskgrid.coordinator.revocations import FILE, Journal
 from deskgrid.coordinator.settings import CoordinatorSettings
+from deskgrid.coordinator.upkeep import keep_small
 from deskgrid.host.files import Locked, locked
 from deskgrid.pool.contract import Pool
 
 log = logging.getLogger(__name__)
 
-_RENEW_SECONDS = 6 * 3600.0
+_RENEW_SECONDS = 600.0
 _GRACE_SECONDS = 5
 _FLUSH_SECONDS = 0.15
 _BACKLOG = 4096
 _FILES = 65536
+_OTHER_FILES = 512
+GREETING_SECONDS = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -82,10 +88,10 @@ def run(
             folder or the database can't be used.
     """
     prepare_state(settings.state_dir)
-    _many_connections()
+    most = _many_connections()
     try:
         with locked(settings.state_dir / "lock", wait=False):
-            _loop_runner().run(_serve(settings, pool, ready, clock, catalogue))
+            _loop_runner().run(_serve(settings, pool, ready, clock, catalogue, most))
     except Locked:
         raise ServiceError(
             f"state folder {settings.state_dir}: another coordinator uses it; stop that one, or choose another folder"
@@ -105,12 +111,15 @@ def prepare_state(folder: Path) -> None:
         ) from None
 
 
-def _many_connections() -> None:
-    """Every desktop holds a connection open; the usual limit is 1024 files."""
+def _many_connections() -> int:
+    """Every desktop holds a connection open; the usual limit is 1024 files. Returns: how many there may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    else:
+        wanted = soft if soft != resource.RLIM_INFINITY else _FILES
+    return max(wanted - _OTHER_FILES, wanted // 2)
 
 
 def _loop_runner() -> asyncio.Runner:
@@ -118,7 +127,14 @@ def _loop_runner() -> asyncio.Runner:
         import uvloop
     except ImportError:  # not on Windows
         return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    class Loop(uvloop.Loop):
+        """A loop whose servers don't wait long for a greeting: it comes before `connection.py` can count anybody."""
+
+        async def create_server(self, *args: Any, **more: Any) -> Any:
+            return await super().create_server(*args, **{**more, "ssl_handshake_timeout": GREETING_SECONDS})
+
+    return asyncio.Runner(loop_factory=Loop)
 
 
 async def _serve(
@@ -127,15 +143,21 @@ async def _serve(
     ready: Callable[[Ready], None],
     clock: Clock,
     catalogue: Catalogue | None,
+    most_connections: int,
 ) -> None:
     authority = trust.prepare(settings.state_dir, settings.names, clock())
     token = operator_token(settings.state_dir)
     database = open_database(settings.database_url)
     try:
-        office = Coordinator(settings, pool, clock, Loaded(database, clock()), catalogue)
+        loaded = Loaded(database, clock(), journal=_journal(settings))
+        office = Coordinator(settings, pool, OwnTime(clock), loaded, catalogue)
+        for problem in office.journal.problems(()):
+            log.warning("revocations: %s", problem)
         who = Authentication(office, token, Guard())
         application = Api(office, who, OperatorApi(office, who, authority).application())
-        server = _Server(_config(settings, authority, application), office)
+        connection = bounded(most_connections, office.whereabouts)
+        office.bounds = (connection.places, application.long)
+        server = _Server(_config(settings, authority, application, connection), office)
         office.forget_ended()
         try:
             with _listen(settings) as listening:
@@ -148,6 +170,14 @@ async def _serve(
             await office.close()
     finally:
         database.close()
+
+
+def _journal(settings: CoordinatorSettings) -> Journal:
+    path = settings.state_dir / FILE
+    try:
+        return Journal(path)
+    except OSError as error:
+        raise ServiceError(f"journal of revocations {path}: {error.strerror}; may the service read it?") from None
 
 
 def _listen(settings: CoordinatorSettings) -> socket.socket:
@@ -178,6 +208,7 @@ async def _until_stopped(
     tasks = [
         asyncio.create_task(run_cycles(office, stopping)),
         asyncio.create_task(_renew(server, office, stopping)),
+        asyncio.create_task(keep_small(office, stopping)),
     ]
     try:
         await server.serve([listening])
@@ -204,14 +235,20 @@ async def _renew(server: "_Server", office: Coordinator, stopping: asyncio.Event
         server.reload(settings.state_dir)
 
 
-def _config(settings: CoordinatorSettings, authority: trust.Authority, application: Application) -> uvicorn.Config:
+def _config(
+    settings: CoordinatorSettings,
+    authority: trust.Authority,
+    application: Application,
+    connection: type[BoundedConnection],
+) -> uvicorn.Config:
     return uvicorn.Config(
         application,
-        http=BoundedConnection,
+        http=connection,
         ws="none",
         lifespan="off",
         access_log=False,
         log_config=None,
+        log_level="error",  # what strangers send wrong is not worth a line each
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=int(settings.report_seconds * 2) + 15,

@@ -7,6 +7,7 @@ Rules, told first:
   lease must outlive several missed reports.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -22,23 +23,27 @@ Positive = Annotated[float, msgspec.Meta(gt=0, le=31 * 86400)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 
+_COLLECTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}:([0-9]{1,5})(?:\?sock=[A-Za-z0-9][A-Za-z0-9._-]{0,63})?\Z")
+
+
 class GuestSettings(msgspec.Struct, frozen=True):
     """What every VM is told.
 
-    collector: "host:port" of the pool's collector as guests see it (10.0.2.2 is the host behind QEMU's user network).
+    collector: "host:port" of the pool's collector as guests see it (10.0.2.2 is the host behind QEMU's user network);
+    a collector behind the shared port, such as one of several child collectors: "host:port?sock=collector3".
     trust_domain: HTCondor's TRUST_DOMAIN. unused_seconds: a VM without a claim for so long leaves by itself.
-    token_seconds: how long a VM's pool token is valid; no VM is kept for longer.
+    token_seconds: how long a VM's pool token is valid; it is renewed after half of that, while its lease holds.
     """
 
     collector: str = "10.0.2.2:9618"
     trust_domain: str = "deskgrid"
     unused_seconds: Annotated[int, msgspec.Meta(ge=10, le=7 * 86400)] = 600
-    token_seconds: Annotated[int, msgspec.Meta(ge=300, le=31 * 86400)] = 7 * 86400
+    token_seconds: Annotated[int, msgspec.Meta(ge=300, le=86400)] = 1800
 
     def __post_init__(self) -> None:
-        host, _, port = self.collector.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError(f'collector: got {self.collector!r}, expected "host:port"')
+        found = _COLLECTOR.match(self.collector)
+        if found is None or not 0 < int(found[1]) < 65536:
+            raise ValueError(f'collector: got {self.collector!r}, expected "host:port" or "host:port?sock=NAME"')
         if not self.trust_domain or any(c.isspace() or c in '"\\' for c in self.trust_domain):
             raise ValueError(f"trust_domain: got {self.trust_domain!r}, expected a word")
 
@@ -85,6 +90,8 @@ class CoordinatorSettings(msgspec.Struct, frozen=True):
     hold_seconds, max_held: how long, and how many, reports are held open until there is something to say.
     advertise_seconds: offline ads are refreshed so often. pool_seconds: HTCondor is given up for this cycle after.
     negotiation_seconds: HTCondor has surely negotiated in so long (for the answers of `why`).
+    keep_days: ended leases with their stories, spent tokens, and what revoked desktops were made of are kept for so
+    long. audit_days: the same for the audit.
     pool: how HTCondor is asked. images: where images come from.
     """
 
@@ -100,6 +107,8 @@ class CoordinatorSettings(msgspec.Struct, frozen=True):
     advertise_seconds: Positive = 60.0
     pool_seconds: Positive = 60.0
     negotiation_seconds: Positive = 90.0
+    keep_days: Annotated[float, msgspec.Meta(ge=8, le=36525)] = 90.0
+    audit_days: Annotated[float, msgspec.Meta(ge=8, le=36525)] = 400.0
     guest: GuestSettings = GuestSettings()
     plan: PlanSettings = PlanSettings()
     pool: Reach = Reach()

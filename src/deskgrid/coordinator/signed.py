@@ -26,7 +26,9 @@ from deskgrid.core.catalogue import Listed, Listing
 from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.errors import TrustError
 from deskgrid.images.trust.words import Entry, Version
-from deskgrid.model.image import ImageRef
+from deskgrid.model.image import Attribute, ImageRef
+from deskgrid.model.numbers import Bytes
+from deskgrid.model.outside import read_json
 from deskgrid.model.reason import Reason
 
 if TYPE_CHECKING:
@@ -40,19 +42,21 @@ _UNSIGNED = ("no-image", "not-both", "no-project", "no-role")
 
 
 class _Disk(msgspec.Struct, frozen=True):
-    bytes: int
+    bytes: Bytes
 
 
-class _Facts(msgspec.Struct, frozen=True):
+class Facts(msgspec.Struct, frozen=True):
     """What is read of a manifest; the rest is the desktops' to check."""
 
     project: str
     name: str
     version: str
     key_id: str
-    memory_bytes: int
-    blob_bytes: int
+    memory_bytes: Bytes
+    blob_bytes: Bytes
     disk: _Disk
+    free_bytes: Bytes = 0
+    says: tuple[Attribute, ...] = ()
 
 
 class SignedCatalogue:
@@ -64,7 +68,7 @@ class SignedCatalogue:
         self._settings, self._folder, self._memory = settings, settings.repository, memory
         self._keys = ProjectKeys(settings.keys)
         self._signer: Signer | None = None
-        self._facts: dict[str, _Facts] = {}
+        self._facts: dict[str, Facts] = {}
         self._mark: _Mark = ()
         self._due: datetime | None = None
 
@@ -188,13 +192,15 @@ class SignedCatalogue:
             memory_bytes=facts.memory_bytes,
             disk_bytes=facts.disk.bytes,
             size_bytes=facts.blob_bytes,
+            free_bytes=facts.free_bytes,
+            says=facts.says,
             refused=refused,
         )
 
-    def _facts_of(self, said: "Said", version: Version, entry: Entry) -> _Facts:
+    def _facts_of(self, said: "Said", version: Version, entry: Entry) -> Facts:
         """What a manifest says; it never changes, so it is read once. Raises: ImageError, DecodeError."""
         if entry.sha256 not in self._facts:
-            facts = msgspec.json.decode(said.shelf.manifest(version.path, entry), type=_Facts)
+            facts = read_json(said.shelf.manifest(version.path, entry), type=Facts)
             if Version(facts.project, facts.name, facts.version) != version:
                 raise ImageError(f"it says that it is {facts.project}/{facts.name}/{facts.version}; publish it again")
             self._facts[entry.sha256] = facts

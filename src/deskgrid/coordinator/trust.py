@@ -5,12 +5,13 @@ Rules, told first:
 - Agents trust this CA and no other: they are given its fingerprint together with their enrolment token.
 - The server's certificate is made again when its names change or a third of its life is left; the CA stays, so no
   agent has to learn anything.
-- Certificates are valid from a day ago: a desktop whose clock is an hour slow is no stranger.
+- Certificates are valid since ever: a desktop whose clock is slow, or a coordinator whose clock was ahead when it made
+  them, makes nobody a stranger. One that ends too late or too early for the clock as it is now is made again.
 """
 
 import ipaddress
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,8 @@ from deskgrid.host.files import write_atomic
 
 CA_DAYS = 3650
 SERVER_DAYS = 365
-_EARLIER = timedelta(days=1)
+_EVER = datetime(1970, 1, 2, tzinfo=UTC)
+_LEFT = timedelta(days=SERVER_DAYS // 3)
 
 
 class TrustError(Exception):
@@ -58,7 +60,7 @@ def prepare(state: Path, names: Sequence[str], now: datetime) -> Authority:
     """
     ca_key = _key(state / "ca.key")
     ca_path, key_path, chain_path = state / "ca.pem", state / "server.key", state / "server.pem"
-    if not ca_path.exists():
+    if not ca_path.exists() or _certificate(ca_path).not_valid_after_utc <= now:
         write_atomic(ca_path, _pem(_ca_certificate(ca_key, now)), 0o644)
     ca = _certificate(ca_path)
     if ca.public_key() != ca_key.public_key():
@@ -151,7 +153,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, now: datetime, days: int) ->
         .subject_name(subject)
         .issuer_name(issuer)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _EARLIER)
+        .not_valid_before(_EVER)
         .not_valid_after(now + timedelta(days=days))
     )
 
@@ -167,12 +169,13 @@ def _serves(
         told = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound):
         return False
-    life = found.not_valid_after_utc - found.not_valid_before_utc
+    left = found.not_valid_after_utc - now
     return (
         found.issuer == ca.subject
         and found.public_key() == key.public_key()
         and set(told) == {_general(name) for name in names}
-        and found.not_valid_before_utc <= now < found.not_valid_after_utc - life / 3
+        and found.not_valid_before_utc <= now
+        and _LEFT < left <= timedelta(days=SERVER_DAYS)
     )
 
 

@@ -24,12 +24,14 @@ __all__ = ["LeaseRecord", "Line", "Why"]
 class DesktopView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A desktop. reported_at, availability and what follows: of its last report, if it has reported.
 
-    skew_seconds: its clock minus the coordinator's. inventory: what it is made of, as it last said.
+    state: what it is, in a word: "available", "in use", "waiting", "silent". skew_seconds: its clock minus the
+    coordinator's. inventory: what it is made of, as it last said.
     unknown: fields of its report that this version does not know.
     """
 
     name: Name
     enrolled_at: datetime
+    state: str = ""
     revoked_at: datetime | None = None
     reported_at: datetime | None = None
     silent: bool = True
@@ -87,6 +89,7 @@ class Status(msgspec.Struct, frozen=True):
     last_line: int
     ca_fingerprint: str
     image_problems: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 class ImageView(msgspec.Struct, frozen=True, omit_defaults=True):

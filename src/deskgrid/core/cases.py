@@ -8,7 +8,7 @@ Rules, told first:
 """
 
 from datetime import datetime, tzinfo
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -20,19 +20,23 @@ from deskgrid.core.vm import Vm
 from deskgrid.model.desktop import VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Lease, Size
-from deskgrid.model.moment import Moment
-from deskgrid.model.policy import GIB, Machine, Policy
+from deskgrid.model.moment import Moment, check_moments
+from deskgrid.model.numbers import Cpus, Span
+from deskgrid.model.policy import GIB, Machine, Percent, Policy, Share
 from deskgrid.model.presence import Ending, Reading
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Ask, Wish
+
+Gib = Annotated[float, msgspec.Meta(ge=0, le=1 << 20)]
+Fold = Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
 class Here(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A VM that is here."""
 
     state: VmState
-    cpus: int = 1
-    memory_gib: float = 1
+    cpus: Cpus = 1
+    memory_gib: Gib = 1
 
 
 class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,12 +50,12 @@ class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: dict[str, Any] = {}
     at: str = "2026-03-03T12:00:00"
     zone: str = ""
-    fold: int = 0
+    fold: Fold = 0
     asked: Ask | None = None
     asked_until: Moment | None = None
     faults: tuple[Reason, ...] = ()
     logged_in: bool | None = False
-    idle_seconds: float | None = 86400.0
+    idle_seconds: Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)] | None = 86400.0
     sources: tuple[str, ...] = ()
     presence_faults: tuple[str, ...] = ()
     locked: bool | None = None
@@ -60,22 +64,22 @@ class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     full_screen: bool | None = False
     lid_closed: bool = False
     ending: Ending | None = None
-    cpus: int = 8
-    memory_gib: float = 16
-    memory_available_gib: float = 14
-    memory_pressure: float | None = None
-    disk_free_gib: float = 100
-    others_cpu: float | None = None
+    cpus: Cpus = 8
+    memory_gib: Gib = 16
+    memory_available_gib: Gib = 14
+    memory_pressure: Percent | None = None
+    disk_free_gib: Gib = 100
+    others_cpu: Share | None = None
     on_battery: bool | None = False
-    battery_percent: float | None = None
+    battery_percent: Percent | None = None
     metered: bool | None = False
     wireless: bool | None = False
     programs: tuple[str, ...] = ()
-    up_seconds: float | None = 86400.0
+    up_seconds: Span | None = 86400.0
     loaded: bool = False
-    clear_seconds: float | None = None
-    started_seconds: float | None = None
-    offset_fraction: float = 0.0
+    clear_seconds: Span | None = None
+    started_seconds: Span | None = None
+    offset_fraction: Share = 0.0
     vms: tuple[Here, ...] = ()
 
 
@@ -124,6 +128,7 @@ class Difference(msgspec.Struct, frozen=True):
 def facts_of(given: Given, zone: tzinfo) -> Facts:
     """The facts that a case gives. zone: `given.zone`, looked up. Raises: ValueError: `at` is no time."""
     local = datetime.fromisoformat(given.at).replace(tzinfo=zone, fold=given.fold)
+    check_moments(local)
     memory, available, disk = (
         int(size * GIB) for size in (given.memory_gib, given.memory_available_gib, given.disk_free_gib)
     )

@@ -13,7 +13,7 @@ from datetime import datetime
 
 import msgspec
 
-from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.image import Attribute, ImageFacts, ImageRef
 from deskgrid.model.names import Digest, Name
 from deskgrid.model.reason import Reason
 
@@ -22,7 +22,8 @@ class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
     """One version of an image as its repository lists it.
 
     number: the how-manieth of its image. latest: its signers' pointer names it. signers: who has signed it.
-    refused: why it may not start; None: it may. size_bytes: what a desktop fetches of it, at most.
+    refused: why it may not start; None: it may. size_bytes: what a desktop fetches of it, at most. free_bytes, says: as
+    in ImageFacts.
     """
 
     ref: ImageRef
@@ -35,6 +36,8 @@ class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
     disk_bytes: int = 0
     size_bytes: int = 0
     refused: Reason | None = None
+    free_bytes: int = 0
+    says: tuple[Attribute, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.project}/{self.ref.name}/{self.version}"
@@ -42,7 +45,9 @@ class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def facts(self) -> ImageFacts:
         """What the planner needs to know."""
-        return ImageFacts(self.ref, self.memory_bytes, self.disk_bytes, self.project, self.version)
+        return ImageFacts(
+            self.ref, self.memory_bytes, self.disk_bytes, self.project, self.version, self.free_bytes, self.says
+        )
 
 
 class Listing(msgspec.Struct, frozen=True):

@@ -4,27 +4,35 @@ Rules, told first:
 - HTCondor decides: a job counts only if the negotiator matched it with an offline ad of ours.
 - A match is a memory of the past: it counts while it is fresh, and for no more jobs than are idle now. The same jobs
   may have been matched with several sizes in turn: the newest match counts first.
+- A schedd of another pool that flocks here can't be asked for its jobs: no more of its matches count than jobs wait
+  there.
 - Jobs share a VM if they fit: a VM of 4 cores is one VM for four jobs of one core.
 - What could not be read is unknown, not empty: without matches there is no answer at all (None).
 - An ad says "the fleet could start this now". When no desktop could, it is withdrawn.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from math import ceil
 
+from deskgrid.core.giving import PassedOver
 from deskgrid.core.health import Health
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings, Snapshot, Want
-from deskgrid.model.pool import JobGroup, Match, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import Job, JobGroup, Match, OfflineAd, PoolSnapshot
 
 _MIB = 1 << 20
 
 
-def wants(pool: PoolSnapshot, settings: PlanSettings) -> tuple[Want, ...] | None:
+def wants(
+    pool: PoolSnapshot, settings: PlanSettings, passed: Mapping[str, PassedOver] | None = None
+) -> tuple[Want, ...] | None:
     """Turn matches into VMs.
+
+    Args:
+        passed: the groups that machines passed over, by `JobGroup.key`: none or one VM is wanted for each.
 
     Returns: one Want per image and size with demand, ordered; None when the matches could not be read.
     """
@@ -32,6 +40,7 @@ def wants(pool: PoolSnapshot, settings: PlanSettings) -> tuple[Want, ...] | None
         return None
     idle = None if pool.idle is None else {(g.schedd, g.autocluster): g for g in pool.idle}
     waiting = {} if idle is None else {key: group.idle for key, group in idle.items()}
+    abroad = {foreign.schedd: foreign.idle for foreign in pool.foreign}
     share: dict[tuple[str, Size], float] = {}
     jobs: dict[tuple[str, Size], int] = {}
     for match in sorted(pool.matches, key=lambda m: (pool.at - m.matched_at, m.image, m.size)):
@@ -39,7 +48,13 @@ def wants(pool: PoolSnapshot, settings: PlanSettings) -> tuple[Want, ...] | None
             break
         jobs_of = (match.schedd, match.autocluster)
         group = None if idle is None else idle.get(jobs_of)
-        count = match.count if idle is None else min(match.count, waiting.get(jobs_of, 0))
+        if match.schedd in abroad:
+            count = min(match.count, abroad[match.schedd])
+            abroad[match.schedd] -= count
+        else:
+            count = match.count if idle is None else min(match.count, waiting.get(jobs_of, 0))
+        if group is not None and (over := (passed or {}).get(group.key)) is not None:
+            waiting[jobs_of] = count = 0 if over.waits else min(count, jobs_per_vm(match.size, group))
         if group is not None:
             waiting[jobs_of] -= count
         key = (match.image, match.size)
@@ -67,13 +82,18 @@ def offers(snapshot: Snapshot, settings: PlanSettings, health: Health, now: date
     An image that is backing off is not offered, unless it is due for its one probe.
     """
     return tuple(
-        OfflineAd(image.ref.name, size, image.disk_bytes)
+        ad_of(image, size)
         for image in snapshot.images
         if health.image(image.ref.name, now).allowed
         for size in settings.sizes
         if size.memory_bytes >= image.memory_bytes
         and any(could_start(desktop, image, size, settings, health, now) for desktop in snapshot.desktops)
     )
+
+
+def ad_of(image: ImageFacts, size: Size) -> OfflineAd:
+    """What HTCondor is told of a machine of this image and size; its disk as a job finds it, where that is known."""
+    return OfflineAd(image.ref.name, size, image.free_bytes or image.disk_bytes, image.says)
 
 
 def could_start(
@@ -94,9 +114,18 @@ def fits(desktop: Desktop, size: Size) -> bool:
     return room.vms > 0 and room.cpus >= size.cpus and room.memory_bytes >= size.memory_bytes and room.disk_bytes > 0
 
 
-def covered(ads: Iterable[OfflineAd], vm_name: str, cpus: int, memory_mb: int) -> bool:
-    """Whether some ad of this image is large enough for a job that asks for so much."""
-    return any(ad.image == vm_name and ad.size.cpus >= cpus and ad.size.memory_bytes // _MIB >= memory_mb for ad in ads)
+def covered(ads: Iterable[OfflineAd], job: Job) -> bool:
+    """Whether some ad of the job's image is large enough for it."""
+    return any(ad.image == job.vm_name and large_enough(ad, job) for ad in ads)
+
+
+def large_enough(ad: OfflineAd, job: Job) -> bool:
+    """Whether the machine has the cores, the memory and the disk that a job asks for."""
+    return (
+        ad.size.cpus >= job.cpus
+        and ad.size.memory_bytes // _MIB >= job.memory_mb
+        and ad.disk_bytes // 1024 >= job.disk_kib
+    )
 
 
 def fresh(matches: Iterable[Match], now: datetime, settings: PlanSettings) -> tuple[Match, ...]:

@@ -38,6 +38,7 @@ from deskgrid.core.known import next_due as next_due
 from deskgrid.core.known import reports as reports
 from deskgrid.core.known import unsaid as unsaid
 from deskgrid.core.vm import LEAVE_SECONDS, TABLE, Event, Kind, Vm, order, step, waited_out
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Fault, Transition, VmState
 from deskgrid.model.lease import Lease
 from deskgrid.model.policy import Policy
@@ -47,6 +48,8 @@ STORY_LINES = 1000
 """So many unacknowledged lines of story are kept; then the oldest go."""
 PRESSURE_SECONDS = 10.0 + LEAVE_SECONDS
 """So long after a VM was ended because programs waited for memory, the mean says nothing new yet."""
+_LONGEST_LEASE = timedelta(days=31)
+"""Whatever a coordinator says: one that is never heard again is not obeyed for ever."""
 _PRESSURE = timedelta(seconds=PRESSURE_SECONDS)
 _AT_WORK = (VmState.RUNNING, VmState.PAUSED)
 _WITHDRAWN = Reason("withdrawn", "The coordinator no longer wants this virtual machine here.")
@@ -211,13 +214,16 @@ class _Work:
         if lease.until <= self.now:
             return _LEASE_OVER
         size, room = lease.size, desk.room
+        if size.odd:
+            return Reason("odd-size", "The coordinator asked for a virtual machine of a size that none can have.")
         if room.vms > 0 and room.cpus >= size.cpus and room.memory_bytes >= size.memory_bytes and room.disk_bytes > 0:
             return None
         return Reason(
             "no-room",
             "The computer has no room for a further virtual machine of this size.",
-            f"asked {size.cpus} CPUs and {size.memory_bytes >> 20} MiB; "
-            f"free {room.cpus} CPUs, {room.memory_bytes >> 20} MiB, {room.vms} VMs, {room.disk_bytes >> 20} MiB disk",
+            f"asked {counted(size.cpus, 'CPU')} and {size.memory_bytes >> 20} MiB; "
+            f"free {counted(room.cpus, 'CPU')}, {room.memory_bytes >> 20} MiB, {counted(room.vms, 'VM')}, "
+            f"{room.disk_bytes >> 20} MiB disk",
         )
 
     def obey_time(self) -> None:
@@ -255,7 +261,8 @@ def _refusal(policy: Policy, reason: Reason) -> Event:
 
 
 def _on_our_clock(lease: Lease, their_now: datetime, our_now: datetime) -> Lease:
-    return msgspec.structs.replace(lease, until=our_now + max(lease.until - their_now, timedelta(0)))
+    left = min(max(lease.until - their_now, timedelta(0)), _LONGEST_LEASE)
+    return msgspec.structs.replace(lease, until=our_now + left)
 
 
 def _due(vm: Vm) -> Reason:

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Fault
 from deskgrid.model.plan import Outcome, PlanSettings
 from deskgrid.model.reason import Reason
@@ -80,9 +81,9 @@ class Health:
         retry_at = streak[-1].at + timedelta(seconds=wait)
         reason = Reason(
             f"{what}-backoff",
-            f"The last {len(streak)} start{'s' if len(streak) > 1 else ''} of {what} {name} failed; "
+            f"The last {counted(len(streak), 'start')} of {what} {name} failed; "
             f"it is tried again, with one virtual machine, at {retry_at:%H:%M:%S} UTC.",
-            f"{len(streak)} failures in a row, wait {wait:.0f} s",
+            f"{counted(len(streak), 'failure')} in a row, wait {wait:.0f} s",
             retry_at,
         )
         return Standing(len(streak), now >= retry_at, retry_at, reason, frozenset(o.desktop for o in streak))

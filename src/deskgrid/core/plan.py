@@ -5,7 +5,8 @@ Rules, told first:
 - Unknown demand is not zero demand: when HTCondor could not be read, nothing is granted and nothing taken away.
   The planner takes no lease away but that of a filler for which a job waits; VMs without work leave by themselves.
 - Prefer desktops that hold the image, then those likely to stay idle: nobody logged in, long idle. (Idle gaps have
-  a falling hazard: the longer idle, the longer it lasts.)
+  a falling hazard: the longer idle, the longer it lasts.) What a desktop says of itself moves nobody else: its idle
+  time counts up to a bound, its room up to what it is made of, and one that gave nothing comes last (`giving.py`).
 - Limit the ramp. Back off from images and desktops that fail; probe with exactly one VM.
 - Every desktop gets a reason, every shortage too.
 """
@@ -18,12 +19,17 @@ import msgspec
 
 from deskgrid.core import filler
 from deskgrid.core.demand import fits
+from deskgrid.core.giving import Giving, bounded
 from deskgrid.core.health import Health, Standing
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import Grant, LiveLease, Plan, PlanSettings, Shortage, Snapshot, Want
 from deskgrid.model.reason import Reason
+
+_IDLE_SECONDS = 8 * 3600.0
+"""Who has been idle for a working day is as good as who says it was for a year."""
 
 
 def plan(snapshot: Snapshot, settings: PlanSettings, now: datetime) -> Plan:
@@ -35,7 +41,9 @@ def plan(snapshot: Snapshot, settings: PlanSettings, now: datetime) -> Plan:
     Returns:
         The grants, the demand that stays unmet with its reason, and a reason per desktop.
     """
-    snapshot = msgspec.structs.replace(snapshot, wants=filler.wants(snapshot, settings))
+    snapshot = msgspec.structs.replace(
+        snapshot, desktops=bounded(snapshot, settings), wants=filler.wants(snapshot, settings)
+    )
     return _Planner(snapshot, settings, now).run()
 
 
@@ -45,6 +53,7 @@ class _Planner:
     def __init__(self, snapshot: Snapshot, settings: PlanSettings, now: datetime) -> None:
         self.snapshot, self.settings, self.now = snapshot, settings, now
         self.health = Health(snapshot.outcomes, settings)
+        self.giving = Giving(snapshot.spent, snapshot.leases, settings, now)
         self.images = {image.ref.name: image for image in snapshot.images}
         self.reasons = {d.name: r for d in snapshot.desktops if (r := self._unfit(d)) is not None}
         leases = _by_desktop(snapshot.leases)
@@ -94,9 +103,10 @@ class _Planner:
         meanwhile = Reason("filler", f"No job waits, so {desktop.name} runs {want.image} meanwhile.")
         demand = Reason(
             "demand",
-            f"{want.jobs} waiting job{'s' if want.jobs != 1 else ''} named {want.image}, and {desktop.name} is idle"
+            f"{counted(want.jobs, 'waiting job')} named {want.image}, and {desktop.name} is idle"
             f"{' and holds the image' if held else ''}.",
-            f"{want.vms} wanted; idle {idle}; {desktop.room.memory_bytes >> 20} MiB and {desktop.room.cpus} CPUs free",
+            f"{want.vms} wanted; idle {idle}; "
+            f"{desktop.room.memory_bytes >> 20} MiB and {counted(desktop.room.cpus, 'CPU')} free",
         )
         reason = demand if want.jobs else meanwhile
         self.grants.append(Grant(desktop.name, image.ref, want.size, reason))
@@ -105,17 +115,20 @@ class _Planner:
 
     def _candidates(self, image: ImageFacts, size: Size, standing: Standing) -> Iterable[Desktop]:
         """The desktops with room, best first; for a probe, those whose word counts come first."""
-        fitting = [d for d in self.free.values() if fits(d, size) and not self._probed(d.name)]
+        coming = Counter([*(g.desktop for g in self.grants), *(lease.desktop for lease in self.starting)])
+        fitting = [d for d in self.free.values() if fits(d, size) and coming[d.name] < self._may_start(d.name)]
+        barren, seen, good = self.giving.barren, standing.witnesses, self.health.good
         if not standing.probing:
-            return sorted(fitting, key=lambda d: _preference(d, image))
-        seen, good = standing.witnesses, self.health.good
-        return sorted(fitting, key=lambda d: (d.name in seen, d.name not in good, _preference(d, image)))
-
-    def _probed(self, desktop: str) -> bool:
-        """A desktop that has failed gets one VM at a time."""
-        return self.health.desktop(desktop, self.now).probing and any(
-            d == desktop for d in (*(g.desktop for g in self.grants), *(lease.desktop for lease in self.starting))
+            return sorted(fitting, key=lambda d: (barren(d.name), _preference(d, image)))
+        return sorted(
+            fitting, key=lambda d: (barren(d.name), d.name in seen, d.name not in good, _preference(d, image))
         )
+
+    def _may_start(self, desktop: str) -> int:
+        """How many VMs it may have on their way; one that has failed, or gave nothing, one at a time."""
+        if self.giving.barren(desktop) or self.health.desktop(desktop, self.now).probing:
+            return 1
+        return self.settings.desktop_starting
 
     def _on_the_way(self, image: str) -> bool:
         return image in {lease.image.name for lease in self.starting} | {g.image.name for g in self.grants}
@@ -131,7 +144,7 @@ class _Planner:
         if not desktop.availability.available:
             return next(iter(desktop.availability.refusals), Reason("unavailable", f"{desktop.name} offers nothing."))
         standing = self.health.desktop(desktop.name, self.now)
-        return None if standing.allowed else standing.reason
+        return self.giving.holds_back(desktop.name) if standing.allowed else standing.reason
 
     def _idle_reason(self) -> Reason:
         if self.snapshot.wants is None:
@@ -159,7 +172,7 @@ class _Planner:
         return Reason(
             filler.NO_DESKTOP_FREE,
             f"No desktop can start another virtual machine of {want.image} now.",
-            f"{len(self.snapshot.desktops)} desktops: {', '.join(told) or 'all in use by the grid'}",
+            f"{counted(len(self.snapshot.desktops), 'desktop')}: {', '.join(told) or 'all in use by the grid'}",
         )
 
     def _short(self, want: Want, vms: int, reason: Reason) -> None:
@@ -173,7 +186,7 @@ def _preference(desktop: Desktop, image: ImageFacts) -> tuple[bool, bool, float,
     return (
         image.ref not in desktop.images,
         availability.logged_in is not False,
-        -(availability.idle_seconds or 0.0),
+        -min(availability.idle_seconds or 0.0, _IDLE_SECONDS),
         desktop.name,
     )
 

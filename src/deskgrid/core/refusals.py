@@ -9,6 +9,7 @@ Rules, told first:
 
 import msgspec
 
+from deskgrid.model.desktop import Availability, Room
 from deskgrid.model.reason import Reason
 
 PRIVATE = frozenset({"watching", "quiet-program"})
@@ -16,44 +17,90 @@ PRIVATE = frozenset({"watching", "quiet-program"})
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """One way to say no: its name, whether running VMs must stop, when it ends, and when it is said."""
+    """One way to say no: its name, what the computer then is, whether running VMs must stop, its end, when it is said.
+
+    state: for lists, as people would call it; "in use" only where somebody uses the computer.
+    """
 
     name: str
+    state: str
     stops: bool
     ends: str
     when: str
 
 
 REFUSALS: tuple[Refusal, ...] = (
-    Refusal("owner-paused", True, "when the pause ends or is taken back", "somebody said `deskgrid pause`"),
-    Refusal("owner-finishes", False, "when it ends or is taken back", "somebody said `deskgrid finish`"),
-    Refusal("computer-sleeps", True, "when the computer is awake again", "the computer is about to sleep"),
-    Refusal("computer-shuts-down", True, "with the computer", "the computer is about to shut down"),
-    Refusal("presence-unknown", True, "when it can be read again", "it is not known whether somebody is here"),
-    Refusal("owner-active", True, "after the quiet time", "the computer was used less than the quiet time ago"),
-    Refusal("working-hours", True, "with the hours", "somebody is logged in, and it is in `closed`"),
-    Refusal("closed-hours", True, "with the hours", "it is in `closed_nobody`"),
-    Refusal("day-closed", True, "with the day", "the day is one of `days_closed`"),
-    Refusal("remote-session", True, "with the session", "somebody is logged in from elsewhere (or it is not known)"),
-    Refusal("watching", True, "with the program", "a program keeps the screen awake"),
+    Refusal("owner-paused", "paused", True, "when the pause ends or is taken back", "somebody said `deskgrid pause`"),
+    Refusal("owner-finishes", "finishing", False, "when it ends or is taken back", "somebody said `deskgrid finish`"),
+    Refusal("computer-sleeps", "sleeping", True, "when the computer is awake again", "the computer is about to sleep"),
+    Refusal("computer-shuts-down", "shutting down", True, "with the computer", "the computer is about to shut down"),
     Refusal(
-        "full-screen", True, "with the program", "a program fills the screen (or, with a session, it is not known)"
+        "presence-unknown", "not known", True, "when it can be read again", "it is not known whether somebody is here"
     ),
-    Refusal("quiet-program", True, "with the program", "a program of `quiet_programs` runs"),
-    Refusal("lid-closed", True, "when it is opened", "the laptop's lid is closed"),
-    Refusal("on-battery", True, "with mains power", "the laptop runs on battery"),
-    Refusal("battery-low", True, "when it is charged", "the battery has less than `battery_min_percent`"),
-    Refusal("battery-unknown", True, "when it can be read", "there is a battery, and its state is not known"),
-    Refusal("metered", True, "with the network", "the network is metered (or it is not known)"),
-    Refusal("wireless", True, "with the network", "the network is wireless (or it is not known)"),
-    Refusal("others-load", True, "`resume_seconds` after the load", "other programs have used much processor time"),
-    Refusal("memory-reserve", False, "with more free memory", "what memory is free is the reserve"),
-    Refusal("memory-pressure", False, "when no program waits", "programs wait for memory; the newest VM ends"),
-    Refusal("disk-floor", False, "with more free disk", "what disk is free is the floor"),
-    Refusal("just-booted", False, "`boot_delay_seconds` after the start", "the computer has just started"),
-    Refusal("start-spacing", False, "`start_spacing_seconds` after it", "a VM has just been started here"),
-    Refusal("start-offset", False, "after this desktop's own time", "nothing else has refused for a short time only"),
+    Refusal(
+        "owner-active", "in use", True, "after the quiet time", "the computer was used less than the quiet time ago"
+    ),
+    Refusal("working-hours", "closed", True, "with the hours", "somebody is logged in, and it is in `closed`"),
+    Refusal("closed-hours", "closed", True, "with the hours", "it is in `closed_nobody`"),
+    Refusal("day-closed", "closed", True, "with the day", "the day is one of `days_closed`"),
+    Refusal(
+        "remote-session",
+        "in use",
+        True,
+        "with the session",
+        "somebody is logged in from elsewhere (or it is not known)",
+    ),
+    Refusal("watching", "in use", True, "with the program", "a program keeps the screen awake"),
+    Refusal(
+        "full-screen",
+        "in use",
+        True,
+        "with the program",
+        "a program fills the screen (or, with a session, it is not known)",
+    ),
+    Refusal("quiet-program", "in use", True, "with the program", "a program of `quiet_programs` runs"),
+    Refusal("lid-closed", "lid closed", True, "when it is opened", "the laptop's lid is closed"),
+    Refusal("on-battery", "on battery", True, "with mains power", "the laptop runs on battery"),
+    Refusal(
+        "battery-low", "battery low", True, "when it is charged", "the battery has less than `battery_min_percent`"
+    ),
+    Refusal(
+        "battery-unknown", "not known", True, "when it can be read", "there is a battery, and its state is not known"
+    ),
+    Refusal("metered", "network metered", True, "with the network", "the network is metered (or it is not known)"),
+    Refusal("wireless", "network wireless", True, "with the network", "the network is wireless (or it is not known)"),
+    Refusal(
+        "others-load", "busy", True, "`resume_seconds` after the load", "other programs have used much processor time"
+    ),
+    Refusal("memory-reserve", "memory short", False, "with more free memory", "what memory is free is the reserve"),
+    Refusal(
+        "memory-pressure",
+        "memory short",
+        False,
+        "when no program waits",
+        "programs wait for memory; the newest VM ends",
+    ),
+    Refusal("disk-floor", "disk full", False, "with more free disk", "what disk is free is the floor"),
+    Refusal("just-booted", "waiting", False, "`boot_delay_seconds` after the start", "the computer has just started"),
+    Refusal("start-spacing", "waiting", False, "`start_spacing_seconds` after it", "a VM has just been started here"),
+    Refusal(
+        "start-offset",
+        "waiting",
+        False,
+        "after this desktop's own time",
+        "nothing else has refused for a short time only",
+    ),
 )
+
+
+_STATES = {refusal.name: refusal.state for refusal in REFUSALS}
+
+
+def state(availability: Availability, room: Room) -> str:
+    """What a desktop that reports is, in a word or two: "available", "full", "in use", "waiting"."""
+    if not availability.refusals:
+        return "full" if room.vms == 0 else "available"
+    return _STATES.get(availability.refusals[0].name, "not fit")
 
 
 def outward(reason: Reason) -> Reason:

@@ -12,11 +12,14 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from deskgrid.core.demand import covered, fresh
+from deskgrid.core.demand import ad_of, covered, fresh, large_enough
+from deskgrid.core.giving import PassedOver
 from deskgrid.core.health import Health
+from deskgrid.core.requirements import unmet
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.plan import LiveLease, Plan, PlanSettings, Snapshot
-from deskgrid.model.pool import Job, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import NOT_SERVED, ON_SERVER, Job, OfflineAd, PoolSnapshot
 from deskgrid.model.reason import Reason
 
 _STATUS = {1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held", 6: "transferring output", 7: "suspended"}
@@ -28,7 +31,8 @@ class View(msgspec.Struct, frozen=True):
 
     ads: what HTCondor was told could be started. ads_since, idle_since: for how long an ad has been there, a group of
     jobs has been idle (key "schedd autocluster"). negotiation_seconds: HTCondor has surely negotiated in so long.
-    absent: names of images that are known and not on offer, with why.
+    absent: names of images that are known and not on offer, with why. passed: groups of jobs that machines came for in
+    vain, by the same key.
     """
 
     at: datetime
@@ -42,6 +46,7 @@ class View(msgspec.Struct, frozen=True):
     ads_since: Mapping[OfflineAd, datetime] = msgspec.field(default_factory=dict)
     idle_since: Mapping[str, datetime] = msgspec.field(default_factory=dict)
     absent: Mapping[str, Reason] = msgspec.field(default_factory=dict)
+    passed: Mapping[str, PassedOver] = msgspec.field(default_factory=dict)
 
 
 class Why(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,8 +64,7 @@ def with_waiting(before: View, after: View) -> View:
     if idle is None:
         idle_since = before.idle_since
     else:
-        keys = (f"{group.schedd} {group.autocluster}" for group in idle)
-        idle_since = {key: before.idle_since.get(key, after.at) for key in keys}
+        idle_since = {group.key: before.idle_since.get(group.key, after.at) for group in idle}
     ads_since = {ad: before.ads_since.get(ad, after.at) for ad in after.ads}
     return msgspec.structs.replace(after, ads_since=ads_since, idle_since=idle_since)
 
@@ -72,6 +76,8 @@ def why_job(job: Job, view: View) -> Why:
         return _not_idle(subject, job, view)
     if job.vm_name is None:
         return Why(subject, _names_none(job))
+    if (wrong := _not_for_machines(job)) is not None:
+        return Why(subject, wrong)
     snapshot = view.snapshot
     if snapshot is None or view.plan is None:
         return Why(subject, Reason("no-cycle-yet", "The coordinator has just started and has not looked yet."))
@@ -89,7 +95,7 @@ def _not_idle(subject: str, job: Job, view: View) -> Why:
             subject, Reason("running", f"It runs on {host}.", f"start number {job.starts}"), vms=_here(job, view)
         )
     if job.status == 4:
-        return Why(subject, Reason("completed", "It has finished.", f"started {job.starts} times"))
+        return Why(subject, Reason("completed", "It has finished.", f"started {counted(job.starts, 'time')}"))
     if job.status == 5:
         return Why(subject, Reason("held", f"It is held: {job.hold_reason or 'HTCondor does not say why'}"))
     state = _STATUS.get(job.status, f"in state {job.status}")
@@ -112,6 +118,30 @@ def _names_none(job: Job) -> Reason:
     )
 
 
+def _not_for_machines(job: Job) -> Reason | None:
+    """What keeps a job that seems to name an image from every machine, or None."""
+    if not job.named_by_text:
+        return Reason(
+            "image-no-text",
+            f'Its vm_name is no text, the quotation marks are missing: write +vm_name = "{job.vm_name}". No machine is '
+            "started for it.",
+            f"vm_name = {job.vm_name}",
+        )
+    if job.universe in ON_SERVER:
+        return Reason(
+            "on-submit-server",
+            f"It is a job of the {ON_SERVER[job.universe]} universe, which runs on the submit server, in no machine; "
+            "vm_name does nothing for it.",
+        )
+    kind = "container" if job.container else NOT_SERVED.get(job.universe)
+    if kind is None:
+        return None
+    return Reason(
+        "universe-not-served",
+        f"It is a job of the {kind} universe, which the virtual machines here do not run; vanilla jobs they do.",
+    )
+
+
 def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | None:
     """What will not change by waiting, or None."""
     names = sorted(facts.ref.name for facts in snapshot.images)
@@ -121,23 +151,41 @@ def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | Non
         offered = ", ".join(names) or "none"
         return Reason("image-unknown", f"No image named {image[:64]!r} is on offer.", f"on offer: {offered}")
     facts = next(facts for facts in snapshot.images if facts.ref.name == image)
-    sizes = [size for size in view.settings.sizes if size.memory_bytes >= facts.memory_bytes]
-    all_ads = [OfflineAd(image, size, facts.disk_bytes) for size in sizes]
-    if not covered(all_ads, image, job.cpus, job.memory_mb):
-        offered = ", ".join(f"{size.cpus} CPUs with {size.memory_bytes // _MIB} MiB" for size in sizes) or "none"
+    ads = [ad_of(facts, size) for size in view.settings.sizes if size.memory_bytes >= facts.memory_bytes]
+    enough = [ad for ad in ads if large_enough(ad, job)]
+    if not enough:
+        return _too_large(job, image, ads)
+    lacking = [unmet(job.requirements, ad) for ad in enough]
+    if lacking[0] is not None and all(lacking):
         return Reason(
-            "too-large",
-            f"It asks for {job.cpus} CPUs and {job.memory_mb} MiB, and no virtual machine so large is offered.",
-            f"offered for {image}: {offered}",
+            "requirements-unmet",
+            f"It asks for {lacking[0].condition}, and no machine of {image} meets that: {lacking[0].why}.",
+            f"Requirements: {job.requirements}",
         )
     return None
 
 
+def _too_large(job: Job, image: str, ads: Sequence[OfflineAd]) -> Reason:
+    sizes = (
+        f"{counted(ad.size.cpus, 'CPU')} with {ad.size.memory_bytes // _MIB} MiB, {ad.disk_bytes // _MIB} MiB of disk"
+        for ad in ads
+    )
+    disk_mib = -(-job.disk_kib // 1024)
+    return Reason(
+        "too-large",
+        f"It asks for {counted(job.cpus, 'CPU')}, {job.memory_mb} MiB and {disk_mib} MiB of disk, and no virtual "
+        "machine so large is offered.",
+        f"offered for {image}: {', '.join(sizes) or 'none'}",
+    )
+
+
 def _waits(job: Job, image: str, view: View, plan: Plan, snapshot: Snapshot, coming: Sequence[LiveLease]) -> Reason:
     """Why an idle job that names an image on offer does not run yet."""
+    if (over := view.passed.get(f"{job.schedd} {job.autocluster}")) is not None:
+        return over.reason
     if coming:
         desktops = ", ".join(live.lease.desktop for live in coming[:3])
-        number = f"{len(coming)} virtual machine{'s' if len(coming) > 1 else ''} of {image}"
+        number = f"{counted(len(coming), 'virtual machine')} of {image}"
         return Reason("vm-starting", f"{number} on the way for the jobs that wait.", f"on {desktops}")
     pool = view.pool
     if pool is None or pool.matches is None:
@@ -153,7 +201,7 @@ def _waits(job: Job, image: str, view: View, plan: Plan, snapshot: Snapshot, com
     standing = Health(snapshot.outcomes, view.settings).image(image, view.at)
     if standing.reason is not None and not standing.allowed:
         return standing.reason
-    if not covered(view.ads, image, job.cpus, job.memory_mb):
+    if not covered(view.ads, job):
         return _nobody(image, plan, snapshot)
     if matched:
         return Reason("matched", "HTCondor has matched it; a virtual machine is started for it in the next cycle.")
@@ -169,7 +217,7 @@ def _nobody(image: str, plan: Plan, snapshot: Snapshot) -> Reason:
     return Reason(
         "no-desktop-free",
         f"No desktop can start a virtual machine of {image} now.",
-        f"{len(snapshot.desktops)} desktops: {told}",
+        f"{counted(len(snapshot.desktops), 'desktop')}: {told}",
     )
 
 
@@ -185,11 +233,56 @@ def _unmatched(job: Job, image: str, view: View) -> Reason:
             f"for {(view.at - both).total_seconds():.0f} s, "
             f"HTCondor negotiates at least every {view.negotiation_seconds:.0f} s",
         )
+    if (bounded := _bounded(job, view)) is not None:
+        return bounded
     return Reason(
         "requirements-fit-nothing",
         f"Desktops could start {image}, but HTCondor does not match it with any: its Requirements, a quota or the "
         "pool's own rules exclude it.",
         f"Requirements: {job.requirements}",
+    )
+
+
+_MATCHES_OF_A_USER = 20
+
+
+def _bounded(job: Job, view: View) -> Reason | None:
+    """Whether others' matches may have used up what its schedd lets a user have in one cycle."""
+    pool = view.pool
+    if pool is None or pool.matches is None or job.schedd not in pool.limiting:
+        return None
+    count = sum(m.count for m in fresh(pool.matches, pool.at, view.settings) if m.schedd == job.schedd)
+    if count < _MATCHES_OF_A_USER:
+        return None
+    return Reason(
+        "matches-bounded",
+        f"HTCondor has matched {counted(count, 'job')} of {job.schedd} with what could be started, and its version "
+        f"offers a user no more than {_MATCHES_OF_A_USER} at a time; say SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False "
+        "there (deskgrid pool configure does).",
+        f"Requirements: {job.requirements}",
+    )
+
+
+def abroad(job_id: str, view: View) -> Why | None:
+    """What to say of a job that no schedd of this pool knows, while others' schedds flock here; None: none does."""
+    pool = view.pool
+    if pool is None or not pool.foreign:
+        return None
+    told = "; ".join(f"{foreign.schedd}: {counted(foreign.idle, 'job')} waiting" for foreign in pool.foreign)
+    bounded = ", ".join(foreign.schedd for foreign in pool.foreign if foreign.schedd in pool.limiting)
+    further = Reason(
+        "matches-bounded",
+        f"The version of {bounded} offers a user no more than {_MATCHES_OF_A_USER} matches at a time, until "
+        "SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False is said there.",
+    )
+    return Why(
+        f"job {job_id}",
+        Reason(
+            "job-abroad",
+            "No schedd of this pool knows it; it may be a job of another pool that flocks here, which can't be asked.",
+            told,
+        ),
+        (further,) if bounded else (),
     )
 
 
@@ -264,11 +357,14 @@ def _silent(name: str, silence: float, desktop: Desktop) -> Reason:
 
 
 def _runs(desktop: Desktop) -> Reason:
-    number = len(desktop.vms)
     told = ", ".join(f"{vm.vm_id} ({vm.image.name}) {vm.state}" for vm in desktop.vms)
-    return Reason("has-vms", f"{desktop.name} has {number} virtual machine{'s' if number > 1 else ''}.", told)
+    return Reason("has-vms", f"{desktop.name} has {counted(len(desktop.vms), 'virtual machine')}.", told)
 
 
 def _ordered(name: str, leases: Sequence[LiveLease]) -> Reason:
     told = ", ".join(f"{live.lease.vm_id} ({live.lease.image.name})" for live in leases)
-    return Reason("ordered", f"{name} has been told to start {len(leases)} and has not shown them yet.", told)
+    return Reason(
+        "ordered",
+        f"{name} has been told to start {counted(len(leases), 'virtual machine')} and has not said yet that it has.",
+        told,
+    )

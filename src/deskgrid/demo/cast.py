@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -19,9 +18,12 @@ import psutil
 
 from deskgrid.host.account import become, service_account
 from deskgrid.host.files import own_folder
+from deskgrid.host.programs import python
 
 DESKTOPS = ("desk-1", "desk-2")
 STOP_SECONDS = 15.0
+HANG_SECONDS = 900.0
+"""Tells what hangs from what is slow on a busy machine: nothing is given up before."""
 
 
 class DemoError(Exception):
@@ -62,7 +64,9 @@ class Cast:
             os.chown(path, self.account.uid, self.account.gid)
         return path
 
-    def run(self, *arguments: str, stdin: str = "", timeout_seconds: float = 60, module: str = "deskgrid") -> str:
+    def run(
+        self, *arguments: str, stdin: str = "", timeout_seconds: float = HANG_SECONDS, module: str = "deskgrid"
+    ) -> str:
         """Run a deskgrid command (or another module) as the account; return what it printed. Raises: DemoError."""
         done = subprocess.run(
             self._argv(arguments, module),
@@ -106,7 +110,7 @@ class Cast:
                 raise DemoError(f"{name} ended with code {process.returncode}: {lines[-1] if lines else 'no word'}")
 
     def _argv(self, arguments: tuple[str, ...], module: str = "deskgrid") -> list[str]:
-        return [*become(self.account), sys.executable, "-m", module, *arguments]
+        return [*become(self.account), *python(module, arguments)]
 
     def _env(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TERM", "TZ") if name in os.environ}

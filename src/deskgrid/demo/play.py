@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 import psutil
 
+from deskgrid.coordinator.client import NoAnswer
 from deskgrid.coordinator.kept import Line
-from deskgrid.demo.cast import DESKTOPS, DemoError
+from deskgrid.demo.cast import DESKTOPS, HANG_SECONDS, DemoError
 from deskgrid.demo.figures import Figures
 from deskgrid.demo.jobs import IMAGE, JOBS, LONG, LOOK, PLAIN, DemoJob
 from deskgrid.demo.stage import Stage
 
 Tell = Callable[[str, str], None]
-BOOT_SECONDS = 420.0
 _IDLE, _RUNNING, _DONE = 1, 2, 4
 
 
@@ -53,7 +53,6 @@ class Play:
     def _await_desktops(self) -> None:
         self._until(
             "both desktops to report that they are idle",
-            30,
             lambda: self.stage.client.status().available == len(DESKTOPS),
         )
         self._tell("fleet", f"{' and '.join(DESKTOPS)} are idle; machines of image {IMAGE} are offered to HTCondor")
@@ -71,48 +70,49 @@ class Play:
         submitted = time.time()
         self._submit(LOOK)
         self._submit(LONG)
-        self._until("a desktop to be told to start", 60, lambda: self._first("fetching") is not None)
+        self._until("a desktop to be told to start", lambda: self._first("fetching") is not None)
         first = self._first("fetching")
         assert first is not None
         self.figures.submit_to_order_s = first.told_at.timestamp() - submitted
-        self._until("a virtual machine to join the pool", BOOT_SECONDS, self._watch_machines)
+        self._until("a virtual machine to join the pool", self._watch_machines)
         vm_id, joined = next(iter(self._joined.items()))
         self.figures.start_to_join_s = joined - self._qemu[vm_id].create_time()
         self._tell("pool", f"{vm_id} joined {self.figures.start_to_join_s:.1f} s after QEMU's start")
-        self._until("a job to run there", BOOT_SECONDS, lambda: any(map(self._begun, (LOOK, LONG))), 0.1)
+        self._until("a job to run there", lambda: any(map(self._begun, (LOOK, LONG))), 0.1)
         self.figures.join_to_job_s = time.time() - joined
-        self._until(f"job {self.ids[LONG.key]} to run", BOOT_SECONDS, lambda: self._runs(LONG) is not None)
-        self._until("the first job to end", 120, lambda: self._status(LOOK) == _DONE)
+        self._until(f"job {self.ids[LONG.key]} to run", lambda: self._where(LONG) is not None)
+        self._until("the first job to end", lambda: self._status(LOOK) == _DONE)
         self._breathe(2)
 
     def _owner_returns(self) -> None:
-        vm_id, desktop = self._where(LONG)
+        vm_id, desktop = self._here(LONG)
         self._watch_machines()
         qemu = self._qemu[vm_id]
         self._tell("owner", f"the owner of {desktop} comes back while job {self.ids[LONG.key]} runs there")
         ended: list[float] = []
         waiter = threading.Thread(target=_await_end, args=(qemu, ended), daemon=True)
         waiter.start()
+        before = self._starts(LONG)
         back = time.time()
         self.stage.owner(desktop, "present")
-        self._until("the job to be idle again", 240, lambda: self._status(LONG) == _IDLE, 0.05)
+        self._until("the job to be idle again", lambda: self._gave_back(before), 0.05)
         self.figures.evict_to_idle_s = time.time() - back
-        waiter.join(timeout=10)
+        waiter.join(timeout=HANG_SECONDS)
         if not ended:
             raise DemoError(f"{vm_id} still runs although the owner is back")
         self.figures.owner_to_gone_ms = (ended[0] - back) * 1000
-        self._until("the story of the eviction", 15, lambda: self._told(vm_id, "stopped") is not None)
+        self._until("the story of the eviction", lambda: self._told(vm_id, "stopped") is not None)
         stopped = self._told(vm_id, "stopped")
         assert stopped is not None
         self.figures.owner_to_pause_ms = (stopped.told_at.timestamp() - back) * 1000
         self._tell("HTCondor", f"job {self.ids[LONG.key]} is idle again, {self.figures.evict_to_idle_s:.1f} s after")
-        self._until("the job to run on another desktop", BOOT_SECONDS, lambda: self._runs(LONG) not in (None, vm_id))
+        self._until("the job to run on another desktop", lambda: self._runs_again(before))
         self.figures.evict_to_rerun_s = time.time() - back
         self.figures.idle_to_rerun_s = self.figures.evict_to_rerun_s - self.figures.evict_to_idle_s
         self._tell("why", self.stage.ask("why", "desktop", desktop))
 
     def _all_done(self) -> None:
-        self._until("all jobs to end", 300, lambda: all(self._status(job) == _DONE for job in JOBS))
+        self._until("all jobs to end", lambda: all(self._status(job) == _DONE for job in JOBS))
         for job in JOBS:
             if fault := job.wrong(self.output(job)):
                 self.figures.faults.append(fault)
@@ -140,25 +140,42 @@ class Play:
         self._tell("submit", f"job {self.ids[job.key]}: {job.title}")
 
     def _status(self, job: DemoJob) -> int:
-        found = self.stage.pool.command(["condor_q", self.ids[job.key], "-af", "JobStatus"])
-        if found.ok and found.stdout.strip():
-            return int(found.stdout.split()[0])
-        old = self.stage.pool.command(["condor_history", self.ids[job.key], "-limit", "1", "-af", "JobStatus"])
-        return int(old.stdout.split()[0]) if old.ok and old.stdout.strip() else 0
+        return self._seen(job)[0]
+
+    def _starts(self, job: DemoJob) -> int:
+        return self._seen(job)[1]
 
     def _begun(self, job: DemoJob) -> bool:
         return self._status(job) in (_RUNNING, _DONE)
 
-    def _where(self, job: DemoJob) -> tuple[str, str]:
-        """VM id and desktop of a running job."""
-        found = self._slots(f'JobId == "{self.ids[job.key]}"')
-        if not found:
-            raise DemoError(f"job {self.ids[job.key]} runs nowhere that the collector knows")
-        return found[0]
+    def _gave_back(self, starts: int) -> bool:
+        """Whether the long job waits again, or has begun once more: on a busy machine nobody may have seen it wait."""
+        status, now = self._seen(LONG)
+        return status == _IDLE or now > starts
 
-    def _runs(self, job: DemoJob) -> str | None:
+    def _runs_again(self, starts: int) -> bool:
+        status, now = self._seen(LONG)
+        return now > starts and (status == _DONE or self._where(LONG) is not None)
+
+    def _seen(self, job: DemoJob) -> tuple[int, int]:
+        """A job's status and number of starts; 0 and 0 when nobody has answered."""
+        for asked in (["condor_q", self.ids[job.key]], ["condor_history", self.ids[job.key], "-limit", "1"]):
+            done = self.stage.pool.command([*asked, "-af", "JobStatus", "NumShadowStarts"])
+            words = done.stdout.split() if done.ok else []
+            if len(words) == 2:
+                return int(words[0]), int(words[1]) if words[1].isdigit() else 0
+        return 0, 0
+
+    def _where(self, job: DemoJob) -> tuple[str, str] | None:
+        """VM id and desktop of a running job; None: it does not run, or nobody has answered."""
         found = self._slots(f'JobId == "{self.ids[job.key]}"') if self._status(job) == _RUNNING else []
-        return found[0][0] if found else None
+        return found[0] if found else None
+
+    def _here(self, job: DemoJob) -> tuple[str, str]:
+        """VM id and desktop of a job that runs."""
+        self._until(f"the collector to say where job {self.ids[job.key]} runs", lambda: self._where(job) is not None)
+        found = self._where(job)
+        return found if found is not None else self._here(job)
 
     def _slots(self, constraint: str) -> list[tuple[str, str]]:
         ours = f"deskgrid_vm_id =!= undefined && ({constraint})"
@@ -186,21 +203,21 @@ class Play:
         while not self._stop.is_set():
             try:
                 new = self.stage.client.events(self._last, wait_seconds=1.0)
-            except Exception as error:
-                if not self._stop.is_set():
+            except NoAnswer as error:  # a busy coordinator is asked again; one that has ended is seen by `watch`
+                if not self._stop.wait(1.0):
                     self._tell("coordinator", str(error))
-                return
+                continue
             self._last = new.last
             self.lines += new.lines
             for line in new.lines:
                 self._tell(line.source, f"{line.vm_id} {line.state or line.event}: {line.sentence}")
 
-    def _until(self, what: str, seconds: float, done: Callable[[], bool], step_seconds: float = 0.3) -> None:
-        end = time.monotonic() + seconds
+    def _until(self, what: str, done: Callable[[], bool], step_seconds: float = 0.3) -> None:
+        end = time.monotonic() + HANG_SECONDS
         while not done():
             self._breathe(step_seconds)
             if time.monotonic() > end:
-                raise DemoError(f"waited {seconds:.0f} s for {what}, in vain")
+                raise DemoError(f"waited {HANG_SECONDS:.0f} s for {what}, in vain")
 
     def _breathe(self, seconds: float) -> None:
         self.stage.cast.watch()

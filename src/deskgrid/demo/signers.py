@@ -12,11 +12,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
+from deskgrid.core.promise import Promise
 from deskgrid.images.chunks.keys import ProjectKey
 from deskgrid.images.chunks.keys import make_key as make_project_key
 from deskgrid.images.chunks.keys import read_key as read_project_key
+from deskgrid.images.chunks.manifest import encode
 from deskgrid.images.chunks.publish import Progress, publish, source_of
-from deskgrid.images.chunks.trial import kept_reads
+from deskgrid.images.chunks.trial import kept_promise, kept_reads
 from deskgrid.images.manifest import reference
 from deskgrid.images.trust.keys import make_key, open_signer
 from deskgrid.images.trust.repository import first_root, first_targets
@@ -90,11 +94,12 @@ class Signers:
         number = 1 + sum(1 for _ in (self.places.repository / "images" / PROJECT / ref.name).glob("*.json"))
         version = Version(PROJECT, ref.name, f"{number}.0")
         source = source_of(image, kept_reads(image))
+        source = msgspec.structs.replace(source, promise=kept_promise(image) or Promise())
         key = ProjectKey(read_project_key(self.places.project_keys / f"{PROJECT}.key"))
         made = publish(source, self.places.repository, (PROJECT, ref.name, version.version), key, progress)
         now = datetime.now(UTC)
         with self._shelf.editing():
-            self._shelf.propose(version, made.path.read_bytes(), now)
+            self._shelf.propose(version, encode(made.manifest), now)
             self._sign(_RESEARCHER)
             self._shelf.approve(version, now)
             self._sign(_APPROVER)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from deskgrid.coordinator.client import NoAnswer, OperatorClient
-from deskgrid.demo.cast import DESKTOPS, Cast, DemoError
+from deskgrid.demo.cast import DESKTOPS, HANG_SECONDS, Cast, DemoError
 from deskgrid.demo.jobs import write_jobs
 from deskgrid.demo.signers import Places
 from deskgrid.host import trees
@@ -83,12 +83,13 @@ class Stage:
         if not self.signers.exists():
             self.cast.make_folder(self.signers.name)
         words = [str(self.signers), *map(str, images)]
-        self.cast.run(*words, module="deskgrid.demo.signers", timeout_seconds=600)
+        self.cast.run(*words, module="deskgrid.demo.signers")
 
     def start_pool(self, settings: HeadSettings) -> None:
         """Start HTCondor, with the jobs' submit files."""
         cast = self.cast
-        self.pool = EmbeddedPool.start(self.tree, cast.make_folder("pool", 0o755), settings)
+        folder = cast.make_folder("pool", 0o755)
+        self.pool = EmbeddedPool.start(self.tree, folder, settings, timeout_seconds=HANG_SECONDS)
         cast.at_end(self.pool.stop)
         is_root = os.geteuid() == 0
         write_jobs(self.pool.jobs, (cast.account.uid, cast.account.gid) if is_root else None)
@@ -148,7 +149,7 @@ class Stage:
         return self.cast.run(*arguments, "--settings", str(self.settings)).strip()
 
     def _await_client(self, state: Path) -> OperatorClient:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + HANG_SECONDS
         while True:
             self.cast.watch()
             try:
@@ -157,7 +158,7 @@ class Stage:
                 return client
             except NoAnswer as error:
                 if time.monotonic() > deadline:
-                    raise DemoError(f"coordinator: no answer in 60 s: {error}") from None
+                    raise DemoError(f"coordinator: no answer in {HANG_SECONDS:.0f} s: {error}") from None
             time.sleep(0.2)
 
 

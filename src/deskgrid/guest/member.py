@@ -10,8 +10,9 @@ Rules, told first:
 - On `leave` it ends HTCondor fast (SIGQUIT): jobs are killed, the schedd is told, the ads are taken out of the
   collector. When nothing of it runs any more, it says `left`, each second until it ends or the machine is ended.
 - Nothing that came over the port is trusted: what does not look as expected is refused before it meets a file.
-- The token lies in memory only (a tmpfs), readable by root; it is never logged.
+- The token lies in memory only (a tmpfs), readable by root; it is never logged. `renew` brings a newer one.
 - After a pause the machine's clock is behind; the hardware clock is not. The clock is set forward by that.
+- In a trial (the boot before an image is published) it says what its slot's ad says, as `machine`, before it leaves.
 
 Protocol: deskgrid/wire/guest.py. JSON lines, at most 64 KiB each.
 """
@@ -29,6 +30,8 @@ HELLO_SECONDS = 1.0
 QUIT_SECONDS = 5.0
 """After so long a fast shutdown that has not ended is ended by force."""
 CLOCK_SECONDS = 5.0
+TRIAL_SECONDS = 60.0
+"""How long a trial waits until its startd can be asked."""
 
 NETWORK_SECONDS = 30.0
 
@@ -37,7 +40,7 @@ TEXTS = {
     "vm_id": _NAME,
     "vm_name": _NAME,
     "desktop": _NAME,
-    "collector": r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}:[0-9]{1,5}",
+    "collector": r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}:[0-9]{1,5}(\?sock=[A-Za-z0-9][A-Za-z0-9._-]{0,63})?",
     "token": r"[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]+",
     "trust_domain": r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}",
 }
@@ -65,6 +68,7 @@ DAEMON_LIST = STARTD
 # Where the pool is. The guest is behind NAT: it is called through the collector (CCB). No DNS anywhere.
 COLLECTOR_HOST = {collector}
 CCB_ADDRESS = $(COLLECTOR_HOST)
+CCB_HEARTBEAT_INTERVAL = 60
 USE_SHARED_PORT = False
 ENABLE_IPV6 = False
 NO_DNS = True
@@ -83,6 +87,8 @@ SEC_ENABLE_MATCH_PASSWORD_AUTHENTICATION = True
 SEC_TOKEN_DIRECTORY = {run}/tokens.d
 SEC_TOKEN_SYSTEM_DIRECTORY = {run}/tokens.d
 SEC_PASSWORD_DIRECTORY = {run}/passwords.d
+# Shorter than half a token's life: with a renewed token the startd is known anew.
+SEC_DEFAULT_SESSION_DURATION = 120
 ALLOW_READ = *
 
 # What it says of itself.
@@ -125,7 +131,9 @@ USE_PROCD = False
 # Under emulation, startd and starter were seen to die by signal 11 just when they start a process: by fork it is safer
 # than by clone(2), whose child lives in its parent's memory on a stack of a few KiB.
 USE_CLONE_TO_CREATE_PROCESSES = False
-BASE_CGROUP =
+# A job that takes more memory than it asked for is held with a sentence; its neighbours in this machine live.
+BASE_CGROUP = htcondor
+CGROUP_MEMORY_LIMIT_POLICY = hard
 JOB_RENICE_INCREMENT = 0
 
 # Nothing that costs a start: no benchmarks, no search for what this image does not have, no extra daemons.
@@ -172,6 +180,7 @@ def checked(instance: object) -> dict[str, str | int]:
         if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
             raise Fault(f"instance data, {key}: got {number!r:.100}, expected a whole number from {least} to {most}")
         known[key] = number
+    known["trial"] = instance.get("trial") is True
     return known
 
 
@@ -198,13 +207,14 @@ class Port:
         attributes: list[int | list[bytes | int]] = [0, 0, raw, 0, speed, speed, special]
         termios.tcsetattr(self.handle, termios.TCSANOW, attributes)
 
-    def say(self, **message: str) -> None:
+    def say(self, **message: object) -> None:
         """Send one message; dropped when nobody takes it for half a second."""
         line = json.dumps(message, ensure_ascii=True).encode() + b"\n"
         until = time.monotonic() + 0.5
         while line and time.monotonic() < until:
             try:
                 line = line[os.write(self.handle, line) :]
+                until = time.monotonic() + 0.5
             except BlockingIOError:
                 select.select([], [self.handle], [], 0.1)
             except OSError:
@@ -280,15 +290,22 @@ def _seconds_since_1970(year: int, month: int, day: int) -> int:
     return (365 * year + year // 4 - year // 100 + year // 400 + era_day - 719468) * 86400
 
 
+def environment(run: str, trial: bool) -> dict[str, str]:
+    """Return what HTCondor's programs find around them. trial: root may ask this machine's startd, and nobody else."""
+    found = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+    found |= {"CONDOR_CONFIG": f"{run}/condor_config", "HOME": "/root"}
+    if trial:
+        found |= {f"_CONDOR_SEC_{side}_AUTHENTICATION_METHODS": "FS" for side in ("DEFAULT", "CLIENT")}
+    return found
+
+
 class Daemon:
     """HTCondor's startd, and the jobs below it."""
 
-    def __init__(self, argv: list[str], run: str) -> None:
-        self._log = f"{run}/log/StartLog"
-        environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-        environment |= {"CONDOR_CONFIG": f"{run}/condor_config", "HOME": "/root"}
+    def __init__(self, argv: list[str], run: str, trial: bool = False) -> None:
+        self.run, self._log = run, f"{run}/log/StartLog"
         try:
-            self.pid = os.posix_spawn(argv[0], argv, environment, setsid=True)
+            self.pid = os.posix_spawn(argv[0], argv, environment(run, trial), setsid=True)
         except OSError as error:
             raise Fault(f"{argv[0]} could not be started: {error.strerror}") from None
         self.ended = os.pidfd_open(self.pid)
@@ -299,6 +316,11 @@ class Daemon:
         if not self._kill_at:
             self._kill_at = time.monotonic() + QUIT_SECONDS
             os.kill(self.pid, signal.SIGQUIT)
+
+    def reread(self) -> None:
+        """Let it read its configuration again, and speak to the collector anew, by the token that is there now."""
+        if not self._kill_at:
+            os.kill(self.pid, signal.SIGHUP)
 
     def tend(self) -> None:
         """End it by force when its time to quit is over."""
@@ -347,6 +369,25 @@ def prepare(instance: dict[str, str | int], run: str, execute: str, users: list[
         _write(f"{run}/condor_config", configuration(instance, run, execute, users), 0o644)
     except OSError as error:
         raise Fault(f"HTCondor's configuration could not be written: {error}") from None
+
+
+def renew(token: object, run: str) -> None:
+    """Put a token in the place of the one before; one that does not look like a token changes nothing."""
+    if isinstance(token, str) and re.fullmatch(TEXTS["token"], token):
+        _write(f"{run}/new-token", f"{token}\n", 0o600)
+        os.replace(f"{run}/new-token", f"{run}/tokens.d/pool")  # noqa: PTH105
+
+
+def know_oneself(hosts: str) -> None:
+    """See to it that this machine can look up its own name: HTCondor's curl_plugin crashes where it can't."""
+    name = os.uname().nodename
+    try:
+        with open(hosts, "a+") as file:  # noqa: PTH123
+            file.seek(0)
+            if not any(name in line.partition("#")[0].split()[1:] for line in file):
+                file.write(f"\n127.0.0.1 {name}\n")
+    except OSError as error:
+        print(f"deskgrid: {hosts}: {error.strerror}; jobs with addresses as input may be held", flush=True)
 
 
 def _folder(path: str, mode: int, owner: tuple[int, int] | None) -> None:
@@ -406,8 +447,27 @@ def await_network(ready: str) -> None:
         time.sleep(0.02)
 
 
-def live(port: Port, daemon: Daemon, clock: Clock, unused_seconds: float) -> tuple[str, str]:
-    """Be a member until HTCondor has ended. Returns cause and sentence for `left`."""
+def described(run: str, tool: str) -> dict[str, object]:
+    """Return what the slot's ad says now, as HTCondor's own tool reads it of the startd; nothing after a while."""
+    until = time.monotonic() + TRIAL_SECONDS
+    while time.monotonic() < until:
+        try:
+            with open(f"{run}/log/.startd_address") as file:  # noqa: PTH123
+                address = file.readline().strip()
+            argv, output = [tool, "-direct", address, "-json"], f"{run}/slot.json"
+            opened = (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.waitpid(os.posix_spawn(tool, argv, environment(run, True), file_actions=[opened]), 0)
+            with open(output) as file:  # noqa: PTH123
+                for slot in json.load(file):
+                    return {name: value for name, value in slot.items() if isinstance(value, str | int | float)}
+        except (OSError, ValueError, AttributeError):
+            pass  # not yet
+        time.sleep(0.5)
+    return {}
+
+
+def live(port: Port, daemon: Daemon, clock: Clock, unused_seconds: float, trial: str = "") -> tuple[str, str]:
+    """Be a member until HTCondor has ended. trial: the tool that asks. Returns cause and sentence for `left`."""
     cause, sentence = "failed", ""
     last_used = time.monotonic()
     while True:
@@ -415,8 +475,13 @@ def live(port: Port, daemon: Daemon, clock: Clock, unused_seconds: float) -> tup
         for message in port.heard():
             if message.get("type") == "join":
                 port.say(type="joined")
+            elif message.get("type") == "renew":
+                renew(message.get("token"), daemon.run)
+                daemon.reread()
             elif message.get("type") == "leave" and cause != "asked":
                 cause, sentence = "asked", "asked to leave; the jobs have been given back"
+                if trial:
+                    port.say(type="machine", ad=described(daemon.run, trial))
                 daemon.quit()
         result = daemon.result()
         if result is not None:
@@ -458,6 +523,8 @@ DEFAULTS = {
     "run": "/run/condor",
     "execute": "/var/lib/condor/execute",
     "startd": "/usr/sbin/condor_startd",
+    "status": "/usr/bin/condor_status",
+    "hosts": "/etc/hosts",
     "rtc": "/dev/rtc0",
     "network": "/run/network-is-up",
     "farewell_seconds": "20",
@@ -479,10 +546,12 @@ def main(argv: list[str]) -> int:
             cause, sentence = "asked", "asked to leave before there was anything to do"
         else:
             prepare(instance, settings["run"], settings["execute"], slot_users(int(instance["cpus"])))
+            know_oneself(settings["hosts"])
             await_network(settings["network"])
-            daemon = Daemon([settings["startd"], "-f"], settings["run"])
+            daemon = Daemon([settings["startd"], "-f"], settings["run"], bool(instance["trial"]))
             port.say(type="joined")
-            cause, sentence = live(port, daemon, clock, float(instance["unused_seconds"]))
+            trial = settings["status"] if instance["trial"] else ""
+            cause, sentence = live(port, daemon, clock, float(instance["unused_seconds"]), trial)
     except Fault as fault:
         cause, sentence = "failed", str(fault)
     print(f"deskgrid: left ({cause}): {sentence}", flush=True)

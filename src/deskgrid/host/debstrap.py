@@ -5,17 +5,18 @@ subordinate ids do, else through `sudo -n`.
 """
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from deskgrid.host.process import kill_group, run
+from deskgrid.host.programs import KEPT, environment, program
 
 Progress = Callable[[float, str], None]
 """Called with the part that is done (0 to 1) and a sentence; from the thread that builds."""
 
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 _STEPS = (
@@ -64,12 +65,14 @@ def bootstrap(
     epoch = {} if source_date_epoch is None else {"SOURCE_DATE_EPOCH": str(source_date_epoch)}
     lines: list[str] = []
     with output.open("wb") as sink:
+        os.fchmod(sink.fileno(), 0o600)
         process = subprocess.Popen(
             [*privilege, *limit, *_argv(suite, packages, options, mirror)],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.PIPE,
-            env=os.environ | epoch,
+            env=environment(*KEPT, *_PROXIES) | epoch,
+            umask=0o022,
             start_new_session=True,
             text=True,
             errors="replace",
@@ -118,7 +121,7 @@ def _user_namespaces() -> bool:
 
 
 def _check() -> None:
-    if shutil.which("mmdebstrap") is None:
+    if program("mmdebstrap") is None:
         raise BuildFailed("mmdebstrap is not installed; run: sudo apt-get install mmdebstrap")
     if not KEYRING.exists():
         raise BuildFailed(

@@ -13,6 +13,7 @@ import shlex
 from datetime import timedelta
 
 from deskgrid.host import doctor_desktop as parts
+from deskgrid.host import sandbox
 from deskgrid.host.doctor_facts import GIB, PACKAGES, Facts
 from deskgrid.host.doctor_finding import Finding, Level, as_root, sudo
 from deskgrid.host.doctor_finding import worst as worst
@@ -108,6 +109,9 @@ def _clock(facts: Facts) -> Finding:
 def _qemu(facts: Facts) -> Finding:
     if facts.qemu is None:
         return Finding("qemu", Level.BAD, "QEMU is not installed: virtual machines need it.", _install_qemu(facts))
+    if "sandbox" in facts.qemu:
+        sentence = "QEMU was built without its sandbox (seccomp), and is not used: install one that has it."
+        return Finding("qemu", Level.BAD, sentence, _install_qemu(facts))
     match = re.search(r"version (\d+)\.(\d+)", facts.qemu)
     if match is None:
         sentence = f"qemu-system-x86_64 does not say its version, but {facts.qemu[:80]!r}: install it again."
@@ -119,7 +123,9 @@ def _qemu(facts: Facts) -> Finding:
             "deskgrid needs 8.2 or later."
         )
         return Finding("qemu", Level.BAD, sentence, _install_qemu(facts))
-    return Finding("qemu", Level.OK, f"QEMU {version[0]}.{version[1]}.")
+    wall = sandbox.wall()
+    level = Level.OK if wall is sandbox.SECCOMP else Level.WARN
+    return Finding("qemu", level, f"QEMU {version[0]}.{version[1]}. {wall.sentence}")
 
 
 def _install_qemu(facts: Facts) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from deskgrid.host.deadline import Deadline
+
 SECONDS = 5.0
 
 
@@ -37,9 +39,12 @@ def contact(url: str, ca_file: Path, seconds: float = SECONDS) -> Contact:
         trust = ssl.create_default_context(cafile=str(ca_file))
         way = http.client.HTTPSConnection(parts.hostname or "", parts.port or 443, timeout=seconds, context=trust)
         try:
-            way.request("GET", "/v1/health")
-            answer = way.getresponse()
-            answer.read(65536)
+            with Deadline(way, seconds) as deadline:
+                way.request("GET", "/v1/health")
+                answer = way.getresponse()
+                answer.read(65536)
+            if deadline.late:
+                raise TimeoutError
         finally:
             way.close()
     except (OSError, ValueError, http.client.HTTPException) as error:

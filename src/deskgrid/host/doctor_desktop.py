@@ -5,6 +5,7 @@ import shlex
 from deskgrid.host.doctor_facts import Facts, Kvm
 from deskgrid.host.doctor_finding import Finding, Level, as_root, join_group
 from deskgrid.host.doctor_trial import EMULATION
+from deskgrid.model.counted import counted
 from deskgrid.model.inventory import Trial, Verdict, Virtualisation
 
 CLOCK_SECONDS = 60.0
@@ -166,7 +167,8 @@ def owner(facts: Facts) -> Finding:
     if facts.input_refused == 0:
         return Finding("owner", Level.OK, "Keyboard and mouse can be heard, so an owner's return is seen at once.")
     sentence = (
-        f"{facts.account} may not hear {facts.input_refused} of {facts.input_devices} input devices: an owner at a "
-        "graphical desktop can't be seen well, and what isn't known counts as busy. The agent's user needs group input."
+        f"{facts.account} may not hear {facts.input_refused} of {counted(facts.input_devices, 'input device')}: "
+        "an owner at a graphical desktop can't be seen well, and what isn't known counts as busy. "
+        "The agent's user needs group input."
     )
     return Finding("owner", Level.WARN, sentence, join_group(facts, "input"))

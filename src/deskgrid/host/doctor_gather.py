@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from deskgrid.host import sandbox
 from deskgrid.host.account import service_account
 from deskgrid.host.debstrap import KEYRING
 from deskgrid.host.doctor_contact import contact
@@ -20,6 +21,7 @@ from deskgrid.host.doctor_machine import look
 from deskgrid.host.doctor_trial import EMULATION, TRIAL_SECONDS, try_all
 from deskgrid.host.paths import cache_folder
 from deskgrid.host.process import run
+from deskgrid.host.programs import program
 from deskgrid.model.inventory import Trial
 
 _ASK_SECONDS, _ANSWER_SECONDS = 10, 3
@@ -47,7 +49,7 @@ def gather(cache: Path | None = None, agent: Agent | None = None, trial_seconds:
 def _system() -> _Part:
     """The operating system, the account that asks, and what is installed."""
     release, uid = _release(), os.geteuid()
-    user, apt = _user(uid), shutil.which("apt-get") is not None
+    user, apt = _user(uid), program("apt-get") is not None
     codename = release.get("VERSION_CODENAME", "")
     apt_uri, backports = _apt(codename) if apt else ("", False)
     return {
@@ -61,7 +63,7 @@ def _system() -> _Part:
         "uid": uid,
         "sudo": uid == 0 or run(["sudo", "-n", "true"], _ASK_SECONDS).ok,
         "in_chroot": _in_chroot(),
-        "programs": frozenset(name for name in (*PACKAGES, "sudo") if shutil.which(name)),
+        "programs": frozenset(name for name in (*PACKAGES, "sudo") if program(name)),
         "archive_keys": KEYRING.exists(),
         "namespaces": _namespaces(uid),
         "subordinate_ids": all(_has_range(path, user, uid) for path in ("/etc/subuid", "/etc/subgid")),
@@ -193,9 +195,9 @@ def _apt(codename: str) -> tuple[str, bool]:
 
 
 def _qemu() -> str | None:
-    if shutil.which("qemu-system-x86_64") is None:
+    if program("qemu-system-x86_64") is None:
         return None
-    said = run(["qemu-system-x86_64", "--version"], _ASK_SECONDS)
+    said = run(["qemu-system-x86_64", *sandbox.words(), "--version"], _ASK_SECONDS)
     return next(iter((said.stdout or said.stderr).splitlines()), "")
 
 

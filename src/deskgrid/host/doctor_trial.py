@@ -16,9 +16,11 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host import sandbox
 from deskgrid.host.account import become, service_account
 from deskgrid.host.doctor_guest import EXIT_CODE, EXIT_PORT, STEPS, disk
 from deskgrid.host.process import Finished, run
+from deskgrid.host.programs import program
 from deskgrid.model.inventory import Trial, Verdict
 
 TRIAL_SECONDS = 8.0
@@ -34,6 +36,7 @@ def arguments(qemu: str, accelerator: str, disk_file: Path) -> list[str]:
     node = {"driver": "file", "filename": str(disk_file), "read-only": True, "node-name": "file"}
     return [
         *(qemu, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),
+        *sandbox.words(),
         *("-machine", MACHINE, "-accel", accelerator, *(("-cpu", CPU[accelerator]) if accelerator in CPU else ())),
         *("-m", "size=16M", "-serial", "stdio", "-boot", "menu=off"),
         *("-blockdev", msgspec.json.encode(node).decode()),
@@ -100,6 +103,6 @@ def try_all(
 
 def _one(qemu: str, accelerator: str, file: Path, seconds: float) -> Run:
     began = time.monotonic()
-    argv = [*become(service_account()), *arguments(qemu, accelerator, file)]
+    argv = [*become(service_account()), *arguments(program(qemu) or qemu, accelerator, file)]
     finished = run(argv, seconds, cwd=Path("/"))
     return Run(accelerator, finished, int((time.monotonic() - began) * 1000))

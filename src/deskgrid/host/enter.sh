@@ -6,8 +6,12 @@
 #
 # /proc, /dev, /sys, the resolver's configuration and every BIND are the host's, at the same path. The command has
 # no capabilities and can gain none. What is mounted here ends with the last process of the namespace.
+#
+# The tree belongs to UID, who may have put anything anywhere in it. So as root nothing of the tree is run, and nothing in
+# it is made but by UID: a link in it leads nobody further than UID could go.
 set -eu
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
+umask 022
 
 # Where this system's "/" is: empty, or the path of the chroot that we came from (see below).
 here=
@@ -18,8 +22,22 @@ if [ "$1" = outside ]; then
 fi
 root=$here$1 how=$2 uid=$3 gid=$4
 
-# A sparse system may lack mount(8); the tree has one.
+# In the tree's root: UID need not be able to reach that by its path.
+as_owner() (
+    cd "$root"
+    if [ "$how" = drop ]; then
+        setpriv --reuid "$uid" --regid "$gid" --clear-groups --no-new-privs --bounding-set=-all -- "$@"
+    else
+        "$@"
+    fi
+)
+
+# A sparse system may lack mount(8); the tree has one, which is good enough for the tree's own account.
 if ! command -v mount >/dev/null; then
+    if [ "$how" = drop ]; then
+        echo "enter.sh: there is no mount(8); run: apt-get install mount" >&2
+        exit 127
+    fi
     mount() {
         for loader in "$root"/lib64/ld-linux-*.so.* "$root"/lib/ld-linux-*.so.*; do
             [ -e "$loader" ] || continue
@@ -50,26 +68,28 @@ mount --rbind "$here/dev" "$root/dev"
 [ -e "$here/sys/kernel" ] && mount --rbind "$here/sys" "$root/sys"
 
 if [ -e "$here/etc/resolv.conf" ]; then
-    [ -e "$root/etc/resolv.conf" ] || { rm -f "$root/etc/resolv.conf"; : > "$root/etc/resolv.conf"; }
+    [ -e "$root/etc/resolv.conf" ] || as_owner sh -c 'rm -f "$1"; : > "$1"' sh ./etc/resolv.conf
     mount --bind "$here/etc/resolv.conf" "$root/etc/resolv.conf"
 fi
 
 while [ "$1" != -- ]; do
     if [ -d "$here$1" ]; then
-        mkdir -p "$root$1"
+        [ -d "$root$1" ] || as_owner mkdir -p ".$1"
     else
-        mkdir -p "$root${1%/*}"
-        [ -e "$root$1" ] || : > "$root$1"
+        [ -d "$root${1%/*}" ] || as_owner mkdir -p ".${1%/*}"
+        [ -e "$root$1" ] || as_owner sh -c ': > "$1"' sh ".$1"
     fi
     mount --rbind "$here$1" "$root$1"
     shift
 done
 shift
 
-if [ "$how" = drop ]; then
-    set -- --reuid "$uid" --regid "$gid" --clear-groups --bounding-set=-all -- "$@"
-else
-    set -- --bounding-set=-all -- "$@"
-fi
 cd "$root"
-exec chroot "$root" /usr/bin/setpriv --no-new-privs --inh-caps=-all --ambient-caps=-all "$@"
+if [ "$how" = drop ]; then
+    # The last program that runs as root is the host's chroot(1), which becomes UID inside; with a plus sign before the
+    # numbers it looks nothing up, which would load the tree's libraries.
+    rest=-all,+sys_chroot,+setuid,+setgid
+    exec setpriv --no-new-privs --inh-caps=-all --ambient-caps=-all --bounding-set="$rest" -- \
+        chroot --groups= --userspec="+$uid:+$gid" "$root" "$@"
+fi
+exec chroot "$root" /usr/bin/setpriv --no-new-privs --inh-caps=-all --ambient-caps=-all --bounding-set=-all -- "$@"

@@ -79,6 +79,8 @@ def run_in(
 def tidy(tree: Tree, bind: Path) -> None:
     """Remove the empty folders on which `bind` was mounted in the tree, when nobody uses it there any more."""
     place = tree.root / bind.relative_to("/")
+    if place.resolve() != tree.root.resolve() / bind.relative_to("/"):
+        return  # a link that somebody put there leads out of the tree
     while place != tree.root and not place.is_mount():
         try:
             place.rmdir()

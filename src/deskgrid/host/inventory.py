@@ -15,7 +15,9 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.host.process import run
+from deskgrid.host.programs import python
 from deskgrid.model.inventory import Inventory
+from deskgrid.model.outside import read_json
 
 READ_SECONDS = 60.0
 _TRIAL_SECONDS = 20.0
@@ -32,10 +34,10 @@ def read_inventory(state: Path | None = None, seconds: float = READ_SECONDS) -> 
     Returns:
         None when that did not work.
     """
-    argv = [sys.executable, "-P", "-m", "deskgrid.host.inventory", *([str(state)] if state is not None else [])]
+    argv = python("deskgrid.host.inventory", [str(state)] if state is not None else [])
     said = run(argv, seconds)
     try:
-        return msgspec.json.decode(said.stdout, type=Inventory) if said.ok else None
+        return read_json(said.stdout, type=Inventory) if said.ok else None
     except msgspec.DecodeError:
         return None
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host.programs import KEPT, environment
+
 _DRAIN_SECONDS = 2.0
 
 
@@ -40,12 +42,14 @@ def run(
     stdin: bytes = b"",
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Finished:
     """Run `argv` and wait for at most `timeout_seconds`; never raises for what the program does.
 
     Args:
         stdin: all that the program reads.
-        env: its whole environment; None: ours.
+        env: its whole environment; None: what says where things of ours are, and nothing that makes it load anything
+            (programs.py). It is looked for there too. pass_fds: open files that it inherits under the same numbers.
     """
     try:
         process = subprocess.Popen(
@@ -53,8 +57,9 @@ def run(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=None if env is None else dict(env),
+            env=environment(*KEPT) if env is None else dict(env),
             cwd=cwd,
+            pass_fds=pass_fds,
             start_new_session=True,
         )
     except OSError as error:

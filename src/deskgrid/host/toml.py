@@ -5,6 +5,8 @@ Rules, told first:
 - A field whose name ends in `_bytes` takes a number or a text such as "2GiB" or "512 MiB".
 - A time of day is TOML's own (08:30:00) or a text such as "08:30".
 - The structs decide what is valid (types, msgspec.Meta bounds, defaults); nothing is checked here a second time.
+- A pattern is never shown: its Meta has a `description` of what is expected, in words; or, in place of a pattern,
+  `extra` has a `check`, a function that raises ValueError with the sentence.
 """
 
 import difflib
@@ -18,6 +20,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
+
+from deskgrid.host.files import decoded
+from deskgrid.model.outside import read_toml
 
 T = TypeVar("T")
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -38,17 +43,18 @@ def read(path: Path, kind: type[T]) -> T:
     Raises: BadSettings with all faults, also when the file is missing or is no TOML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise BadSettings(str(path), [f"cannot be read: {reason}; expected a TOML file"]) from None
+        text = decoded(path.read_bytes())
+    except OSError as error:
+        raise BadSettings(str(path), [f"cannot be read: {error.strerror}; expected a TOML file"]) from None
+    except ValueError as error:
+        raise BadSettings(str(path), [f"not valid TOML: {error}"]) from None
     return parse(text, kind, str(path))
 
 
 def parse(text: str, kind: type[T], where: str = "settings") -> T:
     """Read TOML text into `kind`. Raises: BadSettings with all faults."""
     try:
-        table = tomllib.loads(text)
+        table = read_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(where, [f"not valid TOML: {error}"]) from None
     return convert(table, kind, where)
@@ -110,9 +116,16 @@ def _value(value: Any, kind: Any, path: str, faults: list[str]) -> Any:
             value = parse_bytes(value)
         if inner is time and isinstance(value, str):
             value = time.fromisoformat(value)
-        return msgspec.convert(value, kind, dec_hook=_hook)
+        converted = msgspec.convert(value, kind, dec_hook=_hook)
+        for meta in _metas(kind):
+            check = (meta.extra or {}).get("check")
+            if check is not None and converted is not None:
+                check(converted)
+        return converted
     except msgspec.ValidationError as error:
-        faults.append(f"{path}: got {value!r}: {error}")
+        meant = [meta.description for meta in _metas(kind) if meta.pattern and meta.description]
+        told = f", expected {meant[0]}" if meant and isinstance(value, str) else f": {error}"
+        faults.append(f"{path}: got {value!r}{told}")
     except ValueError as error:
         faults.append(f"{path}: {error}")
     return None
@@ -126,6 +139,15 @@ def _plain(kind: Any) -> Any:
         members = [member for member in get_args(kind) if member is not type(None)]
         return _plain(members[0]) if len(members) == 1 else kind
     return kind
+
+
+def _metas(kind: Any) -> list[msgspec.Meta]:
+    """What is annotated to a type, or to what it may be beside None."""
+    if get_origin(kind) is Annotated:
+        return [one for one in get_args(kind)[1:] if isinstance(one, msgspec.Meta)] + _metas(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return [meta for member in get_args(kind) for meta in _metas(member)]
+    return []
 
 
 def _hook(kind: type, value: Any) -> Any:

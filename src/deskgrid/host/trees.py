@@ -18,17 +18,22 @@ import msgspec
 
 from deskgrid.host.account import SERVICE_NAME, Account, service_account
 from deskgrid.host.debstrap import BuildFailed, Progress, bootstrap, quiet
-from deskgrid.host.files import locked, own_folder, write_atomic
+from deskgrid.host.files import locked, make_folder, own_folder, write_atomic
 from deskgrid.host.paths import cache_folder
+from deskgrid.host.programs import ENVIRONMENT
 
 _FORMAT = 1
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """What is in a tree."""
+    """What is in a tree.
+
+    moving: of a suite that changes daily, such as testing: a mirror's copy may be past the date that it is valid until.
+    """
 
     suite: str
     packages: tuple[str, ...]
+    moving: bool = False
 
 
 class Tree(msgspec.Struct, frozen=True):
@@ -78,7 +83,7 @@ def provide(
     if there is not None:
         progress(1.0, "the tree is ready")
         return there
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(place.parent)
     with locked(place.parent / f".{place.name}.lock"):
         tree = find(recipe, owner, cache)
         if tree is None:
@@ -100,10 +105,11 @@ def _build(recipe: Recipe, owner: Account, place: Path, progress: Progress) -> N
     for rest in (fresh, place):
         if rest.exists():
             shutil.rmtree(rest)
-    fresh.mkdir()
+    make_folder(fresh, new=True)
     tar = fresh / "tree.tar"
     try:
-        bootstrap(recipe.suite, recipe.packages, tar, progress)
+        options = ['--aptopt=Acquire::Check-Valid-Until "false"'] if recipe.moving else []
+        bootstrap(recipe.suite, recipe.packages, tar, progress, options)
         progress(0.96, "unpacking the tree")
         unpack(tar, fresh / "root", owner)
         tar.unlink()
@@ -128,7 +134,9 @@ def unpack(tar: Path, root: Path, owner: Account) -> None:
     argv = [*as_owner, "tar", "-x", "--no-same-owner", "--exclude=./dev/*", "-f", "-"]
     with tar.open("rb") as source:
         # The folder is handed over as the working directory: the owner need not be able to reach it by its path.
-        done = subprocess.run(argv, stdin=source, stderr=subprocess.PIPE, cwd=root, check=False)
+        done = subprocess.run(
+            argv, stdin=source, stderr=subprocess.PIPE, cwd=root, env=ENVIRONMENT, umask=0o022, check=False
+        )
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()[-300:]
         raise BuildFailed(f"unpacking {tar} to {root}: {said}; check the space on the disk")

@@ -12,7 +12,6 @@ The rules:
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -22,8 +21,11 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host import sandbox
 from deskgrid.host.files import write_atomic
+from deskgrid.host.programs import ENVIRONMENT, program
 from deskgrid.model.moment import Moment
+from deskgrid.model.outside import read_json
 
 ORDER = ("kvm", "hvf", "whpx", "tcg")
 LAST_RESORT = "tcg"
@@ -51,15 +53,26 @@ def find_qemu(name: str = "qemu-system-x86_64") -> Program:
         name: a program's name or path.
 
     Raises:
-        NoHypervisor: it is missing, doesn't run or is older than 8.2.
+        NoHypervisor: it is missing, doesn't run, is older than 8.2 or has no sandbox where QEMU can have one.
     """
-    found = shutil.which(name)
+    found = program(name)
     if found is None:
         raise NoHypervisor(f"hypervisor: got no program {name}, expected QEMU 8.2 or later; {mend()}")
     try:
         said = subprocess.run(
-            [found, "--version"], capture_output=True, text=True, timeout=_VERSION_SECONDS, check=True
+            [found, *sandbox.words(), "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_VERSION_SECONDS,
+            check=True,
+            env=ENVIRONMENT,
         )
+    except subprocess.CalledProcessError as error:
+        if "sandbox" in error.stderr:
+            raise NoHypervisor(
+                f"hypervisor {found}: it was built without its sandbox (seccomp), expected one that has it; {mend()}"
+            ) from error
+        raise NoHypervisor(f"hypervisor {found}: got {error}, expected its version; {mend()}") from error
     except (OSError, subprocess.SubprocessError) as error:
         raise NoHypervisor(f"hypervisor {found}: got {error}, expected its version; {mend()}") from error
     match = re.search(r"version (\d+)\.(\d+)\S*", said.stdout)
@@ -146,7 +159,7 @@ class Trust:
         """A file that can't be understood says nothing: the worst that follows is one more trial."""
         bound_to, now = _bound_to(version), self._now()
         try:
-            known = msgspec.json.decode(self._file.read_bytes(), type=Known)
+            known = read_json(self._file.read_bytes(), type=Known)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return Known(bound_to)
         if known.bound_to != bound_to:

@@ -51,13 +51,13 @@ class Console:
         self._tail += data
         del self._tail[: -self._limit]
 
-    def last_words(self, secret: str = "") -> str:
+    def last_words(self, *secrets: str) -> str:
         """The end of it in one line of printable ASCII, from the panic on if there is one.
 
-        secret: is not repeated, if the guest has printed it.
+        secrets: are not repeated, if the guest has printed them.
         """
         text = self._tail.decode("ascii", errors="replace")
-        if secret:
+        for secret in filter(None, secrets):
             text = text.replace(secret, "<secret>")
         start = text.find(_PANIC.decode())
         if start >= 0:

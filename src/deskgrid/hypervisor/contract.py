@@ -156,6 +156,9 @@ class Hypervisor(Protocol):
     def vacate(self, vm_id: str) -> None:
         """Let it run confined while the guest ends its jobs fast. Event: GuestLeft when it has done so."""
 
+    def renew(self, vm_id: str, token: str) -> None:
+        """Give its guest a pool token that is valid for longer. SECRET. Said again until it is known to be enough."""
+
     def kill(self, vm_id: str) -> None:
         """End it now. Event: Gone."""
 

@@ -45,6 +45,7 @@ class FakeVm:
         self.driver: FakeHypervisor | None = None
         self.unheard: list[Event] = []
         self.time = time
+        self.token = spec.instance.token
 
     @property
     def id(self) -> str:
@@ -168,6 +169,12 @@ class FakeHypervisor:
         elif not vm.asked and vm.behaviour.leave_seconds is not None:
             vm.asked = True
             vm.time.plan(vm.behaviour.leave_seconds, partial(self._leaves, vm, "asked", "it has vacated its jobs"))
+
+    def renew(self, vm_id: str, token: str) -> None:
+        """Give its guest a token that is valid for longer."""
+        vm = self._living(vm_id)
+        if vm is not None:
+            vm.token = token
 
     def kill(self, vm_id: str) -> None:
         """End it now."""

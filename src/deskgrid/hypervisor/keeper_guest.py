@@ -8,6 +8,8 @@ The rules:
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from deskgrid.hypervisor.channel import Console, Lines
 from deskgrid.hypervisor.endings import End
 from deskgrid.hypervisor.keeper_link import Link
@@ -31,6 +33,7 @@ class Guest:
         """Hear nothing yet. link: told what happens. finish: told why the VM must end."""
         self.alive = self.joined = self.left = False
         self._instance, self._link, self._finish = instance, link, finish
+        self._tokens: tuple[str, ...] = (instance.token,)
         self._loop = asyncio.get_running_loop()
         self._lines, self._console = Lines(), Console()
         self._ports: list[Port] = []
@@ -49,7 +52,14 @@ class Guest:
 
     def last_words(self) -> str:
         """The end of its console."""
-        return self._console.last_words(self._instance.token)
+        return self._console.last_words(*self._tokens)
+
+    def renew(self, token: str) -> None:
+        """A token that is valid for longer: for the guest now, or when it joins."""
+        self._tokens = (*self._tokens, token)[-2:]
+        self._instance = msgspec.structs.replace(self._instance, token=token)
+        if self.alive and not self.left and self._channel is not None:
+            self._channel.write(guest.encode(guest.Renew(token)))
 
     def leave(self) -> None:
         """Ask it to leave; one that is not up yet has left at once."""

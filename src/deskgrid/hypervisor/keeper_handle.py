@@ -10,7 +10,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host.programs import KEPT, environment, python
 from deskgrid.hypervisor.channel import Lines
 from deskgrid.hypervisor.keeper_words import (
     DISK_SOCKET_NAME,
@@ -34,10 +34,10 @@ from deskgrid.hypervisor.keeper_words import (
     encode_task,
 )
 from deskgrid.hypervisor.reap import release_memory, wait_until_ended
+from deskgrid.model.outside import JsonReader
 from deskgrid.wire.guest import printable
 
-_WORD = msgspec.json.Decoder(Word)
-_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHOME", "TMPDIR")
+_WORD = JsonReader(Word)
 END_SECONDS = 2.0
 """How long a keeper may take to end after its last word, before it is killed."""
 
@@ -66,12 +66,12 @@ class KeeperHandle:
         """Start a keeper. Raises: OSError."""
         self._errors = os.memfd_create("keeper-errors", os.MFD_CLOEXEC)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "deskgrid.hypervisor.keeper"],
+            python("deskgrid.hypervisor.keeper"),
             stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
             cwd="/",
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            env=environment(*KEPT),
             start_new_session=True,
         )
         self._pid = self._process.pid

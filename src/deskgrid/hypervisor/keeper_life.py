@@ -97,6 +97,8 @@ class Life:
                 self._obey_limit()
             case words.Vacate():
                 self._vacate()
+            case words.Renew(token):
+                self._guest.renew(token)
             case words.Limit(cpus) if cpus != self._cpus:
                 self._cpus = cpus
                 self._obey_limit()

@@ -14,8 +14,9 @@ import msgspec
 
 from deskgrid.hypervisor.channel import Lines
 from deskgrid.hypervisor.keeper_words import LINE_BYTES, Happened, Heard, Order, Over, Replaced, Status, Word
+from deskgrid.model.outside import JsonReader
 
-_ORDER = msgspec.json.Decoder(Order)
+_ORDER = JsonReader(Order)
 
 
 class Link:

@@ -17,6 +17,7 @@ import msgspec
 from deskgrid.hypervisor.contract import Alive, Event, GuestLeft, Joined, Started, VmSpec
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size
+from deskgrid.model.outside import JsonReader
 
 END_SECONDS = 4.0
 LEAVE_SECONDS = 3.0
@@ -43,7 +44,7 @@ class Task(msgspec.Struct, frozen=True):
     group: Path | None = None
 
 
-_TASK = msgspec.json.Decoder(Task, dec_hook=lambda kind, text: kind(text))
+_TASK = JsonReader(Task, dec_hook=lambda kind, text: kind(text))
 
 
 def encode_task(task: Task) -> bytes:
@@ -86,6 +87,15 @@ class Vacate(msgspec.Struct, frozen=True, tag="vacate"):
     """Let them go on, confined, and ask the guest to leave."""
 
 
+class Renew(msgspec.Struct, frozen=True, tag="renew"):
+    """Give the guest a token that is valid for longer. SECRET."""
+
+    token: str
+
+    def __repr__(self) -> str:
+        return "Renew(token=<secret>)"
+
+
 class Limit(msgspec.Struct, frozen=True, tag="limit"):
     """All VMs together run on so many cores; None: on all; 0: on none."""
 
@@ -102,7 +112,7 @@ class Heard(msgspec.Struct, frozen=True, tag="heard"):
     number: int
 
 
-Order = Tend | Silence | Pause | Resume | Vacate | Limit | Kill | Heard
+Order = Tend | Silence | Pause | Resume | Vacate | Renew | Limit | Kill | Heard
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):

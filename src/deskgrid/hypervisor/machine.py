@@ -126,15 +126,10 @@ async def launch(qemu: str, machine: Machine, accelerators: tuple[str, ...], giv
         QemuFailed: with none of them.
     """
     failures: list[QemuFailed] = []
-    attempts = [(name, machine) for name in accelerators]
-    while attempts:
-        accelerator, shape = attempts.pop(0)
+    for accelerator in accelerators:
         try:
-            return await _try(qemu, shape, accelerator, given, limits)
+            return await _try(qemu, machine, accelerator, given, limits)
         except QemuFailed as failure:
-            if shape.sandbox and ("sandbox" in str(failure) or "seccomp" in str(failure)):
-                # This QEMU was built without it.
-                attempts.insert(0, (accelerator, msgspec.structs.replace(shape, sandbox=False)))
             failures.append(failure)
     raise failures[-1] if failures else QemuFailed("no accelerator is left to try; update QEMU")
 

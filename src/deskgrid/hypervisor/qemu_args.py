@@ -18,13 +18,13 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host import sandbox
 from deskgrid.model.lease import Size
 
 MIB = 1024 * 1024
 STARVED = "no_timer_check"
 """For Linux: a CPU in the idle class may get no time just while the kernel tests its timer, and it would give up with
 "IO-APIC + timer doesn't work"."""
-_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _MACHINE = "pc,usb=off,vmport=off,dump-guest-core=off,mem-merge=off"
 _CPU = {"kvm": "host", "hvf": "host", "tcg": "max"}
 _ACCELERATOR = {"tcg": "tcg,thread=multi,tb-size=128"}
@@ -68,7 +68,6 @@ class Machine(msgspec.Struct, frozen=True):
     cmdline: str = ""
     base_direct: bool = True
     overlay_direct: bool = True
-    sandbox: bool = True
 
 
 def qemu_args(qemu: str, machine: Machine, accelerator: str, handles: Handles) -> list[str]:
@@ -80,7 +79,7 @@ def qemu_args(qemu: str, machine: Machine, accelerator: str, handles: Handles) -
     return [
         *(qemu, "-name", f"guest={machine.vm_id},debug-threads=on"),
         *("-no-user-config", "-nodefaults", "-display", "none", "-S", "-no-reboot"),
-        *(("-sandbox", _SANDBOX) if machine.sandbox else ()),
+        *sandbox.words(),
         *("-machine", _MACHINE, "-accel", _ACCELERATOR.get(accelerator, accelerator)),
         *(("-cpu", _CPU[accelerator]) if accelerator in _CPU else ()),
         *("-smp", f"cpus={machine.size.cpus}", "-m", f"size={machine.size.memory_bytes // MIB}M"),

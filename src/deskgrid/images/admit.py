@@ -24,11 +24,12 @@ from deskgrid.images.trust.opened import opened
 from deskgrid.images.trust.words import Version
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.outside import read_json
 
 
 def main() -> None:
     """Read a question, print the reply."""
-    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question, dec_hook=lambda kind, value: kind(value))
+    question = read_json(sys.stdin.buffer.read(), type=Question, dec_hook=lambda kind, value: kind(value))
     sys.stdout.buffer.write(msgspec.json.encode(reply(question)))
 
 

@@ -9,6 +9,8 @@ Rules, told first
 - An interrupted or failed build leaves at most its work folder. When its root tree was whole, which takes longest, the
   next build of the same tree goes on from there, for six hours, unless `rebuild`: so a disk that was too small, or too
   little room in the cache, costs seconds.
+- The work folder is ours alone. The account that makes the disk gets the few files that it reads and writes, and when
+  they are taken back, nobody has them open any more.
 - Two builds with the same package versions give the same bytes.
 """
 
@@ -25,7 +27,7 @@ from deskgrid import guest
 from deskgrid.host import trees
 from deskgrid.host.debstrap import BuildFailed, Progress, quiet
 from deskgrid.host.entry import NoWay
-from deskgrid.host.files import Locked, locked, own_folder
+from deskgrid.host.files import Locked, locked, make_folder, take_back
 from deskgrid.host.paths import cache_folder
 from deskgrid.images import contents, disk, kernel, manifest, sbom, work_folder
 from deskgrid.images.contract import ImageError
@@ -71,7 +73,7 @@ def build(recipe: Path, cache: Path | None = None, progress: Progress = quiet, r
     loaded = load(recipe)
     images = images_folder(cache)
     try:
-        images.mkdir(parents=True, exist_ok=True)
+        make_folder(images)
         with alone(images / f".{loaded.recipe.name}.lock", progress):
             found = None if rebuild else find(loaded, images)
             built = found or _build(loaded, images, cache, progress, rebuild)
@@ -145,7 +147,7 @@ def _build(loaded: Loaded, images: Path, cache: Path | None, progress: Progress,
         )
     tools = trees.provide(trees.TOOL_TREE, _part(progress, 0.0, 0.3), cache=cache)
     try:
-        own_folder(work, tools.account)
+        make_folder(work, 0o711)  # ours: who makes the disk may reach its files there, and put none beside them
         if not kept:
             make_tree(loaded, work / TREE, _part(progress, 0.3, 0.8))
             work_folder.tree_is_whole(work, key)
@@ -183,6 +185,7 @@ def _make(loaded: Loaded, tools: trees.Tree, work: Path, progress: Progress) -> 
         (work / manifest.CONTENTS).write_bytes(contents.encode(written))
     progress(0.35, "making the disk")
     disk.build(tools, work / "root.tar", work / manifest.DISK, recipe.disk_bytes, who, cmdline)
+    take_back(work / manifest.DISK)
     (work / "root.tar").unlink()
     progress(0.6, "taking the sums")
     return Manifest(
@@ -208,15 +211,11 @@ def publish(content: Manifest, work: Path, images: Path) -> Built:
     ref = ImageRef(name, manifest.digest(encoded))
     (work / manifest.FILE).write_bytes(encoded)
     for file in (*content.files(), manifest.FILE):
-        path = work / file
-        if os.geteuid() == 0:
-            os.chown(path, 0, 0)
-        path.chmod(0o644)
-        _sync(path)
+        take_back(work / file, 0o644)
+        _sync(work / file)
     place = images / name / ref.digest
-    place.parent.mkdir(exist_ok=True)
-    if os.geteuid() == 0:
-        os.chown(work, 0, 0)
+    make_folder(place.parent)
+    work.chmod(0o755)
     if _whole(place, content):
         return Built(ref, place, content, fresh=True)
     if place.exists():

@@ -12,7 +12,6 @@ Rules, told first
 import logging
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,12 +20,14 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host.programs import KEPT, environment, python
 from deskgrid.images.contract import ImageError, OpenedImage
 from deskgrid.images.trust.place import Place
 from deskgrid.images.trust.words import Version
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from deskgrid.model.moment import Moment
+from deskgrid.model.outside import read_json
 from deskgrid.wire.disk import DiskServer
 
 log = logging.getLogger("deskgrid.images")
@@ -165,7 +166,9 @@ class DesktopStore:
         with self._asking:
             try:
                 done = subprocess.run(
-                    [sys.executable, "-m", "deskgrid.images.admit"],
+                    python("deskgrid.images.admit"),
+                    env=environment(*KEPT),
+                    cwd="/",
                     input=msgspec.json.encode(question, enc_hook=str),
                     capture_output=True,
                     timeout=ADMIT_SECONDS,
@@ -179,7 +182,7 @@ class DesktopStore:
                 ) from None
         said = done.stderr[-2000:].decode(errors="replace").strip()
         try:
-            reply = msgspec.json.decode(done.stdout, type=Reply)
+            reply = read_json(done.stdout, type=Reply)
         except msgspec.MsgspecError:
             log.warning("images: the process that checks them ended with %d: %s", done.returncode, said)
             raise ImageError("images: the process that checks them gave no answer; see the agent's log") from None

@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.host.entry import run_in
+from deskgrid.host.files import create_plain, give
 from deskgrid.host.trees import Tree
 from deskgrid.images.contract import ImageError
 
@@ -53,17 +54,18 @@ def identity(text: str, epoch: int) -> Identity:
 
 
 def build(tools: Tree, tar: Path, disk: Path, size_bytes: int, who: Identity, cmdline: str) -> None:
-    """Write the disk beside the tar, which holds /boot/vmlinuz and /boot/initrd; both in a folder of the account.
+    """Write the disk beside the tar, which holds /boot/vmlinuz and /boot/initrd; both in a folder of ours.
 
     Raises:
         ImageError: when the tree does not fit, or a tool is missing or fails.
     """
     if tar.parent != disk.parent:
         raise ValueError(f"disk {disk}: expected in the folder of {tar}")
-    with disk.open("wb") as file:
+    with create_plain(disk) as file:
         file.truncate(size_bytes)
-    if os.geteuid() == 0:
-        os.chown(disk, tools.account.uid, tools.account.gid)
+        give(file, tools.account)
+    with tar.open("rb") as file:
+        give(file, tools.account, 0o400)
     _file_system(tools, tar, disk, size_bytes, who)
     core = _core(tools, disk.parent, cmdline)
     boot = (tools.root / _GRUB.lstrip("/") / "boot.img").read_bytes()
@@ -114,10 +116,11 @@ def _core(tools: Tree, work: Path, cmdline: str) -> bytes:
     """Return GRUB's core.img, which holds its one script."""
     script = work / "grub.cfg"
     core = work / "core.img"
-    script.write_text(f"linux /boot/vmlinuz {cmdline}\ninitrd /boot/initrd\nboot\n")
-    core.write_bytes(b"")
-    if os.geteuid() == 0:
-        os.chown(core, tools.account.uid, tools.account.gid)
+    with create_plain(script) as file:
+        file.write(f"linux /boot/vmlinuz {cmdline}\ninitrd /boot/initrd\nboot\n".encode())
+        give(file, tools.account, 0o400)
+    with create_plain(core) as file:
+        give(file, tools.account)
     argv = ["grub-mkimage", "-O", "i386-pc", "-d", _GRUB, "-p", "(,msdos1)/boot/grub", "-c", str(script)]
     argv += ["-o", str(core), "biosdisk", "part_msdos", "ext2", "linux"]
     done = run_in(tools, argv, timeout_seconds=60, binds=[work])

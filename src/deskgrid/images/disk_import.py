@@ -1,9 +1,12 @@
 """Make an image of any disk with cloud-init: checked, then turned into a raw disk in an image's folder.
 
 Rules, told first
+- A disk may come from anywhere, and who may write to its folder may change it at any moment. So it is opened once and
+  copied first, with its sum, to where nobody else writes; everything after that sees the copy.
 - A disk is one file: one that leans on another (backing file, external data, extents), or is encrypted or damaged, is
-  refused before anything of it is read.
-- What reads its header is limited in memory and time: a disk may come from anywhere.
+  refused before any of QEMU's programs sees it; and those are told that there is no other file, whatever it says.
+- They run without privileges, limited in memory and time while they only look, with an environment of ours. They get
+  open files, not names.
 - It boots by BIOS (one that only UEFI could boot is refused) and gets its first data from cloud-init (nocloud.py); what
   packages are in it is not known.
 - The same file gives the same image.
@@ -13,32 +16,38 @@ Source: qemu-img(1), its JSON; QEMU's docs/interop/qcow2.
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
-from deskgrid.host.account import service_account
+from deskgrid.host.account import become, service_account
 from deskgrid.host.debstrap import Progress, quiet
-from deskgrid.host.files import own_folder
-from deskgrid.host.process import run
-from deskgrid.images import manifest, nocloud
+from deskgrid.host.files import create_plain, give, make_folder, open_plain, take_back
+from deskgrid.host.process import Finished, run
+from deskgrid.host.programs import ENVIRONMENT, program
+from deskgrid.images import disk_header, manifest, nocloud
 from deskgrid.images.build import Built, alone, images_folder, publish
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import FileFacts, Imported, Manifest
 from deskgrid.model.names import BadName
 from deskgrid.model.names import name as valid_name
+from deskgrid.model.outside import read_json
 
 FORMS = ("qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc")
 LEAST_BYTES, MOST_BYTES = 16 << 20, 2 << 40
 _LEAST_MEMORY, _MOST_MEMORY = 256 << 20, 1 << 40
 _HEADER_MEMORY, _HEADER_SECONDS = 1 << 30, 30
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,99}\Z")
+_WITH_BACKING = ("qcow2", "vmdk")
+_COPY = ".disk"
+_PART_BYTES, _HOLE_BYTES = 4 << 20, 64 << 10
 _ELSEWHERE = ("backing-filename", "full-backing-filename", "data-file", "extents", "parent-cid")
 
 
@@ -62,29 +71,27 @@ def import_disk(
     _check_words(name, memory_bytes, packages)
     images = images_folder(cache)
     try:
-        images.mkdir(parents=True, exist_ok=True)
-        form, size_bytes = inspect_disk(disk)
-        with alone(images / f".{name}.lock", progress):
+        make_folder(images)
+        with _opened(disk) as file, alone(images / f".{name}.lock", progress):
+            form, fault = disk_header.form_of(file.fileno())
+            if fault:
+                raise ImageError(f"disk {disk}: {fault}")
             progress(0.02, "taking the sum of the disk")
-            imported = Imported(form, manifest.measure(disk), packages)
-            built = _import(
-                disk,
-                Manifest(
-                    name=name,
-                    memory_bytes=memory_bytes,
-                    disk_bytes=size_bytes,
-                    cmdline="",
-                    disk=FileFacts(size_bytes, "0" * 64),
-                    kernel=None,
-                    initrd=None,
-                    packages=(),
-                    recipe=None,
-                    inputs=_inputs(imported, memory_bytes),
-                    imported=imported,
-                ),
-                images,
-                progress,
+            imported = Imported(form, manifest.measure_open(file), packages)
+            content = Manifest(
+                name=name,
+                memory_bytes=memory_bytes,
+                disk_bytes=0,
+                cmdline="",
+                disk=FileFacts(0, "0" * 64),
+                kernel=None,
+                initrd=None,
+                packages=(),
+                recipe=None,
+                inputs=_inputs(imported, memory_bytes),
+                imported=imported,
             )
+            built = _found(content, images) or _import(disk, file, content, images, progress)
     except OSError as error:
         raise ImageError(f"image {name}: {error.filename or images}: {error.strerror or error}") from error
     progress(1.0, f"image {name} is ready")
@@ -93,24 +100,53 @@ def import_disk(
 
 def inspect_disk(disk: Path) -> tuple[str, int]:
     """Return form and size of a disk that may be imported. Raises: ImageError with what is wrong."""
-    if not disk.is_file():
-        raise ImageError(f"disk {disk}: there is no such file; expected a disk in a form such as qcow2")
-    qemu_img = _qemu_img()
-    limits = [f"--as={_HEADER_MEMORY}", f"--cpu={_HEADER_SECONDS}", "--"]
-    limited = ["prlimit", *limits] if shutil.which("prlimit") else []
-    argv = [*limited, qemu_img, "info", "--output=json", f"file:{disk.absolute()}"]
-    told = run(argv, timeout_seconds=2 * _HEADER_SECONDS)
+    with _opened(disk) as file:
+        return _inspect(disk, file)
+
+
+def _opened(disk: Path) -> IO[bytes]:
+    try:
+        return open_plain(disk)
+    except FileNotFoundError:
+        raise ImageError(f"disk {disk}: there is no such file; expected a disk in a form such as qcow2") from None
+    except OSError as error:
+        raise ImageError(f"disk {disk}: {error.strerror}; expected a file that may be read") from None
+
+
+def _inspect(disk: Path, file: IO[bytes]) -> tuple[str, int]:
+    """Look at an open disk; `disk` is what people call it. Raises: ImageError, OSError."""
+    form, fault = disk_header.form_of(file.fileno())
+    if fault:
+        raise ImageError(f"disk {disk}: {fault}")
+    told = _look(form, file)
     if not told.ok:
         said = " ".join(told.stderr.split())[-300:] or f"qemu-img ended with {told.code}"
         raise ImageError(f"disk {disk}: {said}; expected one of {', '.join(FORMS)}")
     try:
-        facts = msgspec.json.decode(told.stdout, type=dict[str, Any])
-        form, size_bytes = str(facts["format"]), int(facts["virtual-size"])
+        facts = read_json(told.stdout, type=dict[str, Any])
+        size_bytes = int(facts["virtual-size"])
+        fault = fault_of(facts, os.fstat(file.fileno()).st_size)
     except (msgspec.DecodeError, KeyError, ValueError) as error:
         raise ImageError(f"disk {disk}: qemu-img said what we don't understand ({error})") from None
-    if fault := fault_of(facts, disk.stat().st_size):
+    if fault:
         raise ImageError(f"disk {disk}: {fault}")
     return form, size_bytes
+
+
+def _look(form: str, file: IO[bytes]) -> Finished:
+    limits = [f"--as={_HEADER_MEMORY}", f"--cpu={_HEADER_SECONDS}", "--"]
+    prlimit = program("prlimit")
+    limited = [prlimit, *limits] if prlimit else []
+    argv = [*become(service_account()), *limited, _qemu_img(), "info", "--output=json", spoken_of(form, file)]
+    return run(argv, timeout_seconds=2 * _HEADER_SECONDS, env=ENVIRONMENT, pass_fds=(file.fileno(),))
+
+
+def spoken_of(form: str, file: IO[bytes]) -> str:
+    """How QEMU's programs open a disk: by an open file, as this form, and with nothing behind it."""
+    node: dict[str, Any] = {"driver": form, "file": {"driver": "file", "filename": f"/dev/fd/{file.fileno()}"}}
+    if form in _WITH_BACKING:
+        node["backing"] = None
+    return "json:" + json.dumps(node)
 
 
 def fault_of(facts: dict[str, Any], file_bytes: int) -> str:
@@ -149,24 +185,36 @@ def _foreign(extent: dict[str, Any], facts: dict[str, Any]) -> bool:
     return said.removeprefix("file:") != str(facts.get("filename", "")).removeprefix("file:")
 
 
-def _import(disk: Path, content: Manifest, images: Path, progress: Progress) -> Built:
-    """Convert in a work folder, take the sum and rename. The caller holds the lock."""
-    if found := _found(content, images):
-        return found
+def _import(disk: Path, source: IO[bytes], content: Manifest, images: Path, progress: Progress) -> Built:
+    """Copy and convert in a work folder, take the sum and rename. The caller holds the lock."""
+    assert content.imported is not None
     work = images / f".{content.name}.work"
-    if work.exists():
-        shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)
     try:
-        own_folder(work, service_account())
-        assert content.imported is not None
-        _convert(disk, content.imported.form, work / manifest.DISK, progress)
-        with (work / manifest.DISK).open("rb") as file:
+        make_folder(work, 0o700, new=True)
+        copy, raw = work / _COPY, work / manifest.DISK
+        progress(0.05, "copying the disk")
+        with create_plain(copy) as file:
+            if _copied(source, file) != content.imported.source:
+                raise ImageError(f"disk {disk}: it was changed while it was read; import it when nobody writes to it")
+            give(file, service_account(), 0o400)
+        with copy.open("rb") as file:
+            form, size_bytes = _inspect(disk, file)
+            if form == "raw":
+                copy.rename(raw)
+            else:
+                _raw(disk, form, file, raw, size_bytes, progress)
+                copy.unlink()
+        take_back(raw)
+        os.truncate(raw, size_bytes)
+        with raw.open("rb") as file:
             if fault := boot_fault(file.read(512)):
                 raise ImageError(f"disk {disk}: {fault}")
         progress(0.9, "taking the sum of the image")
-        measured = manifest.measure(work / manifest.DISK)
-        whole = msgspec.structs.replace(content, disk=measured, disk_bytes=measured.size_bytes)
-        nocloud.write_seed(work, whole)
+        measured = manifest.measure(raw)
+        nocloud.write_seed(work, content)
+        seed = manifest.measure(work / manifest.SEED)
+        whole = msgspec.structs.replace(content, disk=measured, disk_bytes=measured.size_bytes, seed=seed)
         return publish(whole, work, images)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -183,10 +231,45 @@ def _found(content: Manifest, images: Path) -> Built | None:
     return None
 
 
-def _convert(disk: Path, form: str, raw: Path, progress: Progress) -> None:
-    argv = [_qemu_img(), "convert", "-p", "-f", form, "-O", "raw", "-S", "4k", f"file:{disk.absolute()}", str(raw)]
+def _copied(source: IO[bytes], target: IO[bytes]) -> FileFacts:
+    """Copy all that there is, with holes for zeros; return length and sum of what was copied."""
+    total, length = hashlib.sha256(), 0
+    source.seek(0)
+    while part := source.read(_PART_BYTES):
+        total.update(part)
+        for begin in range(0, len(part), _HOLE_BYTES):
+            block = part[begin : begin + _HOLE_BYTES]
+            if block.count(0) != len(block):
+                target.seek(length + begin)
+                target.write(block)
+        length += len(part)
+    target.flush()
+    target.truncate(length)
+    os.fsync(target.fileno())
+    return FileFacts(length, total.hexdigest())
+
+
+def _raw(disk: Path, form: str, source: IO[bytes], raw: Path, size_bytes: int, progress: Progress) -> None:
+    """Make the raw disk of another form. `disk` is what people call it. Raises: ImageError, OSError."""
+    with create_plain(raw) as target:
+        target.truncate(size_bytes)
+        give(target, service_account())
+        how = ["convert", "-p", "-n", "--target-is-zero", "-O", "raw", "-S", "4k"]
+        argv = [*become(service_account()), _qemu_img(), *how, spoken_of(form, source), spoken_of("raw", target)]
+        _convert(disk, argv, (source.fileno(), target.fileno()), progress)
+        os.fsync(target.fileno())
+
+
+def _convert(disk: Path, argv: list[str], files: tuple[int, ...], progress: Progress) -> None:
     process = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        cwd="/",
+        pass_fds=files,
+        start_new_session=True,
     )
     try:
         assert process.stdout is not None and process.stderr is not None
@@ -195,7 +278,7 @@ def _convert(disk: Path, form: str, raw: Path, progress: Progress) -> None:
             *lines, rest = (rest + part).split(b"\r")
             for line in lines:
                 if match := re.search(rb"\(([0-9.]+)/100%\)", line):
-                    progress(0.05 + 0.85 * float(match[1]) / 100, "making the raw disk")
+                    progress(0.2 + 0.7 * float(match[1]) / 100, "making the raw disk")
         said = process.stderr.read().decode(errors="replace")
         code = process.wait()
     except BaseException:
@@ -228,7 +311,7 @@ def _inputs(imported: Imported, memory_bytes: int) -> str:
 
 
 def _qemu_img() -> str:
-    found = shutil.which("qemu-img")
+    found = program("qemu-img")
     if found is None:
         raise ImageError("qemu-img is not installed; run: sudo apt-get install qemu-utils")
     return found

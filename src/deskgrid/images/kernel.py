@@ -18,6 +18,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
+from deskgrid.host.programs import ENVIRONMENT
 from deskgrid.images import cpio
 from deskgrid.images.contract import ImageError
 from deskgrid.images.roottar import RootTar
@@ -74,7 +75,10 @@ def _zstd(data: bytes) -> bytes:
         file.write(data)
         file.flush()
         argv = [str(_APT_HELPER), "cat-file", file.name]
-        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120).stdout
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120, env=ENVIRONMENT
+        )
+        return done.stdout
 
 
 def initrd(tree: RootTar, init: bytes) -> bytes:

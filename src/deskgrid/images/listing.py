@@ -9,6 +9,7 @@ import msgspec
 from deskgrid.images import manifest
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Manifest, reference
+from deskgrid.model.counted import counted
 from deskgrid.model.image import ImageRef
 
 
@@ -49,7 +50,7 @@ def find_image(text: str, images: Path) -> Listed:
     if not found:
         raise ImageError(f"image {text}: there is none in {images}; see `deskgrid image list`, or give its folder")
     if prefix and len(found) > 1:
-        raise ImageError(f"image {text}: {len(found)} images begin like this; give more of the digest")
+        raise ImageError(f"image {text}: {counted(len(found), 'image')} begin like this; give more of the digest")
     if found[0].fault:
         raise ImageError(found[0].fault)
     return found[0]

@@ -6,7 +6,8 @@
                              sbom.json     the packages with the sums of what they came from (sbom.py)
                              files.mtree   every file of the disk with its sum (contents.py)
 
-An imported image has only the first two: it boots by BIOS, and what is in its disk is not known.
+An imported image has only the first two and `seed.iso` (nocloud.py): it boots by BIOS, and what is in its disk is not
+known.
 
 Rules, told first
 - The manifest names size and SHA-256 of every other file, so the digest covers them all.
@@ -17,6 +18,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -24,11 +26,13 @@ from deskgrid.images.contract import ImageError
 from deskgrid.images.recipe import Recipe
 from deskgrid.model.image import ImageRef
 from deskgrid.model.names import BadName, Digest, Name, name
+from deskgrid.model.outside import JsonReader
 
 FORMAT = 1
 FILE = "image.json"
 DISK, KERNEL, INITRD = "disk.raw", "kernel", "initrd"
 SBOM, CONTENTS = "sbom.json", "files.mtree"
+SEED = "seed.iso"
 _MANIFEST_BYTES = 16 << 20
 _PART_BYTES = 4 << 20
 
@@ -81,14 +85,16 @@ class Manifest(msgspec.Struct, frozen=True):
     sbom: FileFacts | None = None
     contents: FileFacts | None = None
     imported: Imported | None = None
+    seed: FileFacts | None = None
 
     def files(self) -> dict[str, FileFacts]:
         """Return the facts of every file by its name."""
         known = {DISK: self.disk, KERNEL: self.kernel, INITRD: self.initrd, SBOM: self.sbom, CONTENTS: self.contents}
+        known[SEED] = self.seed
         return {name: facts for name, facts in known.items() if facts is not None}
 
 
-_DECODER = msgspec.json.Decoder(Manifest)
+_DECODER = JsonReader(Manifest)
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -165,13 +171,19 @@ def measure(path: Path) -> FileFacts:
 
     Raises: OSError.
     """
-    total, length = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
-        while part := file.read(_PART_BYTES):
-            total.update(part)
-            length += len(part)
-            _forget(file.fileno(), length)
-        _forget(file.fileno(), 0)
+        return measure_open(file)
+
+
+def measure_open(file: IO[bytes]) -> FileFacts:
+    """The same of a file that is open, from its beginning."""
+    total, length = hashlib.sha256(), 0
+    file.seek(0)
+    while part := file.read(_PART_BYTES):
+        total.update(part)
+        length += len(part)
+        _forget(file.fileno(), length)
+    _forget(file.fileno(), 0)
     return FileFacts(length, total.hexdigest())
 
 

@@ -4,6 +4,7 @@ Rules, told first
 - No secret is in it: the token, and all else that a member must know, come over the second serial port, as for images
   of our own. So the ISO is the same for every machine of an image.
 - It brings our member program and a unit that runs it; when the member ends, the machine powers off.
+- It does not say when it was made: the same words give the same bytes, so an image's digest covers it.
 - Nobody can log in: no user is made, no password set, no key put there.
 - HTCondor and Python 3.11 must be in the disk, or in the packages that cloud-init installs at each start.
 
@@ -13,6 +14,7 @@ Source: cloud-init, datasource NoCloud (volume label cidata; user-data, meta-dat
 import base64
 import io
 import json
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +22,14 @@ import msgspec
 
 from deskgrid import guest
 from deskgrid.host.files import write_atomic
-from deskgrid.images.manifest import Manifest
+from deskgrid.images.manifest import SEED, Manifest
 from deskgrid.model.names import name as valid_name
 
 LABEL = "cidata"
-SEED = "seed.iso"
+_SECTOR, _DESCRIPTORS = 2048, 16 * 2048
+_PRIMARY, _JOLIET, _LAST = 1, 2, 255
+_DATE = bytes((125, 1, 1, 0, 0, 0, 0))
+_VOLUME_DATE = b"2025010100000000\0"
 UNIT = "deskgrid-member.service"
 _UNIT_TEXT = """\
 [Unit]
@@ -103,17 +108,58 @@ def iso(told: Seed) -> bytes:
         image.write_fp(out)
     finally:
         image.close()
-    return out.getvalue()
+    return _timeless(bytearray(out.getvalue()))
 
 
 def write_seed(folder: Path, held: Manifest) -> None:
-    """Write the ISO of an imported image into its folder; its digest does not cover it, since it says when it was made.
+    """Write the ISO of an imported image into its folder.
 
     A machine's disk is thrown away each time, so all machines may have one id. Raises: OSError.
     """
     assert held.imported is not None
     told = seed(f"{held.name[:40]}-{held.inputs[:12]}", member_program(), held.imported.packages)
     write_atomic(folder / SEED, iso(told), 0o644)
+
+
+def _timeless(image: bytearray) -> bytes:
+    """Put one date into all places of an ISO 9660 image of one folder that have one (ECMA-119, RRIP 1.09)."""
+    at = _DESCRIPTORS
+    while image[at] != _LAST:
+        if image[at] in (_PRIMARY, _JOLIET):
+            for number in (0, 1, 3):  # made, changed, good from; 2: good until
+                image[at + 813 + 17 * number : at + 830 + 17 * number] = _VOLUME_DATE
+            image[at + 156 + 18 : at + 156 + 25] = _DATE
+            begin, length = struct.unpack_from("<I4xI", image, at + 156 + 2)
+            _timeless_folder(image, begin * _SECTOR, length)
+        at += _SECTOR
+    return bytes(image)
+
+
+def _timeless_folder(image: bytearray, begin: int, length: int) -> None:
+    at = begin
+    while at < begin + length:
+        size = image[at]
+        if size == 0:  # nothing more in this sector
+            at = (at // _SECTOR + 1) * _SECTOR
+            continue
+        image[at + 18 : at + 25] = _DATE
+        name = image[at + 32]
+        _timeless_entries(image, at + 33 + name + (name + 1) % 2, at + size)
+        at += size
+
+
+def _timeless_entries(image: bytearray, at: int, end: int) -> None:
+    """Rock Ridge's entries of a file: time stamps, and where there are more entries."""
+    while at + 4 <= end and image[at + 2] >= 4:
+        kind, size = bytes(image[at : at + 2]), image[at + 2]
+        if kind == b"TF":
+            for stamp in range(at + 5, at + size, len(_DATE)):
+                image[stamp : stamp + len(_DATE)] = _DATE
+        elif kind == b"CE":
+            block, offset, length = struct.unpack_from("<I4xI4xI", image, at + 4)
+            more = block * _SECTOR + offset
+            _timeless_entries(image, more, more + length)
+        at += size
 
 
 def _file(path: str, data: bytes, mode: str) -> dict[str, str]:

@@ -7,6 +7,7 @@
     disk_bytes = "2GiB"
     memory_bytes = "512MiB"             # least memory of a machine
     extra_suites = ["trixie-updates"]   # exactly these beside the suite; unsaid: updates and security of a release
+    priorities = {sid = 100}            # of APT's choice between suites; unsaid: as the archive says
 
     [[files]]
     source = "motd"                     # beside the recipe or below it
@@ -18,8 +19,8 @@
     uid = 1000
 
 `from = "other.toml"` extends another recipe (a path relative to this one):
-- name must be said; every other single value is this recipe's if it says one, else the other's; so are `components`
-  and `extra_suites`, as wholes;
+- name must be said; every other single value is this recipe's if it says one, else the other's; so are `components`,
+  `extra_suites` and `priorities`, as wholes;
 - packages and scripts are the other's, then this one's; a package twice counts once;
 - a file with the same `to`, a user with the same name takes the place of the other's;
 - what a recipe names lies beside that recipe. A recipe that extends itself, over however many others, is refused.
@@ -35,29 +36,41 @@ Rules, told first:
 """
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from deskgrid.host import toml
+from deskgrid.host.files import decoded, open_plain
 from deskgrid.images import recipe_faults
 from deskgrid.images.contract import ImageError
 from deskgrid.model.names import Name
+from deskgrid.model.outside import read_toml
 
 GIB = 1 << 30
 MIB = 1 << 20
 
-Package = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9+.-]{1,99}(:[a-z0-9]+)?\Z")]
-Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
-Mirror = Annotated[str, msgspec.Meta(pattern=r"^(https?://[!-~]+|file:/[!-~]+|copy:/[!-~]+)\Z")]
-Snapshot = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z\Z")]
-Mode = Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}\Z")]
-Destination = Annotated[str, msgspec.Meta(pattern=rf"^(/{recipe_faults.PART})+\Z", max_length=1000)]
-Source = Annotated[str, msgspec.Meta(pattern=rf"^{recipe_faults.PART}(/{recipe_faults.PART})*\Z", max_length=1000)]
-Account = Annotated[str, msgspec.Meta(pattern=r"^[a-z_][a-z0-9_-]{0,30}\Z")]
-Shell = Annotated[str, msgspec.Meta(pattern=r"^(/[A-Za-z0-9._-]+)+\Z", max_length=200)]
+
+def _words(pattern: str, expected: str, most: int | None = None) -> msgspec.Meta:
+    """What a text must look like, and that in words."""
+    return msgspec.Meta(pattern=pattern, description=expected, max_length=most)
+
+
+_PART = recipe_faults.PART
+_BESIDE = "a path beside the recipe such as setup or scripts/setup, without . and .."
+_PACKAGE = r"^[a-z0-9][a-z0-9+.-]{1,99}(:[a-z0-9]+)?(/[a-z][a-z0-9-]{0,63})?\Z"
+_ADDRESS = r"^(https?://[!-~]+|file:/[!-~]+|copy:/[!-~]+)\Z"
+Package = Annotated[str, _words(_PACKAGE, "a package of Debian such as gcc, gcc:arm64 or golang-go/trixie-backports")]
+Word = Annotated[str, _words(r"^[a-z][a-z0-9-]{0,63}\Z", "a word such as trixie or main")]
+Mirror = Annotated[str, _words(_ADDRESS, "an address that begins with http://, https://, file:/ or copy:/")]
+Snapshot = Annotated[str, _words(r"^[0-9]{8}T[0-9]{6}Z\Z", "a time such as 20260901T000000Z")]
+Mode = Annotated[str, _words(r"^0?[0-7]{3}\Z", "a mode such as 0644")]
+Destination = Annotated[str, _words(rf"^(/{_PART})+\Z", "a path such as /etc/motd, without . and ..", 1000)]
+Source = Annotated[str, _words(rf"^{_PART}(/{_PART})*\Z", _BESIDE, 1000)]
+Account = Annotated[str, _words(r"^[a-z_][a-z0-9_-]{0,30}\Z", "an account's name such as alice")]
+Shell = Annotated[str, _words(r"^(/[A-Za-z0-9._-]+)+\Z", "a program's path such as /bin/sh", 200)]
+Priority = Annotated[int, msgspec.Meta(ge=-1, le=1000)]
 
 _MOST_BASES = 8
 
@@ -91,6 +104,8 @@ class Recipe(msgspec.Struct, frozen=True):
     suite is a release; an empty list: from the suite alone.
     snapshot: the archive's state to build from, such as "20260901T000000Z".
     users: accounts of the image, without passwords.
+    priorities: how much APT prefers packages of a suite (apt_preferences(5)); unsaid: what the archive says: 500, or
+    100 for backports. A package may name its suite itself: "golang-go/trixie-backports".
     """
 
     name: Name
@@ -106,6 +121,7 @@ class Recipe(msgspec.Struct, frozen=True):
     extra_suites: tuple[Word, ...] | None = None
     snapshot: Snapshot | None = None
     users: tuple[RecipeUser, ...] = ()
+    priorities: dict[Word, Priority] = {}
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -159,11 +175,11 @@ def _load(path: Path, extended_by: tuple[Path, ...]) -> Loaded:
 
 def _table(path: Path, faults: list[str]) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        faults.append(f"cannot be read: {reason}; expected a TOML file")
-    except tomllib.TOMLDecodeError as error:
+        with open_plain(path) as file:
+            return read_toml(decoded(file.read()))
+    except OSError as error:
+        faults.append(f"cannot be read: {error.strerror}; expected a TOML file")
+    except ValueError as error:
         faults.append(f"not valid TOML: {error}")
     return {}
 

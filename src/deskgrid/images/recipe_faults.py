@@ -5,10 +5,13 @@ Rules, told first
 - What a recipe names is below its folder; neither `..` nor a symbolic link leads out.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+from deskgrid.host.files import open_plain
 
 if TYPE_CHECKING:
     from deskgrid.images.recipe import Recipe
@@ -29,9 +32,23 @@ def contents(folder: Path, table: dict[str, Any], faults: list[str]) -> dict[str
         except OSError as error:
             faults.append(f"{where}: got {source!r}, expected a file beside the recipe: {error.strerror or error}")
             continue
-        if where.startswith("scripts") and not found[source].startswith(b"#!/"):
-            faults.append(f"{where}: got {source!r} without an interpreter, expected a first line like #!/bin/sh")
+        if where.startswith("scripts") and (fault := _script_fault(found[source])):
+            faults.append(f"{where}: got {source!r} {fault}")
     return found
+
+
+def _script_fault(script: bytes) -> str:
+    """What keeps Linux from running a script as it is meant; "" if nothing does."""
+    text = script.removeprefix(codecs.BOM_UTF8)
+    if not text.startswith(b"#!/"):
+        return "without an interpreter, expected a first line like #!/bin/sh"
+    if text != script:
+        return "with a byte order mark, expected #! as the first letters; save it as UTF-8 without BOM"
+    lines = text.split(b"\n")
+    ends = sum(line.endswith(b"\r") for line in lines)
+    if lines[0].endswith(b"\r") or 2 * ends > len(lines):
+        return "with line ends of Windows (CR LF), expected LF alone; save it so, or run: sed -i 's/\\r$//' on it"
+    return ""
 
 
 def crossed(table: dict[str, Any]) -> list[str]:
@@ -65,6 +82,12 @@ def archives(recipe: "Recipe") -> list[str]:
         faults.append("mirror: got {snapshot} in it but no snapshot, expected one such as '20260901T000000Z'")
     if re.search("[{}]", mirror.replace("{snapshot}", "").replace("{archive}", "")):
         faults.append(f"mirror: got {mirror!r}, expected no braces but {{snapshot}} and {{archive}}")
+    known = (recipe.suite, *(recipe.extra_suites or ()))
+    asked = [(f"packages ({one})", one.partition("/")[2]) for one in recipe.packages if "/" in one]
+    asked += [("priorities", suite) for suite in recipe.priorities]
+    for where, suite in asked:
+        if suite not in known:
+            faults.append(f"{where}: got {suite!r}, expected the suite or one of extra_suites ({', '.join(known)})")
     for number, suite in enumerate(recipe.extra_suites or ()):
         if mirror and suite.endswith("-security") and "{archive}" not in mirror:
             faults.append(
@@ -117,4 +140,5 @@ def _read(folder: Path, source: str) -> bytes:
     found = (root / PurePosixPath(source)).resolve()
     if not found.is_relative_to(root):
         raise OSError("it leads out of the recipe's folder")
-    return found.read_bytes()
+    with open_plain(found) as file:
+        return file.read()

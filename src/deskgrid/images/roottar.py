@@ -42,7 +42,7 @@ _DROPPED = re.compile(
 _FIXED = {
     "etc/machine-id": b"",
     "etc/hostname": b"deskgrid\n",
-    "etc/hosts": b"127.0.0.1 localhost\n",
+    "etc/hosts": b"127.0.0.1 localhost deskgrid\n",
     "etc/resolv.conf": b"",
 }
 RULES = (_DROPPED.pattern, _FIXED)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from deskgrid.images.roottar import RootTar
+from deskgrid.model.outside import read_json
 
 FILES_SUM = "deskgrid:sha256-of-dpkg-md5sums"
 _STATUS = "var/lib/dpkg/status"
@@ -78,7 +79,7 @@ def document(image: str, suite: str, debs: Sequence[Deb]) -> bytes:
         )
         bom.components.add(component)
     bom.register_dependency(whole, bom.components)
-    written = msgspec.json.decode(JsonV1Dot6(bom).output_as_string())
+    written = read_json(JsonV1Dot6(bom).output_as_string())
     written.pop("dependencies", None)  # the library names every package once more: nothing is said of dependencies
     return msgspec.json.encode(written, order="sorted") + b"\n"
 
@@ -86,7 +87,7 @@ def document(image: str, suite: str, debs: Sequence[Deb]) -> bytes:
 def sums(content: bytes) -> dict[str, str]:
     """Return the SHA-256 of each package's .deb by "name:architecture", of a document that we wrote."""
     found = {}
-    for component in msgspec.json.decode(content).get("components", []):
+    for component in read_json(content).get("components", []):
         architecture = re.search(r"[?&]arch=([^&]+)", component.get("purl", ""))
         known = {one["alg"]: one["content"] for one in component.get("hashes", [])}
         found[f"{component['name']}:{architecture[1] if architecture else ''}"] = known.get("SHA-256", "")

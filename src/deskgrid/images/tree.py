@@ -91,12 +91,20 @@ def suites(recipe: Recipe, mirror_is_given: bool) -> str | None:
     return "".join(f"{suite} {'' if mirror_is_given else address(recipe, suite)}".rstrip() + "\n" for suite in wanted)
 
 
+def preferences(recipe: Recipe) -> str:
+    """What APT is told of suites' priorities (apt_preferences(5))."""
+    pins = (f"Package: *\nPin: release n={suite}\nPin-Priority: {much}\n" for suite, much in recipe.priorities.items())
+    return "\n".join(pins)
+
+
 def _archive_options(recipe: Recipe, folder: Path) -> list[str]:
     options = ['--aptopt=Acquire::Check-Valid-Until "false"'] if recipe.snapshot else []
     listed = suites(recipe, bool(os.environ.get("DESKGRID_MIRROR")))
     if listed is not None:
         (folder / "suites").write_text(listed)
         (folder / "suites").chmod(0o644)
+        (folder / "preferences").write_text(preferences(recipe))
+        (folder / "preferences").chmod(0o644)
         hook = folder / "sources"
         hook.write_bytes(SOURCES.read_bytes())
         hook.chmod(0o755)
@@ -149,6 +157,8 @@ def in_plain_words(said: str, loaded: Loaded) -> str | None:
     if unknown := re.findall(r"Unable to locate package ([^\s;]+)", said):
         packages = ", ".join(dict.fromkeys(unknown))
         return f"packages: got {packages}, expected packages of Debian {loaded.recipe.suite}; correct {loaded.where}"
+    if absent := re.search(r"Release '(\S+)' for '(\S+)' was not found", said):
+        return f"packages: got {absent[2]}/{absent[1]}, which is not there; correct {loaded.where}"
     if missing := re.search(r"The repository '\S+ (\S+) Release' does not have a Release file", said):
         if missing[1] in (loaded.recipe.extra_suites or ()):
             return f"extra_suites: got {missing[1]!r}, which the mirror does not have"

@@ -6,8 +6,9 @@ import msgspec
 
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size
-from deskgrid.model.moment import Moment
+from deskgrid.model.moment import Moment, check_moments
 from deskgrid.model.names import Name
+from deskgrid.model.numbers import Bytes, Count, Cpus, Span
 from deskgrid.model.reason import Reason
 
 
@@ -44,9 +45,12 @@ class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
     accelerator: str = ""
     fault: Fault = Fault.NONE
 
+    def __post_init__(self) -> None:
+        check_moments(self.since)
+
 
 class Transition(msgspec.Struct, frozen=True):
-    """One line of a VM's story as its agent saw it."""
+    """One line of a VM's story as its agent saw it. at: any time: what can't be is set right where it is recorded."""
 
     vm_id: Name
     at: Moment
@@ -58,10 +62,10 @@ class Transition(msgspec.Struct, frozen=True):
 class Room(msgspec.Struct, frozen=True):
     """What a desktop can give to further VMs now, after its reserves and the VMs that it has."""
 
-    cpus: int
-    memory_bytes: int
-    disk_bytes: int
-    vms: int
+    cpus: Cpus
+    memory_bytes: Bytes
+    disk_bytes: Bytes
+    vms: Count
 
 
 class Availability(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -69,7 +73,7 @@ class Availability(msgspec.Struct, frozen=True, omit_defaults=True):
 
     available: bool
     refusals: tuple[Reason, ...] = ()
-    idle_seconds: float | None = None
+    idle_seconds: Span | None = None
     logged_in: bool | None = None
 
 

@@ -19,9 +19,6 @@ _WINDOW = re.compile(
 )
 DAY_MINUTES = 1440
 
-Hours = Annotated[str, msgspec.Meta(pattern=_WINDOW.pattern)]
-"""The text of a window, for use as a msgspec field type."""
-
 
 class Window(msgspec.Struct, frozen=True):
     """A window of every week.
@@ -48,6 +45,15 @@ def window(text: str) -> Window:
     if start == end:
         raise ValueError(f'got {text!r}, expected an end that is not the begin; the whole day is "00:00-24:00"')
     return Window(_days(match["days"]), start, end + (DAY_MINUTES if end < start else 0), text)
+
+
+def hours_fault(text: str) -> None:
+    """Raises: ValueError: it is no window; the sentence says what is expected."""
+    window(text)
+
+
+Hours = Annotated[str, msgspec.Meta(max_length=100, extra={"check": hours_fault})]
+"""The text of a window, for use as a msgspec field type; `host/toml.py` asks the check, and a policy itself too."""
 
 
 def _minutes(clock: str) -> int:

@@ -1,8 +1,23 @@
 """Images: what a VM boots from."""
 
+from typing import Annotated
+
 import msgspec
 
 from deskgrid.model.names import Digest, Name
+from deskgrid.model.numbers import Bytes
+
+
+class Attribute(msgspec.Struct, frozen=True, order=True):
+    """One attribute of a machine's ad. text: its value as a ClassAd literal: true, false, a number or a quoted text."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")]
+    text: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r'^(true|false|-?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?|"[ !#-\[\]-~]{0,1000}")\Z'
+        ),
+    ]
 
 
 class ImageRef(msgspec.Struct, frozen=True, order=True):
@@ -15,15 +30,18 @@ class ImageRef(msgspec.Struct, frozen=True, order=True):
 class ImageFacts(msgspec.Struct, frozen=True):
     """What coordinator and planner need to know of an image.
 
-    memory_bytes: least memory a VM of it needs. disk_bytes: size of its (virtual) disk.
+    memory_bytes: least memory a VM of it needs. disk_bytes: size of its (virtual) disk. free_bytes: what of it a job
+    finds free in a machine; 0: not known. says: what every machine of it says in its ad, recorded at a trial boot.
     project, version: under which its signers list it; empty for an image that only pretends (simulated fleets).
     """
 
     ref: ImageRef
-    memory_bytes: int
-    disk_bytes: int
+    memory_bytes: Bytes
+    disk_bytes: Bytes
     project: str = ""
     version: str = ""
+    free_bytes: Bytes = 0
+    says: tuple[Attribute, ...] = ()
 
 
 class ImageGrant(msgspec.Struct, frozen=True):

@@ -3,9 +3,12 @@
 Holds a secret: never logged, never on a disk.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from deskgrid.model.names import Name
+from deskgrid.model.numbers import Cpus
 
 
 class InstanceData(msgspec.Struct, frozen=True):
@@ -19,6 +22,7 @@ class InstanceData(msgspec.Struct, frozen=True):
     trust_domain: HTCondor's TRUST_DOMAIN of the pool.
     cpus, memory_mb: what the startd offers (memory in MiB).
     unused_seconds: a machine without a claim for so long leaves by itself.
+    trial: this is the boot before an image is published: the guest says what its slot's ad says before it leaves.
     """
 
     vm_id: Name
@@ -27,9 +31,10 @@ class InstanceData(msgspec.Struct, frozen=True):
     collector: str
     token: str
     trust_domain: str
-    cpus: int
-    memory_mb: int
-    unused_seconds: int = 600
+    cpus: Cpus
+    memory_mb: Annotated[int, msgspec.Meta(ge=0, le=1 << 26)]
+    unused_seconds: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] = 600
+    trial: bool = False
 
     def __repr__(self) -> str:
         return f"InstanceData(vm_id={self.vm_id!r}, vm_name={self.vm_name!r}, token=<secret>)"

@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 
 from deskgrid.model.names import Name
+from deskgrid.model.numbers import Bytes, Cpus
 
 Text = Annotated[str, msgspec.Meta(max_length=240)]
 
@@ -35,7 +36,7 @@ class Trial(msgspec.Struct, frozen=True):
 
     accelerator: Name
     verdict: Verdict
-    milliseconds: int
+    milliseconds: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)]
     sentence: Text = ""
 
 
@@ -50,9 +51,9 @@ class Inventory(msgspec.Struct, frozen=True, omit_defaults=True):
     system: Text = ""
     kernel: Text = ""
     processor: Text = ""
-    cpus: int = 0
-    memory_bytes: int = 0
-    disk_free_gib: int = 0
+    cpus: Cpus = 0
+    memory_bytes: Bytes = 0
+    disk_free_gib: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 0
     virtualisation: Virtualisation = Virtualisation.UNKNOWN
     hypervised: bool = False
     trials: tuple[Trial, ...] = ()

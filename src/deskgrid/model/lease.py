@@ -1,9 +1,11 @@
 """A lease: the coordinator's permission to one agent to run one VM of one image until a time."""
 
+from typing import Annotated
+
 import msgspec
 
 from deskgrid.model.image import ImageRef
-from deskgrid.model.moment import Moment
+from deskgrid.model.moment import Moment, check_moments
 from deskgrid.model.names import Name
 from deskgrid.model.reason import Reason
 
@@ -11,8 +13,13 @@ from deskgrid.model.reason import Reason
 class Size(msgspec.Struct, frozen=True, order=True):
     """How large a VM is: virtual CPUs and memory in bytes."""
 
-    cpus: int
-    memory_bytes: int
+    cpus: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 50)]
+
+    @property
+    def odd(self) -> bool:
+        """Whether no machine is of such a size: less than nothing, or more than can be."""
+        return not (1 <= self.cpus <= 4096 and 1 <= self.memory_bytes <= 1 << 50)
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -30,3 +37,6 @@ class Lease(msgspec.Struct, frozen=True):
     granted_at: Moment
     until: Moment
     reason: Reason
+
+    def __post_init__(self) -> None:
+        check_moments(self.granted_at, self.until)

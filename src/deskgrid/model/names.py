@@ -12,10 +12,12 @@ import msgspec
 _PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _NAME = re.compile(_PATTERN[:-1] + r"\Z")
 
-Name = Annotated[str, msgspec.Meta(pattern=_PATTERN[:-1] + r"\Z", max_length=64)]
+_EXPECTED = "at most 64 letters, digits, '.', '_', '-', the first a letter or digit"
+
+Name = Annotated[str, msgspec.Meta(pattern=_PATTERN[:-1] + r"\Z", max_length=64, description=_EXPECTED)]
 """A validated name, for use as a msgspec field type."""
 
-Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hexadecimal digits")]
 """A SHA-256 in lower-case hexadecimal."""
 
 
@@ -34,7 +36,5 @@ def name(what: str, text: str) -> str:
         BadName: with what was got and what is expected.
     """
     if not _NAME.match(text):
-        raise BadName(
-            f"{what}: got {text!r}, expected at most 64 letters, digits, '.', '_', '-', the first a letter or digit"
-        )
+        raise BadName(f"{what}: got {text!r}, expected {_EXPECTED}")
     return text

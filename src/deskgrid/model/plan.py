@@ -8,6 +8,7 @@ from deskgrid.model.desktop import Desktop, Fault
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.names import Name
+from deskgrid.model.numbers import Count, Span
 from deskgrid.model.reason import Reason
 
 
@@ -19,22 +20,25 @@ class PlanSettings(msgspec.Struct, frozen=True):
     max_starting: leases that may be on their way to the pool at once. join_seconds: a VM that has not joined after so
     long is no longer counted as on its way. settle_seconds: a VM that has joined counts as on its way for so long, or
     until it is claimed. backoff_seconds, backoff_max_seconds: first and longest wait after failures.
-    sizes: the VM sizes that are offered. filler: the image that desktops run while no job waits; none: they run nothing
-    then. filler_vms: so many of it at most.
+    desktop_vms, desktop_starting: VMs that one desktop may have, and may have on their way to the pool, whatever room
+    it says it has. sizes: the VM sizes that are offered. filler: the image that desktops run while no job waits; none:
+    they run nothing then. filler_vms: so many of it at most.
     """
 
-    lease_seconds: float = 300.0
-    stale_seconds: float = 120.0
-    match_seconds: float = 180.0
-    ramp: int = 20
-    max_starting: int = 100
-    join_seconds: float = 900.0
-    settle_seconds: float = 60.0
-    backoff_seconds: float = 60.0
-    backoff_max_seconds: float = 3600.0
+    lease_seconds: Span = 300.0
+    stale_seconds: Span = 120.0
+    match_seconds: Span = 180.0
+    ramp: Count = 20
+    max_starting: Count = 100
+    join_seconds: Span = 900.0
+    settle_seconds: Span = 60.0
+    backoff_seconds: Span = 60.0
+    backoff_max_seconds: Span = 3600.0
+    desktop_vms: Count = 64
+    desktop_starting: Count = 4
     sizes: tuple[Size, ...] = (Size(1, 1 << 30),)
     filler: str = ""
-    filler_vms: int = 100
+    filler_vms: Count = 100
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -48,6 +52,17 @@ class Outcome(msgspec.Struct, frozen=True):
     at: datetime
     ok: bool
     fault: Fault = Fault.NONE
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """A VM that has ended, and what came of it. joined_at: it was in the pool. claimed: a job has had it."""
+
+    image: Name
+    size: Size
+    desktop: Name
+    ended_at: datetime
+    joined_at: datetime | None = None
+    claimed: bool = False
 
 
 class LiveLease(msgspec.Struct, frozen=True):
@@ -69,7 +84,7 @@ class Want(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """All that one plan is made from: desktops, live leases, images on offer, demand, recent outcomes.
+    """All that one plan is made from: desktops, live leases, images on offer, demand, recent outcomes, ended VMs.
 
     wants is None when HTCondor could not be read: then nothing is granted, and nothing is taken away.
     """
@@ -79,6 +94,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     images: tuple[ImageFacts, ...]
     wants: tuple[Want, ...] | None
     outcomes: tuple[Outcome, ...] = ()
+    spent: tuple[Spent, ...] = ()
 
 
 class Grant(msgspec.Struct, frozen=True):

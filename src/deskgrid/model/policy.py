@@ -13,13 +13,14 @@ from typing import Annotated
 import msgspec
 
 from deskgrid.model.hours import Hours, window
+from deskgrid.model.moment import FIRST, LAST
+from deskgrid.model.numbers import Bytes
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=7 * 86400)]
 GRACE_SECONDS_MOST = 780.0
 """A VM that is paused for longer could lose the job that the pause is to save: its lease ends (pool/config.py)."""
 
 Grace = Annotated[float, msgspec.Meta(ge=0, le=GRACE_SECONDS_MOST)]
-Bytes = Annotated[int, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 Program = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -143,7 +144,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     battery_min_percent: Percent = 30.0
     metered: bool = False
     wireless: bool = True
-    download_bytes_per_second: Annotated[int, msgspec.Meta(ge=10_000)] = 12_500_000
+    download_bytes_per_second: Annotated[int, msgspec.Meta(ge=10_000, le=1 << 40)] = 12_500_000
     neighbours: bool = False
     others_cpu_max: Share = 0.5
     others_cpu_seconds: Seconds = 60.0
@@ -152,7 +153,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_short_bytes: Bytes = 1 * GIB
     memory_pressure_max: Percent = 10.0
     disk_floor_bytes: Bytes = 5 * GIB
-    vm_disk_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 20 * GIB
+    vm_disk_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 60)] = 20 * GIB
     images_bytes: Bytes = 200 * GIB
     max_vms: Annotated[int, msgspec.Meta(ge=0, le=64)] = 4
     cpu_share: Share = 0.75
@@ -164,6 +165,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grace_seconds: Grace = 300.0
 
     def __post_init__(self) -> None:
+        for key, days in (("days_off", self.days_off), ("days_closed", self.days_closed)):
+            for number, day in enumerate(days):
+                if not FIRST.year <= day.year <= LAST.year:
+                    raise ValueError(f"{key}[{number}]: got {day}, expected a year from {FIRST.year} to {LAST.year}")
         for key, texts in (("closed", self.closed), ("closed_nobody", self.closed_nobody)):
             for number, text in enumerate(texts):
                 try:

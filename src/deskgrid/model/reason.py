@@ -2,7 +2,7 @@
 
 import msgspec
 
-from deskgrid.model.moment import Moment
+from deskgrid.model.moment import Moment, check_moments
 
 
 class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -18,3 +18,6 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
     sentence: str
     reading: str = ""
     until: Moment | None = None
+
+    def __post_init__(self) -> None:
+        check_moments(self.until)

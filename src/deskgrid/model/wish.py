@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
-from deskgrid.model.moment import Moment
+from deskgrid.model.moment import Moment, check_moments
 
 
 class Ask(StrEnum):
@@ -22,3 +22,6 @@ class Wish(msgspec.Struct, frozen=True):
     by: str
     at: Moment
     until: Moment | None = None
+
+    def __post_init__(self) -> None:
+        check_moments(self.at, self.until)

@@ -7,13 +7,21 @@ can't be written safely and is refused.
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from deskgrid.model.moment import moment_of
+from deskgrid.model.outside import read_json
+
 Value = str | int | float | bool | None
 Ad = dict[str, Any]
 
+MOST = 1 << 53
+_WHOLE = re.compile(r"\[\n(\{\n.*\n\}\n)\]\s*\Z", re.DOTALL)
+_BETWEEN = re.compile(r"(?<=\n\}\n),\n(?=\{\n)")
+"""Ads as the tools print them: each brace on a line of its own, which no text in an ad can bring about."""
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)", re.DOTALL)
@@ -25,9 +33,14 @@ class BadText(ValueError):
     """A text that can't be written into a ClassAd safely."""
 
 
+def is_safe(text: str) -> bool:
+    """Whether `quote` takes it."""
+    return _UNSAFE.search(text) is None
+
+
 def quote(text: str) -> str:
     """Return `text` as a ClassAd string literal. Raises: BadText for control characters and backslashes."""
-    if _UNSAFE.search(text):
+    if not is_safe(text):
         raise BadText(f"text for a ClassAd: got {text[:80]!r}, expected no control characters and no backslashes")
     return '"' + text.replace('"', '\\"') + '"'
 
@@ -57,13 +70,27 @@ def ad_text(ad: Mapping[str, Value | Expression]) -> str:
 
 
 def read_ads(text: str) -> list[Ad]:
-    """Read what a tool printed with `-json`. Nothing at all means no ads. Raises: ValueError when it is cut off."""
+    """Read what a tool printed with `-json`: nothing at all means no ads, and an ad that can't be read is left out.
+
+    Raises: ValueError when it is cut off.
+    """
     if not text.strip():
         return []
     try:
-        return msgspec.json.decode(text.encode("utf-8", "surrogateescape"), type=list[Ad])
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise ValueError(f"ads from HTCondor: got no JSON list ({error})") from None
+        return read_json(text.encode(), type=list[Ad])
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        whole = _WHOLE.match(text)
+        if whole is None:
+            raise ValueError(f"ads from HTCondor: got no JSON list ({error})") from None
+    return [ad for part in _BETWEEN.split(whole.group(1)) if (ad := _read_ad(part)) is not None]
+
+
+def _read_ad(text: str) -> Ad | None:
+    """One ad; None for one that can't be read: deep, with numbers that are none, or of text that is none."""
+    try:
+        return read_json(text.encode(), type=Ad)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
 
 
 def text_of(ad: Ad, name: str) -> str | None:
@@ -73,9 +100,14 @@ def text_of(ad: Ad, name: str) -> str | None:
 
 
 def integer_of(ad: Ad, name: str) -> int | None:
-    """The attribute if it is a whole number."""
+    """The attribute if it is a whole number of no more than MOST: whoever advertises may write anything."""
     value = ad.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and -MOST <= value <= MOST else None
+
+
+def moment_at(ad: Ad, name: str) -> datetime | None:
+    """The attribute if it is a time of our days, in seconds since 1970."""
+    return moment_of(integer_of(ad, name))
 
 
 def expression_of(ad: Ad, name: str) -> str | None:

@@ -12,13 +12,14 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.host.files import write_atomic
+from deskgrid.model.pool import ON_SERVER
+from deskgrid.pool.identities import ENDED_MAP, identities, requirements
 
 MARK = "# Written by deskgrid"
-VM_USER = "deskgrid-vm"
-"""The user part of the identity in the token of every VM."""
-
 COORDINATOR_USER = "deskgrid-coordinator"
 """The user part of the coordinator's identity."""
+
+_PATH = re.compile(r"/[A-Za-z0-9._/-]{1,200}\Z")
 
 LOST_SECONDS = 2
 """So long a shadow tries to reach a machine again that the connection to has ended."""
@@ -40,12 +41,14 @@ class PoolSettings(msgspec.Struct, frozen=True):
     lease_seconds: how long a job and its VM wait for each other, when the VM is paused or the schedd was restarted:
     longer than any VM is paused (`model/policy.py`, GRACE_SECONDS_MOST).
     housekeeping_seconds: how often the collector throws out ads that are over.
+    ended: the file of VMs that have ended, written by the coordinator (`pool.ended` there) and read by the collector.
     """
 
     trust_domain: str = "deskgrid"
     key: str = "deskgrid"
     lease_seconds: int = 900
     housekeeping_seconds: int = 30
+    ended: str = "/var/lib/deskgrid/ended-vms"
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -120,6 +123,8 @@ def _check(settings: PoolSettings) -> None:
         )
         if number < least
     ]
+    if not _PATH.match(settings.ended):
+        faults.append(f"pool setting ended: got {settings.ended!r}, expected an absolute path without blanks")
     if faults:
         raise ValueError("; ".join(faults))
 
@@ -151,23 +156,78 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 "get their connections from it as it has set them.",
             ),
             Setting(
-                "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridImage",
+                "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridLease DeskgridImage DeskgridImageAgain "
+                "DeskgridImageOnly",
                 "Adds to the transforms that this schedd may have already.",
             ),
             Setting(
-                "JOB_TRANSFORM_DeskgridImage @=end\n"
-                "   NAME a job that names an image runs only in that image\n"
-                "   REQUIREMENTS isString(MY.vm_name)\n"
-                "   COPY Requirements DeskgridSubmittedRequirements\n"
-                "   SET Requirements (MY.DeskgridSubmittedRequirements) && (TARGET.vm_name == MY.vm_name)\n"
+                "JOB_TRANSFORM_DeskgridLease @=end\n"
+                "   NAME a job that names an image waits as long as it should for a machine that it has lost\n"
+                f"   REQUIREMENTS {_NAMES_AN_IMAGE}\n"
                 f"   SET JobLeaseDuration {lease}\n"
                 "@end",
+                "The lease is as above, whatever the job asks for. Jobs that run on the submit server itself "
+                "(scheduler universe, so DAGMan; local; grid) are left alone, here and below.",
+            ),
+            Setting(
+                _transform("DeskgridImage", f"! {_mentions(_KEPT, _KEPT_AGAIN)}", _KEPT),
                 "The job's own Requirements stay and are joined by the image's name, compared as values. They are "
                 "referred to, not pasted in: HTCondor would expand macros in a pasted text, and so give away this "
-                "configuration to whoever writes a job. The lease is as above.",
+                "configuration to whoever writes a job. Applied again, as HTCondor does to each job of a factory "
+                "(max_materialize, max_idle), it changes nothing: Requirements that refer to the attribute already are "
+                "not kept under that name a second time, since they would then refer to themselves.",
+            ),
+            Setting(
+                _transform(
+                    "DeskgridImageAgain",
+                    f"{_mentions(_KEPT, _KEPT_AGAIN)} && ! {_mentions(_KEPT_AGAIN)} && ! {_joined()}",
+                    _KEPT_AGAIN,
+                ),
+                "A job may write any attribute, this one too, and another server may have added to Requirements that "
+                "were joined before: such Requirements are kept under another name.",
+            ),
+            Setting(
+                _transform("DeskgridImageOnly", f"{_mentions(_KEPT_AGAIN)} && ! {_joined()}", None),
+                "Nor can that name be taken twice. Of a job that has come so far, through three servers or on purpose, "
+                "only the image's name is asked; a machine weighs the job's size by itself.",
+            ),
+            Setting(
+                "SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False",
+                "HTCondor 25.11 and later offer a user so many matches in one negotiation, 20 as it comes, and a match "
+                "with a machine that could be started counts though it starts nothing: a second image of the same user "
+                "would not be seen until the first is served. How many transfers run at once stays bounded. Earlier "
+                "versions don't know this setting.",
             ),
         ),
     )
+
+
+_NAMES_AN_IMAGE = " && ".join(("isString(MY.vm_name)", *(f"JobUniverse =!= {number}" for number in ON_SERVER)))
+_KEPT, _KEPT_AGAIN = "DeskgridSubmittedRequirements", "DeskgridFurtherRequirements"
+
+
+def _transform(name: str, when: str, kept: str | None) -> str:
+    """A transform that joins a job's Requirements, kept as the attribute `kept`, with its image's name."""
+    own = f"(MY.{kept}) && " if kept else ""
+    copy = f"   COPY Requirements {kept}\n" if kept else ""
+    return (
+        f"JOB_TRANSFORM_{name} @=end\n"
+        "   NAME a job that names an image runs only in that image\n"
+        f"   REQUIREMENTS {_NAMES_AN_IMAGE} && {when}\n"
+        f"{copy}   SET Requirements {own}(TARGET.vm_name == MY.vm_name)\n"
+        "@end"
+    )
+
+
+def _mentions(*kept: str) -> str:
+    """Whether a job's Requirements name one of these attributes."""
+    return f'regexp("{"|".join(kept)}", unparse(Requirements), "i")'
+
+
+def _joined() -> str:
+    """Whether a job's Requirements are what a transform makes of them, however HTCondor writes that."""
+    joined = f"^[ (]*MY[.]({_KEPT}|{_KEPT_AGAIN})[ )]*&&[ (]*TARGET[.]vm_name *== *MY[.]vm_name[ )]*$"
+    return f'regexp("{joined}", unparse(Requirements), "i")'
 
 
 def _lease(settings: PoolSettings) -> str:
@@ -201,24 +261,26 @@ def _negotiation() -> DropIn:
 
 
 def _security(settings: PoolSettings) -> DropIn:
-    vm, coordinator = f"{VM_USER}@{settings.trust_domain}", f"{COORDINATOR_USER}@{settings.trust_domain}"
+    vm, coordinator = identities(settings.trust_domain), f"{COORDINATOR_USER}@{settings.trust_domain}"
     return DropIn(
         path="60-deskgrid-security.conf",
-        why="All daemons: VMs authenticate with tokens of a signing key of their own, and all traffic is encrypted.",
+        why="All daemons: VMs authenticate with tokens of a signing key of their own. Whether others must authenticate "
+        "is left as this pool has it: VMs and coordinator insist on it, and on encryption, from their side.",
         settings=(
             Setting(f"TRUST_DOMAIN = {settings.trust_domain}", "The issuer in the tokens; VMs are told the same."),
             Setting(
-                "SEC_DEFAULT_AUTHENTICATION = REQUIRED\n"
-                "SEC_DEFAULT_ENCRYPTION = REQUIRED\n"
-                "SEC_DEFAULT_INTEGRITY = REQUIRED",
-                "No daemon listens to somebody it does not know, and nothing can be read or changed on the way. The "
-                "list of methods is left as it is; IDTOKENS is in HTCondor's default.",
+                "DESKGRID_OWN_MACHINES = $(ALLOW_DAEMON)\n"
+                "if $(LEGACY_ALLOW_SEMANTICS:False)\n"
+                "   DESKGRID_OWN_MACHINES = $(ALLOW_DAEMON:$(ALLOW_WRITE))\n"
+                "endif",
+                "Who may advertise machines here while the two settings below are not set: HTCondor takes ALLOW_DAEMON "
+                "for them, and ALLOW_WRITE for that in pools that keep the ways of 8.8. It may still.",
             ),
             Setting(
-                f"ALLOW_ADVERTISE_STARTD = $(ALLOW_ADVERTISE_STARTD) {vm} {coordinator}\n"
-                f"ALLOW_ADVERTISE_MASTER = $(ALLOW_ADVERTISE_MASTER) {vm} {coordinator}\n"
+                f"ALLOW_ADVERTISE_STARTD = $(ALLOW_ADVERTISE_STARTD:$(DESKGRID_OWN_MACHINES)) {vm} {coordinator}\n"
+                f"ALLOW_ADVERTISE_MASTER = $(ALLOW_ADVERTISE_MASTER:$(DESKGRID_OWN_MACHINES)) {vm} {coordinator}\n"
                 f"ALLOW_READ = $(ALLOW_READ) {vm} {coordinator}",
-                "What the identity in a VM's token may do; the token itself is limited to the same three. It is "
+                "What the identities in VMs' tokens may do; a token itself is limited to the same three. It is "
                 f"signed with the key {settings.key!r} in SEC_PASSWORD_DIRECTORY: removing that file revokes the "
                 "tokens of all VMs and of nothing else. The coordinator advertises offline ads and takes the ads of "
                 "VMs that are gone out of the collector.",
@@ -230,12 +292,34 @@ def _security(settings: PoolSettings) -> DropIn:
 def _lifetimes(settings: PoolSettings) -> DropIn:
     return DropIn(
         path="60-deskgrid-collector.conf",
-        why="Collector: ads of VMs that are gone don't linger.",
+        why="Collector: a VM speaks for itself only, and ads of VMs that are gone don't linger.",
         settings=(
             Setting(
                 f"HOUSEKEEPER_INTERVAL = {settings.housekeeping_seconds}",
                 "How often the collector looks for ads whose lifetime is over; the default is 300 seconds. VMs and "
                 "offline ads carry a short lifetime of their own.",
+            ),
+            Setting(
+                f"COLLECTOR_REQUIREMENTS = ($(COLLECTOR_REQUIREMENTS:True)) && {requirements()}",
+                "Each VM has an identity of its own, with the time of its end in it. Its ads are those that bear its "
+                "own id and name, and only until then; it can't overwrite another's, nor pretend an offline ad. "
+                "Ads of everybody else are taken as before.",
+            ),
+            Setting(
+                f"COLLECTOR_CLASSAD_USER_MAP_NAMES = $(COLLECTOR_CLASSAD_USER_MAP_NAMES) {ENDED_MAP}\n"
+                f"CLASSAD_USER_MAPFILE_{ENDED_MAP} = {settings.ended}\n"
+                "COLLECTOR.ALLOW_ADMINISTRATOR = $(COLLECTOR.ALLOW_ADMINISTRATOR:$(ALLOW_ADMINISTRATOR)) "
+                f"{COORDINATOR_USER}@{settings.trust_domain}",
+                "VMs that have ended, and all of a desktop that was revoked: their tokens are dead at once, whatever "
+                "connection is still open. The coordinator writes the file and lets the collector read it again "
+                "(condor_reconfig), which is all that it administers.",
+            ),
+            Setting(
+                "IGNORE_INVALIDATE = True",
+                "Whoever may advertise a machine may also take the ads of any other machine away, and the collector "
+                "does not look who it is: one VM could empty the pool. So the collector does not obey such commands; "
+                "ads end by their lifetime, and those of VMs are written over by the coordinator. The price: the ads "
+                "of an ordinary node that is shut down stay for their 15 minutes.",
             ),
             Setting(
                 "TCP_KEEPALIVE_INTERVAL = 15",

@@ -35,6 +35,8 @@ class Pool(Protocol):
     - return within its time limit, whatever the daemons do;
     - quote every text that came from outside before it meets a ClassAd expression;
     - be idempotent: advertising an ad twice, withdrawing an ad that is not there, forgetting an unknown VM is no error;
+    - know a schedd of another pool that flocks here as foreign: it is not asked for its jobs; whatever a schedd refuses
+      leaves `idle` known for all others;
     - keep `OfflineMatches` alive over a refresh: demand seen once may not vanish because we refreshed the ad.
     """
 
@@ -48,13 +50,16 @@ class Pool(Protocol):
         """Read matches, idle jobs that name an image, and our machines. Never raises PoolError: see PoolSnapshot."""
 
     def mint_token(self, vm_id: str, lifetime_seconds: int) -> str:
-        """Return an IDTOKEN for one VM that can advertise a startd and its master, and read; nothing else.
+        """Return an IDTOKEN of this VM alone: it can advertise this VM's startd and master, and read; nothing else.
+
+        It can be renewed: a later one is as good. It is dead after its lifetime, and once the VM has been forgotten.
 
         Raises: PoolError.
         """
 
     def forget_vm(self, vm_id: str) -> None:
-        """Take the Machine, StartDaemon and DaemonMaster ads of this VM out of the collector at once.
+        """Take the Machine, StartDaemon and DaemonMaster ads of this VM out of the collector at once, and for good:
+        no token of it counts any more.
 
         Raises: PoolError.
         """

@@ -21,18 +21,33 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-import msgspec
 import psutil
 
 from deskgrid.host.entry import enter, run_in, tidy
 from deskgrid.host.process import Finished, kill_group
+from deskgrid.host.programs import ENVIRONMENT
 from deskgrid.host.trees import Tree
 from deskgrid.pool.config import COORDINATOR_USER
 from deskgrid.pool.head import Folders, HeadSettings
-from deskgrid.pool.place import EmbeddedError, State, check_port, daemons_of, end, folders_of, free_port, prepare
+from deskgrid.pool.place import (
+    EmbeddedError,
+    State,
+    check_binds,
+    check_port,
+    daemons_of,
+    end,
+    folders_of,
+    free_port,
+    last_state,
+    prepare,
+    usual_port,
+)
 from deskgrid.pool.reach import Reach
 
 __all__ = ["EmbeddedError", "EmbeddedPool", "free_port"]
+
+_COORDINATOR_SCOPES = ("READ", "ADVERTISE_STARTD", "ADVERTISE_MASTER", "ADMINISTRATOR")
+"""The last one of the collector only, to let it read again which VMs have ended."""
 
 
 class EmbeddedPool:
@@ -58,7 +73,8 @@ class EmbeddedPool:
 
         Args:
             folder: its folder, made if missing; becomes the property of the tree's account.
-            binds: further folders that jobs use as their initial working directory.
+            binds: further folders that jobs use as their initial working directory. They get no rights by it: only
+                what the tree's account may reach anyway is bound.
             waiting: called now and then, for a spinner.
 
         Raises:
@@ -69,8 +85,9 @@ class EmbeddedPool:
         if cls.find(tree, folder) is not None:
             raise EmbeddedError(f"embedded pool {folder}: it runs already; stop it or choose another folder")
         end(daemons_of(folders))
-        port = settings.port or free_port()
+        port = settings.port or usual_port(folders)
         check_port(port)
+        check_binds(tree.account, binds)
         state = State(port, settings.guest_host, settings.pool.trust_domain, settings.pool.key, tuple(map(str, binds)))
         prepare(tree.account, folders, settings, state)
         pool = cls(tree, folders, state, None)
@@ -87,9 +104,8 @@ class EmbeddedPool:
     def find(cls, tree: Tree, folder: Path) -> "EmbeddedPool | None":
         """Return the pool that runs in this folder, or None."""
         folders = folders_of(folder)
-        try:
-            state = msgspec.json.decode((folders.run / "pool.json").read_bytes(), type=State)
-        except (OSError, msgspec.DecodeError):
+        state = last_state(folders)
+        if state is None:
             return None
         pool = cls(tree, folders, state, None)
         return pool if pool.master_pid() is not None else None
@@ -109,6 +125,15 @@ class EmbeddedPool:
         """A folder for submit files and job output that the pool's daemons can see."""
         return self.folders.run / "jobs"
 
+    @property
+    def binds(self) -> tuple[Path, ...]:
+        """Folders of others that the pool's daemons see."""
+        return tuple(map(Path, self.state.binds))
+
+    def sees(self, folder: Path) -> bool:
+        """Whether the pool's daemons see this folder, and so jobs may be submitted there."""
+        return any(folder.is_relative_to(seen) for seen in self._binds())
+
     def reach(self, timeout_seconds: float = 20.0) -> Reach:
         """How the coordinator, under the same account but in any process, reaches this pool."""
         return Reach(
@@ -119,6 +144,7 @@ class EmbeddedPool:
             keys=str(self.folders.keys),
             key=self.state.key,
             trust_domain=self.state.trust_domain,
+            ended=str(self.folders.ended),
             timeout_seconds=timeout_seconds,
         )
 
@@ -165,7 +191,8 @@ class EmbeddedPool:
                 self._process.wait(timeout=5)
         end(daemons_of(self.folders))
         self.folders.pid.unlink(missing_ok=True)
-        tidy(self.tree, self.folders.run)
+        for bind in self._binds():
+            tidy(self.tree, bind)
 
     def __enter__(self) -> "EmbeddedPool":
         return self
@@ -176,18 +203,18 @@ class EmbeddedPool:
         self.stop()
 
     def _binds(self) -> tuple[Path, ...]:
-        return (self.folders.run, *map(Path, self.state.binds))
+        return (self.folders.run, *self.binds)
 
     def _env(self) -> dict[str, str]:
         return {"CONDOR_CONFIG": str(self.folders.config), "HOME": str(self.folders.run)}
 
     def _make_token(self) -> None:
-        """Give the coordinator its token, once; HTCondor writes it readable by the account only."""
-        if any(self.folders.tokens.iterdir()):
-            return
+        """Give the coordinator its token; HTCondor writes it readable by the account only."""
+        for old in self.folders.tokens.iterdir():
+            old.unlink()
         argv = ["condor_token_create", "-key", self.state.key, "-token", "coordinator"]
         argv += ["-identity", f"{COORDINATOR_USER}@{self.state.trust_domain}"]
-        argv += [word for scope in ("READ", "ADVERTISE_STARTD", "ADVERTISE_MASTER") for word in ("-authz", scope)]
+        argv += [word for scope in _COORDINATOR_SCOPES for word in ("-authz", scope)]
         folder = {"_CONDOR_SEC_TOKEN_DIRECTORY": str(self.folders.tokens)}
         made = run_in(self.tree, argv, 20, self._binds(), {**self._env(), **folder})
         if not made.ok:
@@ -196,7 +223,9 @@ class EmbeddedPool:
     def _spawn(self) -> "subprocess.Popen[bytes]":
         argv = self.argv(["condor_master", "-f", "-pidfile", str(self.folders.pid)])
         with (self.folders.run / "log/start.log").open("wb") as log:
-            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
+            )
 
     def _await(self, timeout_seconds: float, waiting: Callable[[], None]) -> None:
         """Wait until the collector knows schedd and negotiator."""

@@ -21,6 +21,7 @@ import psutil
 from deskgrid.host.entry import enter
 from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.host.process import kill_group
+from deskgrid.host.programs import ENVIRONMENT
 from deskgrid.host.trees import Tree
 
 _FOLDERS = ("etc", "log", "spool", "execute", "lock")
@@ -73,6 +74,7 @@ class ExecuteNode:
         with (folder / "log/start.log").open("wb") as log:
             process = subprocess.Popen(
                 [*prefix, *enter(tree, argv, [folder], env)],
+                env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from deskgrid.model.names import BadName, name
-from deskgrid.model.pool import Job, JobGroup, Machine, Match, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import Foreign, Job, JobGroup, Machine, Match, OfflineAd, PoolSnapshot
 from deskgrid.pool.contract import Partial, Refused, Unreachable
 from deskgrid.pool.fake_world import COMPLETED, IDLE, REMOVED, RUNNING, Faults, Group, Slot, Task
 
@@ -44,6 +44,7 @@ class FakePool:
         self._ads: set[OfflineAd] = set()
         self._expected: set[OfflineAd] = set()
         self._matches: dict[OfflineAd, tuple[Match, ...]] = {}
+        self._abroad: dict[str, dict[Group, int]] = {}
         self._unknown_until: datetime | None = None
         self._numbers = itertools.count(1)
 
@@ -77,7 +78,8 @@ class FakePool:
         if self.faults.schedd_down:
             faults.append(f"schedd {self.schedd}: no answer")
         idle = None if self.faults.schedd_down else self._groups()
-        return PoolSnapshot(at, matched, idle, found, tuple(faults))
+        foreign = tuple(Foreign(schedd, sum(groups.values())) for schedd, groups in sorted(self._abroad.items()))
+        return PoolSnapshot(at, matched, idle, found, tuple(faults), foreign)
 
     def mint_token(self, vm_id: str, lifetime_seconds: int) -> str:
         """See Pool.mint_token."""
@@ -128,6 +130,10 @@ class FakePool:
             self._tasks[task.id] = task
             self._wait(task)
         return tuple(task.id for task in tasks)
+
+    def flock(self, schedd: str, vm_name: str, count: int) -> None:
+        """So many jobs of another pool's schedd wait and may be matched here."""
+        self._abroad.setdefault(schedd, {})[vm_name, 1, 128] = count
 
     def join(self, vm_id: str, image: str, desktop: str, cpus: int = 1, memory_mb: int = 1024) -> None:
         """A machine's startd reports for the first time."""
@@ -186,6 +192,12 @@ class FakePool:
                 for group, tasks in self._idle.items()
                 if tasks and _fits(group, ad)
             )
+            found += tuple(
+                Match(ad.image, ad.size, schedd, number, count, now)
+                for schedd, groups in self._abroad.items()
+                for number, (group, count) in enumerate(groups.items(), start=1)
+                if _fits(group, ad)
+            )
             if found:
                 self._matches[ad] = found
 
@@ -222,10 +234,10 @@ class FakePool:
 
     def _known_matches(self) -> tuple[Match, ...]:
         """Each group counts on the smallest size that it was matched with."""
-        chosen: dict[tuple[str, int], Match] = {}
+        chosen: dict[tuple[str, str, int], Match] = {}
         for found in self._matches.values():
             for match in found:
-                key = (match.image, match.autocluster)
+                key = (match.image, match.schedd, match.autocluster)
                 if key not in chosen or match.size < chosen[key].size:
                     chosen[key] = match
         return tuple(chosen[key] for key in sorted(chosen))

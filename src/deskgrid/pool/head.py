@@ -58,6 +58,11 @@ class Folders(msgspec.Struct, frozen=True):
         return self.run / "etc/coordinator.d"
 
     @property
+    def ended(self) -> Path:
+        """The file of VMs that have ended."""
+        return self.run / "etc/ended-vms"
+
+    @property
     def pid(self) -> Path:
         """The file in which the master writes its process id."""
         return self.run / "master.pid"
@@ -155,6 +160,9 @@ def _security(settings: HeadSettings, folders: Folders) -> Setting:
         "ADVERTISE_STARTD ADVERTISE_SCHEDD ADVERTISE_MASTER CLIENT"
     )
     return Setting(
+        "SEC_DEFAULT_AUTHENTICATION = REQUIRED\n"
+        "SEC_DEFAULT_ENCRYPTION = REQUIRED\n"
+        "SEC_DEFAULT_INTEGRITY = REQUIRED\n"
         "SEC_DEFAULT_AUTHENTICATION_METHODS = FS, IDTOKENS\n"
         f"SEC_PASSWORD_DIRECTORY = {folders.keys}\n"
         f"SEC_TOKEN_POOL_SIGNING_KEY_FILE = {folders.keys}/{settings.pool.key}\n"

@@ -12,23 +12,27 @@ RegisterAttemptedOfflineMatch). What makes one ad of each kind enough:
 
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
+from deskgrid.core.promise import belongs
 from deskgrid.model.lease import Size
+from deskgrid.model.moment import moment_of
 from deskgrid.model.names import name
 from deskgrid.model.pool import Match, OfflineAd
-from deskgrid.pool.ads import Ad, Expression, Value, ad_text, integer_of, quote, text_of
+from deskgrid.pool.ads import Ad, Expression, Value, ad_text, integer_of, is_safe, moment_at, quote, text_of
 
 MARK = "deskgrid_offline"
 """The attribute that tells our offline ads from others'."""
 
 _MIB = 1 << 20
 _PREFIX = "deskgrid-offline-"
-_NAME = re.compile(r"deskgrid-offline-(.+)-(\d+)x(\d+)\Z")
+_NAME = re.compile(r"deskgrid-offline-(.+)-([0-9]{1,4})x([0-9]{1,9})\Z")
 _ADDRESS = "<127.0.0.1:1>"
 _MEMORY = timedelta(minutes=10)
+_JOBS = 10_000_000
+"""More jobs than that are in no queue: such a count is no count."""
 _MATCHES = 1000
 """How many groups of jobs one ad can be matched with in one cycle."""
 
@@ -58,7 +62,12 @@ def offline_ad(ad: OfflineAd, lifetime_seconds: int, previous: Ad | None = None)
         "TotalMemory": ad.size.memory_bytes // _MIB,
         "Disk": ad.disk_bytes // 1024,
         "TotalDisk": ad.disk_bytes // 1024,
-        **_PLAIN,
+        "DetectedCpus": ad.size.cpus,
+        "TotalSlotCpus": ad.size.cpus,
+        "TotalSlotMemory": ad.size.memory_bytes // _MIB,
+        "TotalSlotDisk": ad.disk_bytes // 1024,
+        **(_PLAIN if not ad.says else {name: _PLAIN[name] for name in _PLAIN if not belongs(name)}),
+        **{one.name: Expression(one.text) for one in ad.says if belongs(one.name)},
         "ClassAdLifetime": lifetime_seconds,
         **_carried(previous),
     }
@@ -99,7 +108,7 @@ def _carried(previous: Ad | None) -> dict[str, Value | Expression]:
     """What the negotiator wrote, as attributes again."""
     records = [] if previous is None else _records(previous)
     at = None if previous is None else integer_of(previous, "MachineLastMatchTime")
-    if not records or at is None:
+    if not records or moment_of(at) is None:
         return {}
     inner = ", ".join(
         f"[ Scheduler = {quote(address)}; AutoclusterID = {cluster}; RequestCount = {count} ]"
@@ -120,7 +129,13 @@ def _records(ad: Ad) -> list[tuple[str, int, int]]:
         if isinstance(entry, dict):
             address = text_of(entry, "Scheduler")
             cluster, count = integer_of(entry, "AutoclusterID"), integer_of(entry, "RequestCount")
-            if address is not None and cluster is not None and count is not None and "\\" not in address:
+            if (
+                address is not None
+                and cluster is not None
+                and count is not None
+                and 0 < count <= _JOBS
+                and is_safe(address)
+            ):
                 found.append((address, cluster, count))
     return found
 
@@ -134,10 +149,9 @@ def matches(ads: Iterable[Ad], schedds: Mapping[str, str]) -> tuple[Match, ...]:
     """
     counted: dict[tuple[str, Size, str, int], tuple[int, datetime]] = {}
     for ad in ads:
-        image, size, at = text_of(ad, "vm_name"), _size(ad), integer_of(ad, "MachineLastMatchTime")
-        if image is None or size is None or at is None:
+        image, size, moment = text_of(ad, "vm_name"), _size(ad), moment_at(ad, "MachineLastMatchTime")
+        if image is None or size is None or moment is None:
             continue
-        moment = datetime.fromtimestamp(at, UTC)
         for address, cluster, count in _records(ad):
             key = (image, size, schedds.get(address, address), cluster)
             counted[key] = (counted.get(key, (0, moment))[0] + count, moment)

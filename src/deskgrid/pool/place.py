@@ -1,8 +1,10 @@
 """The place of an embedded pool: its folder made ready, its port free, nothing of an earlier life still running."""
 
 import hashlib
+import os
 import secrets
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import psutil
 from deskgrid.host.account import Account, become
 from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.host.process import run
+from deskgrid.host.trees import Tree
+from deskgrid.model.outside import read_json
 from deskgrid.pool.config import dropins
 from deskgrid.pool.head import Folders, HeadSettings, collector_address, head_dropin, main_config
 
@@ -48,6 +52,55 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def last_state(folders: Folders) -> State | None:
+    """What the pool in this folder last was, running or not."""
+    try:
+        return read_json((folders.run / "pool.json").read_bytes(), type=State)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def usual_port(folders: Folders) -> int:
+    """Return the port that the pool had, since settings elsewhere name it; a free one if it had none or it is taken."""
+    state = last_state(folders)
+    if state is not None:
+        with suppress(EmbeddedError):
+            check_port(state.port)
+            return state.port
+    return free_port()
+
+
+def job_folders(tree: Tree, named: Sequence[Path] | None) -> tuple[Path, ...]:
+    """The folders that HTCondor shall see beside its own.
+
+    Args:
+        named: what the caller wishes. None: the home folder and the one in which we are, of an ordinary user; none of
+            root's, since the pool's account has no business there.
+    """
+    if named is not None:
+        return tuple(path.resolve() for path in named)
+    if os.geteuid() == 0:
+        return ()
+    wished = (Path.home().resolve(), Path.cwd())
+    found = tuple(path for path in dict.fromkeys(wished) if path.is_dir() and _free_in(tree, path))
+    return found[:1] if found[1:] and found[1].is_relative_to(found[0]) else found
+
+
+def _free_in(tree: Tree, path: Path) -> bool:
+    """Whether a folder can be put into the tree without hiding something of the tree's own."""
+    there = tree.root / path.relative_to("/")
+    return len(path.parts) > 2 and not any(files for _, _, files in os.walk(there))
+
+
+def check_binds(account: Account, binds: Sequence[Path]) -> None:
+    """Raises: EmbeddedError: the pool's account can't reach one of them; to be bound must give it nothing."""
+    for path in binds:
+        if not run([*become(account), "test", "-r", str(path), "-a", "-x", str(path)], 10).ok:
+            raise EmbeddedError(
+                f"folder for jobs: got {path}, expected one that user {account.uid} can reach, who runs the pool"
+            )
 
 
 def daemons_of(folders: Folders) -> list[psutil.Process]:
@@ -96,7 +149,8 @@ def prepare(account: Account, folders: Folders, settings: HeadSettings, state: S
         write_atomic(key, secrets.token_hex(64).encode(), 0o600, account)
     write_atomic(folders.config, main_config(folders).encode(), owner=account)
     write_atomic(folders.collector_address, collector_address(state.port).encode(), owner=account)
-    for file in (head_dropin(settings, folders, state.port), *dropins(settings.pool)):
+    own = msgspec.structs.replace(settings.pool, ended=str(folders.ended))
+    for file in (head_dropin(settings, folders, state.port), *dropins(own)):
         write_atomic(folders.dropins / file.path, file.text.encode(), owner=account)
     write_atomic(folders.run / "pool.json", msgspec.json.encode(state), owner=account)
     folders.pid.unlink(missing_ok=True)

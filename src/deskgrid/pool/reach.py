@@ -5,20 +5,21 @@ entering the tree. The caller authenticates with an IDTOKEN of its own from a fo
 the environment.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from deskgrid.host.account import Account, become
 from deskgrid.host.entry import NoWay, direct
 from deskgrid.host.process import Finished, run
+from deskgrid.host.programs import environment
 from deskgrid.pool.contract import Partial, PoolError, Refused, Unreachable
 
 _DENIED = ("DENIED", "not authorized", "Permission denied", "AUTHENTICATE:", "Failed to read file", "Not authorized")
 _SENTENCE_CHARACTERS = 300
-_SBIN = frozenset({"condor_advertise"})
+_SBIN = frozenset({"condor_advertise", "condor_reconfig"})
 
 
 class Reach(msgspec.Struct, frozen=True):
@@ -29,6 +30,7 @@ class Reach(msgspec.Struct, frozen=True):
     account: who the tools run as when the caller is root; None: the caller.
     tokens: folder with the caller's IDTOKEN. keys: folder with the signing key; "": as configured. key: the signing
     key's name. trust_domain: HTCondor's TRUST_DOMAIN.
+    ended: the file in which the collector finds the VMs that have ended; "": it was told of none.
     timeout_seconds: for one call of the contract, however many tools it runs.
     """
 
@@ -39,7 +41,8 @@ class Reach(msgspec.Struct, frozen=True):
     keys: str = ""
     key: str = "deskgrid"
     trust_domain: str = "deskgrid"
-    timeout_seconds: float = 20.0
+    ended: str = ""
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=600)] = 20.0
 
 
 def run_tool(reach: Reach, argv: Sequence[str], timeout_seconds: float, stdin: str = "") -> str:
@@ -67,13 +70,15 @@ def _argv(reach: Reach, argv: Sequence[str]) -> list[str]:
 
 
 def _environment(reach: Reach) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    kept = environment("HOME")
     chosen = {
         "CONDOR_CONFIG": reach.config,
         "_CONDOR_SEC_TOKEN_DIRECTORY": reach.tokens,
         "_CONDOR_SEC_PASSWORD_DIRECTORY": reach.keys,
         "_CONDOR_SEC_CLIENT_AUTHENTICATION_METHODS": "IDTOKENS" if reach.tokens else "",
     }
+    if reach.tokens:  # whatever the pool asks of others
+        chosen |= {f"_CONDOR_SEC_CLIENT_{what}": "REQUIRED" for what in ("AUTHENTICATION", "ENCRYPTION", "INTEGRITY")}
     return {**kept, "LANG": "C.UTF-8", **{name: value for name, value in chosen.items() if value}}
 
 

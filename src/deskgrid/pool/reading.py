@@ -1,70 +1,95 @@
 """What HTCondor's tools print, as the values of model/pool.py. Pure; one place for every attribute that we read."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 import msgspec
 
-from deskgrid.model.pool import Job, JobGroup, Machine
-from deskgrid.pool.ads import Ad, expression_of, integer_of, text_of, unparsed
+from deskgrid.model.pool import ON_SERVER, Job, JobGroup, Machine
+from deskgrid.pool.ads import MOST, Ad, expression_of, integer_of, moment_at, text_of, unparsed
+from deskgrid.pool.identities import is_vms
 from deskgrid.pool.offline import MARK
 
 COLLECTOR_ATTRIBUTES = (
     "MyType,Name,Machine,MyAddress,vm_name,deskgrid_vm_id,deskgrid_desktop,State,JobId,DaemonStartTime,"
     "MachineLastMatchTime,MachineMatchCount,OfflineMatches,AuthenticatedIdentity,StatsLastUpdateTime,StatsLifetime,"
-    + MARK
+    "CondorVersion,ScheddName,SubmitterTag,IdleJobs," + MARK
 )
 COLLECTOR_QUESTION = (
-    'MyType == "Scheduler" || MyType == "Collector" || '
+    'MyType == "Scheduler" || MyType == "Collector" || MyType == "Negotiator" || MyType == "Submitter" || '
     f'(MyType == "Machine" && ({MARK} =?= true || isString(deskgrid_vm_id)))'
 )
 """One question for all that a snapshot needs of the collector: one answer is of one moment."""
 
-IDLE_QUESTION = "JobStatus == 1 && isString(vm_name)"
+IDLE_QUESTION = "JobStatus == 1 && isString(vm_name)" + "".join(f" && JobUniverse =!= {one}" for one in ON_SERVER)
 IDLE_COLUMNS = ("int(AutoClusterId)", "int(RequestCpus)", "int(RequestMemory)", "unparse(vm_name)")
 """Columns that a job can't forge: numbers, and text with its control characters escaped, at the end of the line."""
 
+_DIGITS = re.compile(r"[0-9]{1,18}\Z")
+
 JOB_ATTRIBUTES = (
     "ClusterId,ProcId,Owner,User,JobStatus,vm_name,RequestCpus,RequestMemory,Requirements,"
-    "DeskgridSubmittedRequirements,AutoClusterId,HoldReason,RemoteHost,LastMatchTime,NumShadowStarts"
+    "DeskgridSubmittedRequirements,DeskgridFurtherRequirements,AutoClusterId,HoldReason,RemoteHost,LastMatchTime,"
+    "NumShadowStarts,JobUniverse,WantContainer,WantDocker"
 )
+JOB_COLUMNS = ("int(RequestCpus)", "int(RequestMemory)", "int(RequestDisk)", "isString(vm_name)")
+"""What of a job may be an expression, evaluated: see `job_of`."""
 
 
 class Answer(msgspec.Struct, frozen=True):
     """What the collector said, sorted.
 
     collector_started: when it started, in seconds of its own clock, give or take one; None: its ad is not there yet.
-    schedds: names by address. offline: our offline ads. slots: those of our VMs.
+    schedds: names by address. offline: our offline ads. slots: those of our VMs. waiting: how many
+    jobs of each schedd that has submitters here wait, as their ads say. foreign: those of them that flock here.
+    versions: CondorVersion by who it is of: "collector", "negotiator", or the name of a schedd.
     """
 
     collector_started: int | None
     schedds: dict[str, str]
     offline: tuple[Ad, ...]
     slots: tuple[Ad, ...]
+    waiting: dict[str, int] = {}
+    foreign: frozenset[str] = frozenset()
+    versions: dict[str, str] = {}
 
 
-def sort_answer(ads: Iterable[Ad], vm_identity: str) -> Answer:
-    """Sort the collector's answer to COLLECTOR_QUESTION.
-
-    Args:
-        vm_identity: what came with the identity of a VM is no offline ad of ours, whatever it says.
-    """
+def sort_answer(ads: Iterable[Ad]) -> Answer:
+    """Sort the collector's answer to COLLECTOR_QUESTION. What came from a VM is no offline ad, whatever it says."""
     started: int | None = None
     schedds: dict[str, str] = {}
-    offline, slots = [], []
+    offline, slots, submitters, versions = [], [], list[Ad](), dict[str, str]()
     for ad in ads:
         kind, name = text_of(ad, "MyType"), text_of(ad, "Name")
         if kind == "Collector":
             started = _collector_start(ad) or started
+            versions["collector"] = text_of(ad, "CondorVersion") or ""
+        elif kind == "Negotiator":
+            versions["negotiator"] = text_of(ad, "CondorVersion") or ""
+        elif kind == "Submitter":
+            submitters.append(ad)
         elif kind == "Scheduler" and name is not None:
             schedds[text_of(ad, "MyAddress") or name] = name
+            versions[name] = text_of(ad, "CondorVersion") or ""
         elif ad.get(MARK) is True:
-            if ad.get("AuthenticatedIdentity") != vm_identity:
+            if not is_vms(ad):
                 offline.append(ad)
         elif kind == "Machine":
             slots.append(ad)
-    return Answer(started, schedds, tuple(offline), tuple(slots))
+    waiting, own = _submitting(submitters)
+    return Answer(started, schedds, tuple(offline), tuple(slots), waiting, frozenset(waiting) - own, versions)
+
+
+def _submitting(submitters: Iterable[Ad]) -> tuple[dict[str, int], set[str]]:
+    """How many jobs of each schedd wait; and those of this pool, some submitter of which bears no tag."""
+    waiting, own = dict[str, int](), set[str]()
+    for ad in submitters:
+        schedd = text_of(ad, "ScheddName")
+        if schedd is not None:
+            waiting[schedd] = waiting.get(schedd, 0) + max(0, integer_of(ad, "IdleJobs") or 0)
+            own |= set() if text_of(ad, "SubmitterTag") else {schedd}
+    return waiting, own
 
 
 def _collector_start(ad: Ad) -> int | None:
@@ -85,7 +110,7 @@ def machines(slots: Iterable[Ad]) -> tuple[Machine, ...]:
 
 def _machine(vm_id: str, slots: list[Ad]) -> Machine:
     first = slots[0]
-    starts = [start for slot in slots if (start := integer_of(slot, "DaemonStartTime")) is not None]
+    starts = [start for slot in slots if (start := moment_at(slot, "DaemonStartTime")) is not None]
     jobs = {job for slot in slots if (job := text_of(slot, "JobId")) is not None}
     return Machine(
         vm_id=vm_id,
@@ -94,14 +119,14 @@ def _machine(vm_id: str, slots: list[Ad]) -> Machine:
         desktop=text_of(first, "deskgrid_desktop") or "",
         claimed=any(slot.get("State") == "Claimed" for slot in slots),
         jobs=tuple(sorted(jobs)),
-        joined_at=datetime.fromtimestamp(min(starts), UTC) if starts else None,
+        joined_at=min(starts, default=None),
     )
 
 
 def idle_groups(schedd: str, text: str) -> tuple[JobGroup, ...]:
     """Count the rows of IDLE_COLUMNS. Raises: ValueError for a row that is cut off."""
     rows: Counter[tuple[int, int, int, str]] = Counter()
-    for line in text.splitlines():
+    for line in text.rstrip("\n").split("\n") if text else ():  # splitlines would split a job's text too
         parts = line.split(" ", 3)
         if len(parts) != 4:
             raise ValueError(f"idle jobs of schedd {schedd}: got the row {line[:80]!r}, expected four columns")
@@ -113,17 +138,17 @@ def idle_groups(schedd: str, text: str) -> tuple[JobGroup, ...]:
 
 
 def _number(text: str, otherwise: int) -> int:
-    return int(text) if text.lstrip("-").isdigit() else otherwise
+    """A column that a job wrote: no number, or one of no sense, is taken for what a job has that says nothing."""
+    return min(int(text), MOST) if _DIGITS.match(text) else otherwise
 
 
 def job_of(ad: Ad, schedd: str, numbers: str) -> Job:
     """Read one job.
 
     Args:
-        numbers: a line with the evaluated RequestCpus and RequestMemory (they may be expressions in the ad).
+        numbers: a line with the values of JOB_COLUMNS (they may be expressions in the ad).
     """
-    cpus, memory = [*numbers.split(), "", ""][:2]
-    matched = integer_of(ad, "LastMatchTime")
+    cpus, memory, disk, is_text = [*numbers.split(), "", "", "", ""][:4]
     image = expression_of(ad, "vm_name")
     return Job(
         id=f"{integer_of(ad, 'ClusterId')}.{integer_of(ad, 'ProcId')}",
@@ -137,14 +162,20 @@ def job_of(ad: Ad, schedd: str, numbers: str) -> Job:
         schedd=schedd,
         hold_reason=text_of(ad, "HoldReason"),
         remote_host=text_of(ad, "RemoteHost"),
-        last_match_at=None if matched is None else datetime.fromtimestamp(matched, UTC),
+        last_match_at=moment_at(ad, "LastMatchTime"),
         starts=integer_of(ad, "NumShadowStarts") or 0,
+        universe=integer_of(ad, "JobUniverse") or 5,
+        container=ad.get("WantContainer") is True or ad.get("WantDocker") is True,
+        named_by_text=is_text != "false",
+        disk_kib=_number(disk, 0),
     )
 
 
 def _requirements(ad: Ad) -> str:
     """The job's Requirements, with what it was submitted with in place of the reference to it."""
     text = expression_of(ad, "Requirements") or ""
-    submitted = expression_of(ad, "DeskgridSubmittedRequirements")
-    reference = "MY.DeskgridSubmittedRequirements"
-    return text if submitted is None else text.replace(f"({reference})", f"({submitted})").replace(reference, submitted)
+    for name in ("DeskgridFurtherRequirements", "DeskgridSubmittedRequirements"):
+        kept, reference = expression_of(ad, name), f"MY.{name}"
+        if kept is not None:
+            text = text.replace(f"({reference})", f"({kept})").replace(reference, kept)
+    return text

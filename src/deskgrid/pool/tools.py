@@ -4,7 +4,9 @@ What makes an answer whole:
 - One question to the collector gives offline ads, slots, schedds and the collector's start: one moment, one answer.
 - After `advertise` we know which ads the collector must have. If it lacks one, or started anew, it has forgotten:
   matches are unknown, and so are machines until every startd has had the time to report again.
-- A schedd that we knew and that is not there any more makes idle jobs unknown, until it has been gone for long.
+- A schedd that we knew and that is not there any more makes idle jobs unknown, until it has been gone for long. One of
+  another pool, which flocks here, is not asked: its submitters' ads say how many jobs wait there.
+- With versions of HTCondor whose negotiator crashes at an offline match nothing is advertised.
 Ads are sent only when they are new, changed or old, and carry over what the negotiator wrote into them.
 """
 
@@ -13,13 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName, name
-from deskgrid.model.pool import Job, JobGroup, Match, OfflineAd, PoolSnapshot
-from deskgrid.pool.ads import BadText, quote, read_ads
-from deskgrid.pool.config import VM_USER
-from deskgrid.pool.contract import Partial, PoolError, Refused
-from deskgrid.pool.offline import MARK, ad_name, counted_once, lost, matches, offline_ad, remembered
+from deskgrid.model.pool import Foreign, Job, JobGroup, Match, OfflineAd, PoolSnapshot
+from deskgrid.pool.ads import Ad, quote, read_ads
+from deskgrid.pool.contract import Partial, PoolError, Refused, Unreachable
+from deskgrid.pool.ended import EndedVms
+from deskgrid.pool.identities import gone_ad, identity
+from deskgrid.pool.offline import ad_name, counted_once, lost, matches, offline_ad, remembered
 from deskgrid.pool.reach import Reach, run_tool
 from deskgrid.pool.reading import (
     COLLECTOR_ATTRIBUTES,
@@ -27,18 +32,21 @@ from deskgrid.pool.reading import (
     IDLE_COLUMNS,
     IDLE_QUESTION,
     JOB_ATTRIBUTES,
+    JOB_COLUMNS,
     Answer,
     idle_groups,
     job_of,
     machines,
     sort_answer,
 )
+from deskgrid.pool.versions import limits_matches, unfit
 
 AD_LIFETIME_SECONDS = 900
 _REFRESH_SECONDS = AD_LIFETIME_SECONDS / 3
 _SCHEDD_MEMORY_SECONDS = 900.0
 _CLOCK_SLACK_SECONDS = 3
 _JOB_ID = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\Z")
+_GONE_ATTRIBUTES = "MyType,Name,Machine,MyAddress"
 _TOKEN_SCOPES = ("ADVERTISE_STARTD", "ADVERTISE_MASTER", "READ")
 
 
@@ -62,6 +70,9 @@ class CondorPool:
         self._collector_started: int | None = None
         self._settled_at: datetime | None = None
         self._schedds: dict[str, float] = {}
+        self._ended = EndedVms(Path(reach.ended)) if reach.ended else None
+        self._unread: set[str] = set()
+        self._abroad: set[str] = set()
 
     def advertise(self, ads: Sequence[OfflineAd]) -> None:
         """See Pool.advertise."""
@@ -71,14 +82,17 @@ class CondorPool:
         except BadName as error:
             raise Refused(str(error)) from None
         with self._lock:
-            present = {str(ad.get("Name")): ad for ad in self._ask_collector(left).offline}
+            answer = self._ask_collector(left)
+            if ads and (faults := _unfit(answer)):
+                raise Refused("; ".join(faults))
+            present = {str(ad.get("Name")): ad for ad in answer.offline}
             due = [ad for key, ad in wanted.items() if key not in present or self._is_due(ad)]
             gone = [key for key in present if key not in wanted]
             if due:
                 texts = [offline_ad(ad, AD_LIFETIME_SECONDS, present.get(ad_name(ad))) for ad in due]
                 self._advertise_file("UPDATE_STARTD_AD", texts, left)
             if gone:
-                self._invalidate("INVALIDATE_STARTD_ADS", "Machine", f"{MARK} =?= true && {_named(gone)}", left)
+                self._take_away([present[key] for key in gone], left)
             if due or gone:
                 self._confirm(wanted, left)
             moment = time.monotonic()
@@ -92,19 +106,27 @@ class CondorPool:
             answer = self._ask_collector(left)
         except PoolError as error:
             return PoolSnapshot(at, None, None, None, (f"collector: {error}",))
-        idle, schedd_faults = self._idle(answer, left)
+        idle, unasked, schedd_faults = self._idle(answer, left)
         with self._lock:
             faults = list(self._forgotten(answer))
-            matched = None if faults else self._matches(answer, at, idle)
+            matched = None if faults else self._matches(answer, at, idle, unasked)
             settling = self._settling(answer, at)
         found = None if faults or settling else machines(answer.slots)
-        return PoolSnapshot(at, matched, idle, found, (*faults, *settling, *schedd_faults))
+        return PoolSnapshot(
+            at,
+            matched,
+            idle,
+            found,
+            (*faults, *settling, *schedd_faults, *_unfit(answer)),
+            tuple(Foreign(schedd, count) for schedd, count in sorted(unasked.items())),
+            tuple(sorted(name for name in answer.schedds.values() if limits_matches(answer.versions[name]))),
+        )
 
     def mint_token(self, vm_id: str, lifetime_seconds: int) -> str:
-        """See Pool.mint_token. The identity is the same for all VMs; the token's own id is in the daemons' logs."""
+        """See Pool.mint_token."""
         _name("VM id", vm_id)
-        identity = f"{VM_USER}@{self._reach.trust_domain}"
-        argv = ["condor_token_create", "-identity", identity, "-key", self._reach.key]
+        who = identity(vm_id, int(self._now().timestamp()) + int(lifetime_seconds), self._reach.trust_domain)
+        argv = ["condor_token_create", "-identity", who, "-key", self._reach.key]
         argv += [word for scope in _TOKEN_SCOPES for word in ("-authz", scope)]
         argv += ["-lifetime", str(int(lifetime_seconds))]
         token = run_tool(self._reach, argv, self._reach.timeout_seconds).strip()
@@ -116,26 +138,35 @@ class CondorPool:
         """See Pool.forget_vm."""
         left = _Time(self._reach.timeout_seconds)
         question = f"deskgrid_vm_id =?= {quote(_name('VM id', vm_id))}"
-        for command, kind in (
-            ("INVALIDATE_STARTD_ADS", "Machine"),
-            ("INVALIDATE_STARTD_ADS", "StartD"),
-            ("INVALIDATE_MASTER_ADS", "DaemonMaster"),
-        ):
-            self._invalidate(command, kind, question, left)
+        fault = self._end(vm_id, left)
+        if isinstance(fault, Unreachable):
+            raise fault
+        argv = ["condor_status", "-any", "-constraint", question, "-json", "-attributes", _GONE_ATTRIBUTES]
+        self._take_away(_read(run_tool(self._reach, argv, left.seconds())), left)
+        if fault is not None:
+            raise fault
 
     def job(self, job_id: str) -> Job | None:
         """See Pool.job; looks into the queues first, then into the histories."""
         if not _JOB_ID.match(job_id):
             raise Refused(f"job id: got {job_id[:40]!r}, expected cluster.proc such as 12.0")
         left = _Time(self._reach.timeout_seconds)
-        schedds = sorted(self._ask_collector(left).schedds.values())
+        answer = self._ask_collector(left)
+        schedds = sorted(set(answer.schedds.values()) - answer.foreign)
         if not schedds:
             raise Partial("schedds: the collector knows none; has it just been restarted?")
+        refused: Refused | None = None
         for tool in ("condor_q", "condor_history"):
             for schedd in schedds:
-                found = self._job_by(tool, schedd, job_id, left)
+                try:
+                    found = self._job_by(tool, schedd, job_id, left)
+                except Refused as error:  # one that refuses does not keep the others from answering
+                    refused = error
+                    continue
                 if found is not None:
                     return found
+        if refused is not None:
+            raise refused
         return None
 
     def _job_by(self, tool: str, schedd: str, job_id: str, left: "_Time") -> Job | None:
@@ -143,7 +174,7 @@ class CondorPool:
         ads = _read(run_tool(self._reach, [*base, "-json", "-attributes", JOB_ATTRIBUTES], left.seconds()))
         if not ads:
             return None
-        numbers = run_tool(self._reach, [*base, "-af", "int(RequestCpus)", "int(RequestMemory)"], left.seconds())
+        numbers = run_tool(self._reach, [*base, "-af", *JOB_COLUMNS], left.seconds())
         return job_of(ads[0], schedd, numbers)
 
     def _is_due(self, ad: OfflineAd) -> bool:
@@ -153,7 +184,7 @@ class CondorPool:
     def _ask_collector(self, left: "_Time") -> Answer:
         argv = ["condor_status", "-any", "-constraint", COLLECTOR_QUESTION, "-json", "-attributes"]
         text = run_tool(self._reach, [*argv, COLLECTOR_ATTRIBUTES], left.seconds())
-        answer = sort_answer(_read(text), f"{VM_USER}@{self._reach.trust_domain}")
+        answer = sort_answer(_read(text))
         if answer.collector_started is None:
             raise Partial("condor_status: the collector's own ad is missing; it has just started")
         return answer
@@ -171,21 +202,49 @@ class CondorPool:
     def _advertise_file(self, command: str, texts: Sequence[str], left: "_Time") -> None:
         run_tool(self._reach, ["condor_advertise", "-multiple", command, "-"], left.seconds(), "\n".join(texts))
 
-    def _invalidate(self, command: str, kind: str, question: str, left: "_Time") -> None:
-        text = f'MyType = "Query"\nTargetType = {quote(kind)}\nRequirements = {question}\n'
-        run_tool(self._reach, ["condor_advertise", command, "-"], left.seconds(), text)
+    def _take_away(self, ads: Sequence[Ad], left: "_Time") -> None:
+        """Write over ads what matches nothing and is over at once; see `identities.py` for why not to invalidate."""
+        masters = [ad for ad in ads if ad.get("MyType") == "DaemonMaster"]
+        others = [ad for ad in ads if ad.get("MyType") != "DaemonMaster"]
+        for command, group in (("UPDATE_STARTD_AD", others), ("UPDATE_MASTER_AD", masters)):
+            if texts := [text for ad in group if (text := gone_ad(ad)) is not None]:
+                self._advertise_file(command, texts, left)
+
+    def _end(self, vm_id: str, left: "_Time") -> PoolError | None:
+        """Let the collector take no ad of this VM any more, if it has been told where such VMs are named."""
+        if self._ended is None:
+            return None
+        try:
+            new = self._ended.add(vm_id)
+        except OSError as error:
+            return PoolError(f"{self._reach.ended}: VMs that ended can't be named: {error.strerror}")
+        if not new and vm_id not in self._unread:
+            return None
+        self._unread.add(vm_id)
+        try:
+            run_tool(self._reach, ["condor_reconfig", "-daemon", "collector"], left.seconds())
+        except PoolError as error:
+            return error
+        self._unread.discard(vm_id)
+        return None
 
     def _forgotten(self, answer: Answer) -> tuple[str, ...]:
         """Whether the collector lacks ads that we gave it. The caller holds the lock."""
         missing = lost(answer.offline, [ad_name(ad) for ad in self._sent])
         if not missing:
             return ()
-        return (f"collector: it has forgotten {len(missing)} of our {len(self._sent)} offline ads; it was restarted",)
+        return (
+            f"collector: it has forgotten {counted(len(missing), 'offline ad')} of {len(self._sent)}; it was restarted",
+        )
 
-    def _matches(self, answer: Answer, at: datetime, idle: tuple[JobGroup, ...] | None) -> tuple[Match, ...]:
+    def _matches(
+        self, answer: Answer, at: datetime, idle: tuple[JobGroup, ...] | None, unasked: dict[str, int]
+    ) -> tuple[Match, ...]:
         """What the negotiator matched, joined with what it said shortly before. The caller holds the lock."""
-        waiting = None if idle is None else {(group.schedd, group.autocluster) for group in idle}
         found = matches(answer.offline, answer.schedds)
+        waiting = None if idle is None else {(group.schedd, group.autocluster) for group in idle}
+        if waiting is not None:
+            waiting |= {(m.schedd, m.autocluster) for m in self._seen if unasked.get(m.schedd)}
         self._seen = remembered(found, at, self._seen, answer.offline, waiting)
         return counted_once(self._seen)
 
@@ -199,25 +258,41 @@ class CondorPool:
             return ()
         return (f"collector: it was restarted; machines are unknown until {self._settled_at:%H:%M:%S} UTC",)
 
-    def _idle(self, answer: Answer, left: "_Time") -> tuple[tuple[JobGroup, ...] | None, tuple[str, ...]]:
-        names = set(answer.schedds.values())
+    def _idle(
+        self, answer: Answer, left: "_Time"
+    ) -> tuple[tuple[JobGroup, ...] | None, dict[str, int], tuple[str, ...]]:
+        """What waits: as schedds say; of those that are not asked or refuse, as their submitters' ads say; faults."""
+        names = set(answer.schedds.values()) - answer.foreign
         with self._lock:
+            self._abroad = (self._abroad & names - answer.waiting.keys()) | answer.foreign
+            names -= self._abroad
+            self._schedds = {name: seen for name, seen in self._schedds.items() if name not in self._abroad}
             moment = time.monotonic()
             self._schedds.update(dict.fromkeys(names, moment))
             for old in [key for key, seen in self._schedds.items() if moment - seen > _SCHEDD_MEMORY_SECONDS]:
                 del self._schedds[old]
             missing = sorted(set(self._schedds) - names)
         groups: list[JobGroup] = []
+        unasked, told = {schedd: answer.waiting[schedd] for schedd in answer.foreign}, list[str]()
         faults = [f"schedd {schedd}: the collector does not know it any more" for schedd in missing]
         for schedd in sorted(names):
             argv = ["condor_q", "-name", schedd, "-allusers", "-constraint", IDLE_QUESTION, "-af", *IDLE_COLUMNS]
             try:
                 groups += idle_groups(schedd, run_tool(self._reach, argv, left.seconds()))
+            except Refused as error:  # its own affair: what others say stays known
+                unasked[schedd] = answer.waiting.get(schedd, 0)
+                told += [f"schedd {schedd}: {error}"] if schedd in answer.waiting else []
             except (PoolError, ValueError) as error:
                 faults.append(f"schedd {schedd}: {error}")
-        if not names and not missing:
+        if not names and not missing and not self._abroad:
             faults.append("schedds: the collector knows none")
-        return (None if faults else tuple(groups)), tuple(faults)
+        return (None if faults else tuple(groups)), unasked, (*faults, *told)
+
+
+def _unfit(answer: Answer) -> tuple[str, ...]:
+    """What makes this pool unusable by the versions of its collector and negotiator."""
+    found = (unfit(who, answer.versions.get(who)) for who in ("collector", "negotiator"))
+    return tuple(fault for fault in found if fault is not None)
 
 
 class _Time:
@@ -234,13 +309,6 @@ def _name(what: str, text: str) -> str:
     try:
         return name(what, text)
     except BadName as error:
-        raise Refused(str(error)) from None
-
-
-def _named(keys: Sequence[str]) -> str:
-    try:
-        return "(" + " || ".join(f"Name =?= {quote(key)}" for key in keys) + ")"
-    except BadText as error:
         raise Refused(str(error)) from None
 
 

@@ -27,6 +27,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from deskgrid.model.outside import read_json
 from deskgrid.model.policy import Machine
 from deskgrid.model.presence import Ending, Reading, SessionReading
 from deskgrid.presence.inotify import ENTRIES, IN_CLOSE_WRITE, Inotify, open_inotify
@@ -107,7 +108,7 @@ def parse(content: bytes) -> Owner:
     text = content.strip()
     try:
         word = WORDS.get(text.decode())
-        return word or msgspec.json.decode(text, type=Owner)
+        return word or read_json(text, type=Owner)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ValueError(
             f"presence: got {content[:80]!r} ({error}), expected present, away or "

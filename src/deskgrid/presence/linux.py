@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.model.counted import counted
 from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.presence.contract import unreadable
 from deskgrid.presence.inotify import ENTRIES, IN_ATTRIB, IN_MODIFY, Inotify, open_inotify
@@ -271,7 +272,7 @@ class LinuxPresence:
     def _hands(self) -> tuple[Hands, ...]:
         devices, found = self._devices, []
         if devices.count:
-            name = f"{devices.count} input device{'' if devices.count == 1 else 's'}"
+            name = counted(devices.count, "input device")
             found.append(Hands(name, devices.idle_seconds(), devices.complete))
         if devices.refused:
             why = next(iter(devices.refused.values()))

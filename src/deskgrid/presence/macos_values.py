@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from deskgrid.model.counted import counted
 from deskgrid.model.presence import Reading, SessionReading
 
 USER_PROCESS = 7
@@ -126,7 +127,7 @@ def _locked(facts: Facts, logins: Sequence[Login]) -> bool | None:
 
 def _count(logins: Sequence[Login]) -> str:
     remote = sum(bool(one.host) for one in logins)
-    return f"utmpx: {len(logins)} session{'' if len(logins) == 1 else 's'}" + (f", {remote} remote" if remote else "")
+    return f"utmpx: {counted(len(logins), 'session')}" + (f", {remote} remote" if remote else "")
 
 
 _KEEP_AWAKE = {

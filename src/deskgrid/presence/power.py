@@ -2,8 +2,9 @@
 
 Rules, told first:
 - Batteries of mice and the like (scope "Device") don't count; a UPS counts as a battery.
-- On mains if any mains adapter is connected. Without one that says so: on battery if a battery discharges, on mains if
-  all charge or are full; else unknown. No battery and no adapter that is off: on mains.
+- On battery if a battery discharges, whatever an adapter says: a USB-C port that feeds a phone says "online" too. On
+  mains if all batteries charge or are full, or a mains adapter (type "Mains") is connected; else unknown. No battery:
+  on mains.
 - The charge is that of all batteries together, each counted by its capacity where that is known.
 
 Source: Documentation/ABI/testing/sysfs-class-power.
@@ -15,6 +16,7 @@ import msgspec
 
 _ADAPTERS = ("Mains", "USB", "Wireless", "BrickID", "USB_PD", "USB_C", "USB_DCP", "USB_CDP", "USB_ACA")
 _BATTERIES = ("Battery", "UPS")
+_FED = ("Charging", "Full", "Not charging")
 
 
 class Power(msgspec.Struct, frozen=True):
@@ -25,9 +27,14 @@ class Power(msgspec.Struct, frozen=True):
 
 
 class Supply(msgspec.Struct, frozen=True):
-    """One power supply. online: of an adapter. status: of a battery. percent, full: charge and capacity, if known."""
+    """One power supply.
+
+    mains: an adapter that can but take power, not a port. online: of an adapter. status: of a battery. percent, full:
+    charge and capacity, if known.
+    """
 
     battery: bool
+    mains: bool = False
     online: bool = False
     status: str = ""
     percent: float | None = None
@@ -48,12 +55,9 @@ def read_power(sysfs: Path) -> Power:
 def together(supplies: list[Supply]) -> Power:
     """What all supplies say of the computer."""
     batteries = [one for one in supplies if one.battery]
-    adapters = [one for one in supplies if not one.battery]
-    if any(one.online for one in adapters):
-        on_battery: bool | None = False
-    elif any(one.status == "Discharging" for one in batteries):
-        on_battery = True
-    elif all(one.status in ("Charging", "Full", "Not charging") for one in batteries):
+    if any(one.status == "Discharging" for one in batteries):
+        on_battery: bool | None = True
+    elif any(one.mains and one.online for one in supplies) or all(one.status in _FED for one in batteries):
         on_battery = False
     else:
         on_battery = None
@@ -73,7 +77,7 @@ def _supply(path: Path) -> Supply | None:
     if _word(path / "scope") == "Device":
         return None
     if kind in _ADAPTERS:
-        return Supply(battery=False, online=_word(path / "online") not in ("0", ""))
+        return Supply(battery=False, mains=kind == "Mains", online=_word(path / "online") not in ("0", ""))
     if kind not in _BATTERIES or _word(path / "present") == "0":
         return None
     full = _number(path / "energy_full") or _number(path / "charge_full")

@@ -94,7 +94,8 @@ class Processes:
         with suppress(OSError):
             names.add(_read(f"{self._proc}/{pid}/comm").rstrip("\n"))
         with suppress(OSError):
-            names.add(_read(f"{self._proc}/{pid}/cmdline").split("\0", 1)[0].rpartition("/")[2])
+            program = _read(f"{self._proc}/{pid}/cmdline").split("\0", 1)[0].rpartition("/")[2]
+            names |= {program, program.rpartition("\\")[2]}  # wine says it as Windows does
         return frozenset(name.casefold() for name in names)
 
 

@@ -4,8 +4,9 @@ Rules, told first:
 - logind's state files (/run/systemd/sessions/*) are what libsystemd's sd_session_* functions read; they tell of
   sessions without D-Bus too. What logind says over D-Bus (`logind`) is taken first: it also knows which sessions are
   locked. Debian 13 and later have no utmp.
-- A person's session counts, local or remote, whatever its state, except one that is closing. Greeters (the login
-  screen), background sessions (cron) and user managers don't count. A class that we don't know counts.
+- A person's session counts, local or remote, whatever its state, except one that is closing and not in the foreground
+  of a seat: some stay "closing" for ever after a logout, but who sits before one is there. Greeters (the login screen),
+  background sessions (cron) and user managers don't count. A class that we don't know counts.
 - All sources are read; any saying "somebody" is enough. "Nobody" needs at least one source, and no fault.
 - What a session's idleness can be learned from is its kind: its terminal, the hands at the seat, or nothing. utmp
   writes a graphical session as "tty2" too; where logind isn't there to tell, a console therefore counts as the seat.
@@ -19,6 +20,8 @@ from enum import StrEnum
 from pathlib import Path
 
 import msgspec
+
+from deskgrid.model.counted import counted
 
 _NOT_A_PERSON = ("greeter", "background", "manager", "none")
 _GRAPHICAL = ("x11", "wayland", "mir")
@@ -109,9 +112,7 @@ def _at_seat(session: Session) -> Session:
 
 def _count(source: str, sessions: tuple[Session, ...]) -> str:
     remote = sum(session.remote for session in sessions)
-    return f"{source}: {len(sessions)} session{'' if len(sessions) == 1 else 's'}" + (
-        f", {remote} remote" if remote else ""
-    )
+    return f"{source}: {counted(len(sessions), 'session')}" + (f", {remote} remote" if remote else "")
 
 
 def _logind(folder: Path) -> tuple[tuple[Session, ...], list[str], bool]:
@@ -152,7 +153,9 @@ def session_of(name: str, facts: Mapping[str, str]) -> Session | None:
     Args:
         facts: by the keys of logind's state files; LOCKED (0 or 1), where that is known.
     """
-    if facts.get("CLASS", "").startswith(_NOT_A_PERSON) or facts.get("STATE") == "closing":
+    if facts.get("CLASS", "").startswith(_NOT_A_PERSON):
+        return None
+    if facts.get("STATE") == "closing" and not (facts.get("ACTIVE") == "1" and facts.get("SEAT")):
         return None
     remote = facts.get("REMOTE") == "1"
     terminal = facts.get("TTY", "").strip('"').removeprefix("/dev/")

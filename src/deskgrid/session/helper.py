@@ -17,12 +17,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from deskgrid.agent.local_words import AskStatus, Finish, Now, Pause, Question, Resume, Tell
+from deskgrid.model.plain import plain
 from deskgrid.model.presence import SessionReading
 from deskgrid.session.client import Agent, NoAgent, ask
 from deskgrid.session.eyes import QUIET_SECONDS, Eye, Say
 from deskgrid.session.session_bus import BusEye, bus_path
 from deskgrid.session.wayland import WaylandEye, wayland_path
-from deskgrid.session.words import headline
+from deskgrid.session.words import headline, wall
 
 log = logging.getLogger("deskgrid.session")
 BEAT_SECONDS, BUSY_BEAT_SECONDS = 20.0, 5.0
@@ -66,9 +67,9 @@ def sign_of_this_session(
             return Sign("No agent runs here.", "", "computer", False)
         if not isinstance(answer, Now):
             return Sign("The agent does not answer.", "", "computer", False)
-        what, because = headline(answer.status, now())
+        what, because = headline(answer.status, wall(now(), answer.status.zone))
         icon = "media-playback-pause" if answer.status.wish else "system-run" if answer.status.vms else "computer"
-        return Sign(what, because, icon, bool(answer.status.vms))
+        return Sign(plain(what), plain(because), icon, bool(answer.status.vms))
 
     def wish(make: Callable[[], Question]) -> Callable[[], None]:
         def say() -> None:

@@ -8,7 +8,6 @@ Rules, told first:
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
-from html import escape
 from importlib import resources
 from string import Template
 
@@ -16,9 +15,11 @@ import msgspec
 
 from deskgrid.agent.local_words import Rights
 from deskgrid.agent.status import Status
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.wish import Ask
 from deskgrid.session import pictures, words
+from deskgrid.session.words import escape
 
 BUTTONS = (
     ("pause", "1h", "Pause for 1 hour"),
@@ -121,7 +122,7 @@ def _machines(status: Status, now: datetime) -> str:
 
 def _machine(vm: VmReport, status: Status, now: datetime) -> str:
     used = status.cpu.get(vm.vm_id)
-    cores = "1 processor core" if vm.size.cpus == 1 else f"{vm.size.cpus} processor cores"
+    cores = counted(vm.size.cpus, "processor core")
     uses = f" (uses {used:.1f} now)" if used is not None else ""
     why = "" if vm.state is VmState.RUNNING else f'<p class="facts">{escape(vm.reason.sentence)}</p>'
     return (
@@ -173,7 +174,7 @@ def _reasons(status: Status, now: datetime) -> str:
         ends = f" Should end at {words.clock(one.until, now)}." if one.until else ""
         rows.append(f"<dt>{escape(one.sentence)}</dt><dd>{escape(one.reading)}{escape(ends)} [{escape(one.name)}]</dd>")
     rows += [f"<dt>Not seen</dt><dd>{escape(fault)}</dd>" for fault in status.presence_faults]
-    count = "1 reason" if len(reasons) == 1 else f"{len(reasons)} reasons"
+    count = counted(len(reasons), "reason")
     return f"<section><details><summary>Why not: {count}</summary><dl>{''.join(rows)}</dl></details></section>"
 
 

@@ -6,11 +6,11 @@ Functions of values to text; colours are classes, which the page defines for lig
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from html import escape
 
 from deskgrid.core.hours import closed, day_closed
+from deskgrid.model.counted import counted
 from deskgrid.model.policy import Policy
-from deskgrid.session.words import span
+from deskgrid.session.words import escape, span
 
 WIDTH = 640
 _HOUR = 3600.0
@@ -49,7 +49,7 @@ def days_picture(days: Sequence[tuple[str, float]]) -> str:
                 parts.append(f'<text x="{middle:.1f}" y="{height - 6}" text-anchor="{anchor}">{at.day} {at:%b}</text>')
     parts.append(f'<line class="axis" x1="0" x2="{WIDTH}" y1="{base}" y2="{base}"/>')
     total = sum(seconds for _, seconds in days)
-    return _svg(height, f"Virtual machines ran here for {span(total)} in the last {len(days)} days", parts)
+    return _svg(height, f"Virtual machines ran here for {span(total)} in the last {counted(len(days), 'day')}", parts)
 
 
 def week(policy: Policy, now: datetime) -> list[list[Open]]:

@@ -5,6 +5,7 @@ Rules, told first:
   cannot read and other sites cannot send. No name but 127.0.0.1 and localhost is answered to (DNS rebinding).
 - A button counts only with the key that is in the page's own forms, and from the page's own origin.
 - The key is in no argv: `--open` hands the browser a file of this account's that leads to the page.
+- Who connects and says nothing, or has no key, keeps nobody out (`lobby.py`).
 - Nothing is kept by the browser, nothing is loaded from elsewhere, nothing frames the page.
 - What this account may do is the agent's decision; the page only asks.
 """
@@ -12,12 +13,12 @@ Rules, told first:
 import hmac
 import os
 import secrets
+import socket
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from html import escape
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,19 +31,22 @@ from deskgrid.agent.local_words import Answer, AskStatus, Done, Finish, Now, Pau
 from deskgrid.agent.status import Status
 from deskgrid.session import words
 from deskgrid.session.client import NoAgent
+from deskgrid.session.lobby import SILENT_SECONDS, Lobby
 from deskgrid.session.page import Shown, render
+from deskgrid.session.words import escape
 
 BODY_BYTES = 4096
-SILENT_SECONDS = 10.0
 MAX_VISITS = 16
-"""So many requests are answered at a time."""
+"""So many requests are answered at a time of those that have the key, …"""
+MAX_STRANGERS = 4
+"""… and so many of others: those are told why not."""
 _STOPS: dict[str, type[Pause] | type[Finish]] = {"pause": Pause, "finish": Finish}
 
 
 class Page:
     """Knows the agent, the keys and what the last button brought.
 
-    Args: ask: asks the agent, may raise NoAgent. left: what the last agent left. now: in the owner's zone.
+    Args: ask: asks the agent, may raise NoAgent. left: what the last agent left. now: in this computer's zone.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class Page:
         """Carry a button out; what comes of it is said on the page. Raises: KeyError: no such button."""
         now = self.now()
         try:
+            if isinstance(told := self._ask(AskStatus()), Now):
+                now = words.wall(now, told.status.zone)
             answer = self._ask(Resume() if button == "resume" else _STOPS[button](words.until_of(how_long, now)))
         except (words.BadDuration, NoAgent) as error:
             self._said = (str(error), True)
@@ -82,11 +88,12 @@ class PageServer(ThreadingHTTPServer):
     """Serves one page. Raises: OSError: the port is taken."""
 
     daemon_threads = True
-    request_queue_size = 16
+    request_queue_size = 1024
 
     def __init__(self, page: Page, port: int = 0) -> None:
         self.page = page
-        self._visits = threading.BoundedSemaphore(MAX_VISITS)
+        self._places = {True: threading.BoundedSemaphore(MAX_VISITS), False: threading.BoundedSemaphore(MAX_STRANGERS)}
+        self._lobby = Lobby(self._keyed, self._answer, self.shutdown_request)
         super().__init__(("127.0.0.1", port), _Visit)
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
         self.cookie = f"deskgrid-{self.server_port}"  # cookies know no ports
@@ -97,18 +104,31 @@ class PageServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/?key={self.page.key}"
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread of its own, if there are not too many."""
-        if self._visits.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        """Let a connection wait until it says something."""
+        self._lobby.let_in(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, then make room for the next."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._visits.release()
+    def server_close(self) -> None:
+        """End all that waits, too."""
+        self._lobby.close()
+        super().server_close()
+
+    def _keyed(self, words: list[str]) -> bool:
+        return any(_same(word, self.page.key) for word in words)
+
+    def _answer(self, link: socket.socket, address: object, keyed: bool) -> None:
+        """Answer in a thread of its own, if there are not too many."""
+        places = self._places[keyed]
+        if not places.acquire(blocking=False):
+            self.shutdown_request(link)
+            return
+
+        def visit() -> None:
+            try:
+                self.process_request_thread(link, address)
+            finally:
+                places.release()
+
+        threading.Thread(target=visit, name="visit", daemon=True).start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away is no fault; anything else is shown."""
@@ -136,7 +156,9 @@ class _Visit(BaseHTTPRequestHandler):
         else:
             nonce = secrets.token_urlsafe(16)
             page = self.server.page
-            self._send(HTTPStatus.OK, render(page.shown(), page.form_key, nonce, page.now()), nonce=nonce)
+            shown = page.shown()
+            now = words.wall(page.now(), shown.status.zone if shown.status else "")
+            self._send(HTTPStatus.OK, render(shown, page.form_key, nonce, now), nonce=nonce)
 
     def do_POST(self) -> None:
         if not self._from_here():

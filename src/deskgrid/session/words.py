@@ -3,13 +3,17 @@
 Everything here is a function of values. Times are shown in the zone of `now`.
 """
 
+import html
 import re
 from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 from deskgrid.agent.local_words import Done
 from deskgrid.agent.status import Status
 from deskgrid.agent.usage import Used
+from deskgrid.model.counted import counted
 from deskgrid.model.desktop import VmReport, VmState
+from deskgrid.model.plain import plain
 from deskgrid.model.wish import Ask, Wish
 
 _PARTS = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,4})h)?(?:(\d{1,4})m(?:in)?)?\Z")
@@ -55,6 +59,27 @@ def until_of(text: str, now: datetime) -> datetime | None:
     if not timedelta(0) < span <= LONGEST:
         raise BadDuration(f"how long: got {text!r}, expected more than nothing and at most a year; {EXPECTED}")
     return (now.astimezone(UTC) + span).astimezone(now.tzinfo)
+
+
+def escape(text: str) -> str:
+    """A text from anywhere, for HTML."""
+    return html.escape(plain(text))
+
+
+def wall(now: datetime, zone: str) -> datetime:
+    """`now` on the wall clock that the policy goes by (`Status.zone`), which may not be this computer's."""
+    if not zone:
+        return now
+    try:
+        return now.astimezone(ZoneInfo(zone))
+    except (KeyError, ValueError, OSError):  # of an agent that knows more zones
+        return now
+
+
+def zone_sentence(now: datetime, zone: str) -> str:
+    """Whose times are told, if the computer's own clock shows others; else nothing."""
+    there = wall(now, zone)
+    return f"Times are those of {zone}, by which this grid goes." if there.utcoffset() != now.utcoffset() else ""
 
 
 def _local_midnight_after(now: datetime) -> datetime:
@@ -108,13 +133,13 @@ def done_sentence(done: Done, account: str, now: datetime) -> str:
 def _leaves(vms: int) -> str:
     if vms == 0:
         return "no virtual machine is here."
-    return "1 virtual machine leaves now." if vms == 1 else f"{vms} virtual machines leave now."
+    return f"{counted(vms, 'virtual machine leaves', 'virtual machines leave')} now."
 
 
 def _ends(vms: int) -> str:
     if vms == 0:
         return "no virtual machine is here."
-    return "1 virtual machine may end its work." if vms == 1 else f"{vms} virtual machines may end their work."
+    return f"{counted(vms, 'virtual machine may end its', 'virtual machines may end their')} work."
 
 
 def headline(status: Status, now: datetime) -> tuple[str, str]:
@@ -126,12 +151,12 @@ def headline(status: Status, now: datetime) -> tuple[str, str]:
     if status.wish is not None:
         why = wish_sentence(status.wish, now)
     if running:
-        count = "1 virtual machine runs" if len(running) == 1 else f"{len(running)} virtual machines run"
+        count = counted(len(running), "virtual machine runs", "virtual machines run")
         return f"{count} here for other people's research.", why if status.wish else ""
     if here:
         paused = all(vm.state is VmState.PAUSED for vm in status.vms)
         doing = "stand still" if paused else "come or go"
-        what = "1 virtual machine is here and stands still" if here == 1 else f"{here} virtual machines {doing} here"
+        what = counted(here, "virtual machine is here and stands still", f"virtual machines {doing} here")
         if here == 1 and not paused:
             what = f"1 virtual machine is here, {STATES[status.vms[0].state]}"
         reason = status.go_on or status.vms[0].reason
@@ -168,8 +193,10 @@ def gift_sentence(used: Used) -> str:
     """What this computer gave in a month."""
     if used.vm_seconds <= 0:
         return "This month it has given nothing yet."
-    machines = "1 virtual machine" if used.vms == 1 else f"{used.vms} virtual machines"
+    machines = counted(used.vms, "virtual machine")
     said = f"This month it gave {span(used.vm_seconds)} to {machines} ({span(used.core_seconds)} of processor cores)"
     if used.evictions:
-        said += f"; {used.evictions} made way for you before {'its' if used.evictions == 1 else 'their'} work was done"
+        said += (
+            f"; {counted(used.evictions, 'made way for you before its', 'made way for you before their')} work was done"
+        )
     return f"{said}."

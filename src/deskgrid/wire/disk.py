@@ -18,7 +18,10 @@ from typing import Any
 
 import msgspec
 
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
+from deskgrid.model.numbers import Bytes
+from deskgrid.model.outside import read_json
+
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
 _SPARING = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 """For glibc: many pieces of many sizes come and go in several threads."""
 
@@ -28,7 +31,7 @@ class DiskServer(msgspec.Struct, frozen=True):
 
     argv: tuple[str, ...]
     opening: bytes
-    size_bytes: int
+    size_bytes: Bytes
     kernel: bool = True
     initrd: bool = True
     seed: bool = False
@@ -41,7 +44,7 @@ class Command(msgspec.Struct, frozen=True):
     """A line to it. do: pause, resume (fetching), rate (value: bytes per second, 0: no limit), status, order."""
 
     do: str
-    value: int = 0
+    value: Bytes = 0
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,7 +67,7 @@ def encode_command(command: Command) -> bytes:
 
 def decode_command(line: bytes) -> Command:
     """Raises: msgspec.MsgspecError."""
-    return msgspec.json.decode(line, type=Command)
+    return read_json(line, type=Command)
 
 
 def encode_word(word: Word) -> bytes:
@@ -74,4 +77,4 @@ def encode_word(word: Word) -> bytes:
 
 def decode_word(line: bytes) -> Word:
     """Raises: msgspec.MsgspecError."""
-    return msgspec.json.decode(line, type=Word)
+    return read_json(line, type=Word)

@@ -2,8 +2,10 @@
 
 JSON lines, ASCII, at most 64 KiB each. The rules:
 - guest: says `hello` every second until it has got `join`; then starts HTCondor's daemons and says `joined`; says
-  `left` when its jobs have been vacated, asked or by itself.
-- keeper: answers each `hello` with `join`; says `leave` when the owner wants the desktop back, perhaps more than once.
+  `left` when its jobs have been vacated, asked or by itself. In a trial (images/chunks/trial_boot.py) it says
+  `machine` before that.
+- keeper: answers each `hello` with `join`; says `leave` when the owner wants the desktop back, perhaps more than once;
+  says `renew` when the token has been renewed.
 - Each side ignores messages of unknown type and lines that it does not understand; unknown fields are ignored.
 
 A guest is not trusted: `decode_from_guest` never raises, and every text that it gives is cut to printable ASCII.
@@ -15,9 +17,12 @@ from typing import Literal
 import msgspec
 
 from deskgrid.model.instance import InstanceData
+from deskgrid.model.numbers import AnyFloat, AnyInt
+from deskgrid.model.outside import JsonReader
 
 LINE_BYTES = 64 * 1024
 SENTENCE_CHARS = 300
+TEXT_CHARS = 1000
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -35,6 +40,12 @@ class Left(msgspec.Struct, frozen=True, tag="left"):
     sentence: str = ""
 
 
+class Machine(msgspec.Struct, frozen=True, tag="machine"):
+    """In a trial, before `left`: the plain values in its slot's ad, as HTCondor's tool printed them."""
+
+    ad: dict[str, str | AnyInt | AnyFloat | bool]
+
+
 class Join(msgspec.Struct, frozen=True, tag="join"):
     """The guest's instance data. Holds a SECRET."""
 
@@ -45,11 +56,20 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """Vacate your jobs fast, then say `left`."""
 
 
-FromGuest = Hello | Joined | Left
-ToGuest = Join | Leave
+class Renew(msgspec.Struct, frozen=True, tag="renew"):
+    """A token that is valid for longer takes the place of the one before. SECRET."""
 
-_FROM_GUEST = msgspec.json.Decoder(FromGuest)
-_TO_GUEST = msgspec.json.Decoder(ToGuest)
+    token: str
+
+    def __repr__(self) -> str:
+        return "Renew(token=<secret>)"
+
+
+FromGuest = Hello | Joined | Left | Machine
+ToGuest = Join | Leave | Renew
+
+_FROM_GUEST = JsonReader(FromGuest)
+_TO_GUEST = JsonReader(ToGuest)
 
 
 def encode(message: FromGuest | ToGuest) -> bytes:
@@ -65,6 +85,9 @@ def decode_from_guest(line: bytes) -> FromGuest | None:
         return None
     if isinstance(message, Left):
         return Left(cause=message.cause, sentence=printable(message.sentence, SENTENCE_CHARS))
+    if isinstance(message, Machine):
+        said = {printable(name, 128): value for name, value in message.ad.items()}
+        return Machine({k: printable(v, TEXT_CHARS) if isinstance(v, str) else v for k, v in said.items()})
     return message
 
 

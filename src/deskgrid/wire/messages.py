@@ -14,10 +14,13 @@ from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease
-from deskgrid.model.moment import Moment
+from deskgrid.model.moment import Moment, check_moments
 from deskgrid.model.names import Name
+from deskgrid.model.numbers import Bytes, Count, Cpus, Port, Whole
 
 PROTOCOL = 1
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+"""How long an agent waits: a day at most."""
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -29,34 +32,46 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     story: transitions not acknowledged yet, oldest first.
     inventory: what the desktop is made of; in the first reports of an incarnation until one is answered, and again when
     it has changed.
+    revocations: the most that an answer has said since the agent began.
     neighbour_port: where it gives parts of images to desktops of its subnet; 0: it does not, and is told of none.
     """
 
     incarnation: Name
-    sequence: int
+    sequence: Whole
     sent_at: Moment
     availability: Availability
     room: Room
-    cpus: int
-    memory_bytes: int
-    protocol: int = PROTOCOL
+    cpus: Cpus
+    memory_bytes: Bytes
+    protocol: Whole = PROTOCOL
     agent_version: str = ""
     system: str = ""
-    wait_seconds: float = 0.0
+    wait_seconds: Seconds = 0.0
     images: tuple[ImageRef, ...] = ()
     vms: tuple[VmReport, ...] = ()
     ended: tuple[VmReport, ...] = ()
     story: tuple[Transition, ...] = ()
     inventory: Inventory | None = None
-    neighbour_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    revocations: Count = 0
+    neighbour_port: Port = 0
+
+    def __post_init__(self) -> None:
+        check_moments(self.sent_at)
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A VM that the desktop should run. instance and image are there only while the VM has not been reported yet."""
+    """A VM that the desktop should run. instance and image are there only while the VM has not been reported yet.
+
+    token: after that, the newest pool token for its guest, if it was renewed. SECRET.
+    """
 
     lease: Lease
     instance: InstanceData | None = None
     image: ImageGrant | None = None
+    token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Order({self.lease!r}, {self.instance!r}, {self.image!r}, token=<secret>)"
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,15 +79,20 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     to: the sequence of the report that is answered. now: the coordinator's clock.
     next_report_seconds: report again after so long at the latest.
+    revocations: of desktops, how many there ever were here: fewer than before says that a backup was restored.
     acknowledged: ended VMs whose end is recorded. story_count: how many of the report's transitions are recorded.
     """
 
-    to: int
+    to: Whole
     now: Moment
     orders: tuple[Order, ...]
-    next_report_seconds: float
+    next_report_seconds: Seconds
     acknowledged: tuple[Name, ...] = ()
-    story_count: int = 0
+    story_count: Count = 0
+    revocations: Count = 0
+
+    def __post_init__(self) -> None:
+        check_moments(self.now)
 
 
 class Enrol(msgspec.Struct, frozen=True):

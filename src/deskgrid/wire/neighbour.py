@@ -9,6 +9,8 @@ Rules, told first
 
 import msgspec
 
+from deskgrid.model.numbers import Bytes, Count, Port
+
 
 class Serving(msgspec.Struct, frozen=True):
     """What to serve, and where. store: its folder. bytes_per_second: for all neighbours together.
@@ -17,13 +19,13 @@ class Serving(msgspec.Struct, frozen=True):
     """
 
     store: str
-    bytes_per_second: int
+    bytes_per_second: Bytes
     address: str = ""
-    port: int = 0
+    port: Port = 0
 
 
 class Given(msgspec.Struct, frozen=True):
     """What was given since the start. connections: now. Nothing is kept of who they are."""
 
-    given_bytes: int
-    connections: int
+    given_bytes: Bytes
+    connections: Count

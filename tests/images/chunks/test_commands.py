@@ -39,7 +39,8 @@ def test_an_image_is_published_fetched_checked_and_collected(
     words += ["--key", str(key), "--first-reads", str(reads), "--json"]
     assert run([*words, "--new-key"]) == 0
     made = json.loads(capsys.readouterr().out)
-    assert made["new_packs"] == 1 and Path(made["manifest"]).exists()
+    assert made["new_packs"] == 1 and Path(made["manifest"]).parent == folder  # on the researcher's own side
+    assert made["sha256"] == manifest.digest(Path(made["manifest"]).read_bytes())
     assert run(words) == 0 and json.loads(capsys.readouterr().out)["new_bytes"] == 0
     opened = ChunkStore(store, ROOMY)
     with opened.admit(Path(made["manifest"]).read_bytes()) as image:

@@ -1,9 +1,11 @@
 """Publishing: what lands in the folder, when, and what a second version costs."""
 
+import hashlib
 import os
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from deskgrid.images.chunks import manifest as published_manifest
@@ -11,7 +13,7 @@ from deskgrid.images.chunks.cut import MOST_BYTES, cut
 from deskgrid.images.chunks.keys import Damaged, ProjectKey, make_key, read_key
 from deskgrid.images.chunks.manifest import HOLE, boot_order, decode, encode
 from deskgrid.images.chunks.packs import PackIndex, assemble
-from deskgrid.images.chunks.publish import publish
+from deskgrid.images.chunks.publish import Published, pack_path, publish
 from deskgrid.images.contract import ImageError
 from deskgrid.model.names import BadName
 from tests.images.chunks.ground import CANARY, KEY, content, published, source
@@ -65,6 +67,12 @@ def test_a_blob_that_was_moved_under_another_name_does_not_open() -> None:
         key.open(two[:32] + one[32:], 2997)
 
 
+def test_a_blob_that_says_one_content_and_holds_another_does_not_open() -> None:
+    key = ProjectKey(KEY)
+    with pytest.raises(Damaged, match="not what its name says"):
+        key.open(key.seal(b"evil", key.name(b"good")), 4)
+
+
 def test_a_bomb_is_not_unpacked() -> None:
     key = ProjectKey(KEY)
     bomb = key.seal(bytes(64 << 20), b"n" * 32)
@@ -85,6 +93,79 @@ def test_a_second_version_writes_only_what_is_new(tmp_path: Path) -> None:
     second = published(tmp_path, disk[:at] + b"something new " * 512 + bytes(1024) + disk[at:], "2")
     assert second.new_bytes < first.new_bytes / 5
     assert set(first.manifest.packs) < set(second.manifest.packs)
+
+
+def _chunks(folder: Path, made: Published) -> dict[bytes, bytes]:
+    """All chunks of a version by what they say of themselves, opened as they are in the folder."""
+    manifest, table = decode(made.path.read_bytes())
+    key, found = ProjectKey(KEY), {}
+    for length, pack, blob in zip(table.lengths, table.packs, table.blobs, strict=True):
+        if pack != HOLE:
+            path = pack_path(folder / "server", "lab", manifest.packs[pack].name)
+            content = path.read_bytes()
+            index = PackIndex(path.name, content[: manifest.packs[pack].index_bytes])
+            start, end = index.span(blob)
+            assert index.right(blob, content[start:end])
+            found[content[start : start + 32]] = key.open(content[start:end], length)
+    return found
+
+
+def _planted(folder: Path, name: bytes, evil: bytes) -> Path:
+    """A pack with one blob that says a name and opens as something else; its own name sorts first."""
+    key = ProjectKey(KEY)
+    for number in range(1 << 20):
+        blob = key.seal(evil + number.to_bytes(3), name)
+        pack, index = assemble([blob])
+        if pack.startswith("00"):
+            break
+    path = pack_path(folder / "server", "lab", pack)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(index + blob)
+    return path
+
+
+def test_a_chunk_that_lies_in_the_folder_under_a_wrong_name_is_not_taken_over(tmp_path: Path) -> None:
+    disk = bytearray(content())
+    first = published(tmp_path, bytes(disk))
+    name, plain = next(iter(_chunks(tmp_path, first).items()))
+    planted = _planted(tmp_path, name, b"e" * (len(plain) - 3))
+    disk[900000:900008] = b"version2"
+    second = published(tmp_path, bytes(disk), "2")
+    assert second.wrong_chunks == 1
+    assert planted.name not in {pack.name for pack in second.manifest.packs}
+    assert _chunks(tmp_path, second)[name] == plain
+    # The right one lies there too, in a pack whose name sorts later: it is taken over, and nothing is stored twice.
+    assert second.new_bytes < first.new_bytes / 5
+
+
+def test_a_chunk_that_was_damaged_in_the_folder_is_stored_anew(tmp_path: Path) -> None:
+    first = published(tmp_path, content())
+    pack = first.manifest.packs[0]
+    path = pack_path(tmp_path / "server", "lab", pack.name)
+    held = bytearray(path.read_bytes())
+    held[pack.index_bytes + 50] ^= 1
+    path.write_bytes(held)
+    second = published(tmp_path, content(), "2")
+    assert (second.wrong_chunks, second.new_chunks) == (1, 1)
+    assert len(_chunks(tmp_path, second)) > 1
+
+
+def test_pipes_among_the_packs_are_left_alone(tmp_path: Path) -> None:
+    first = published(tmp_path, content())
+    os.mkfifo(tmp_path / "server/lab/packs" / first.manifest.packs[0].name[:2] / ("0" * 64))
+    assert published(tmp_path, content(), "2").new_bytes == 0
+
+
+def test_a_disk_that_is_not_what_its_own_manifest_says_is_not_published(tmp_path: Path) -> None:
+    made = source(tmp_path / "built", content())
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "built").iterdir()}
+    made = msgspec.structs.replace(made, sums=sums)
+    names, key = ("lab", "demo", "1"), ProjectKey(KEY)
+    assert publish(made, tmp_path / "server", names, key).new_chunks
+    with (tmp_path / "built/kernel").open("r+b") as file:
+        file.write(b"evil")
+    with pytest.raises(ImageError, match="it was changed"):
+        publish(made, tmp_path / "server", ("lab", "demo", "2"), key)
 
 
 def test_publishing_again_changes_nothing_and_other_content_under_the_same_version_is_refused(tmp_path: Path) -> None:
@@ -145,8 +226,6 @@ def test_names_that_would_leave_the_folder_or_stand_in_its_way_are_refused(
 
 
 def test_a_manifest_of_absurd_numbers_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    import msgspec
-
     made = published(tmp_path, content(kib=64)).manifest
     table = decode(encode(made))[1]
     table.packs[next(n for n, pack in enumerate(table.packs) if pack != HOLE)] = 999

@@ -14,6 +14,7 @@ import pytest
 
 from deskgrid.images.chunks import upkeep
 from deskgrid.images.chunks.fetch import Fetcher
+from deskgrid.images.chunks.index import HeldImage, Index
 from deskgrid.images.chunks.keys import ProjectKey
 from deskgrid.images.chunks.manifest import wanted
 from deskgrid.images.chunks.publish import Published
@@ -43,6 +44,14 @@ def _same(folder: Path, store: ChunkStore, image: Admitted, version: str = "1") 
 
 def _some_pack(store: ChunkStore) -> Path:
     return max(store.folder.glob("packs/*/*"), key=lambda path: path.stat().st_size)
+
+
+def test_what_was_used_under_a_clock_that_was_ahead_goes_when_it_is_its_turn(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.db")
+    for digest, used_at in (("a" * 64, 9e9), ("b" * 64, 1e9), ("c" * 64, 1e9 + 1), ("b" * 64, 1e9 + 2)):
+        index.add_image(HeldImage(digest, "lab", "demo", digest[0], used_at, 1), [])
+    assert [image.version for image in index.images()] == ["a", "c", "b"]
+    index.close()
 
 
 def test_what_is_fetched_reads_as_it_was_published_and_is_the_servers_very_bytes(tmp_path: Path) -> None:

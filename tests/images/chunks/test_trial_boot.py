@@ -9,7 +9,7 @@ import pytest
 from deskgrid.images.build import images_folder
 from deskgrid.images.chunks.publish import Source
 from deskgrid.images.chunks.trial import keep_reads, kept_reads
-from deskgrid.images.chunks.trial_boot import QEMU, first_reads, qemu_args
+from deskgrid.images.chunks.trial_boot import QEMU, qemu_args, try_out
 from deskgrid.images.contract import ImageError
 
 
@@ -39,7 +39,7 @@ def test_a_machine_that_reads_nothing_is_an_error_with_qemus_words(tmp_path: Pat
     (tmp_path / "kernel").write_bytes(b"no kernel")
     (tmp_path / "initrd").write_bytes(b"no initrd")
     with pytest.raises(ImageError, match="read nothing of its disk"):
-        first_reads(source, most_seconds=30)
+        try_out(source, most_seconds=30)
 
 
 @pytest.mark.real
@@ -51,6 +51,8 @@ def test_the_demos_guest_reads_its_member_and_htcondor() -> None:
     said: list[str] = []
     source = _source(folders[-1].parent)
     source = Source(source.disk, source.kernel, source.initrd, facts["cmdline"], facts["memory_bytes"], (), "0" * 64)
-    reads = first_reads(source, said.append)
+    tried = try_out(source, said.append)
     assert "HTCondor's daemons start" in said
-    assert len(reads) * 4096 > 20 << 20
+    assert len(tried.first_reads) * 4096 > 20 << 20
+    assert tried.promise is not None and tried.promise.free_bytes > 512 << 20
+    assert {"CondorVersion", "OpSysAndVer", "OpSysMajorVer"} <= {one.name for one in tried.promise.says}

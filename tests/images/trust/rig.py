@@ -13,6 +13,7 @@ import pytest
 
 from deskgrid.images.trust.client import Trusted
 from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.held import Held
 from deskgrid.images.trust.online import Renewed, renew
 from deskgrid.images.trust.repository import first_root, first_targets
 from deskgrid.images.trust.roles import OWNER
@@ -46,6 +47,7 @@ class Grid:
             self.shelf.keep("targets", first_targets(now))
             self.signed(self.ada, self.bob)
         self.bootstrap = (folder / "metadata/1.root.json").read_bytes()
+        self.shelf.held = Held.of(self.bootstrap)
         self.project("einstein", self.rita, self.paul)
 
     def signed(self, *signers: CryptoSigner) -> None:

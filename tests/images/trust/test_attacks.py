@@ -1,5 +1,6 @@
 """TUF's list of attacks and some more, each against the real client: what is refused, and whose fault it is."""
 
+import contextlib
 import hashlib
 import http.server
 import json
@@ -239,10 +240,42 @@ def test_a_clock_set_back_after_a_good_check_starts_nothing(grid: Grid, home: Pa
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
         trusted.check(ONE, NOW - HOUR / 2)  # what a time server corrects
-        for step in (lambda: trusted.refresh(NOW - DAY), lambda: trusted.check(ONE, NOW - DAY)):
+        for step in (lambda: trusted.refresh(NOW - 2 * DAY), lambda: trusted.check(ONE, NOW - 2 * DAY)):
             refused("clock-behind", Fault.DESKTOP, step)
     with desktop(home, grid) as trusted:
-        refused("clock-behind", Fault.DESKTOP, lambda: trusted.refresh(NOW - DAY))
+        refused("clock-behind", Fault.DESKTOP, lambda: trusted.refresh(NOW - 2 * DAY))
+
+
+@pytest.mark.parametrize("ahead", [HOUR, 20 * HOUR, 20 * DAY, 3 * YEAR])
+def test_a_clock_that_was_ahead_once_does_not_matter_when_it_is_right(grid: Grid, home: Path, ahead: timedelta) -> None:
+    """All clocks were: so the timestamp was found good then, and the time remembered."""
+    grid.publish(ONE)
+    grid.renew(NOW + ahead)
+    with desktop(home, grid) as trusted, contextlib.suppress(TrustError):  # in three years the root has expired
+        trusted.refresh(NOW + ahead)
+    grid.renew(NOW)
+    for later in (NOW, NOW + HOUR, NOW - HOUR):
+        with desktop(home, grid) as trusted:
+            trusted.refresh(later)
+            trusted.check(ONE, later)
+
+
+def test_who_sets_the_clock_back_and_has_all_that_was_ever_signed_leads_nobody_back(grid: Grid, home: Path) -> None:
+    grid.publish(ONE)
+    grid.renew(NOW)
+    old = dict(kept(grid))
+    grid.renew(NOW + DAY / 2)
+    between = dict(kept(grid))
+    grid.revoke("einstein-approver", ONE)
+    grid.renew(NOW + 5 * DAY)
+    with desktop(home, grid) as trusted:
+        trusted.refresh(NOW + 5 * DAY)
+        refused("revoked", Fault.SIGNERS, lambda: trusted.check(ONE, NOW + 5 * DAY))
+    for served, at in ((old, NOW), (between, NOW + DAY / 2)):
+        attacker = Attacker(grid.source)
+        attacker.instead = dict(served)
+        with desktop(home, grid, attacker) as trusted, pytest.raises(TrustError):
+            trusted.refresh(at)
 
 
 def test_an_expired_root_starts_nothing_until_the_administrators_sign_a_new_one(grid: Grid, home: Path) -> None:
@@ -561,9 +594,12 @@ def test_a_delegation_for_other_paths_is_refused(grid: Grid, home: Path) -> None
         draft = grid.shelf.draft("targets", NOW)
         draft.signed.delegations.roles["einstein-approver"].paths = ["images/other/*/*.json"]
         grid.shelf.keep("targets", draft)
-        grid.signed(grid.ada, grid.bob)
-    grid.renew()
-    with desktop(home, grid) as trusted:
+        refused("strange", Fault.SIGNERS, lambda: grid.signed(grid.ada, grid.bob))
+    for signer in (grid.ada, grid.bob):
+        draft.sign(signer, append=True)
+    attacker = Attacker(grid.source)
+    serve_listed(grid, attacker, {"targets": draft}, grid.online)
+    with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
         refused("foreign-path", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
 
@@ -611,10 +647,10 @@ def test_a_root_that_names_one_key_twice_is_refused(grid: Grid, home: Path) -> N
     attacker = Attacker(grid.source)
     attacker.instead["metadata/2.root.json"] = raw(root)
     with desktop(home, grid, attacker) as trusted:
-        said = refused("key-twice", Fault.SIGNERS, lambda: trusted.refresh(NOW))
-        assert "one person could sign for two" in said
+        said = refused("bad-id", Fault.SIGNERS, lambda: trusted.refresh(NOW))
+        assert "the hash of the key" in said
     refused(
-        "key-twice",
+        "bad-id",
         Fault.SIGNERS,
         lambda: grid.shelf.rotate("administrators", NOW, [alias(grid.ada, "f" * 64)]),
     )
@@ -626,10 +662,11 @@ def forced(grid: Grid, key: SSlibKey, role: str) -> Metadata[Any]:
         draft = grid.shelf.draft("targets", NOW)
         draft.signed.add_key(key, role)
         grid.shelf.keep("targets", draft)
-        refused("key-in-both", Fault.SIGNERS, lambda: grid.signed(grid.ada, grid.bob))
-        pending = grid.shelf.pending("targets")
-        assert pending is not None
-        return pending
+        with pytest.raises(TrustError, match=r"key-in-both|bad-id"):
+            grid.signed(grid.ada, grid.bob)
+    for signer in (grid.ada, grid.bob):
+        draft.sign(signer, append=True)
+    return draft
 
 
 @pytest.mark.parametrize("disguise", [False, True])
@@ -638,13 +675,14 @@ def test_an_approver_s_key_in_the_researcher_s_role_is_refused_by_both_sides(
 ) -> None:
     grid.publish(ONE)
     key = alias(grid.paul, "e" * 64) if disguise else grid.paul.public_key
-    said = refused("key-in-both", Fault.SIGNERS, lambda: grid.shelf.rotate("einstein-researcher", NOW, [key]))
-    assert "must be held by different people" in said
+    code, why = ("bad-id", "the hash of the key") if disguise else ("key-in-both", "must be held by different people")
+    said = refused(code, Fault.SIGNERS, lambda: grid.shelf.rotate("einstein-researcher", NOW, [key]))
+    assert why in said
     attacker = Attacker(grid.source)
     serve_listed(grid, attacker, {"targets": forced(grid, key, "einstein-researcher")}, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused("key-in-both", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
+        refused(code, Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
 
 
 @pytest.mark.parametrize("role", ["administrators", "einstein-researcher", "einstein-approver"])
@@ -652,14 +690,16 @@ def test_the_online_key_can_hold_no_other_role(grid: Grid, role: str) -> None:
     refused("key-in-both", Fault.SIGNERS, lambda: grid.shelf.rotate(role, NOW, [grid.online.public_key]))
 
 
-def test_the_online_key_in_a_project_s_role_is_refused_by_the_desktop(grid: Grid, home: Path) -> None:
+@pytest.mark.parametrize("disguise", [False, True])
+def test_the_online_key_in_a_project_s_role_is_refused_by_the_desktop(grid: Grid, home: Path, disguise: bool) -> None:
     grid.publish(ONE)
     attacker = Attacker(grid.source)
-    evil = forced(grid, alias(grid.online, "d" * 64), "einstein-approver")
+    key = alias(grid.online, "d" * 64) if disguise else grid.online.public_key
+    evil = forced(grid, key, "einstein-approver")
     serve_listed(grid, attacker, {"targets": evil}, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused("key-in-both", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
+        refused("bad-id" if disguise else "key-in-both", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
 
 
 def test_a_kind_of_key_that_we_do_not_take_is_refused(grid: Grid) -> None:
@@ -728,7 +768,12 @@ def test_a_foreign_path_in_a_role_is_never_published(grid: Grid, path: str) -> N
         draft.signed.targets[path] = draft.signed.targets[ONE.path]
         grid.shelf.keep("einstein-researcher", draft)
         refused("foreign-path", Fault.SIGNERS, lambda: grid.signed(grid.rita))
-    assert "foreign-path" in grid.renew().problems[0]
+        draft.sign(grid.rita)
+        (grid.shelf.metadata / f"{draft.signed.version}.einstein-researcher.json").write_bytes(draft.to_bytes())
+    assert "einstein-researcher: version 2 lies there" in grid.renew().problems[0]
+    after = grid.shelf.settled("snapshot")
+    assert after is not None
+    assert after.signed.meta == before.signed.meta
 
 
 def test_projects_that_differ_in_case_only_are_refused(grid: Grid) -> None:

@@ -1,5 +1,6 @@
 """The key ceremony of docs/trust.md as people type it."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -11,7 +12,12 @@ import pytest
 
 from deskgrid.cli.main import run
 from deskgrid.cli.output import Exit
-from deskgrid.images.trust.keys import make_key
+from deskgrid.images.manifest import Package
+from deskgrid.images.trust.aloud import words_of
+from deskgrid.images.trust.keys import make_key, read_public
+from tests.images.built import built_image
+
+from .published import manifest
 
 PASSWORD = "correct horse battery"
 PEOPLE = ("ada", "bob", "cleo", "rita", "paul", "online")
@@ -48,6 +54,23 @@ class Room:
     def signing(self, command: str, *argv: object, code: int = 0) -> str:
         return self.here(command, *argv, "--password-file", self.password, code=code)
 
+    def root(self) -> Path:
+        """The root that the administrators gave to everybody."""
+        own = self.folder / "1.root.json"
+        if not own.exists():
+            shutil.copy(self.repository / "metadata/1.root.json", own)
+        return own
+
+    def publish(self, image: str, **more: Any) -> Path:
+        """What `image publish` left on the researcher's side."""
+        path = self.folder / image.replace("/", "-")
+        path.write_bytes(manifest(image, **more))
+        return path
+
+    def both(self, image: str) -> None:
+        self.signing("propose", image, self.publish(image), self.key("rita"), "--root", self.root())
+        self.signing("approve", image, self.key("paul"), "--yes", "--root", self.root())
+
     def json(self, command: str, *argv: object) -> Any:
         return json.loads(self.here(command, *argv, "--json"))
 
@@ -72,14 +95,15 @@ def test_from_nothing_to_an_image_that_a_desktop_trusts_and_its_end(room: Room) 
     room.here("add-key", "einstein-approver", room.public("paul"))
     assert "waiting for 1 of bob (" in room.signing("sign", room.key("ada"), "--yes")
     assert "complete: targets" in room.signing("sign", room.key("bob"), "--yes")
-    manifest = room.folder / "manifest.json"
-    manifest.write_text('{"packages": [{"name": "gcc", "version": "12"}]}')
-    assert "complete: einstein-researcher" in room.signing("propose", "einstein/search/1.0", manifest, room.key("rita"))
+    made = room.publish("einstein/search/1.0", packages=(Package("gcc", "12"),))
+    propose = ("propose", "einstein/search/1.0", made, room.key("rita"))
+    assert "you hold no root yet" in room.signing(*propose, code=Exit.WRONG)
+    assert "complete: einstein-researcher" in room.signing(*propose, "--root", room.root())
     status = room.here("status")
     assert "einstein/search/1.0 waits for its approver; it is to be the latest" in status
-    assert "the first version, with 1 packages" in status
+    assert "the first version, with 1 package" in status
     assert "gcc" not in status
-    approved = room.signing("approve", "einstein/search/1.0", room.key("paul"), "--yes")
+    approved = room.signing("approve", "einstein/search/1.0", room.key("paul"), "--yes", "--root", room.root())
     assert "complete: einstein-approver" in approved
     assert "timestamp 1" in room.signing("renew", room.key("online"))
     assert "nothing waits for anybody" in room.here("status")
@@ -102,10 +126,7 @@ def test_a_key_is_made_at_the_command_line(room: Room) -> None:
 def test_a_step_back_of_latest_must_be_said_and_signed_by_both(room: Room) -> None:
     room.begin()
     for version in ("1.0", "2.0"):
-        manifest = room.folder / version
-        manifest.write_text(version)
-        room.signing("propose", f"einstein/search/{version}", manifest, room.key("rita"))
-        room.signing("approve", f"einstein/search/{version}", room.key("paul"), "--yes")
+        room.both(f"einstein/search/{version}")
     back = ("point", "einstein/search/1.0", room.key("rita"))
     assert "say so explicitly" in room.signing(*back, code=Exit.WRONG)
     room.signing(*back, "--back")
@@ -124,7 +145,8 @@ def test_keys_come_and_go_and_lives_are_renewed(room: Room) -> None:
     assert [each["role"] for each in found["waiting"]] == ["root"]
     room.signing("sign", room.key("ada"), "--yes")
     room.signing("sign", room.key("bob"), "--yes")
-    assert "nothing waits" in room.signing("sign", room.key("cleo"), "--yes", code=Exit.WRONG)
+    assert "you hold no root" in room.signing("sign", room.key("cleo"), "--yes", code=Exit.WRONG)
+    assert "nothing waits" in room.signing("sign", room.key("cleo"), "--yes", "--root", room.root(), code=Exit.WRONG)
     assert [each["role"] for each in room.json("rotate", "administrators")["waiting"]] == ["root", "targets"]
     assert "dora" in room.here("rotate", "einstein-approver")
 
@@ -132,16 +154,18 @@ def test_keys_come_and_go_and_lives_are_renewed(room: Room) -> None:
 def test_what_cannot_be_done_is_one_sentence_with_the_right_code(room: Room) -> None:
     assert "there is none" in room.here("status", code=Exit.ABSENT)
     room.begin()
+    one, two, nobodys = (room.publish(image) for image in ("einstein/x/1", "einstein/x/2", "nobody/x/1"))
+    for name in ("rita", "paul"):
+        room.here("status", "--key", room.key(name), "--root", room.root())
+    rita, paul = room.key("rita"), room.key("paul")
     for argv, code, said in (
-        (("propose", "einstein/search", "x", room.key("rita")), Exit.WRONG, "expected PROJECT/IMAGE/VERSION"),
-        (("propose", "einstein/../1", "x", room.key("rita")), Exit.WRONG, "image: got '..'"),
-        (("propose", "nobody/x/1", room.password, room.key("rita")), Exit.ABSENT, "nobody-researcher"),
-        (("propose", "einstein/x/1", room.password, room.key("paul")), Exit.WRONG, "it may not sign for"),
-        (
-            ("propose", "einstein/x/2", room.password, room.key("rita")),
-            Exit.WRONG,
-            "more waits there than einstein/x/2",
-        ),
+        (("propose", "einstein/search", "x", rita), Exit.WRONG, "expected PROJECT/IMAGE/VERSION"),
+        (("propose", "einstein/../1", "x", rita), Exit.WRONG, "image: got '..'"),
+        (("propose", "einstein/x/1", room.password, rita), Exit.WRONG, "manifest"),
+        (("propose", "einstein/x/1", two, rita), Exit.WRONG, "got the one of einstein/x/2"),
+        (("propose", "nobody/x/1", nobodys, rita), Exit.ABSENT, "nobody-researcher"),
+        (("propose", "einstein/x/1", one, paul), Exit.WRONG, "it may not sign for"),
+        (("propose", "einstein/x/2", two, rita), Exit.WRONG, "more waits there than einstein/x/2"),
         (("approve", "einstein/x/1", room.key("paul"), "--yes"), Exit.WRONG, "does not wait for its approver"),
         (("revoke", "einstein/x/1", room.key("ada"), "--reason", "x"), Exit.ABSENT, "in no role of project einstein"),
         (("revoke", "einstein/x/1", room.key("paul"), "--reason", "x"), Exit.ABSENT, "does not list it"),
@@ -178,7 +202,8 @@ def test_what_is_signed_is_shown_and_asked_for_first(room: Room) -> None:
     assert "new role other-approver" in ended.stdout
     assert room.json("status")["waiting"][0]["signed"] == []
     said = room.signing("sign", room.key("ada"), "--yes")
-    assert "new role other-approver: 1 must sign, cleo (" in said
+    assert "other-approver: + 1 must sign" in said
+    assert "other-approver: + cleo, key in words: " in said
 
 
 def test_two_administrators_sign_copies_on_computers_without_a_network(room: Room) -> None:
@@ -192,3 +217,92 @@ def test_two_administrators_sign_copies_on_computers_without_a_network(room: Roo
         assert "signed: targets" in said
     assert "complete: targets" in said
     assert "no signature that lacks" in room.here("merge", stick, code=Exit.WRONG)
+
+
+def test_a_manifest_is_proposed_only_from_the_researcher_s_own_side_and_as_it_was_published(room: Room) -> None:
+    room.begin()
+    own = room.publish("einstein/search/1.0")
+    there = room.repository / "images/einstein/search/1.0.json"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(manifest("einstein/search/1.0", cmdline="evil"))
+    rita = (room.key("rita"), "--root", room.root())
+    said = room.signing("propose", "einstein/search/1.0", there, *rita, code=Exit.WRONG)
+    assert "where others may write" in said
+    said = room.signing("propose", "einstein/search/1.0", own, *rita, code=Exit.NO)
+    assert "it is not what lies at" in said
+    there.write_bytes(own.read_bytes())
+    said = room.signing("propose", "einstein/search/1.0", own, *rita)
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+    assert f"SHA-256 {digest}; in words: {words_of(digest)}" in said
+
+
+def test_a_manifest_with_something_in_it_that_nobody_would_see_is_not_proposed(room: Room) -> None:
+    room.begin()
+    own = room.publish("einstein/search/1.0")
+    own.write_bytes(own.read_bytes().replace(b'{"project"', b'{"x-mine":1,"project"'))
+    rita = (room.key("rita"), "--root", room.root())
+    said = room.signing("propose", "einstein/search/1.0", own, *rita, code=Exit.WRONG)
+    assert "nobody would see it" in said
+
+
+def test_the_approver_is_shown_the_digest_and_all_by_which_a_machine_would_differ(room: Room) -> None:
+    room.begin()
+    room.both("einstein/search/1.0")
+    two = room.publish("einstein/search/2.0", cmdline="quiet init=/evil", chunks=("a", "b"))
+    room.signing("propose", "einstein/search/2.0", two, room.key("rita"))
+    digest = hashlib.sha256(two.read_bytes()).hexdigest()
+    said = room.signing("approve", "einstein/search/2.0", room.key("paul"), "--yes")
+    assert f"SHA-256 of its manifest: {digest}" in said
+    assert words_of(digest) in said
+    assert "kernel command line: quiet → quiet init=/evil" in said
+    assert "disk: 4096 bytes → 6096 bytes" in said
+    assert "chunks: 2 of 2 are new, 2000 of 2000 bytes; 0 are gone" in said
+    assert "memory: 268435456 bytes, the same" in said
+
+
+def test_words_of_keys_roots_and_manifests_can_be_read_aloud(room: Room) -> None:
+    room.begin()
+    made = room.publish("einstein/search/1.0")
+    said = room.type("words", room.public("ada"), room.root(), made)
+    ada = read_public(room.public("ada"))
+    assert "key of ada" in said and words_of(ada.keyid) in said and ada.keyid in said
+    assert "root version 1" in said
+    assert words_of(hashlib.sha256(made.read_bytes()).hexdigest()) in said
+    room.public("bob").write_bytes(room.public("ada").read_bytes().replace(b"ed25519", b"ed25518"))
+    shown = room.here("status", "--root", room.root())
+    assert "what the folder says of itself" not in shown
+    assert "what the folder says of itself" in room.here("status")
+
+
+def test_what_one_s_own_key_saw_can_not_be_taken_back(room: Room) -> None:
+    room.begin()
+    room.both("einstein/search/1.0")
+    kept = room.folder / "kept"
+    shutil.copytree(room.repository, kept)
+    room.both("einstein/search/2.0")
+    shutil.rmtree(room.repository)
+    kept.rename(room.repository)
+    three = room.publish("einstein/search/3.0")
+    said = room.signing("propose", "einstein/search/3.0", three, room.key("rita"), code=Exit.NO)
+    assert "sign nothing" in said
+
+
+def test_the_approver_looks_into_the_image_and_compares_it_with_a_build_of_his_own(room: Room) -> None:
+    room.begin()
+    built, key = built_image(room.folder / "built", name="search"), room.folder / "einstein.key"
+    made = ["image", "publish", built, room.repository, "--project", "einstein", "--version", "1.0", "--key", key]
+    assert run([*map(str, made), "--new-key", "--no-trial"]) == 0
+    own = built / "einstein-1.0.manifest.json"
+    room.signing("propose", "einstein/search/1.0", own, room.key("rita"), "--root", room.root())
+    approve = ("approve", "einstein/search/1.0", room.key("paul"), "--root", room.root(), "--yes", "--json")
+    look = ("--look", room.folder / "look")
+    assert "expected --project-key" in room.signing(*approve, *look, code=Exit.WRONG)
+    other = built_image(room.folder / "other", name="search", disk=b"another disk")
+    with_key = (*look, "--project-key", key)
+    said = room.signing(*approve, *with_key, "--built", other, code=Exit.REFUSED)
+    assert "don't approve it" in said
+    assert room.json("status")["approvals"] != []
+    shutil.rmtree(room.folder / "look")
+    room.signing(*approve, *with_key, "--built", built)
+    assert (room.folder / "look/disk.raw").read_bytes() == (built / "disk.raw").read_bytes()
+    assert room.json("status")["approvals"] == []

@@ -63,6 +63,24 @@ def test_a_wrong_password_and_a_damaged_file_are_sentences(tmp_path: Path) -> No
     refused("bad-key", Fault.REQUEST, lambda: read_public(file))
 
 
+def test_a_public_key_with_another_one_s_id_is_refused_wherever_it_is_read(tmp_path: Path) -> None:
+    ada, mallory = (make_key(tmp_path / name, name, PASSWORD, scrypt=WORK) for name in ("ada", "mallory"))
+    for name in ("ada.pub", "ada"):
+        file = tmp_path / name
+        swapped = file.read_text().replace(ada.keyval["public"], mallory.keyval["public"])
+        file.write_text(swapped)
+        said = refused("bad-id", Fault.SIGNERS, lambda file=file: read_public(file))  # type: ignore[misc]
+        assert mallory.keyid in said
+    refused("bad-id", Fault.SIGNERS, lambda: open_signer(tmp_path / "ada", ask))
+
+
+def test_a_key_written_in_another_way_is_refused(tmp_path: Path) -> None:
+    key = make_key(tmp_path / "ada", "ada", PASSWORD, scrypt=WORK)
+    file = tmp_path / "ada.pub"
+    file.write_text(file.read_text().replace(key.keyval["public"], key.keyval["public"].upper()))
+    refused("bad-id", Fault.SIGNERS, lambda: read_public(file))
+
+
 def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "rita"
     make_key(file, "rita", PASSWORD, scrypt=WORK)

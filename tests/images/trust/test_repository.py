@@ -231,7 +231,7 @@ def test_another_way_to_tell_the_differences_can_be_given(grid: Grid) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        (None, packages(a="1"), "the first version, with 1 packages"),
+        (None, packages(a="1"), "the first version, with 1 package"),
         (packages(a="1"), packages(a="1"), "the same packages"),
         (None, b"\x00", "these manifests list no packages"),
         (packages(a="1"), b"{}", "these manifests list no packages"),

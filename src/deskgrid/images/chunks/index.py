@@ -90,6 +90,8 @@ class Index:
     def add_image(self, image: HeldImage, packs: Sequence[str]) -> None:
         """Note an image and its packs; again is no harm."""
         with self._writing():
+            # What was used in the future was used under a clock that was wrong.
+            self._db.execute("UPDATE image SET used_at = ?1 WHERE used_at > ?1", (image.used_at,))
             self._db.execute(
                 "INSERT INTO image VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET used_at = excluded.used_at",
                 (image.digest, image.project, image.name, image.version, image.used_at, image.bytes),

@@ -13,7 +13,8 @@ Rules, told first
 - A key and nonce meet only one message: the key belongs to the content, the nonce to the compressed bytes. Another
   version of the compressor makes other bytes of the same content, and so another nonce under the same key.
 - Whoever has a project's key can make a blob that decrypts. So a reader takes only blobs whose sum the signed manifest
-  commits to; the tag alone proves nothing between holders of the key.
+  commits to; the tag alone proves nothing between holders of the key. And what was opened must have its own name: a
+  blob that says one content and holds another is nobody's, whoever signed for it.
 - A frame says its length before it is unpacked; one that says another length than the manifest is not unpacked.
 
 Sources: BLAKE3 specification, section 6.2 (key derivation, keyed mode); RFC 5116; NIST SP 800-38D, section 8.2.
@@ -84,7 +85,7 @@ class ProjectKey:
             raw_bytes: how long the manifest says that it is.
 
         Raises:
-            Damaged: another key's, or not this chunk.
+            Damaged: another key's, not this chunk, or not what its name says.
         """
         name, nonce = blob[:NAME_BYTES], blob[NAME_BYTES : NAME_BYTES + _NONCE_BYTES]
         try:
@@ -99,6 +100,8 @@ class ProjectKey:
             raise Damaged(f"chunk: it does not unpack ({error}); it was published wrongly") from None
         if len(plain) != raw_bytes:
             raise Damaged(f"chunk: got {len(plain)} bytes, expected {raw_bytes}; it was published wrongly")
+        if self.name(plain) != name:
+            raise Damaged("chunk: it is not what its name says; somebody who has the project's key made it")
         return plain
 
     def _cipher(self, name: bytes) -> AESGCM:

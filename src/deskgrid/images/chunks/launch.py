@@ -8,7 +8,6 @@ Rules, told first
 import os
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from deskgrid.host.programs import python
 from deskgrid.images.chunks.manifest import PublishedManifest
 from deskgrid.images.chunks.serve import Order, Status
 from deskgrid.images.contract import ImageError
@@ -32,7 +32,7 @@ Report = Callable[[str], None]
 
 def argv() -> tuple[str, ...]:
     """The program, without the three arguments that `wire/disk.py` names."""
-    return (sys.executable, "-P", "-m", "deskgrid.images.chunks.serve")
+    return tuple(python("deskgrid.images.chunks.serve"))
 
 
 def opening(order: Order, key: bytes | bytearray | memoryview) -> bytes:

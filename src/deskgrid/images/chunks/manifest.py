@@ -29,7 +29,10 @@ from deskgrid.images.chunks.cut import MOST_BYTES
 from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, index_bytes
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Package
+from deskgrid.model.counted import counted
+from deskgrid.model.image import Attribute
 from deskgrid.model.names import Digest, Name
+from deskgrid.model.outside import JsonReader
 
 FORMAT = 2
 HOLE = 0xFFFF
@@ -65,7 +68,8 @@ class Stream(msgspec.Struct, frozen=True):
 class PublishedManifest(msgspec.Struct, frozen=True):
     """See the module. source: digest of the built image's own manifest. key_id: tells the project's keys apart.
 
-    blob_bytes: of all blobs that it needs.
+    blob_bytes: of all blobs that it needs. free_bytes: what jobs find free of the disk; says: what its machines say of
+    themselves to HTCondor; both as a trial boot recorded them (core/promise.py), nothing without one.
     """
 
     project: Name
@@ -85,6 +89,8 @@ class PublishedManifest(msgspec.Struct, frozen=True):
     blob_bytes: Bytes
     format: int = FORMAT
     seed: Stream = Stream(0, 0)
+    free_bytes: Bytes = 0
+    says: Annotated[tuple[Attribute, ...], msgspec.Meta(max_length=1000)] = ()
 
     @property
     def disk_bytes(self) -> int:
@@ -114,7 +120,7 @@ class Span(msgspec.Struct, frozen=True):
     offsets: "array[int]"
 
 
-_DECODER = msgspec.json.Decoder(PublishedManifest)
+_DECODER = JsonReader(PublishedManifest)
 
 
 def encode(manifest: PublishedManifest) -> bytes:
@@ -190,7 +196,9 @@ def _pieces(manifest: PublishedManifest) -> int:
 def _table(manifest: PublishedManifest) -> Table:
     count = _pieces(manifest)
     if count > _MOST_PIECES:
-        raise ImageError(f"manifest of {title(manifest)}: got {count} pieces, expected at most {_MOST_PIECES}")
+        raise ImageError(
+            f"manifest of {title(manifest)}: got {counted(count, 'piece')}, expected at most {_MOST_PIECES}"
+        )
     plain = _unpacked(manifest, manifest.table, 8 * count)
     if len(plain) != 8 * count:
         raise ImageError(f"manifest of {title(manifest)}: got a table of {len(plain)} bytes, expected {8 * count}")

@@ -33,6 +33,7 @@ import psutil
 from deskgrid.images.chunks.door import MOST_INSIDE, Address, Door, Network, own_networks
 from deskgrid.images.chunks.held import HeldPacks, Lacking
 from deskgrid.images.chunks.ranges import Pace
+from deskgrid.model.outside import read_json
 from deskgrid.wire.disk import Command, Word, encode_word
 from deskgrid.wire.neighbour import Given, Serving
 
@@ -209,7 +210,7 @@ def main() -> int:
     """Serve until standard input ends. Returns: the exit code; 1 with a sentence when it can't be done."""
     give_way()
     try:
-        serving = msgspec.json.decode(sys.stdin.buffer.readline(), type=Serving)
+        serving = read_json(sys.stdin.buffer.readline(), type=Serving)
         service = Service(serving)
     except msgspec.MsgspecError as error:
         _tell(Word(said=f"neighbours: what to serve: {error}"))
@@ -221,7 +222,7 @@ def main() -> int:
     _tell(Word(ready={"port": service.port}))
     for line in sys.stdin.buffer:
         with suppress(msgspec.MsgspecError):
-            _tell(Word(answer=service.do(msgspec.json.decode(line, type=Command))))
+            _tell(Word(answer=service.do(read_json(line, type=Command))))
     return 0
 
 

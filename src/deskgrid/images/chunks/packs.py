@@ -21,6 +21,7 @@ from blake3 import blake3
 
 from deskgrid.images.chunks.cut import MOST_BYTES
 from deskgrid.images.chunks.keys import OVERHEAD_BYTES, SUM_BYTES, Damaged, sum_of
+from deskgrid.model.counted import counted
 
 PACK_BYTES = 16 << 20
 """So long a pack becomes, about."""
@@ -50,7 +51,10 @@ class PackIndex:
             raise Damaged(f"pack {name[:12]}…: its index is not its own; fetch it again")
         magic, count = _HEAD.unpack_from(content) if len(content) >= _HEAD.size else (b"", 0)
         if magic != _MAGIC or not 0 < count <= MOST_BLOBS or len(content) != index_bytes(count):
-            raise Damaged(f"pack {name[:12]}…: got an index of {len(content)} bytes, expected {count} entries")
+            raise Damaged(
+                f"pack {name[:12]}…: got an index of {len(content)} bytes, "
+                f"expected {counted(count, 'entry', 'entries')}"
+            )
         lengths = [length for _, length in _ENTRY.iter_unpack(memoryview(content)[_HEAD.size :])]
         if max(lengths) > MOST_BLOB_BYTES or min(lengths) <= OVERHEAD_BYTES:
             raise Damaged(f"pack {name[:12]}…: got a blob of {max(lengths)} bytes, expected at most {MOST_BLOB_BYTES}")

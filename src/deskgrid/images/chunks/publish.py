@@ -3,6 +3,9 @@
 Rules, told first
 - What the project already has is not stored again: the packs in its folder are looked into, those of versions before
   and those that an interrupted publication left. So a second version writes its difference, and a second try goes on.
+- What is there is not believed: others may write to that folder. A blob that is taken over is read, checked and opened,
+  and must hold the very bytes that would be stored; else they are stored anew.
+- What is published is what the image's own manifest says: the files' sums are taken of what is cut.
 - Kernel, initrd and seed come first, then what a boot reads in its order, then the rest of the disk in order.
 - A pack is written under another name, flushed, then renamed; the manifest is written the same way after the last
   pack. Whoever reads the folder sees a whole version or none.
@@ -10,25 +13,27 @@ Rules, told first
 - One publication of a project at a time.
 """
 
+import hashlib
 import mmap
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.files import locked, write_atomic
+from deskgrid.core.promise import Promise
+from deskgrid.host.files import locked, make_folder, open_plain, write_atomic
 from deskgrid.images.chunks import manifest as published
 from deskgrid.images.chunks.cut import Piece, cut
 from deskgrid.images.chunks.keys import NAME_BYTES, Damaged, ProjectKey
 from deskgrid.images.chunks.manifest import HOLE, Pack, PublishedManifest, Stream, Table
 from deskgrid.images.chunks.packs import MOST_BLOBS, PACK_BYTES, PackIndex, assemble, index_bytes
 from deskgrid.images.contract import ImageError
-from deskgrid.images.manifest import DISK, INITRD, KERNEL, Package, read, reference
-from deskgrid.images.nocloud import SEED
+from deskgrid.images.manifest import DISK, INITRD, KERNEL, SEED, Package, read, reference
+from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName
 from deskgrid.model.names import name as valid_name
 
@@ -38,7 +43,11 @@ Place = tuple[str, int]
 
 
 class Source(msgspec.Struct, frozen=True):
-    """What shall be published. digest: of the built image's own manifest. first_reads: offsets that a boot reads."""
+    """What shall be published.
+
+    digest: of the built image's own manifest. first_reads: offsets that a boot reads. sums: SHA-256 of its files, by
+    name, as that manifest has them. promise: what its machines say of themselves, as a trial boot told.
+    """
 
     disk: Path
     kernel: Path | None
@@ -49,12 +58,16 @@ class Source(msgspec.Struct, frozen=True):
     digest: str
     first_reads: Sequence[int] = ()
     seed: Path | None = None
+    sums: Mapping[str, str] = {}
+    promise: Promise = Promise()
 
 
 def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
     """What is to be published of an image's folder; an imported one has a seed too. Raises: ImageError."""
     ref = reference(folder.resolve())
     held = read(folder, ref)
+    if held.imported is not None and held.seed is None:
+        raise ImageError(f"image {ref.name}: its seed is not in its manifest; import it again with this version")
     return Source(
         folder / DISK,
         folder / KERNEL if held.kernel is not None else None,
@@ -64,12 +77,16 @@ def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
         held.packages,
         ref.digest,
         first_reads,
-        folder / SEED if held.imported is not None else None,
+        folder / SEED if held.seed is not None else None,
+        {name: facts.sha256 for name, facts in held.files().items()},
     )
 
 
 class Published(msgspec.Struct, frozen=True):
-    """What was done. raw_bytes: read, without holes. new_bytes: written now, without the manifest."""
+    """What was done. raw_bytes: read, without holes. new_bytes: written now, without the manifest.
+
+    wrong_chunks: that lay in the project's packs, and were damaged or not what their names say.
+    """
 
     manifest: PublishedManifest
     path: Path
@@ -77,6 +94,7 @@ class Published(msgspec.Struct, frozen=True):
     new_bytes: int
     new_packs: int
     new_chunks: int
+    wrong_chunks: int
 
 
 def pack_path(root: Path, project: str, pack: str) -> Path:
@@ -111,10 +129,11 @@ def publish(
     where = manifest_path(root, project, name, version)
     try:
         for folder in (where.parent, root / project / "packs"):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         with ExitStack() as stack:
             stack.enter_context(locked(root / project / ".publishing"))
-            streams = [_Stream(path, stack) for path in (source.disk, source.kernel, source.initrd, source.seed)]
+            files = (source.disk, source.kernel, source.initrd, source.seed)
+            streams = [_Stream(path, stack, source.sums) for path in files]
             writer = _Writer(root, project, key)
             places, boot = _chunks(streams, source.first_reads, writer, progress)
             needs = writer.blob_bytes(places)
@@ -123,7 +142,8 @@ def publish(
     except OSError as error:
         raise ImageError(f"publishing to {root}: {error.strerror}; see to it and publish again: it goes on") from error
     progress(1.0)
-    return Published(made, where, writer.raw_bytes, writer.new_bytes, writer.new_packs, writer.new_chunks)
+    done = (writer.raw_bytes, writer.new_bytes, writer.new_packs, writer.new_chunks, writer.wrong_chunks)
+    return Published(made, where, *done)
 
 
 _WHAT = ("project", "image name", "version")
@@ -134,15 +154,20 @@ RESERVED = ("images", "metadata", "pending", "targets")
 class _Stream:
     """A file that is published: mapped and cut."""
 
-    def __init__(self, path: Path | None, stack: ExitStack) -> None:
+    def __init__(self, path: Path | None, stack: ExitStack, sums: Mapping[str, str]) -> None:
+        """Raises: ImageError when it is not what `sums` says of its name."""
         self.content = memoryview(b"")
         self.pieces: list[Piece] = []
-        if path is None or path.stat().st_size == 0:
+        if path is None:
             return
-        file = stack.enter_context(path.open("rb"))
+        file = stack.enter_context(open_plain(path))
+        if os.fstat(file.fileno()).st_size == 0:
+            return
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         stack.callback(mapped.close)
         self.content = stack.enter_context(memoryview(mapped))
+        if (wanted := sums.get(path.name)) is not None and hashlib.sha256(self.content).hexdigest() != wanted:
+            raise ImageError(f"{path}: it is not what its image's manifest says: it was changed; build the image again")
         self.pieces = list(cut(self.content, file.fileno()))
 
 
@@ -183,14 +208,17 @@ class _Writer:
     def __init__(self, root: Path, project: str, key: ProjectKey) -> None:
         self._root, self._project, self._key = root, project, key
         self._known: dict[bytes, Place] = {}
+        self._also: dict[bytes, list[Place]] = {}  # further blobs that say a name
         self._facts: dict[str, Pack] = {}
         self._lengths: dict[str, Sequence[int]] = {}
+        self._found: dict[str, PackIndex] = {}
+        self._checked: set[Place] = set()
         self._used: dict[str, None] = {}
         self._open: list[bytes] = []
         self._open_bytes = 0
         self._number = 0
         self._settled: dict[int, str] = {}
-        self.raw_bytes = self.new_bytes = self.new_packs = self.new_chunks = 0
+        self.raw_bytes = self.new_bytes = self.new_packs = self.new_chunks = self.wrong_chunks = 0
         for path in sorted((root / project / "packs").glob("*/*")):
             self._look_into(path)
 
@@ -198,7 +226,8 @@ class _Writer:
         """Store a chunk if it is new; while its pack is open, its pack is a number."""
         self.raw_bytes += len(plain)
         name = self._key.name(plain)
-        place = self._known.get(name)
+        said = (self._known[name], *self._also.get(name, ())) if name in self._known else ()
+        place = next((one for one in said if self._holds(one, plain)), None)
         if place is None:
             blob = self._key.seal(plain, name)
             if self._open_bytes + len(blob) > PACK_BYTES or len(self._open) == MOST_BLOBS:
@@ -209,13 +238,31 @@ class _Writer:
             self.new_chunks += 1
         return place
 
+    def _holds(self, place: Place, plain: memoryview) -> bool:
+        """Whether a blob that is there already is right and holds just this; looked at once."""
+        index = self._found.get(place[0])
+        if index is None or place in self._checked:
+            return True  # we made it, or looked
+        start, end = index.span(place[1])
+        try:
+            with open_plain(pack_path(self._root, self._project, index.name)) as file:
+                blob = os.pread(file.fileno(), end - start, start)
+            right = index.right(place[1], blob) and self._key.open(blob, len(plain)) == plain
+        except (Damaged, OSError):
+            right = False
+        if right:
+            self._checked.add(place)
+        else:
+            self.wrong_chunks += 1
+        return right
+
     def flush(self) -> None:
         """Write the open pack."""
         if not self._open:
             return
         name, index = assemble(self._open)
         path = pack_path(self._root, self._project, name)
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         write_atomic(path, b"".join([index, *self._open]))
         self._settled[self._number] = name
         self._facts[name] = Pack(name, len(index) + self._open_bytes, len(self._open))
@@ -248,7 +295,11 @@ class _Writer:
         if path.name.startswith("."):
             path.unlink(missing_ok=True)  # what an interrupted publication did not finish
             return
-        with path.open("rb") as file:
+        try:
+            opened = open_plain(path)
+        except OSError:
+            return
+        with opened as file:
             head = file.read(12)
             count = int.from_bytes(head[8:], "little")
             try:
@@ -257,11 +308,14 @@ class _Writer:
                 return
             if os.fstat(file.fileno()).st_size != index.offsets[-1]:
                 return
+            self._found[path.name] = index
             self._facts[path.name] = Pack(path.name, index.offsets[-1], index.count)
             self._lengths[path.name] = [end - start for start, end in map(index.span, range(index.count))]
             for ordinal in range(index.count):
                 name = os.pread(file.fileno(), NAME_BYTES, index.offsets[ordinal])
-                self._known.setdefault(name, (path.name, ordinal))
+                place = (path.name, ordinal)
+                if self._known.setdefault(name, place) is not place:
+                    self._also.setdefault(name, []).append(place)
 
 
 def _manifest(
@@ -277,7 +331,7 @@ def _manifest(
     number = {pack.name: at for at, pack in enumerate(packs)}
     if len(packs) >= HOLE:
         raise ImageError(
-            f"image {names[1]}: got {len(packs)} packs, expected less than {HOLE}; publish under a new key"
+            f"image {names[1]}: got {counted(len(packs), 'pack')}, expected less than {HOLE}; publish under a new key"
         )
     table = Table(
         array("I", [piece.raw_bytes for stream in streams for piece in stream.pieces]),
@@ -300,6 +354,8 @@ def _manifest(
         kernel=kernel,
         initrd=initrd,
         seed=seed,
+        free_bytes=source.promise.free_bytes,
+        says=source.promise.says,
     )
 
 

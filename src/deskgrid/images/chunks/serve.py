@@ -34,6 +34,7 @@ from deskgrid.images.chunks.source import Origin, open_sources
 from deskgrid.images.chunks.store import Admitted, ChunkStore, Limits
 from deskgrid.images.chunks.warm import Warm
 from deskgrid.images.contract import ImageError
+from deskgrid.model.outside import read_json
 from deskgrid.wire.disk import Command, Word, decode_command, encode_word
 
 MOST_ORDER_BYTES = 64 << 10
@@ -225,7 +226,7 @@ def _take_order() -> Order:
     length = struct.unpack(">I", _exactly(bytearray(4)))[0]
     if length > MOST_ORDER_BYTES:
         raise ImageError(f"order: got {length} bytes, expected at most {MOST_ORDER_BYTES}")
-    return msgspec.json.decode(_exactly(bytearray(length)), type=Order)
+    return read_json(_exactly(bytearray(length)), type=Order)
 
 
 def _exactly(place: bytearray | memoryview) -> bytearray | memoryview:

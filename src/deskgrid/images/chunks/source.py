@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from deskgrid.host.files import open_plain
 from deskgrid.images.chunks.line import Line
 from deskgrid.images.chunks.patience import ANOTHER_FOLLOWS, LAST, Patience, Timely
 from deskgrid.images.contract import ImageError
@@ -88,7 +89,7 @@ class FolderSource:
         """Give the bytes from start to end. Raises: Away."""
         path = self._root / project / "packs" / pack[:2] / pack
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 file.seek(start)
                 while start < end and (part := file.read(min(_PART_BYTES, end - start))):
                     start += len(part)

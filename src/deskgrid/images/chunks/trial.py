@@ -1,9 +1,10 @@
-"""A trial boot's first reads: serve a plain disk by NBD, and note what is read first.
+"""What a trial boot tells: serve a plain disk by NBD, note what is read first, and keep it with the machine's ad.
 
 Rules, told first
 - The disk is read only, on a socket of the caller's; nothing is cached, so that every read is seen.
 - What is noted are offsets in the order of the reads, each block of 4 KiB once; `publish` takes them as they are.
-- They are kept beside the disk, so that an image is tried once however often it is published.
+- They are kept beside the disk, with what the machine said of itself, so that an image is tried once however often it
+  is published, and the same is published each time.
 """
 
 import socket
@@ -14,14 +15,16 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.core.promise import Promise
 from deskgrid.host.files import write_atomic
 from deskgrid.images.chunks.ahead import Waiting
 from deskgrid.images.chunks.nbd import Connection
 from deskgrid.images.chunks.reader import RawBlocks
+from deskgrid.model.outside import JsonReader, read_json
 
-KEPT = "first-reads.json"
+KEPT, KEPT_AD = "first-reads.json", "machine.json"
 _BLOCK_BYTES = 4 << 10
-_READS = msgspec.json.Decoder(list[int])
+_READS = JsonReader(list[int])
 
 
 class Trial:
@@ -50,7 +53,7 @@ def kept_reads(folder: Path) -> list[int]:
     """The first reads that are kept beside an image's disk; none when there are none."""
     try:
         return _READS.decode((folder / KEPT).read_bytes())
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return []
 
 
@@ -58,6 +61,20 @@ def keep_reads(folder: Path, reads: list[int]) -> None:
     """Keep them beside the disk, where that folder can be written to."""
     with suppress(OSError):
         write_atomic(folder / KEPT, msgspec.json.encode(reads), 0o644)
+
+
+def kept_promise(folder: Path) -> Promise | None:
+    """What the image's machines say of themselves, as it is kept beside its disk; None when it is not."""
+    try:
+        return read_json((folder / KEPT_AD).read_bytes(), type=Promise)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def keep_promise(folder: Path, promise: Promise) -> None:
+    """Keep it beside the disk, where that folder can be written to."""
+    with suppress(OSError):
+        write_atomic(folder / KEPT_AD, msgspec.json.encode(promise), 0o644)
 
 
 @contextmanager

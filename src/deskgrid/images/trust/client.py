@@ -4,19 +4,23 @@ Rules, told first
 - It begins with the root that was shipped with the agent (`bootstrap`), each time; newer roots must follow from it one
   by one. Verifying is python-tuf's (chain.py); this file compares the two roles.
 - An image is trusted when `<project>-researcher` and `<project>-approver` both list it with the same length, hash and
-  number, and no key is in both roles. What targets itself lists counts for nothing.
+  number, and no key is in both roles. What targets itself lists counts for nothing; a key's id is the hash of the key
+  (roles.py), and a project's role says nothing but what deskgrid writes (form.py): no delegations, no other fields.
 - The time is passed in and looked at in every question, not only when something is fetched. With an expired timestamp
   nothing new starts. When the repository can't be reached, what is here is good until its timestamp expires; when the
   repository says something wrong, nothing new starts.
-- A clock that is behind would make old things look fresh: a time before the last good one is refused, and so is a
-  timestamp that would live longer than any is signed for.
+- A clock that is behind would make old things look fresh: a time more than a day before the last good one is refused,
+  and so is a timestamp that would live longer than any is signed for. But it may be that the clock was ahead then, and
+  nobody signs for a clock. So a timestamp, or a root, that is newer than any that was seen then is believed instead: it
+  was signed later. One set-back of a clock costs one signature that this desktop has not seen; nothing older than what
+  it has seen is ever taken.
 - What was once seen of a name and version is remembered: other content is refused for ever, and revoked stays revoked.
 - One client per folder, with a lock. Every file is whole or not there; a damaged one is fetched again.
 """
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -25,6 +29,7 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 from deskgrid.images.trust.chain import TELL, Chain, Nobody, at, expired, get
 from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.form import check_form
 from deskgrid.images.trust.memory import Memory
 from deskgrid.images.trust.pointer import check_pointer, decode
 from deskgrid.images.trust.roles import (
@@ -32,17 +37,18 @@ from deskgrid.images.trust.roles import (
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
+    TIMESTAMP_LIFE,
     check_project_keys,
     delegated,
     entry_of,
     project_roles,
 )
 from deskgrid.images.trust.source import Source
-from deskgrid.images.trust.tufapi import Targets
+from deskgrid.images.trust.tufapi import Metadata, Targets
 from deskgrid.images.trust.words import LATEST, POINTER_BYTES, Entry, Freshness, Version, version
 
-SLACK = timedelta(hours=1)
-"""How far a clock may be set back without being called wrong."""
+SLACK = TIMESTAMP_LIFE
+"""How far a clock may be set back without being called wrong; further ahead it finds every timestamp expired."""
 _WITHDRAWN = ("no-image", "no-project", "not-both")
 
 
@@ -57,6 +63,7 @@ class Trusted:
         """
         self._memory, self._bootstrap, self._source, self._wait = Memory(folder), bootstrap, source, wait_seconds
         self._chain: Chain | None = None
+        self._plain: dict[str, Targets] = {}
 
     def __enter__(self) -> Self:
         self._memory.open(self._wait)
@@ -74,7 +81,6 @@ class Trusted:
 
         Raises: TrustError when what the repository says is wrong, or nothing here is good any more.
         """
-        self._check_clock(now)
         offline = ""
         try:
             self._chain = Chain(self._bootstrap, self._memory, self._source, now)
@@ -83,8 +89,11 @@ class Trusted:
                 raise
             self._chain, offline = Chain(self._bootstrap, self._memory, Nobody(self._memory, error), now), str(error)
         self._check_fresh(now)
-        self._memory.note_time(now)
         found = self._trusted()
+        stamp = (found.root.version, found.timestamp.version)
+        if stamp <= self._memory.seen.stamp:
+            self._check_clock(now)
+        self._memory.note_time(now, stamp)
         until = min(found[role].expires for role in (ROOT, TIMESTAMP, SNAPSHOT, TARGETS))
         return Freshness(found.timestamp.version, found.root.version, until, offline)
 
@@ -184,6 +193,9 @@ class Trusted:
         assert self._chain is not None
         self._chain.role(role, now)
         held = cast(Targets, found[role])
+        if self._plain.get(role) is not held:
+            check_form(role, Metadata(held))
+            self._plain[role] = held
         if held.is_expired(now):
             raise expired(role, held.expires, now)
         return held
@@ -200,15 +212,13 @@ class Trusted:
                 raise expired(role, found[role].expires, now)
 
     def _check_clock(self, now: datetime) -> None:
-        if now.tzinfo is None:
-            raise ValueError("now: expected an aware datetime")
         last = self._memory.seen.checked_at
         if last is not None and now < last - SLACK:
             raise TrustError(
                 Fault.DESKTOP,
                 "clock-behind",
                 f"clock of this computer: got {at(now)}, expected {at(last)} or later, when images were checked; "
-                "set it right: old images would look fresh",
+                "set it right: old images would look fresh; if it is right, it was wrong then, and news mend it",
             )
 
     def _content(self, path: str, entry: Entry) -> bytes:

@@ -34,7 +34,9 @@ from deskgrid.host.files import write_atomic
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.roles import OWNER, key_bytes
 from deskgrid.images.trust.tufapi import CryptoSigner, HSMSigner, Key, Signer, SSlibKey
+from deskgrid.model.counted import counted
 from deskgrid.model.names import Name
+from deskgrid.model.outside import read_json
 
 Kind = Literal["ed25519", "ecdsa"]
 Ask = Callable[[str], str]
@@ -74,7 +76,7 @@ def make_key(path: Path, owner: str, password: str, kind: Kind = "ed25519", scry
         raise TrustError(
             Fault.REQUEST,
             "short-password",
-            f"password: got {len(password)} letters, expected {SHORTEST_PASSWORD} or more",
+            f"password: got {counted(len(password), 'letter')}, expected {SHORTEST_PASSWORD} or more",
         )
     private = Ed25519PrivateKey.generate() if kind == "ed25519" else make_ecdsa(SECP256R1())
     public = _public(SSlibKey.from_crypto(private.public_key()), owner)
@@ -130,9 +132,9 @@ def read_public(path: Path) -> Key:
     content = _content(path)
     try:
         try:
-            public = msgspec.json.decode(content, type=PublicKey)
+            public = read_json(content, type=PublicKey)
         except msgspec.ValidationError:
-            public = msgspec.json.decode(content, type=_Sealed).public
+            public = read_json(content, type=_Sealed).public
         return key_of(public)
     except (msgspec.DecodeError, ValueError, KeyError):
         raise TrustError(
@@ -219,7 +221,7 @@ def _read(path: Path) -> _Sealed:
             f"key file {path}: others may read it; `chmod 600 {path}`, and think of a new key",
         )
     try:
-        return msgspec.json.decode(content, type=_Sealed)
+        return read_json(content, type=_Sealed)
     except msgspec.DecodeError:
         raise TrustError(
             Fault.REQUEST, "bad-key", f"key file {path}: it is none; expected a file of `deskgrid trust new-key`"

@@ -14,19 +14,24 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.files import Locked, locked, write_atomic
+from deskgrid.host.files import Locked, locked, make_folder, write_atomic
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.roles import METADATA_BYTES
 from deskgrid.images.trust.words import Entry, Pointer, manifest_place
+from deskgrid.model.outside import read_json
 
 _MANIFESTS_KEPT = 32
 _TIME_KEPT_EVERY = timedelta(minutes=10)
 
 
 class Seen(msgspec.Struct):
-    """What a desktop remembers. checked_at: the last time at which all was good."""
+    """What a desktop remembers.
+
+    checked_at: the last time at which all was good. stamp: versions of root and timestamp that were current then.
+    """
 
     checked_at: datetime | None = None
+    stamp: tuple[int, int] = (0, 0)
     entries: dict[str, Entry] = msgspec.field(default_factory=dict)
     pointers: dict[str, Pointer] = msgspec.field(default_factory=dict)
 
@@ -43,7 +48,7 @@ class Memory:
         """Lock the folder and read what was seen. Raises: TrustError."""
         try:
             for folder in (self._folder, self._folder / "manifests"):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder, 0o700)
             self._lock(time.monotonic() + wait_seconds)
         except OSError as error:
             raise self._disk(error) from None
@@ -99,11 +104,11 @@ class Memory:
             self.seen.pointers[path] = pointer
             self._remember()
 
-    def note_time(self, now: datetime) -> None:
-        """Remember that all was good now. Raises: TrustError."""
+    def note_time(self, now: datetime, stamp: tuple[int, int]) -> None:
+        """Remember that all was good now. stamp: see `Seen`; a new one says that now is now. Raises: TrustError."""
         last = self.seen.checked_at
-        if last is None or now - last > _TIME_KEPT_EVERY:
-            self.seen.checked_at = now
+        if last is None or stamp > self.seen.stamp or now - last > _TIME_KEPT_EVERY:
+            self.seen.checked_at, self.seen.stamp = now, stamp
             self._remember()
 
     def _write(self, path: Path, content: bytes) -> None:
@@ -121,10 +126,10 @@ class Memory:
 
     def _recall(self) -> Seen:
         try:
-            return msgspec.json.decode((self._folder / "seen").read_bytes(), type=Seen)
+            return read_json((self._folder / "seen").read_bytes(), type=Seen)
         except FileNotFoundError:
             return Seen()
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise TrustError(
                 Fault.DESKTOP,
                 "damaged",

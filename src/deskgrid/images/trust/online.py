@@ -16,7 +16,6 @@ import msgspec
 from deskgrid.host.files import write_atomic
 from deskgrid.images.trust import repository
 from deskgrid.images.trust.errors import Fault, TrustError
-from deskgrid.images.trust.pages import Any_
 from deskgrid.images.trust.roles import (
     ROOT,
     SNAPSHOT,
@@ -27,6 +26,7 @@ from deskgrid.images.trust.roles import (
     delegated,
     owner,
 )
+from deskgrid.images.trust.served import Any_
 from deskgrid.images.trust.shelf import Shelf, add_signature
 from deskgrid.images.trust.tufapi import Metadata, MetaFile, Signer, Snapshot, Timestamp
 
@@ -78,10 +78,10 @@ def _list(shelf: Shelf, signer: Signer, now: datetime) -> Renewed:
 def _snapshot(shelf: Shelf, signer: Signer, now: datetime, problems: list[str]) -> Metadata[Snapshot]:
     before = shelf.settled(SNAPSHOT)
     meta = _meta(shelf, before.signed.meta if before else {}, problems)
-    good = before is not None and shelf.complete(SNAPSHOT, before)
-    if before is not None and good and before.signed.meta == meta and before.signed.expires - now > SNAPSHOT_LIFE / 2:
+    if before is not None and before.signed.meta == meta and before.signed.expires - now > SNAPSHOT_LIFE / 2:
         return before
-    snapshot = repository.next_snapshot(before.signed if before else None, meta, now)
+    last = max(shelf.versions(SNAPSHOT), default=0)  # what lies there is never written over
+    snapshot = repository.next_snapshot(before.signed if before else None, meta, now, last)
     add_signature(SNAPSHOT, snapshot, signer)
     write_atomic(shelf.metadata / f"{snapshot.signed.version}.snapshot.json", snapshot.to_bytes())
     return snapshot
@@ -89,9 +89,8 @@ def _snapshot(shelf: Shelf, signer: Signer, now: datetime, problems: list[str]) 
 
 def _timestamp(shelf: Shelf, signer: Signer, now: datetime, snapshot: Metadata[Snapshot]) -> Metadata[Timestamp]:
     before = shelf.settled(TIMESTAMP)
-    version = snapshot.signed.version
-    lists = repository.listed((shelf.metadata / f"{version}.snapshot.json").read_bytes(), version)
-    if before is not None and before.signed.snapshot_meta == lists and shelf.complete(TIMESTAMP, before):
+    lists = repository.listed(_served(shelf, SNAPSHOT, snapshot), snapshot.signed.version)
+    if before is not None and before.signed.snapshot_meta == lists:
         left = before.signed.expires - now
         if TIMESTAMP_LIFE * 0.75 < left <= TIMESTAMP_LIFE:
             return before
@@ -102,30 +101,46 @@ def _timestamp(shelf: Shelf, signer: Signer, now: datetime, snapshot: Metadata[S
 
 
 def _meta(shelf: Shelf, before: Mapping[str, MetaFile], problems: list[str]) -> Mapping[str, MetaFile]:
+    """What is current of each role: the newest that is settled, if it may follow what was listed before."""
     meta = dict(before)
     targets = cast(Any_, shelf.settled(TARGETS))
     for role in (TARGETS, *delegated(targets.signed)):
-        listed = before[f"{role}.json"].version if f"{role}.json" in before else 0
-        for version in (v for v in shelf.versions(role) if v > listed):
-            try:
-                content = _publishable(shelf, role, listed, version)
-            except TrustError as error:
-                problems.append(str(error))
-                break
-            meta[f"{role}.json"], listed = repository.listed(content, version), version
-        if listed and not shelf.complete(role, cast(Any_, shelf.settled(role, listed))):
+        name = f"{role}.json"
+        listed = before[name].version if name in before else 0
+        newest = shelf.settled(role)
+        try:
+            if newest is not None and newest.signed.version > listed:
+                shelf.check(role, _as_listed(shelf, role, listed), newest)
+                listed = newest.signed.version
+                meta[name] = repository.listed(_served(shelf, role, newest), listed)
+        except TrustError as error:
+            problems.append(str(error))
+        if listed and (newest is None or newest.signed.version < listed):
             problems.append(f"role {role}: version {listed} is not signed by enough of its keys of today: sign again")
+        unsigned = [version for version in shelf.versions(role) if version > listed]
+        if unsigned:
+            problems.append(
+                f"role {role}: version {unsigned[-1]} lies there, but is not signed by enough of its keys: sign again, "
+                "or delete it"
+            )
     return meta
 
 
-def _publishable(shelf: Shelf, role: str, listed: int, version: int) -> bytes:
-    found = shelf.settled(role, version)
-    assert found is not None
-    if version == max(shelf.versions(role)) and not shelf.complete(role, found):
+def _as_listed(shelf: Shelf, role: str, version: int) -> Any_ | None:
+    """What desktops were shown last of a role; None: nothing. Raises: TrustError when it is not there any more."""
+    found = shelf.former(role, version) if version else None
+    if version and found is None:
         raise TrustError(
-            Fault.SIGNERS,
-            "unsigned",
-            f"role {role}: version {version} is not signed by enough of its keys: sign again",
+            Fault.REPOSITORY,
+            "missing",
+            f"role {role}: version {version}, which desktops were shown, is not there as it was signed: copy it back",
         )
-    shelf.check(role, shelf.settled(role, listed) if listed else None, found)
-    return (shelf.metadata / f"{version}.{role}.json").read_bytes()
+    return found
+
+
+def _served(shelf: Shelf, role: str, metadata: Any_) -> bytes:
+    """The file of metadata that were checked, as it is listed; written anew if it is not to the byte what was read."""
+    place, content = shelf.metadata / f"{metadata.signed.version}.{role}.json", metadata.to_bytes()
+    if not place.exists() or place.read_bytes() != content:
+        write_atomic(place, content)
+    return content

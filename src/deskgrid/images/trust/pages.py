@@ -5,6 +5,8 @@
     <folder>/pending/    <role>.json, signed by some but not yet by enough
 
 Rules, told first
+- What is settled follows from the root that the reader holds (served.py). What waits may have been laid there by
+  whoever may write to the folder: it is shown in full, compared with what is settled, before anybody signs it.
 - What is served is added and never changed, except timestamp.json. A web server or cache may serve the two folders.
 - A role's next version waits in `pending/`. Each signer adds a signature; with enough of them `settle` moves it over.
   An edit of what waits makes its signatures void.
@@ -14,35 +16,34 @@ Rules, told first
 """
 
 import hashlib
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
-
-from tuf.api.exceptions import RepositoryError
+from typing import cast
 
 from deskgrid.host.files import Locked, locked, write_atomic
 from deskgrid.images.trust import repository
 from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.form import check_form
+from deskgrid.images.trust.held import Held, digest_of, follows, own, rolled_back
 from deskgrid.images.trust.pointer import decode
-from deskgrid.images.trust.roles import METADATA_BYTES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, delegated, entry_of
-from deskgrid.images.trust.tufapi import Metadata, Root, Targets, VerificationResult
+from deskgrid.images.trust.roles import ROOT, TARGETS, delegated, entry_of, project_named
+from deskgrid.images.trust.served import Any_, Served, above, load, signed_by
+from deskgrid.images.trust.tufapi import Root, Targets, VerificationResult
 from deskgrid.images.trust.words import Entry, Pointer, Version
 
-Any_ = Metadata[Any]
 _AGAIN_SECONDS = 0.02
-_NUMBERED = re.compile(r"([1-9][0-9]{0,9})\.(.+)\.json\Z")
 
 
-class Pages:
+class Pages(Served):
     """A repository in a folder. Whoever changes it holds its lock (`editing`)."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.metadata, self.targets, self.waiting = folder / "metadata", folder / "targets", folder / "pending"
+    def __init__(self, folder: Path, held: Held | None = None) -> None:
+        """See `Served`."""
+        super().__init__(folder, held)
+        self.targets, self.waiting = folder / "targets", folder / "pending"
 
     @contextmanager
     def editing(self, new: bool = False, wait_seconds: float = 5.0) -> Iterator[None]:
@@ -80,49 +81,45 @@ class Pages:
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def versions(self, role: str) -> Sequence[int]:
-        """The versions of a role that are settled, in order."""
-        found = (_NUMBERED.match(path.name) for path in self.metadata.glob(f"*.{role}.json"))
-        return sorted(int(match[1]) for match in found if match and match[2] == role)
-
-    def settled(self, role: str, version: int | None = None) -> Any_ | None:
-        """A settled version of a role's metadata, the newest by default. Raises: TrustError when it can't be read."""
-        if role == TIMESTAMP:
-            return _load(self.metadata / "timestamp.json")
-        number = version or max(self.versions(role), default=0)
-        return _load(self.metadata / f"{number}.{role}.json") if number else None
-
     def pending(self, role: str) -> Any_ | None:
-        """What waits for signatures in a role."""
-        return _load(self.waiting / f"{role}.json")
+        """What waits for signatures in a role, whoever laid it there."""
+        return load(self.waiting / f"{role}.json")
 
     def newest(self, role: str) -> Any_ | None:
-        """What waits, or else what is settled."""
-        return self.pending(role) or self.settled(role)
+        """What waits, or else what is settled, or was once."""
+        return self.pending(role) or self.settled(role) or self.former(role)
 
     def root(self) -> Root:
         """The settled root, or the first one that still waits. Raises: TrustError when there is none."""
         found = self.settled(ROOT) or self.pending(ROOT)
         if found is None:
-            raise TrustError(Fault.REPOSITORY, "no-root", f"repository {self.folder}: it has no root; copy it again")
+            mine = " that follows from the one you hold" if self.held else ""
+            raise TrustError(
+                Fault.REPOSITORY, "no-root", f"repository {self.folder}: it has no root{mine}; copy it again"
+            )
         return cast(Root, found.signed)
 
     def roles(self) -> Sequence[str]:
-        """Root, targets, and the roles of all projects."""
-        found = self.newest(TARGETS)
-        return (ROOT, TARGETS, *(delegated(found.signed) if found else ()))
+        """Root, targets, and the roles of all projects, also of those that wait to be named."""
+        found = (self.settled(TARGETS), self.pending(TARGETS))
+        named = dict.fromkeys(role for each in found if each for role in delegated(each.signed))
+        return (ROOT, TARGETS, *(role for role in named if project_named(role)))
 
     def verification(
         self, role: str, metadata: Any_, delegators: Sequence[Any_ | None] = ()
     ) -> Sequence[VerificationResult]:
         """Who has signed a role's metadata; all results must be good. delegators: of whom else but the settled one."""
+        check_form(role, metadata)
         payload, signatures = metadata.signed_bytes, metadata.signatures
         if role == ROOT:
             before = self.settled(ROOT, metadata.signed.version - 1) if metadata.signed.version > 1 else None
             old = before.signed if before else metadata.signed
             return [signed.get_verification_result(ROOT, payload, signatures) for signed in (old, metadata.signed)]
-        delegator = ROOT if role in (TARGETS, SNAPSHOT, TIMESTAMP) else TARGETS
+        delegator = above(role)
         found = delegators or (self.settled(delegator) or self.pending(delegator),)
+        for by in found:
+            if by is not None:
+                check_form(delegator, by)
         return [
             by.signed.get_verification_result(role, payload, signatures)
             for by in found
@@ -152,23 +149,29 @@ class Pages:
 
     def complete(self, role: str, metadata: Any_) -> bool:
         """Whether enough of the right keys have signed."""
-        if role not in (ROOT,) and self.settled(above(role)) is None:
-            return False
-        results = self.verification(role, metadata)
-        return bool(results) and all(results)
+        if role == ROOT:
+            newest = self.settled(ROOT)
+            begun = self.held is None or self.held.begun == digest_of(metadata)
+            return follows(newest, metadata) if newest is not None else own(metadata) and begun
+        by = self.settled(above(role))
+        return by is not None and signed_by(role, by, metadata)
 
     # -- changing ---------------------------------------------------------------------------------------------
 
     def draft(self, role: str, now: datetime) -> Any_:
         """What the next version of a role starts from: what waits or is settled, unsigned. Raises: TrustError."""
-        base, settled = self.newest(role), self.settled(role)
+        before = self.settled(role) or self.former(role)
+        seen = self.held.seen.get(role) if self.held is not None else None
+        if seen is not None and (before is None or before.signed.version < seen.version):
+            raise rolled_back(role, seen, f"only version {before.signed.version}" if before else "nothing")
+        base = self.pending(role) or before
         if base is None:
             if role not in self.roles():
                 raise TrustError(
                     Fault.REQUEST, "no-role", f"role {role}: there is none; `deskgrid trust add-key {role} …` makes it"
                 )
             return repository.first_project(now)
-        return repository.again(base, settled.signed.version + 1 if settled else 1, now)
+        return repository.again(base, before.signed.version + 1 if before else 1, now)
 
     def keep(self, role: str, draft: Any_) -> None:
         """Let a draft wait for signatures."""
@@ -196,28 +199,6 @@ def _patiently(lock: Path, wait_seconds: float) -> Iterator[None]:
         yield
 
 
-def above(role: str) -> str:
-    """The role that says who may sign this one."""
-    return ROOT if role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP) else TARGETS
-
-
 def _place(path: str, entry: Entry) -> str:
     folder, _, file = path.rpartition("/")
     return f"{folder}/{entry.sha256}.{file}"
-
-
-def _load(path: Path) -> Any_ | None:
-    try:
-        if path.stat().st_size > METADATA_BYTES:
-            raise TrustError(
-                Fault.REPOSITORY,
-                "too-long",
-                f"metadata {path}: got {path.stat().st_size} bytes, expected {METADATA_BYTES}",
-            )
-        return Metadata.from_bytes(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except RepositoryError as error:
-        raise TrustError(
-            Fault.REPOSITORY, "damaged", f"metadata {path}: can't be read: {error}; copy it again"
-        ) from None

@@ -10,6 +10,7 @@ import msgspec
 
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.words import Pointer
+from deskgrid.model.outside import read_json
 
 
 def next_pointer(before: Pointer | None, version: str, number: int, back: bool = False) -> Pointer:
@@ -50,7 +51,7 @@ def check_pointer(where: str, seen: Pointer | None, found: Pointer) -> None:
 def decode(where: str, content: bytes) -> Pointer:
     """Read a pointer. Raises: TrustError."""
     try:
-        return msgspec.json.decode(content, type=Pointer)
+        return read_json(content, type=Pointer)
     except msgspec.DecodeError as error:
         raise TrustError(
             Fault.SIGNERS, "bad-pointer", f"pointer {where}: {error}; it was not made by deskgrid: sign a new one"

@@ -4,7 +4,7 @@ Rules, told first
 - An edit gives the next version of one role's metadata, without signatures: who signed before must sign again.
 - `check_successor` is what may follow what. Publishing asks it before anything is shown to desktops:
   a name and version keep their content and number for ever; what is revoked stays revoked; a role speaks only of its
-  own project; versions of metadata count up by one.
+  own project; versions of metadata count up.
 - Keys are compared as keys (see roles.py): an edit that makes one key count twice is refused.
 - Snapshot and timestamp name length and hash of what they list: nothing can be mixed, nothing is endless.
 """
@@ -38,6 +38,7 @@ from deskgrid.images.trust.roles import (
     pattern,
     project_of,
     projects,
+    target_file,
 )
 from deskgrid.images.trust.tufapi import (
     DelegatedRole,
@@ -47,11 +48,11 @@ from deskgrid.images.trust.tufapi import (
     MetaFile,
     Root,
     Snapshot,
-    TargetFile,
     Targets,
     Timestamp,
 )
 from deskgrid.images.trust.words import LATEST, MANIFEST_BYTES, Entry, Pointer, Version, readable
+from deskgrid.model.counted import counted
 
 S = TypeVar("S", Root, Snapshot, Targets, Timestamp)
 ADMINISTRATORS, ONLINE_KEY = "administrators", "online"
@@ -151,7 +152,8 @@ def _check_threshold(role: str, threshold: int, keys: int) -> None:
         raise TrustError(
             Fault.REQUEST,
             "threshold",
-            f"role {role}: got {threshold} signatures of {keys} keys, expected at least 1 and at most as many as keys",
+            f"role {role}: got {counted(threshold, 'signature')} of {counted(keys, 'key')}, "
+            "expected at least 1 and at most as many as keys",
         )
 
 
@@ -259,9 +261,11 @@ def check_successor(role: str, before: Targets | None, after: Targets) -> None:
         entry_of(after, path)
     if before is None:
         return
-    if after.version != before.version + 1:
+    if after.version <= before.version:
         raise TrustError(
-            Fault.SIGNERS, "bad-version", f"role {role}: got version {after.version}, expected {before.version + 1}"
+            Fault.SIGNERS,
+            "bad-version",
+            f"role {role}: got version {after.version}, expected one after {before.version}",
         )
     for path in before.targets:
         was, is_ = entry_of(before, path), entry_of(after, path)
@@ -289,9 +293,11 @@ def listed(content: bytes, version: int) -> MetaFile:
     return MetaFile(version, len(content), {"sha256": hashlib.sha256(content).hexdigest()})
 
 
-def next_snapshot(before: Snapshot | None, meta: Mapping[str, MetaFile], now: datetime) -> Metadata[Snapshot]:
-    """The snapshot that lists these files, unsigned."""
-    version = before.version + 1 if before else 1
+def next_snapshot(
+    before: Snapshot | None, meta: Mapping[str, MetaFile], now: datetime, last: int = 0
+) -> Metadata[Snapshot]:
+    """The snapshot that lists these files, unsigned. last: a number that was used, by whomever."""
+    version = max(before.version if before else 0, last) + 1
     return Metadata(Snapshot(version, expires=_until(now, SNAPSHOT_LIFE), meta=dict(meta)))
 
 
@@ -340,13 +346,6 @@ def _is_project(signed: Root | Snapshot | Targets | Timestamp) -> bool:
 def _numbers(targets: Targets, version: Version) -> Sequence[int]:
     prefix = version.latest.removesuffix(f"{LATEST}.json")
     return [entry.number for path in targets.targets if path.startswith(prefix) and (entry := entry_of(targets, path))]
-
-
-def target_file(path: str, entry: Entry) -> TargetFile:
-    """An entry as TUF writes it."""
-    custom = {"number": entry.number, "revoked": entry.revoked, "earlier": entry.earlier}
-    custom = {key: value for key, value in custom.items() if value is not None}
-    return TargetFile(entry.size_bytes, {"sha256": entry.sha256}, path, {"custom": custom})
 
 
 def _until(now: datetime, span: timedelta) -> datetime:

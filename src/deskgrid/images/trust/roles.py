@@ -6,20 +6,23 @@ Rules, told first
   thresholds count keys and not groups, so the two roles are asked one after the other, and must say the same.
 - A path is `images/<project>/<image>/<version>.json`, or `…/latest.json` for the pointer. TUF's patterns stop at
   each `/`, so the delegated pattern is `images/<project>/*/*.json`.
-- No key counts twice: neither under two key ids in one role, nor in both roles of a project, nor online and offline.
-  What is compared is the key itself; a key id is only what somebody called it.
+- A key's id is the hash of the key, and a key is written in one way only. That is checked wherever an id is read: an id
+  that somebody made up would let one key stand for another in all that is shown, compared and signed.
+- No key counts twice: neither in one role, nor in both roles of a project, nor online and offline.
 - What a version is never changes: its entry stays in the list for ever, also when it is revoked.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from deskgrid.images.trust.errors import Fault, TrustError
-from deskgrid.images.trust.tufapi import DelegatedRole, Key, Root, Targets
+from deskgrid.images.trust.tufapi import DelegatedRole, Key, Root, SSlibKey, TargetFile, Targets
 from deskgrid.images.trust.words import MANIFEST_BYTES, Entry, Version, readable
 from deskgrid.model.names import BadName, name
 
@@ -60,6 +63,12 @@ def project_of(role: str) -> tuple[str, str] | None:
     return (project, side) if dash and project and side in (RESEARCHER, APPROVER) else None
 
 
+def project_named(role: str) -> bool:
+    """Whether it is the name of a project's role that may meet a path."""
+    of = project_of(role)
+    return of is not None and parse_path(f"images/{of[0]}/x/x.json") is not None
+
+
 def pattern(project: str) -> str:
     """What a project's roles may speak of."""
     return f"images/{project}/*/*.json"
@@ -83,7 +92,7 @@ def entry_of(targets: Targets, path: str) -> Entry | None:
     if found is None:
         return None
     custom = found.custom if isinstance(found.custom, dict) else {}
-    said = {"size_bytes": found.length, "sha256": found.hashes.get("sha256"), **custom}
+    said = {**custom, "size_bytes": found.length, "sha256": found.hashes.get("sha256")}
     if isinstance(said.get("revoked"), str):
         said["revoked"] = readable(str(said["revoked"]))
     try:
@@ -101,6 +110,13 @@ def entry_of(targets: Targets, path: str) -> Entry | None:
     return entry
 
 
+def target_file(path: str, entry: Entry) -> TargetFile:
+    """An entry as TUF writes it."""
+    custom = {"number": entry.number, "revoked": entry.revoked, "earlier": entry.earlier}
+    custom = {key: value for key, value in custom.items() if value is not None}
+    return TargetFile(entry.size_bytes, {"sha256": entry.sha256}, path, {"custom": custom})
+
+
 def delegated(targets: Targets) -> Mapping[str, DelegatedRole]:
     """The roles that targets delegates to."""
     return (targets.delegations.roles if targets.delegations else None) or {}
@@ -112,23 +128,35 @@ def projects(targets: Targets) -> tuple[str, ...]:
 
 
 def key_bytes(key: Key) -> bytes:
-    """The key itself, whatever it is called and however it is written. Raises: TrustError for other kinds."""
+    """The key itself. Raises: TrustError for other kinds, and for an id that is not the hash of the key."""
+    loaded = _loaded(key)
+    true = SSlibKey.from_crypto(loaded)
+    if (true.keyid, true.scheme, true.keyval) != (key.keyid, key.scheme, key.keyval):
+        raise TrustError(
+            Fault.SIGNERS,
+            "bad-id",
+            f"key {owner(key)}: got the id {readable(key.keyid)}, expected {true.keyid}, the hash of the key: it is "
+            "somebody else's key under this name, or was not made by deskgrid; ask its owner for it again",
+        )
+    if isinstance(loaded, EllipticCurvePublicKey):
+        return loaded.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    return loaded.public_bytes_raw()
+
+
+def _loaded(key: Key) -> Ed25519PublicKey | EllipticCurvePublicKey:
     public = str(key.keyval.get("public", ""))
-    try:
+    with contextlib.suppress(ValueError):
         if key.keytype == "ed25519" and key.scheme == "ed25519":
-            raw = bytes.fromhex(public)
-            if len(raw) == 32:
-                return raw
-        elif key.keytype == "ecdsa" and key.scheme in ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384"):
+            return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+        if key.keytype == "ecdsa" and key.scheme in ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384"):
             loaded = load_pem_public_key(public.encode())
             if isinstance(loaded, EllipticCurvePublicKey):
-                return loaded.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
-    except ValueError:
-        pass
+                return loaded
     raise TrustError(
         Fault.SIGNERS,
         "bad-key",
-        f"key {owner(key)}: got {key.keytype} ({key.scheme}), expected a key of ed25519 or ECDSA on P-256 or P-384",
+        f"key {owner(key)}: got {readable(key.keytype)} ({readable(key.scheme)}), expected a key of ed25519 or ECDSA "
+        "on P-256 or P-384",
     )
 
 
@@ -136,7 +164,8 @@ def owner(key: Key) -> str:
     """Whose key it is, with the start of its id, for people."""
     said = str(key.unrecognized_fields.get(OWNER, ""))
     who = "".join(c for c in said if c.isprintable())[:64]
-    return f"{who} ({key.keyid[:8]})" if who else key.keyid[:8]
+    start = readable(key.keyid[:8])
+    return f"{who} ({start})" if who else start
 
 
 def check_root_keys(root: Root) -> None:

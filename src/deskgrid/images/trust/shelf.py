@@ -4,34 +4,57 @@ Rules, told first
 - A change makes a draft that waits; `sign` adds a signature; `settle` moves what has enough of them to what is served.
 - `settle` checks what may follow what (repository.py), whoever signed it.
 - Whoever signs has been shown what: `status.waiting` says it. Nothing here asks a person.
+- What is signed is the very bytes that were shown, or that were made here; the folder is not asked again what they are.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import cast
+from pathlib import Path
 
+import msgspec
 from tuf.api.exceptions import UnsignedMetadataError
 
 from deskgrid.host.files import write_atomic
 from deskgrid.images.trust import repository
 from deskgrid.images.trust.errors import Fault, TrustError
-from deskgrid.images.trust.pages import Any_, Pages, above
+from deskgrid.images.trust.form import check_form
+from deskgrid.images.trust.held import Held
+from deskgrid.images.trust.pages import Pages
 from deskgrid.images.trust.pointer import check_pointer, decode
 from deskgrid.images.trust.roles import (
     ROOT,
     TARGETS,
     check_project_keys,
     check_root_keys,
+    delegated,
     entry_of,
+    key_bytes,
     project_roles,
     projects,
 )
+from deskgrid.images.trust.served import Any_, above
 from deskgrid.images.trust.tufapi import Key, Signer
 from deskgrid.images.trust.words import LATEST, Entry, Version
 
 
+class Drafted(msgspec.Struct, frozen=True):
+    """A project's draft as it was made here: its bytes, and the paths that it may change."""
+
+    payload: bytes
+    paths: frozenset[str]
+
+
 class Shelf(Pages):
     """A repository in a folder. Whoever changes it holds its lock (`editing`)."""
+
+    def __init__(self, folder: Path, held: Held | None = None) -> None:
+        """See `Pages`."""
+        super().__init__(folder, held)
+        self.drafted: dict[str, Drafted] = {}
+
+    def _prepare(self, role: str, draft: Any_, *paths: str) -> None:
+        self.keep(role, draft)
+        self.drafted[role] = Drafted(draft.signed_bytes, frozenset(paths))
 
     def propose(
         self, version: Version, manifest: bytes, now: datetime, latest: bool = True, back: bool = False
@@ -46,7 +69,7 @@ class Shelf(Pages):
         self.put(version.path, manifest, entry)
         if latest:
             self._point(role, draft, version, back)
-        self.keep(role, draft)
+        self._prepare(role, draft, version.path, *([version.latest] if latest else []))
         return entry
 
     def point(self, version: Version, now: datetime, back: bool = False) -> None:
@@ -54,7 +77,7 @@ class Shelf(Pages):
         role, _ = project_roles(version.project)
         draft = self.draft(role, now)
         self._point(role, draft, version, back)
-        self.keep(role, draft)
+        self._prepare(role, draft, version.latest)
 
     def _point(self, role: str, draft: Any_, version: Version, back: bool) -> None:
         settled = self.settled(role)
@@ -66,8 +89,12 @@ class Shelf(Pages):
         assert entry is not None
         self.put(version.latest, content, entry)
 
-    def approve(self, version: Version, now: datetime) -> None:
-        """Let what the researcher signed of a version, and of the pointer to it, wait for its approver's signature."""
+    def approve(self, version: Version, now: datetime, shown: Entry | None = None) -> None:
+        """Let what the researcher signed of a version, and of the pointer to it, wait for its approver's signature.
+
+        Args:
+            shown: what the approver was shown of the version, if that was something new.
+        """
         researcher, approver = project_roles(version.project)
         theirs = self.settled(researcher)
         if theirs is None:
@@ -76,43 +103,66 @@ class Shelf(Pages):
             )
         draft = self.draft(approver, now)
         entry = repository.approve(draft, theirs.signed, version.path)
+        if shown is not None and entry.plain != shown:
+            raise changed(f"image {version}: it")
         self.manifest(version.path, entry)
+        paths = [version.path]
         pointer = self.pointer(theirs.signed, version)
         if pointer is not None and pointer.version == version.version:
             repository.approve(draft, theirs.signed, version.latest)
-        self.keep(approver, draft)
+            paths.append(version.latest)
+        self._prepare(approver, draft, *paths)
 
     def revoke(self, role: str, version: Version, why: str, now: datetime) -> None:
         """Let a revocation wait for the signature of one of the two roles. Raises: TrustError."""
         draft = self.draft(role, now)
         repository.revoke(draft, version, why)
-        self.keep(role, draft)
-
-    def payload(self, role: str) -> bytes:
-        """What a signature of what waits in a role is made over; empty when nothing waits."""
-        waits = self.pending(role)
-        return waits.signed_bytes if waits else b""
+        self._prepare(role, draft, version.path)
 
     def signable(self, signer: Signer) -> Sequence[str]:
         """The roles in which something waits that this key may sign."""
-        found = []
-        for role in self.roles():
-            waits = self.pending(role)
-            if waits is None:
-                continue
-            results = self.verification(role, waits, (self.settled(above(role)), self.pending(above(role))))
-            if signer.public_key.keyid in {keyid for result in results for keyid in (*result.signed, *result.unsigned)}:
-                found.append(role)
-        return found
+        return [role for role in self.roles() if (waits := self.pending(role)) and self._may(signer, role, waits)]
 
-    def sign(self, signer: Signer, roles: Sequence[str] = ()) -> Sequence[str]:
-        """Sign what waits and this key may sign; return the roles. roles: only these. The caller has shown it."""
-        mine = [role for role in self.signable(signer) if not roles or role in roles]
-        for role in mine:
-            waits = cast(Any_, self.pending(role))
+    def _may(self, signer: Signer, role: str, waits: Any_) -> bool:
+        results = self.verification(role, waits, (self.settled(above(role)), self.pending(above(role))))
+        mine = signer.public_key
+        keys = {keyid: key for result in results for keyid, key in (*result.signed.items(), *result.unsigned.items())}
+        return mine.keyid in keys and key_bytes(keys[mine.keyid]) == key_bytes(mine)
+
+    def sign(
+        self, signer: Signer, roles: Sequence[str] = (), shown: Mapping[str, bytes] | None = None
+    ) -> Sequence[str]:
+        """Sign what waits and this key may sign; return the roles.
+
+        Args:
+            roles: only these. shown: what a person was shown of each, as it is signed; without it, whatever waits.
+
+        Raises: TrustError when something else waits than was shown, or what waits may not follow what was seen.
+        """
+        signed = []
+        for role in roles or self.roles():
+            waits = self.pending(role)
+            if waits is None or not self._may(signer, role, waits):
+                continue
+            if shown is not None and shown.get(role) != waits.signed_bytes:
+                raise changed(f"role {role}: what waits")
+            self._check_new(role, waits)
             add_signature(role, waits, signer)
             self.keep(role, waits)
-        return mine
+            signed.append(role)
+        return signed
+
+    def _check_new(self, role: str, waits: Any_) -> None:
+        settled = self.settled(role)
+        seen = self.held.seen.get(role) if self.held is not None else None
+        last = max(settled.signed.version if settled else 0, seen.version if seen else 0)
+        if waits.signed.version <= last:
+            raise TrustError(
+                Fault.REPOSITORY,
+                "rolled-back",
+                f"role {role}: version {waits.signed.version} waits, expected one after {last}, which is signed "
+                "already; delete it from the folder `pending`, or copy the repository again",
+            )
 
     def merge(self, other: "Shelf") -> Sequence[str]:
         """Take over the signatures of a copy of this repository; return the roles that gained one."""
@@ -140,11 +190,13 @@ class Shelf(Pages):
             self.check(role, self.settled(role), waits)
             write_atomic(self.metadata / f"{waits.signed.version}.{role}.json", waits.to_bytes())
             (self.waiting / f"{role}.json").unlink()
+            self.settled(role)  # now it was seen
             moved.append(role)
         return moved
 
     def check(self, role: str, before: Any_ | None, after: Any_) -> None:
         """Raises: TrustError when `after` may not follow `before`."""
+        check_form(role, after)
         if role == ROOT:
             check_root_keys(after.signed)
             return
@@ -196,12 +248,16 @@ class Shelf(Pages):
         return changed
 
 
-def keys_of(shelf: Shelf, role: str) -> Mapping[str, Key]:
-    """The keys of a role, by id, also if they wait."""
-    by = shelf.newest(above(role))
-    if by is None:
-        return {}
-    return {keyid: by.signed.get_key(keyid) for keyid in by.signed.get_delegated_role(role).keyids}
+def keys_of(shelf: Shelf, role: str, waiting: bool = False) -> Mapping[str, Key]:
+    """The keys of a role, by id. waiting: also those that wait to be named, whoever laid that there."""
+    over = above(role)
+    found: dict[str, Key] = {}
+    for by in (shelf.settled(over), shelf.pending(over) if waiting else None):
+        if by is not None:
+            check_form(over, by)
+            named = by.signed.roles if over == ROOT else delegated(by.signed)
+            found |= {keyid: by.signed.get_key(keyid) for keyid in named[role].keyids} if role in named else {}
+    return found
 
 
 def add_signature(role: str, metadata: Any_, signer: Signer) -> None:
@@ -214,3 +270,8 @@ def add_signature(role: str, metadata: Any_, signer: Signer) -> None:
             if isinstance(error.__cause__, TrustError)
             else TrustError(Fault.REQUEST, "not-signed", f"role {role}: the key does not sign: {error}")
         ) from None
+
+
+def changed(what: str) -> TrustError:
+    """The error of what is not what a person was shown."""
+    return TrustError(Fault.REQUEST, "changed", f"{what} was changed since it was shown; look again")

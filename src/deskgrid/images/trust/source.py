@@ -7,14 +7,13 @@ Rules, told first
 """
 
 import http.client
-import socket
 import ssl
-import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from deskgrid.host.deadline import Deadline
+from deskgrid.host.files import open_plain
 from deskgrid.images.trust.errors import Fault, TrustError
 
 SECONDS = 20.0
@@ -45,7 +44,7 @@ class FolderSource:
     def get(self, path: str, most_bytes: int) -> bytes:
         """See `Source`."""
         try:
-            with (self._folder / path).open("rb") as file:
+            with open_plain(self._folder / path) as file:
                 content = file.read(most_bytes + 1)
         except FileNotFoundError:
             if not self._folder.is_dir():
@@ -78,23 +77,22 @@ class HttpSource:
         """See `Source`."""
         where = f"{self._url}/{path}"
         connection = self._connection()
-        late, done = threading.Event(), threading.Event()
-        threading.Thread(target=_cut, args=(connection, self._seconds, late, done), daemon=True).start()
+        deadline = Deadline(connection, self._seconds)
         try:
-            content = self._read(connection, where, path, most_bytes)
-            if late.is_set():  # cut off where the end of a connection is the end of a file
+            with deadline:
+                content = self._read(connection, where, path, most_bytes)
+            if deadline.late:  # cut off where the end of a connection is the end of a file
                 raise TimeoutError
             return content
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
             # a connection that was cut off ends in any of these, depending on where it was
-            if late.is_set() or isinstance(error, TimeoutError):
+            if deadline.late or isinstance(error, TimeoutError):
                 raise TrustError(
                     Fault.NETWORK, "slow", f"{where}: got less than the whole in {self._seconds:g} s; tried again later"
                 ) from None
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise unreachable(where, str(reason)) from None
         finally:
-            done.set()
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -133,13 +131,3 @@ def _within(where: str, content: bytes, most_bytes: int) -> bytes:
             "what was not signed: tell the grid's administrators",
         )
     return content
-
-
-def _cut(connection: http.client.HTTPConnection, seconds: float, late: threading.Event, done: threading.Event) -> None:
-    pause = seconds
-    while not done.wait(pause):
-        late.set()
-        pause = 0.2
-        if connection.sock is not None:
-            with suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)

@@ -2,6 +2,8 @@
 
 Rules, told first
 - Nothing here changes anything: a repository and a time in, sentences and values out.
+- What is compared with is what follows by valid signatures from the root that is held (pages.py), and everything that a
+  signature would cover is told, or refused (form.py): keys whole and in words, entries with their digests.
 - What waits is told with the names of those who have signed, and of those who may; "waiting for 1 of alice, bob".
 - The differences between two manifests are found by a callable, so that this file need not know what a manifest is.
   The one offered here compares the packages that a manifest lists.
@@ -12,6 +14,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from deskgrid.images.trust.aloud import words_of
 from deskgrid.images.trust.errors import TrustError
 from deskgrid.images.trust.pointer import decode
 from deskgrid.images.trust.roles import (
@@ -25,8 +28,10 @@ from deskgrid.images.trust.roles import (
     projects,
 )
 from deskgrid.images.trust.shelf import Shelf
-from deskgrid.images.trust.tufapi import Targets
+from deskgrid.images.trust.tufapi import Key, Targets
 from deskgrid.images.trust.words import LATEST, Entry, Version, readable
+from deskgrid.model.counted import counted
+from deskgrid.model.outside import read_json
 
 Differences = Callable[[bytes | None, bytes], Sequence[str]]
 """What a person should know of a new manifest beside the one before; None: there was none."""
@@ -37,7 +42,8 @@ SOON = timedelta(days=30)
 class Waiting(msgspec.Struct, frozen=True):
     """A role whose next version waits for signatures.
 
-    missing: how many signatures still lack. signed, may_sign: whose keys. changes: what it would change.
+    missing: how many signatures still lack. signed, may_sign: whose keys. changes: what it would change. paths: of a
+    project's role, what it would say differently. payload: what a signature is made over.
     """
 
     role: str
@@ -47,6 +53,8 @@ class Waiting(msgspec.Struct, frozen=True):
     signed: tuple[str, ...]
     may_sign: tuple[str, ...]
     changes: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+    payload: bytes = b""
 
     @property
     def sentence(self) -> str:
@@ -55,12 +63,16 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Approval(msgspec.Struct, frozen=True):
-    """A version that its researcher has signed and its approver has not. latest: it is to be the latest."""
+    """A version that its researcher has signed and its approver has not. latest: it is to be the latest.
+
+    entry: what the researcher signed of it; None: nothing new, only `latest` moves.
+    """
 
     version: Version
     before: str | None
     latest: bool
     changes: tuple[str, ...]
+    entry: Entry | None = None
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -109,7 +121,7 @@ def package_differences(before: bytes | None, after: bytes) -> Sequence[str]:
     if new is None or (before is not None and old is None):
         return ("these manifests list no packages: look into the image before you approve",)
     if old is None:
-        return (f"the first version, with {len(new)} packages",)
+        return (f"the first version, with {counted(len(new), 'package')}",)
     changed = [
         f"{name} {old[name]} → {new[name]}" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]
     ]
@@ -148,7 +160,8 @@ def waiting(shelf: Shelf, role: str) -> Waiting | None:
         max((result.missing for result in results), default=1),
         tuple(sorted(map(owner, signed.values()))),
         tuple(sorted(map(owner, lacks.values()))),
-        tuple(_changes(settled.signed if settled else None, pending.signed)),
+        *_changes(shelf, settled.signed if settled else None, pending.signed),
+        pending.signed_bytes,
     )
 
 
@@ -191,7 +204,9 @@ def _unapproved(shelf: Shelf, theirs: Targets, mine: Targets | None, differences
         content = shelf.manifest(before[0].path, before[1]) if before else None
         changes = tuple(differences(content, shelf.manifest(path, entry)))
         found.append(
-            Approval(version, before[0].version if before else None, _is_latest(shelf, theirs, version), changes)
+            Approval(
+                version, before[0].version if before else None, _is_latest(shelf, theirs, version), changes, entry.plain
+            )
         )
     return found + _moved(shelf, theirs, mine, {each.version for each in found})
 
@@ -250,20 +265,38 @@ def _held(shelf: Shelf, role: str) -> Held | None:
     )
 
 
-def _changes(before: object, after: object) -> Sequence[str]:
+def _changes(shelf: Shelf, before: object, after: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a signature would change: sentences, and the paths of a project's role."""
     if isinstance(after, Targets) and after.delegations is None:
-        old = before.targets if isinstance(before, Targets) else {}
-        return [
-            f"{'changes' if path in old else 'adds'} {readable(path)}"
-            for path in after.targets
-            if old.get(path) != after.targets[path]
-        ]
-    old_roles, new_roles = _role_keys(before), _role_keys(after)
-    said = [f"new role {role}: {', '.join(sorted(keys))}" for role, keys in new_roles.items() if role not in old_roles]
-    for role in new_roles.keys() & old_roles.keys():
-        said += [f"{role}: + {key}" for key in sorted(new_roles[role] - old_roles[role])]
-        said += [f"{role}: - {key}" for key in sorted(old_roles[role] - new_roles[role])]
-    return said or ["the same keys, a new life"]
+        old = before if isinstance(before, Targets) else Targets()
+        paths = tuple(
+            path
+            for path in dict.fromkeys((*after.targets, *old.targets))
+            if old.targets.get(path) != after.targets.get(path)
+        )
+        return tuple(_entry_change(shelf, path, old, after) for path in paths) or ("the same list, a new life",), paths
+    was, is_ = _role_keys(before), _role_keys(after)
+    said: list[str] = []
+    for role in sorted(was.keys() | is_.keys()):
+        said += [f"new role {role}"] if before is not None and role not in was else []
+        said += [f"role {role} ends"] if role not in is_ else []
+        said += [f"{role}: + {key}" for key in sorted(is_.get(role, set()) - was.get(role, set()))]
+        said += [f"{role}: - {key}" for key in sorted(was.get(role, set()) - is_.get(role, set()))]
+    return tuple(said) or ("the same keys, a new life",), ()
+
+
+def _entry_change(shelf: Shelf, path: str, before: Targets, after: Targets) -> str:
+    was, is_, version = entry_of(before, path), entry_of(after, path), parse_path(path)
+    if is_ is None or version is None:
+        return f"TAKES AWAY {readable(path)}"
+    whole = f"{is_.size_bytes} bytes with SHA-256 {is_.sha256}"
+    if version.version == LATEST:
+        pointer = decode(path, shelf.manifest(path, is_))
+        back = ", a step BACK" if pointer.back_at == pointer.serial else ""
+        return f"latest of {version.project}/{version.image} becomes {pointer.version}{back}: {whole}"
+    if is_.revoked is not None and (was is None or was.revoked != is_.revoked):
+        return f"REVOKES {version}: {is_.revoked}"
+    return f"{'changes' if was else 'adds'} {version}, number {is_.number}: {whole}; in words: {words_of(is_.sha256)}"
 
 
 def _role_keys(signed: object) -> dict[str, set[str]]:
@@ -271,16 +304,21 @@ def _role_keys(signed: object) -> dict[str, set[str]]:
         return {}
     roles = delegated(signed) if isinstance(signed, Targets) else getattr(signed, "roles", {})
     return {
-        role: {f"{owner(signed.get_key(keyid))}" for keyid in held.keyids} | {f"{held.threshold} must sign"}  # type: ignore[attr-defined]
+        role: {told_key(signed.get_key(keyid)) for keyid in held.keyids} | {f"{held.threshold} must sign"}  # type: ignore[attr-defined]
         for role, held in roles.items()
     }
+
+
+def told_key(key: Key) -> str:
+    """A key, whole, for people who compare it: its owner, its id in words, its id."""
+    return f"{owner(key).split(' ')[0]}, key in words: {words_of(key.keyid)}; whole: {key.keyid}"
 
 
 def _packages(manifest: bytes | None) -> dict[str, str] | None:
     if manifest is None:
         return None
     try:
-        found = msgspec.json.decode(manifest, type=_Packages).packages
+        found = read_json(manifest, type=_Packages).packages
     except msgspec.DecodeError:
         return None
     return {readable(package.name): readable(package.version) for package in found} or None

@@ -10,6 +10,7 @@ from tuf.api.metadata import DelegatedRole as DelegatedRole  # type: ignore[attr
 from tuf.api.metadata import Delegations as Delegations  # type: ignore[attr-defined]
 from tuf.api.metadata import Metadata as Metadata
 from tuf.api.metadata import MetaFile as MetaFile  # type: ignore[attr-defined]
+from tuf.api.metadata import Role as Role  # type: ignore[attr-defined]
 from tuf.api.metadata import Root as Root  # type: ignore[attr-defined]
 from tuf.api.metadata import Snapshot as Snapshot  # type: ignore[attr-defined]
 from tuf.api.metadata import TargetFile as TargetFile  # type: ignore[attr-defined]

@@ -1,0 +1,293 @@
+"""What takes an hour: network cuts and many kills, in rounds; interrupted, it goes on where it was.
+
+    python -m bench.soak                  all rounds that build/soak.json does not have yet
+    python -m bench.soak --only cuts      some of: cuts, kills
+    python -m bench.soak --rounds 2       so many of each, to try it
+
+Rules, told first
+- A real pool, coordinator, two desktops with real guests, and a job that works without end.
+- cuts: the cable of the job's desktop is out for 20 s, again and again, for an hour. That is no reason to take a job
+  away: a round in which the job had to start again, or its VM ended, is a false alarm.
+- kills: SIGKILL of the agent, the keeper, QEMU, of what serves the disk, of the coordinator, and of a whole desktop at
+  once (power: nobody is left to tell). Each round tells how long HTCondor believed in a job that was not there any
+  more, whether a VM was left over, and whether the job ran twice.
+- Each round is written before the next begins.
+
+Exit code 0: all rounds are there, without a false alarm, a VM left over or a job that ran twice; 1: not.
+"""
+
+import argparse
+import contextlib
+import random
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import psutil
+
+from bench.cable import Cable, cable
+from bench.machine import CannotMeasure, qemu_of
+from deskgrid.cli.demo import RECIPE
+from deskgrid.cli.image import build_with_bar
+from deskgrid.cli.pool import provide_tree
+from deskgrid.demo.cast import Cast, DemoError
+from deskgrid.demo.stage import Stage
+from deskgrid.host.account import become
+from deskgrid.host.files import write_atomic
+from deskgrid.pool.config import PoolSettings
+from deskgrid.pool.embedded import EmbeddedError
+from deskgrid.pool.head import HeadSettings
+
+T = TypeVar("T")
+CUTS, KILLS = 90, 60
+CUT_SECONDS = 20.0
+VICTIMS = ("qemu", "keeper", "serve", "agent", "power", "coordinator")
+DESKTOPS = ("desk-1", "desk-2")
+_WAIT_SECONDS = 600.0
+_JOB = "executable = /bin/sleep\narguments = 100000\ntransfer_executable = false\nrequest_memory = 128\n"
+_JOB += 'request_disk = 10MB\nrequest_cpus = 1\nshould_transfer_files = yes\n+vm_name = "demo"\nqueue\n'
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What came of one round.
+
+    kind: "cut", or who was killed. believed_seconds: from the kill until HTCondor knew that the job does not run there;
+    None: it ran on. wrong: what must not be; "": nothing.
+    """
+
+    kind: str
+    at: datetime
+    believed_seconds: float | None = None
+    wrong: str = ""
+
+
+class Kept(msgspec.Struct):
+    """build/soak.json."""
+
+    rounds: list[Round] = []
+
+    def count(self, cuts: bool) -> int:
+        """How many rounds there are of cuts, or of kills."""
+        return sum((one.kind == "cut") is cuts for one in self.rounds)
+
+
+class Where(msgspec.Struct, frozen=True):
+    """Where the job runs now. starts: how often it has begun."""
+
+    vm_id: str
+    desktop: str
+    starts: int
+
+
+class Soak:
+    """The grid and its job."""
+
+    def __init__(self, stage: Stage, wire: Cable, say: Callable[[str], None]) -> None:
+        self.stage, self.wire, self.say = stage, wire, say
+        self.job = ""
+
+    def begin(self) -> None:
+        """Start desktops and the job."""
+        for desktop in DESKTOPS:
+            self.stage.enrol(desktop)
+            self.start_agent(desktop)
+        done = self.stage.pool.command(["condor_submit", "-terse", "-"], cwd=self.stage.pool.jobs, stdin=_JOB.encode())
+        if not done.ok:
+            raise CannotMeasure(f"condor_submit: {done.stderr.strip()}")
+        self.job = done.stdout.split()[0]
+
+    def start_agent(self, desktop: str) -> None:
+        """Start an agent, the first one's at the other end of the cable."""
+        stage, cast = self.stage, self.stage.cast
+        inside = self.wire.inside if desktop == DESKTOPS[0] else []
+        settings = str(stage.agent_settings(desktop))
+        argv = [*inside, *become(cast.account), sys.executable, "-m", "deskgrid", "--verbose", "agent", "run"]
+        cast.start_argv(desktop, [*argv, "--settings", settings])
+
+    def running(self) -> Where:
+        """Wait until the job runs."""
+        self.say("waiting until the job runs")
+        return self._until("the job to run", self._where)
+
+    def _where(self) -> Where | None:
+        words = self._ask("JobStatus", "NumJobStarts")
+        if words[:1] != ["2"]:
+            return None
+        ours = ["-constraint", f'JobId == "{self.job}" && deskgrid_vm_id =!= undefined']
+        done = self.stage.pool.command(["condor_status", *ours, "-af", "deskgrid_vm_id", "deskgrid_desktop"])
+        found = done.stdout.split() if done.ok else []
+        return Where(found[0], found[1], int(words[1])) if len(found) == 2 and qemu_of(found[0]) else None
+
+    def _ask(self, *attributes: str) -> list[str]:
+        done = self.stage.pool.command(["condor_q", self.job, "-af", *attributes])
+        return done.stdout.split() if done.ok else []
+
+    def _until(self, what: str, found: Callable[[], T | None], step_seconds: float = 0.5) -> T:
+        end = time.monotonic() + _WAIT_SECONDS
+        while (it := found()) is None:
+            if time.monotonic() > end:
+                raise CannotMeasure(f"waited {_WAIT_SECONDS:.0f} s for {what}, in vain")
+            time.sleep(step_seconds)
+        return it
+
+    def cut(self) -> Round:
+        """Pull the cable of the job's desktop for a while."""
+        where, at = self.running(), datetime.now(UTC)
+        if where.desktop != DESKTOPS[0]:
+            self.stage.owner(where.desktop, "present")
+            self._until(
+                "the job to leave the desktop without a cable", lambda: None if self._where() == where else True
+            )
+            where = self.running()
+            self.stage.owner(DESKTOPS[1], "away")
+        self.wire.pull()
+        time.sleep(CUT_SECONDS)
+        self.wire.plug()
+        time.sleep(random.uniform(15, 25))
+        now = self._where()
+        if now == where:
+            return Round("cut", at)
+        return Round("cut", at, wrong=f"before: {where}; after: {now or self._ask('JobStatus')}")
+
+    def kill(self, victim: str) -> Round:
+        """Kill it where the job runs."""
+        where, at = self.running(), datetime.now(UTC)
+        began = time.monotonic()
+        ran_on = self._strike(victim, where)
+        if ran_on:
+            time.sleep(20)
+            now = self._where()
+            return Round(victim, at, wrong="" if now == where else f"before: {where}; after: {now}")
+        self._until("HTCondor to know", lambda: True if self._elsewhere(where) else None, 0.2)
+        believed = time.monotonic() - began
+        self._mend(victim, where.desktop)
+        self.running()
+        left = qemu_of(where.vm_id)
+        return Round(victim, at, believed, "" if left is None else f"{where.vm_id} is left over")
+
+    def _strike(self, victim: str, where: Where) -> bool:
+        """Kill. Returns: whether the job has to notice nothing."""
+        qemu = qemu_of(where.vm_id)
+        keeper = qemu.parent() if qemu else None
+        if qemu is None or keeper is None:
+            raise CannotMeasure(f"{where.vm_id}: it has no QEMU or no keeper")
+        processes = self.stage.cast.processes
+        if victim == "coordinator":
+            processes.pop("coordinator").kill()
+            self.stage.start_coordinator()
+            return True
+        if victim == "serve":
+            next(one for one in keeper.children() if "deskgrid.images.chunks.serve" in one.cmdline()).kill()
+        elif victim in ("qemu", "keeper"):
+            {"qemu": qemu, "keeper": keeper}[victim].kill()
+        else:
+            top = psutil.Process(processes.pop(where.desktop).pid)
+            family = [top, *top.children(recursive=True)] if victim == "power" else [top]
+            if victim == "power":
+                family += [keeper, qemu, *keeper.children(recursive=True)]
+            for one in family:
+                with contextlib.suppress(psutil.Error):
+                    one.kill()
+        return False
+
+    def _elsewhere(self, where: Where) -> bool:
+        words = self._ask("JobStatus", "NumJobStarts")
+        return bool(words) and (words[0] == "1" or (words[0] == "2" and int(words[1]) > where.starts))
+
+    def _mend(self, victim: str, desktop: str) -> None:
+        if victim in ("agent", "power"):
+            self.start_agent(desktop)
+
+
+@contextlib.contextmanager
+def soaking(say: Callable[[str], None]) -> Iterator[Soak]:
+    """A grid to soak. Raises: CannotMeasure, DemoError, EmbeddedError."""
+    tree, image = provide_tree(), build_with_bar(RECIPE)
+    cast = Cast()
+    try:
+        stage = Stage(cast, tree, image.folder)
+        say("starting a pool, a coordinator and two desktops")
+        stage.vouch(image.folder)
+        stage.start_pool(HeadSettings(PoolSettings(), cycle_seconds=2))
+        stage.start_coordinator()
+        with cable((stage.port, int(stage.pool.guest_collector.rpartition(":")[2]))) as wire:
+            made = Soak(stage, wire, say)
+            try:
+                made.begin()
+                yield made
+            finally:
+                cast.close()
+    finally:
+        cast.close()
+
+
+def main() -> int:
+    """Do what is left to do. Returns: the exit code."""
+    parser = argparse.ArgumentParser("python -m bench.soak", description="Network cuts and kills, for hours.")
+    parser.add_argument("--output", type=Path, default=Path("build/soak.json"), help="where the rounds go")
+    parser.add_argument("--only", choices=("cuts", "kills"), help="one of the two")
+    parser.add_argument("--rounds", type=int, help=f"so many of each, instead of {CUTS} and {KILLS}")
+    asked = parser.parse_args()
+    asked.output.parent.mkdir(parents=True, exist_ok=True)
+    kept = msgspec.json.decode(asked.output.read_bytes(), type=Kept) if asked.output.exists() else Kept()
+    wanted = {"cuts": asked.rounds or CUTS, "kills": asked.rounds or KILLS}
+    todo = [kind for kind in wanted if asked.only in (None, kind) and kept.count(kind == "cuts") < wanted[kind]]
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - began:8.1f} s  {line}", flush=True)
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+    try:
+        if todo:
+            with soaking(say) as soak:
+                for kind in todo:
+                    _rounds(soak, kind, wanted[kind], kept, asked.output)
+    except (CannotMeasure, DemoError, EmbeddedError) as error:
+        say(f"stopped: {error}; the rounds until now are in {asked.output}")
+        return 1
+    return _tell(kept)
+
+
+def _rounds(soak: Soak, kind: str, count: int, kept: Kept, output: Path) -> None:
+    while (number := kept.count(kind == "cuts")) < count:
+        what = "cut" if kind == "cuts" else VICTIMS[number % len(VICTIMS)]
+        soak.say(f"{kind}: round {number + 1} of {count}: {what}")
+        done = soak.cut() if what == "cut" else soak.kill(what)
+        soak.say(f"{what}: {_told(done)}")
+        kept.rounds.append(done)
+        write_atomic(output, msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n", 0o644)
+
+
+def _told(one: Round) -> str:
+    if one.wrong:
+        return f"WRONG: {one.wrong}"
+    return "nothing was lost" if one.believed_seconds is None else f"HTCondor knew after {one.believed_seconds:.1f} s"
+
+
+def _tell(kept: Kept) -> int:
+    for kind in ("cut", *VICTIMS):
+        rounds = [one for one in kept.rounds if one.kind == kind]
+        believed = [one.believed_seconds for one in rounds if one.believed_seconds is not None]
+        wrong = [one.wrong for one in rounds if one.wrong]
+        print(f"{kind:<12} {len(rounds):3d} rounds, {len(wrong)} wrong")
+        if believed:
+            print(
+                f"             HTCondor knew after {statistics.median(believed):.1f} s, at most {max(believed):.1f} s"
+            )
+        for one in wrong:
+            print(f"             {one}")
+    return int(any(one.wrong for one in kept.rounds))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

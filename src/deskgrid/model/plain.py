@@ -1,0 +1,42 @@
+"""Text from outside, made fit to be shown: what a terminal, a log or a reader would not take as text is spelled out.
+
+Control characters, terminals' escape sequences, marks that turn the direction of reading or show nothing, and lone
+surrogates become such as "\\x1b" or "\\u202e": visible, and without effect. All else stays as it is.
+"""
+
+import re
+
+_ODD = re.compile(r"[^ -~]")
+_SPACES = frozenset("\t\xa0\u202f\u2007\u3000\u2009\u200a")
+
+
+def plain(text: str, *, lines: bool = False) -> str:
+    """The text as it may be shown. lines: line ends stay; without it, it is one line."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _ODD.sub(lambda match: _spelled(match[0], lines), text)
+
+
+def plain_json(text: str) -> str:
+    """JSON that says the same, but has nothing odd in it: within its strings that is written as JSON writes it."""
+    return _ODD.sub(lambda match: match[0] if _shown(match[0]) or match[0] == "\n" else _escaped(match[0]), text)
+
+
+def _spelled(char: str, lines: bool) -> str:
+    if _shown(char) or (lines and char == "\n"):
+        return char
+    if char in _SPACES:
+        return " "
+    if char == "\n":
+        return "\\n"
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _shown(char: str) -> bool:
+    return char.isprintable()
+
+
+def _escaped(char: str) -> str:
+    units = char.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))

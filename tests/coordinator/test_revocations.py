@@ -1,0 +1,131 @@
+"""Restoring a backup of the coordinator undoes no revocation unseen."""
+
+import asyncio
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from deskgrid.coordinator import database as db
+from deskgrid.coordinator import membership
+from deskgrid.coordinator.database import open_database
+from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.revocations import FILE, Journal
+from deskgrid.wire.messages import Enrol
+
+from .running import problem, service
+from .values import START, Clock, member, office
+
+
+def backup(state: Path, to: Path) -> None:
+    """As an administrator makes one, beside the service that runs."""
+    source, copy = sqlite3.connect(state / "coordinator.sqlite"), sqlite3.connect(to)
+    source.backup(copy)
+    source.close()
+    copy.close()
+
+
+def restore(state: Path, saved: Path) -> None:
+    for path in state.glob("coordinator.sqlite*"):
+        path.unlink()
+    shutil.copy(saved, state / "coordinator.sqlite")
+
+
+def test_a_revocation_that_a_restored_database_does_not_know_is_made_again_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state, saved = tmp_path / "state", tmp_path / "saved.sqlite"
+    with service(state) as here:
+        desk, other = here.enrol("desk-1"), here.enrol("desk-2")
+        desk.say()
+        backup(state, saved)
+        here.operator.revoke("desk-1", "sold")
+        assert here.operator.status().problems == ()
+    restore(state, saved)
+    with service(state) as here:
+        desk.service = other.service = here
+        assert problem(desk.post(b"{}")) == (403, "desktop-revoked")
+        other.say()
+        (told,) = here.operator.status().problems
+        assert told.endswith("made again: desk-1")
+        assert told in caplog.text
+        assert here.operator.why_desktop("desk-1").reason.sentence == "desk-1 was revoked: sold"
+    with service(state) as here:
+        assert here.operator.status().problems == ()
+
+
+def test_a_desktop_that_was_enrolled_anew_since_stays_a_member(tmp_path: Path) -> None:
+    with service(tmp_path) as here:
+        here.enrol("desk-1").say()
+        here.operator.revoke("desk-1", "stolen")
+        desk = here.enrol("desk-1")
+    with service(tmp_path) as here:
+        desk.service = here
+        desk.say()
+        assert here.operator.status().problems == ()
+
+
+def test_when_the_whole_folder_was_restored_desktops_say_how_many_are_missing(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with office(tmp_path) as here:
+            desk, liar = await member(here), await member(here, "desk-2")
+            answer = await desk.say()
+            assert answer.revocations == 0
+            await desk.say(revocations=2)
+            await liar.say()
+            (told,) = here.part.journal.problems(here.part.fleet)
+            assert told.startswith("2 revocations may have been undone") and "desk-1 heard of more" in told
+            for name in ("desk-3", "desk-4"):
+                await here.enrol(name)
+                await here.part.recorder.call(
+                    lambda c, name=name: here.part.journal.revoke(c, name, "again", "operator", here.clock())
+                )
+            assert here.part.journal.problems(here.part.fleet) == ()
+            assert (await desk.say()).revocations == 2
+
+    asyncio.run(play())
+
+
+def test_revocations_of_before_there_was_a_journal_are_added(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'it.sqlite'}")
+    with database.begin() as c:
+        text, _ = membership.make_token(c, 3600, 1, "operator", START)
+        membership.enrol(c, Enrol(text, "desk-1"), START)
+        membership.revoke(c, "desk-1", "sold", "operator", START)
+        for _ in range(2):
+            journal = Journal(tmp_path / FILE)
+            journal.compare(c, START)
+            assert (len(journal), journal.again) == (1, ())
+    database.close()
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_torn_line_is_said_and_does_not_take_the_next_with_it(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b'{"desktop":"de')
+    clock = Clock()
+
+    async def play() -> None:
+        async with office(tmp_path, clock) as here:
+            await member(here)
+            assert "1 line can't be read" in here.part.journal.problems(())[0]
+            await here.part.recorder.call(lambda c: here.part.journal.revoke(c, "desk-1", "sold", "operator", clock()))
+
+    asyncio.run(play())
+    again = Journal(tmp_path / FILE)
+    assert (len(again), [one.desktop for one in again.entries]) == (2, ["desk-1"])
+
+
+def test_what_cannot_be_written_to_the_journal_is_not_revoked(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with office(tmp_path) as here:
+            await member(here)
+            (tmp_path / FILE).mkdir()
+            with pytest.raises(Refusal, match="Nothing was revoked"):
+                await here.part.recorder.call(
+                    lambda c: here.part.journal.revoke(c, "desk-1", "sold", "operator", here.clock())
+                )
+            kept = await here.part.recorder.call(lambda c: c.execute(db.desktops.select()).mappings().all())
+            assert kept[0]["revoked_at"] is None
+
+    asyncio.run(play())

@@ -1,0 +1,376 @@
+"""A grid whose people type commands, and an intruder who may change any file of the repository between two of them.
+
+Rules, told first
+- People are honest and careful, not clever: who is asked looks at what is on his screen, and at nothing else.
+- What the researcher saw is the manifest that she gives; what the approver saw are the digests on his screen when he
+  says yes, which he does to all that waits. An administrator says yes to a new life of the same keys only.
+- The intruder has the repository's folder and the online key, knows all that was ever there, and may have one more key.
+  He acts between commands, and while somebody is being asked.
+"""
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from deskgrid.cli import trust
+from deskgrid.cli.output import Failed
+from deskgrid.images.contract import ImageError
+from deskgrid.images.trust.client import Trusted
+from deskgrid.images.trust.errors import TrustError
+from deskgrid.images.trust.keys import make_key, open_signer
+from deskgrid.images.trust.repository import listed, next_snapshot, next_timestamp, target_file
+from deskgrid.images.trust.roles import OWNER, pattern
+from deskgrid.images.trust.source import FolderSource
+from deskgrid.images.trust.tufapi import CryptoSigner, DelegatedRole, Delegations, Key, Metadata, Signer, Targets
+from deskgrid.images.trust.words import Entry, Version
+
+from .published import manifest
+from .rig import person
+
+PASSWORD = "correct horse battery"
+PEOPLE = ("ada", "bob", "cleo", "rita", "paul", "online")
+RESEARCHER, APPROVER = "einstein-researcher", "einstein-approver"
+EVIL = Version("einstein", "search", "66.6")
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
+Act = Callable[[], object]
+
+
+class Reader(io.StringIO):
+    """Somebody at a terminal, who decides by what is on the screen."""
+
+    def __init__(self, screen: io.StringIO, decide: Callable[[str], bool], meanwhile: Act) -> None:
+        super().__init__()
+        self._screen, self._decide, self._meanwhile = screen, decide, meanwhile
+
+    def readline(self, size: int = -1, /) -> str:
+        answer = "y\n" if self._decide(self._screen.getvalue()) else "n\n"
+        self._meanwhile()
+        return answer
+
+
+class Town:
+    """People with keys, a repository, desktops."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.web = folder, folder / "web"
+        self.saw: dict[str, set[str]] = {"rita": set(), "paul": set()}
+        self.number = 0
+
+    # -- commands ---------------------------------------------------------------------------------------------
+
+    def type(
+        self, command: str, *argv: object, decide: Callable[[str], bool] = lambda _: True, meanwhile: Act = lambda: None
+    ) -> tuple[int, str]:
+        """Type `deskgrid trust …`; return its exit code, and what it printed."""
+        screen, faults = io.StringIO(), io.StringIO()
+        before, sys.stdin = sys.stdin, Reader(screen, decide, meanwhile)
+        try:
+            with redirect_stdout(screen), redirect_stderr(faults):
+                _commands()([command, *map(str, argv), "--repository", str(self.web)], standalone_mode=False)
+            code = 0
+        except (Failed, ImageError, typer.Abort):  # every other error is one of ours
+            code = 1
+        finally:
+            sys.stdin = before
+        return code, screen.getvalue()
+
+    def signing(self, command: str, *argv: object, **how: Any) -> tuple[int, str]:
+        return self.type(command, *argv, "--password-file", self.folder / "password", **how)
+
+    def key(self, who: str) -> Path:
+        return self.folder / who
+
+    # -- what people do ---------------------------------------------------------------------------------------
+
+    def propose(self, meanwhile: Act = lambda: None) -> bool:
+        """Rita publishes the next version and signs it."""
+        self.number += 1
+        image = f"einstein/search/{self.number}.0"
+        own = self.folder / "rita's" / image.replace("/", "-")
+        own.parent.mkdir(exist_ok=True)
+        own.write_bytes(manifest(image, cmdline=f"good {self.number}"))
+        meanwhile()
+        self.saw["rita"].add(hashlib.sha256(own.read_bytes()).hexdigest())
+        return self.signing("propose", image, own, self.key("rita"))[0] == 0
+
+    def approve(self, meanwhile: Act = lambda: None) -> bool:
+        """Paul approves all that waits for him."""
+        code, screen = self.type("status", "--key", self.key("paul"), "--json")
+        waits = json.loads(screen)["approvals"] if code == 0 else []
+        done = bool(waits)
+        for each in waits:
+            image = "/".join(each["version"][part] for part in ("project", "image", "version"))
+            code, _ = self.signing("approve", image, self.key("paul"), decide=self._paul_reads, meanwhile=meanwhile)
+            done = done and code == 0
+        return done
+
+    def _paul_reads(self, screen: str) -> bool:
+        self.saw["paul"] |= set(_DIGEST.findall(screen))
+        return True
+
+    def revoke(self) -> bool:
+        """Paul steps back from the newest version."""
+        image = f"einstein/search/{self.number}.0"
+        return self.signing("revoke", image, self.key("paul"), "--reason", "a hole")[0] == 0
+
+    def new_life(self, meanwhile: Act = lambda: None) -> bool:
+        """The administrators sign the same keys for a new year."""
+        self.type("rotate", "targets")
+        self.signing("sign", self.key("ada"), decide=_new_life_only)
+        return self.signing("sign", self.key("bob"), decide=_new_life_only, meanwhile=meanwhile)[0] == 0
+
+    def renew(self) -> None:
+        """The coordinator lists what is signed."""
+        self.signing("renew", self.key("online"))
+
+    def look(self, home: str) -> dict[str, str]:
+        """What a desktop takes: versions with their digests."""
+        found: dict[str, str] = {}
+        now = datetime.now(UTC)
+        root = (self.folder / "1.root.json").read_bytes()
+        with Trusted(self.folder / home, root, FolderSource(self.web)) as trusted:
+            try:
+                trusted.refresh(now)
+            except TrustError:
+                return found
+            for version in (EVIL, *(Version("einstein", "search", f"{n}.0") for n in range(1, self.number + 2))):
+                try:
+                    found[version.version] = hashlib.sha256(trusted.manifest(version, now)).hexdigest()
+                except TrustError:
+                    continue
+        return found
+
+
+def _new_life_only(screen: str) -> bool:
+    changes = {line.strip() for line in screen.splitlines() if line.startswith("  ")}
+    return changes == {"the same keys, a new life"}
+
+
+@cache
+def _commands() -> Any:
+    return typer.main.get_command(trust.app)
+
+
+@contextmanager
+def town(folder: Path, built: Path) -> Iterator[Town]:
+    """A town where a ceremony was held and one image is published."""
+    shutil.copytree(_begun(built), folder, symlinks=True)
+    here = Town(folder)
+    here.number = 1
+    digest = _DIGEST.findall((folder / "first").read_text())[0]
+    here.saw = {"rita": {digest}, "paul": {digest}}
+    yield here
+
+
+@cache
+def _begun(folder: Path) -> Path:
+    here = Town(folder)
+    folder.mkdir()
+    (folder / "password").write_text(PASSWORD)
+    for who in PEOPLE:
+        make_key(folder / who, who, PASSWORD, scrypt=2)
+    admins = [word for who in PEOPLE[:3] for word in ("--admin", folder / f"{who}.pub")]
+    here.type("init", *admins, "--online", folder / "online.pub")
+    here.type("add-key", RESEARCHER, folder / "rita.pub")
+    here.type("add-key", APPROVER, folder / "paul.pub")
+    for who in ("ada", "bob"):
+        here.signing("sign", folder / who)
+    shutil.copy(here.web / "metadata/1.root.json", folder)
+    for who in ("rita", "paul", "cleo"):
+        assert here.type("status", "--key", folder / who, "--root", folder / "1.root.json")[0] == 0
+    assert here.propose()
+    assert here.approve()
+    here.renew()
+    (digest,) = here.saw["rita"] & set(here.look("check").values())
+    (folder / "first").write_text(digest)
+    return folder
+
+
+class Intruder:
+    """What he may do to the folder. keys: that he has besides the online one."""
+
+    def __init__(self, here: Town, stolen: str | None) -> None:
+        self.web, self.stolen = here.web, stolen
+        self.online = self._key(here, "online")
+        self.mine, self.other = person("mallory"), person("trudy")
+        self.keys: list[Signer] = [self.mine, self.other, *([self._key(here, stolen)] if stolen else [])]
+        self.evil = manifest("einstein/search/66.6", cmdline="with a back door")
+        self.remembered: list[dict[Path, bytes]] = []
+        self.remember()
+
+    def _key(self, here: Town, who: str) -> Signer:
+        return open_signer(here.key(who), lambda _: PASSWORD)
+
+    def remember(self) -> None:
+        """He keeps what is there now."""
+        self.remembered.append({path: path.read_bytes() for path in self.web.rglob("*.json")})
+
+    # -- acts -------------------------------------------------------------------------------------------------
+
+    def nothing(self) -> None:
+        """He waits."""
+
+    def put_back(self, which: int = -1) -> None:
+        """The folder is as it was."""
+        for path in self.web.rglob("*.json"):
+            path.unlink()
+        for path, content in self.remembered[which % len(self.remembered)].items():
+            path.write_bytes(content)
+
+    def put_back_served(self, which: int = -1) -> None:
+        """Files are again what they were; what came since stays."""
+        for path, content in self.remembered[which % len(self.remembered)].items():
+            if path.parent.name == "metadata":
+                path.write_bytes(content)
+
+    def forge(self, *roles: str) -> None:
+        """His image is in what is served, under signatures that are void, unless he has the key."""
+        self.remember()
+        for role in roles:
+            path = self._newest(role)
+            if path is not None:
+                self._write(path, self._with_evil(Metadata.from_bytes(path.read_bytes())))
+        self._put_evil()
+
+    def number_up(self, *roles: str) -> None:
+        """His image is in a new version of what is served."""
+        self.remember()
+        for role in roles:
+            path = self._newest(role)
+            if path is not None:
+                draft = self._with_evil(Metadata.from_bytes(path.read_bytes()))
+                draft.signed.version += 1
+                self._write(path.with_name(f"{draft.signed.version}.{role}.json"), draft)
+        self._put_evil()
+
+    def lay(self, role: str) -> None:
+        """A draft waits that has his image in it."""
+        self.remember()
+        self._write(self.web / f"pending/{role}.json", self._with_evil(self._draft(role)))
+        self._put_evil()
+
+    def lay_hidden(self, role: str) -> None:
+        """A draft waits that delegates to him where nobody looks, and has a field of its own."""
+        self.remember()
+        draft = self._draft(role)
+        key = self.mine.public_key
+        roles = {role: DelegatedRole("mine", [key.keyid], 1, True, [pattern("einstein")])}
+        draft.signed.delegations = Delegations({key.keyid: key}, {"mine": roles[role]})
+        draft.signed.unrecognized_fields["x-mine"] = True
+        self._write(self.web / f"pending/{role}.json", draft)
+
+    def lay_keys(self) -> None:
+        """A draft waits in which the ids of rita and paul stand for keys of his."""
+        self.remember()
+        draft = self._draft("targets")
+        if draft.signed.delegations is None:
+            return
+        for role, signer in ((RESEARCHER, self.mine), (APPROVER, self.other)):
+            for keyid in draft.signed.delegations.roles[role].keyids:
+                named = draft.signed.delegations.keys[keyid].unrecognized_fields
+                key = Key.from_dict(keyid, signer.public_key.to_dict())
+                key.unrecognized_fields.update(named)
+                draft.signed.delegations.keys[keyid] = key
+        self._write(self.web / "pending/targets.json", draft)
+
+    def lay_more_keys(self) -> None:
+        """A draft waits in which both roles have a key of his too, under the names of who has them."""
+        self.remember()
+        draft = self._draft("targets")
+        if draft.signed.delegations is None:
+            return
+        for role, signer, who in ((RESEARCHER, self.mine, "rita"), (APPROVER, self.other, "paul")):
+            signer.public_key.unrecognized_fields[OWNER] = who
+            draft.signed.add_key(signer.public_key, role)
+        self._write(self.web / "pending/targets.json", draft)
+
+    def pose(self) -> None:
+        """He signs his image in both roles with keys that he calls rita's and paul's."""
+        self.remember()
+        targets = self._newest("targets")
+        if targets is None:
+            return
+        keys = Metadata.from_bytes(targets.read_bytes()).signed.delegations.roles
+        for role, signer in ((RESEARCHER, self.mine), (APPROVER, self.other)):
+            path = self._newest(role)
+            if path is None:
+                continue
+            draft = self._with_evil(Metadata.from_bytes(path.read_bytes()))
+            draft.signed.version += 1
+            for keyid in keys[role].keyids:
+                public = Key.from_dict(keyid, signer.public_key.to_dict())
+                draft.sign(CryptoSigner(signer._private_key, public), append=True)  # type: ignore[arg-type]
+            self._write(path.with_name(f"{draft.signed.version}.{role}.json"), draft)
+        self._put_evil()
+
+    def swap_manifests(self) -> None:
+        """Every manifest in the folder is his."""
+        self.remember()
+        for path in (*self.web.glob("targets/images/**/*.json"), *self.web.glob("images/**/*.json")):
+            path.write_bytes(self.evil)
+
+    def take_away(self, role: str) -> None:
+        """The newest version of a role is gone."""
+        self.remember()
+        path = self._newest(role)
+        if path is not None:
+            path.unlink()
+
+    def list_all(self) -> None:
+        """With the online key he says that whatever lies there is current."""
+        path, meta = self._newest("snapshot"), {}
+        for role in ("targets", RESEARCHER, APPROVER):
+            newest = self._newest(role)
+            if newest is not None:
+                version = int(newest.name.split(".")[0])
+                meta[f"{role}.json"] = listed(newest.read_bytes(), version)
+        last = int(path.name.split(".")[0]) if path else 0
+        now = datetime.now(UTC)
+        snapshot = next_snapshot(None, meta, now, last)
+        snapshot.sign(self.online)
+        place = self.web / f"metadata/{snapshot.signed.version}.snapshot.json"
+        place.write_bytes(snapshot.to_bytes())
+        stamp: Metadata[Any] = Metadata.from_bytes((self.web / "metadata/timestamp.json").read_bytes())
+        new = next_timestamp(stamp.signed, listed(place.read_bytes(), snapshot.signed.version), now)
+        new.sign(self.online)
+        (self.web / "metadata/timestamp.json").write_bytes(new.to_bytes())
+
+    # -- ------------------------------------------------------------------------------------------------------
+
+    def _newest(self, role: str) -> Path | None:
+        found = self.web.glob(f"metadata/*.{role}.json")
+        return max(found, key=lambda path: int(path.name.split(".")[0]), default=None)
+
+    def _draft(self, role: str) -> Metadata[Any]:
+        waits = self.web / f"pending/{role}.json"
+        newest = self._newest(role)
+        if waits.exists():
+            return Metadata.from_bytes(waits.read_bytes())
+        draft: Metadata[Any] = Metadata.from_bytes(newest.read_bytes()) if newest else Metadata(Targets())
+        draft.signed.version += 1
+        return draft
+
+    def _with_evil(self, draft: Metadata[Any]) -> Metadata[Any]:
+        entry = Entry(len(self.evil), hashlib.sha256(self.evil).hexdigest(), 66)
+        draft.signed.targets[EVIL.path] = target_file(EVIL.path, entry)
+        return draft
+
+    def _put_evil(self) -> None:
+        place = self.web / f"targets/images/einstein/search/{hashlib.sha256(self.evil).hexdigest()}.66.6.json"
+        place.write_bytes(self.evil)
+
+    def _write(self, path: Path, draft: Metadata[Any]) -> None:
+        for signer in self.keys:
+            draft.sign(signer, append=True)
+        path.write_bytes(draft.to_bytes())

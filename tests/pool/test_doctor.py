@@ -1,0 +1,69 @@
+"""What the doctor says of a pool."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from deskgrid.host.doctor_finding import Level
+from deskgrid.pool.contract import Refused
+from deskgrid.pool.doctor import Seen, ask, examine, must_be_fit
+from deskgrid.pool.reach import Reach
+
+GOOD = {"collector": "$CondorVersion: 23.9.6 x $", "negotiator": "$CondorVersion: 25.14.1 x $"}
+BAD = GOOD | {"negotiator": "$CondorVersion: 24.0.2 x $"}
+DYNAMIC = {"GROUP_NAMES": "group_physics, group_bio", "GROUP_QUOTA_DYNAMIC_group_physics": "0.3"}
+
+
+def levels(seen: Seen) -> dict[str, Level]:
+    return {finding.name: finding.level for finding in examine(seen)}
+
+
+def test_a_good_pool_is_said_to_be_good() -> None:
+    assert levels(Seen(GOOD, {})) == {"pool-version": Level.OK}
+
+
+def test_a_negotiator_that_crashes_is_bad_and_named() -> None:
+    (finding,) = examine(Seen(BAD, {}))
+    assert finding.level is Level.BAD and "24.0.2" in finding.sentence
+
+
+def test_a_group_whose_dynamic_quota_never_starts_a_machine_is_named_with_what_to_set() -> None:
+    quotas = examine(Seen(GOOD, DYNAMIC))[-1]
+    assert (quotas.name, quotas.level) == ("pool-quotas", Level.WARN)
+    assert "group_physics" in quotas.sentence and "GROUP_ACCEPT_SURPLUS_group_physics = True" in quotas.mend[0]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"GROUP_ACCEPT_SURPLUS": "True"},
+        {"GROUP_ACCEPT_SURPLUS_group_physics": "true"},
+        {"GROUP_AUTOREGROUP": "True"},
+        {"GROUP_AUTOREGROUP_group_physics": "True"},
+    ],
+)
+def test_a_group_that_takes_surplus_is_well(more: dict[str, str]) -> None:
+    assert "pool-quotas" not in levels(Seen(GOOD, DYNAMIC | more))
+
+
+def test_what_a_group_says_of_surplus_wins_over_what_all_say() -> None:
+    more = {"GROUP_ACCEPT_SURPLUS": "True", "Group_Accept_Surplus_group_physics": "False"}
+    assert "pool-quotas" in levels(Seen(GOOD, DYNAMIC | more))
+
+
+def test_a_pool_is_asked_by_its_tools_and_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTCondor of such a version is not to be had: programs of its tools' names say what they would."""
+    said = {"condor_status": "".join(f"{who.title()} {text}\n" for who, text in BAD.items())}
+    said["condor_config_val"] = "# Showing macros\n" + "".join(f"{k} = {v}\n" for k, v in DYNAMIC.items())
+    for name, text in said.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n/bin/cat << 'END'\n{text}END\n")
+        (tmp_path / name).chmod((tmp_path / name).stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    seen = ask(Reach())
+    assert seen is not None and (seen.versions, seen.groups) == (BAD, DYNAMIC)
+    with pytest.raises(Refused, match=r"24\.0\.2"):
+        must_be_fit(Reach())
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert ask(Reach()) is None
+    must_be_fit(Reach())

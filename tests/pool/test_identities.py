@@ -1,0 +1,171 @@
+"""What a VM's token can do to others, and for how long, on real HTCondor; and what it could do without our settings."""
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from deskgrid.host.account import service_account
+from deskgrid.host.files import own_folder, write_atomic
+from deskgrid.model.lease import Size
+from deskgrid.model.pool import OfflineAd
+from deskgrid.pool.contract import PoolError
+from deskgrid.pool.embedded import EmbeddedPool
+from deskgrid.pool.execute import ExecuteNode, Member
+from deskgrid.pool.head import HeadSettings
+from deskgrid.pool.reach import Reach, run_tool
+from deskgrid.pool.tools import CondorPool
+from tests import condor, waiting
+
+pytestmark = pytest.mark.real
+IMAGE_A = OfflineAd("img-a", Size(1, 512 << 20), 4096 << 20)
+eventually = partial(waiting.eventually, step_seconds=0.2)
+OFFLINE = "deskgrid_offline =?= true"
+
+
+@pytest.fixture(scope="module", params=condor.BOTH)
+def embedded(request: pytest.FixtureRequest) -> Iterator[EmbeddedPool]:
+    folder = Path(tempfile.mkdtemp(prefix="dgident-", dir="/tmp"))
+    folder.chmod(0o755)
+    with EmbeddedPool.start(condor.tree(request.param), folder / "pool", HeadSettings(cycle_seconds=2)) as pool:
+        yield pool
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def pool(embedded: EmbeddedPool) -> CondorPool:
+    return CondorPool(embedded.reach(10), settle_seconds=5)
+
+
+def holder(embedded: EmbeddedPool, token: str) -> Reach:
+    """How somebody with nothing but this token reaches the pool."""
+    folder, account = Path(tempfile.mkdtemp(dir=embedded.folders.run.parent)), service_account()
+    own_folder(folder, account, 0o700)
+    write_atomic(folder / "token", token.encode() + b"\n", 0o600, account)
+    return msgspec.structs.replace(embedded.reach(10), tokens=str(folder), keys=str(folder))
+
+
+def says(who: Reach, command: str, *lines: str) -> None:
+    with suppress(PoolError):  # the collector does not say whether it takes an ad
+        run_tool(who, ["condor_advertise", command, "-"], 10, "\n".join([*lines, ""]))
+
+
+def machine(name: str, vm_id: str, *lines: str) -> tuple[str, ...]:
+    head = ('MyType = "Machine"', f'Name = "{name}"', 'Machine = "m"', 'MyAddress = "<127.0.0.1:9>"')
+    return (*head, f'deskgrid_vm_id = "{vm_id}"', *lines)
+
+
+def names(embedded: EmbeddedPool, question: str) -> list[str]:
+    said = embedded.command(["condor_status", "-any", "-constraint", question, "-af", "Name"])
+    assert said.ok, said.stderr
+    return sorted(said.stdout.split())
+
+
+def attack(embedded: EmbeddedPool, thief: Reach, victim: str) -> None:
+    """All that a VM may try with ads of others."""
+    offline = "deskgrid-offline-img-a-1x512"
+    says(thief, "UPDATE_STARTD_AD", *machine(f"slot1@{victim}", victim, "Forged = true"))
+    says(thief, "UPDATE_STARTD_AD", *machine(f"slot1@{victim}", "vm-thief", "Forged = true"))
+    says(thief, "UPDATE_STARTD_AD", *machine("slot1@vm-thief", victim, "Forged = true"))
+    marks = ("Offline = true", "deskgrid_offline = true", "Forged = true")
+    says(thief, "UPDATE_STARTD_AD", *machine(offline, "vm-thief", *marks))
+    says(thief, "UPDATE_MASTER_AD", 'MyType = "DaemonMaster"', f'Name = "{victim}"', "Forged = true")
+    for question in (OFFLINE, f'deskgrid_vm_id == "{victim}"', "true"):
+        says(thief, "INVALIDATE_STARTD_ADS", 'MyType = "Query"', 'TargetType = "Machine"', f"Requirements = {question}")
+    says(
+        thief, "INVALIDATE_STARTD_ADS", 'MyType = "Query"', 'TargetType = "Machine"',
+        f'Name = "slot1@{victim}"', 'MyAddress = "<127.0.0.1:9>"', "Requirements = true",
+    )  # fmt: skip
+    time.sleep(0.5)
+
+
+def test_a_vm_touches_nobodys_ads_but_its_own(embedded: EmbeddedPool, pool: CondorPool) -> None:
+    pool.advertise([IMAGE_A])
+    victim, thief = (holder(embedded, pool.mint_token(vm_id, 600)) for vm_id in ("vm-victim", "vm-thief"))
+    says(victim, "UPDATE_STARTD_AD", *machine("slot1@vm-victim", "vm-victim", "Mine = true"))
+    says(thief, "UPDATE_STARTD_AD", *machine("slot1_1@vm-thief", "vm-thief", "DaemonStartTime = 10000000000000000"))
+    eventually(lambda: names(embedded, "isString(deskgrid_vm_id)") == ["slot1@vm-victim", "slot1_1@vm-thief"])
+    attack(embedded, thief, "vm-victim")
+    assert names(embedded, "Forged =?= true") == []
+    assert names(embedded, "Mine =?= true") == ["slot1@vm-victim"]
+    seen = pool.snapshot()
+    assert seen.matches is not None and not seen.faults
+    assert [one.vm_id for one in seen.machines or ()] == ["vm-thief", "vm-victim"], "an odd number harms nobody"
+
+
+def test_without_our_settings_it_would_touch_them_all(embedded: EmbeddedPool, pool: CondorPool) -> None:
+    """The control."""
+    pool.advertise([IMAGE_A])
+    victim, thief = (holder(embedded, pool.mint_token(vm_id, 600)) for vm_id in ("vm-victim", "vm-thief"))
+    off = embedded.folders.dropins / "99-control.conf"
+    write_atomic(off, b"COLLECTOR_REQUIREMENTS = true\nIGNORE_INVALIDATE = False\n", owner=embedded.tree.account)
+    try:
+        assert embedded.command(["condor_reconfig", "-daemon", "collector"]).ok
+        says(victim, "UPDATE_STARTD_AD", *machine("slot1@vm-victim", "vm-victim", "Mine = true"))
+        says(thief, "UPDATE_STARTD_AD", *machine("slot1@vm-victim", "vm-victim", "Forged = true"))
+        eventually(lambda: names(embedded, "Forged =?= true") == ["slot1@vm-victim"])
+        attack(embedded, thief, "vm-victim")
+        assert names(embedded, OFFLINE) == [] and names(embedded, "Mine =?= true") == []
+        assert pool.snapshot().matches is None
+    finally:
+        off.unlink()
+        assert embedded.command(["condor_reconfig", "-daemon", "collector"]).ok
+
+
+def test_the_token_of_a_vm_that_has_ended_is_dead_at_once(embedded: EmbeddedPool, pool: CondorPool) -> None:
+    token = pool.mint_token("vm-ended", 86_400)
+    often = Member("vm-ended", "img-a", "desk-1", token, extra=("UPDATE_INTERVAL = 1",))
+    folder = embedded.folders.run.parent / "ended"
+
+    def joined() -> bool:
+        return names(embedded, 'deskgrid_vm_id =?= "vm-ended"') != []
+
+    with ExecuteNode.start(embedded.tree, folder, often, embedded.collector):
+        eventually(joined)
+        pool.forget_vm("vm-ended")
+        assert not joined()
+        time.sleep(4)  # it goes on to say so each second, over a connection that stands
+        assert not joined()
+    with ExecuteNode.start(embedded.tree, folder, often, embedded.collector):
+        time.sleep(8)
+        assert not joined(), "nor over a new one"
+    other = holder(embedded, pool.mint_token("vm-other", 600))
+    says(other, "UPDATE_STARTD_AD", *machine("slot1@vm-other", "vm-other"))
+    eventually(lambda: names(embedded, 'deskgrid_vm_id =?= "vm-other"') == ["slot1@vm-other"])
+
+
+def test_a_vm_speaks_as_long_as_its_token_is_renewed(embedded: EmbeddedPool, pool: CondorPool) -> None:
+    extra = ("UPDATE_INTERVAL = 1", "SEC_DEFAULT_SESSION_DURATION = 5")
+    member = Member("vm-new", "img-a", "desk-1", pool.mint_token("vm-new", 15), extra=extra)
+    folder = embedded.folders.run.parent / "renewed"
+
+    def ends_and_heard() -> tuple[int, int]:
+        question = ["condor_status", "-any", "-constraint", 'deskgrid_vm_id =?= "vm-new" && MyType == "Machine"']
+        said = embedded.command([*question, "-af", "AuthenticatedIdentity", "LastHeardFrom"]).stdout.split()
+        return (int(said[0].split(".")[1]), int(said[1])) if said else (0, 0)
+
+    def renew(node: ExecuteNode, seconds: int) -> None:
+        token = pool.mint_token("vm-new", seconds).encode()
+        write_atomic(folder / "etc/tokens.d/pool", token, 0o600, embedded.tree.account)
+        for process in node.processes():
+            os.kill(process.pid, signal.SIGHUP)
+
+    with ExecuteNode.start(embedded.tree, folder, member, embedded.collector) as node:
+        eventually(lambda: ends_and_heard()[0] > 0)
+        first = ends_and_heard()[0]
+        renew(node, 600)
+        eventually(lambda: ends_and_heard()[0] > first + 500)
+        eventually(lambda: ends_and_heard()[1] > first + 2)
+        renew(node, 5)
+        eventually(lambda: ends_and_heard()[0] < first + 500)
+        end = ends_and_heard()[0]
+        time.sleep(max(0.0, end + 4 - time.time()))
+        assert ends_and_heard()[1] <= end + 1, "it still speaks, over the connection that it had"
