@@ -115,7 +115,7 @@ def test_an_unknown_desktop_vm_job_or_image_is_exit_code_5(deskgrid: Command, of
     for argv, sentence in (
         (["desktop", "show", "desk-9"], "No desktop named desk-9 is enrolled."),
         (["desktop", "revoke", "desk-9"], "No desktop named desk-9 is enrolled."),
-        (["vm", "show", "vm-9"], "No virtual machine vm-9 is known; see `deskgrid vm list`"),
+        (["vm", "show", "vm-9"], "No virtual machine vm-9 is known; see `deskgrid vm list`."),
         (["vm", "end", "vm-9"], "No virtual machine vm-9 is here now."),
         (["story", "vm-9"], "No virtual machine vm-9 was ever ordered here."),
         (["why", "job", "9.0"], "HTCondor knows no job 9.0; it may have left the queue."),
@@ -235,3 +235,63 @@ def test_doctor_answers_for_programs_and_its_exit_code_is_its_worst_finding(desk
     for finding in bad:
         assert finding["sentence"], finding
     assert time.monotonic() - began < 60
+
+
+# -- whatever is named ----------------------------------------------------------------------------------------
+
+NAMED = ["missing", "folder", "binary", "utf16", "loop", "/dev/null", "", "x\0y", "\x1b[2J", "a" * 5000]
+COMMANDS = [
+    "policy test {}",
+    "policy show --folder {}",
+    "policy simulate --from {} --folder folder",
+    "policy simulate --logged-in {} --folder folder",
+    "image build {}",
+    "image inspect {}",
+    "image diff {} {}",
+    "image list --images {}",
+    "image init n --folder {}",
+    "desktop show {} --settings there",
+    "desktop list --settings {}",
+    "why job {} --settings there",
+    "why desktop {} --settings there",
+    "story {} --settings there",
+    "agent enrol --settings agent --text-file {}",
+    "agent enrol --settings {}",
+    "status --settings {}",
+    "pause {} --settings agent",
+    "page --settings {} --port 99999",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_whatever_is_named_the_answer_is_an_exit_code_and_never_a_traceback(
+    deskgrid: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    (tmp_path / "utf16").write_bytes("a = 1".encode("utf-16"))
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "there").write_text('state_dir = "nowhere"\nport = 1\n')
+    (tmp_path / "agent").write_text('coordinator = "https://localhost:1"\ndesktop = "d"\nstate = "folder"\n')
+    for name in NAMED:
+        said = deskgrid(*(name if word == "{}" else word for word in command.split()))
+        assert isinstance(said.code, int), name
+        assert said.code == Exit.DONE or said.err.strip(), f"{command}, {name!r}: no word"
+        assert "Traceback" not in said.err and "\x1b" not in said.err + said.out
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "2026-02-30", "soon"])
+def test_a_week_that_no_calendar_has_is_one_sentence(deskgrid: Command, tmp_path: Path, day: str) -> None:
+    assert deskgrid("policy", "simulate", "--folder", tmp_path, "--from", day).code == Exit.WRONG
+
+
+@pytest.mark.parametrize(("token", "certificate"), [(b"\xff\xff", b""), (b"x" * 43, b"junk"), (b"", b"")])
+def test_a_damaged_state_folder_of_the_coordinator_is_one_sentence(
+    deskgrid: Command, tmp_path: Path, token: bytes, certificate: bytes
+) -> None:
+    (tmp_path / "operator.token").write_bytes(token)
+    (tmp_path / "ca.pem").write_bytes(certificate)
+    (tmp_path / "coordinator.toml").write_text(f'state_dir = "{tmp_path}"\nport = 1\n')
+    said = deskgrid("desktop", "list", "--settings", tmp_path / "coordinator.toml")
+    assert said.code == Exit.UNREACHABLE and said.sentence

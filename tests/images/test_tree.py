@@ -90,6 +90,12 @@ def test_what_runs_in_the_tree_parses(program: Path) -> None:
             "E: The repository 'http://x y-updates Release' does not have a Release file.",
             "extra_suites: got 'y-updates', which the mirror does not have",
         ),
+        (
+            " golang-go : Depends: golang-src (>= 2:1.27) but 2:1.24 is to be installed; E: Unable to correct problems",
+            "golang-go depends on golang-src (>= 2:1.27) but 2:1.24 is to be installed; if another suite has the right "
+            "one, name it too, such as golang-src/",
+        ),
+        ("E: Release 'sid' for 'golang-go' was not found; E: hook", "packages: got golang-go/sid, which is not there"),
     ],
 )
 def test_what_mmdebstrap_says_becomes_a_sentence(said: str, expected: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -24,6 +25,8 @@ from deskgrid.model.names import BadName
 from deskgrid.pool.config import ForeignFile
 from deskgrid.pool.contract import PoolError
 from deskgrid.pool.embedded import EmbeddedError
+
+log = logging.getLogger("deskgrid.cli")
 
 app = typer.Typer(
     name="deskgrid",
@@ -108,6 +111,15 @@ def run(argv: list[str]) -> int:
         return _say(str(failed), failed.code)
     except tuple(CODES) as error:
         return _say(str(error), next(code for kind, code in CODES.items() if isinstance(error, kind)))
+    except OSError as error:  # of a file or a disk, where nobody could say it better
+        log.info("what it was about", exc_info=True)
+        what = f"{_short(error.filename)}: " if error.filename else ""
+        return _say(f"{what}{error.strerror or error}", Exit.NO)
+
+
+def _short(name: object) -> str:
+    text = os.fsdecode(name) if isinstance(name, str | bytes) else str(name)
+    return text if len(text) <= 200 else f"{text[:100]}…{text[-50:]}"
 
 
 def _say(text: str, code: Exit) -> int:

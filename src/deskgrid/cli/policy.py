@@ -125,6 +125,8 @@ def simulate(
     assert zone is not None
     try:
         first = date.fromisoformat(begin) if begin else now.astimezone(zone).date()
+        if not 1970 <= first.year < 2900:
+            raise ValueError(f"--from: got {first}, expected a day from 1970 to 2899")
         hours = [window(text).text for text in logged_in or []]
     except ValueError as error:
         raise Failed(Exit.WRONG, str(error)) from None

@@ -58,6 +58,11 @@ class OperatorClient:
                 f"state folder {state}: {error.strerror} ({Path(error.filename or state).name}); has the coordinator "
                 "been started there, and may you read it?"
             ) from None
+        except UnicodeDecodeError:
+            raise NoAnswer(
+                f"state folder {state}: operator.token or ca.pem is damaged; restore them from a backup, or remove "
+                "operator.token and start the coordinator, which then makes another"
+            ) from None
         self._timeout = timeout_seconds
         self._http = urllib3.PoolManager(
             maxsize=4,

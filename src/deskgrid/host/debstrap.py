@@ -31,6 +31,10 @@ _STEPS = (
 )
 
 
+_UNMET = " : Depends: "
+"""APT's words for a package whose dependency can't be installed."""
+
+
 class BuildFailed(Exception):
     """A root tree could not be built. The message says why and what to do."""
 
@@ -136,7 +140,7 @@ def _tell(line: str, progress: Progress) -> None:
 
 
 def _explain(suite: str, code: int, lines: Sequence[str]) -> str:
-    faults = [line for line in lines if line.startswith(("E:", "Err:", "sudo:"))] or list(lines[-3:])
+    faults = [line for line in lines if line.startswith(("E:", "Err:", "sudo:")) or _UNMET in line] or list(lines[-3:])
     why = "it took too long" if code in (124, 137) else "; ".join(faults[-4:]) or f"exit code {code}"
     return (
         f"mmdebstrap could not build the {suite} tree: {why}. "
