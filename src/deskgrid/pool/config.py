@@ -310,7 +310,7 @@ def _lifetimes(settings: PoolSettings) -> DropIn:
                 f"CLASSAD_USER_MAPFILE_{ENDED_MAP} = {settings.ended}\n"
                 "COLLECTOR.ALLOW_ADMINISTRATOR = $(COLLECTOR.ALLOW_ADMINISTRATOR:$(ALLOW_ADMINISTRATOR)) "
                 f"{COORDINATOR_USER}@{settings.trust_domain}",
-                "VMs that have ended, and all of a desktop that was revoked: their tokens are dead at once, whatever "
+                "The VMs of a desktop that was revoked are named there: their tokens are dead at once, whatever "
                 "connection is still open. The coordinator writes the file and lets the collector read it again "
                 "(condor_reconfig), which is all that it administers.",
             ),
