@@ -22,7 +22,9 @@ from deskgrid.presence.fake import PRESENT, Owner
 
 from .world import IMAGE, ROOMY, SECRET, START, World
 
-ALL_DAY = Policy(closed=(), start_spacing_seconds=0.0, start_offset_seconds=0.0)
+ALL_DAY = Policy(
+    closed=(), idle_seconds_nobody=60.0, grace_seconds=60.0, start_spacing_seconds=0.0, start_offset_seconds=0.0
+)
 NO_GRACE = msgspec.structs.replace(ALL_DAY, grace_seconds=0.0)
 
 

@@ -16,7 +16,14 @@ from deskgrid.presence.fake import AWAY, PRESENT
 
 from .world import START, World
 
-ALL_DAY = Policy(closed=(), start_spacing_seconds=0.0, start_offset_seconds=0.0, boot_delay_seconds=0.0)
+ALL_DAY = Policy(
+    closed=(),
+    idle_seconds_nobody=60.0,
+    grace_seconds=60.0,
+    start_spacing_seconds=0.0,
+    start_offset_seconds=0.0,
+    boot_delay_seconds=0.0,
+)
 
 
 @pytest.fixture

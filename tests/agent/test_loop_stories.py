@@ -23,7 +23,9 @@ from deskgrid.wire.messages import Report
 from .world import World
 
 LOOK_SECONDS = 0.5
-ALL_DAY = Policy(closed=(), start_spacing_seconds=0.0, start_offset_seconds=0.0)
+ALL_DAY = Policy(
+    closed=(), idle_seconds_nobody=60.0, grace_seconds=60.0, start_spacing_seconds=0.0, start_offset_seconds=0.0
+)
 GUESTS = [
     GuestBehaviour(),
     GuestBehaviour(leave_seconds=None),

@@ -115,7 +115,7 @@ def test_an_unknown_desktop_vm_job_or_image_is_exit_code_5(deskgrid: Command, of
     for argv, sentence in (
         (["desktop", "show", "desk-9"], "No desktop named desk-9 is enrolled."),
         (["desktop", "revoke", "desk-9"], "No desktop named desk-9 is enrolled."),
-        (["vm", "show", "vm-9"], "No virtual machine vm-9 is known; see `deskgrid vm list`"),
+        (["vm", "show", "vm-9"], "No virtual machine vm-9 is known; see `deskgrid vm list`."),
         (["vm", "end", "vm-9"], "No virtual machine vm-9 is here now."),
         (["story", "vm-9"], "No virtual machine vm-9 was ever ordered here."),
         (["why", "job", "9.0"], "HTCondor knows no job 9.0; it may have left the queue."),

@@ -544,3 +544,38 @@ def test_a_revoked_image_is_withdrawn_whatever_the_pool_says(tmp_path: Path, bro
             assert any("OverflowError" in fault for fault in here.part.view.faults) == broken
 
     asyncio.run(story())
+
+
+class Noting(FakePool):
+    """A pool that notes which VMs it was to forget, and whether their tokens were to die."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.noted: list[tuple[str, bool]] = []
+
+    def forget_vm(self, vm_id: str, token_dies: bool = True) -> None:
+        self.noted.append((vm_id, token_dies))
+        super().forget_vm(vm_id, token_dies)
+
+
+def test_the_tokens_of_a_revoked_desktop_die_those_of_vms_that_ended_lately_too(tmp_path: Path) -> None:
+    async def story() -> None:
+        clock = Clock()
+        pool = Noting(clock)
+        async with office(tmp_path, clock, pool) as here:
+            desk = await member(here)
+            await here.offer()
+            pool.submit(IMAGE.name)
+            lease = await ordered(here, desk)
+            desk.shows(lease)
+            await desk.say()
+            await desk.say(ended=(desk.ends(lease.vm_id),))
+            await forgotten(here, lease.vm_id)
+            assert pool.noted == [(lease.vm_id, False)], "it lives out its half hour"
+            here.part.members["desk-1"] = msgspec.structs.replace(here.part.members["desk-1"], revoked_at=clock())
+            here.part.ledger.cut_off("desk-1", Reason("desktop-revoked", "It was sold."), clock())
+            here.part.forget_ended()
+            await forgotten(here, lease.vm_id)
+            assert pool.noted[1:] == [(lease.vm_id, True)]
+
+    asyncio.run(story())

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from deskgrid.host import sandbox
 from deskgrid.host.doctor import examine
 from deskgrid.host.doctor_contact import Contact
 from deskgrid.host.doctor_desktop import virtualisation
@@ -91,6 +92,12 @@ def test_a_finding_survives_json() -> None:
 )
 def test_qemu_counts_from_8_2_on(said: str | None, level: Level) -> None:
     assert one("qemu", qemu=said).level is level
+
+
+def test_a_qemu_without_its_sandbox_is_bad_and_one_that_has_it_says_what_holds_a_guest() -> None:
+    bad = one("qemu", qemu="qemu-system-x86_64: -sandbox support is not enabled in this QEMU binary")
+    assert bad.level is Level.BAD and "without its sandbox" in bad.sentence
+    assert sandbox.wall().sentence in one("qemu", qemu="QEMU emulator version 10.0.2").sentence
 
 
 def test_debian_12_gets_qemu_from_backports_with_the_archive_that_it_already_uses() -> None:

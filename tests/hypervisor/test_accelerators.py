@@ -1,6 +1,7 @@
 """Which QEMU, and on what: by trial, and remembered."""
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,6 +32,18 @@ def test_a_qemu_that_is_too_old_is_refused(tmp_path: Path, words: str) -> None:
 def test_a_qemu_that_does_not_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoHypervisor, match="expected its version"):
         find_qemu(program(tmp_path, "", 1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there QEMU can have a sandbox")
+def test_a_qemu_that_was_built_without_its_sandbox_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "qemu"
+    path.write_text(
+        '#!/bin/sh\ncase " $* " in *" -sandbox "*) echo "-sandbox support is not enabled" >&2; exit 1;;\n'
+        "esac\necho QEMU emulator version 10.0.2\n"
+    )
+    path.chmod(0o755)
+    with pytest.raises(NoHypervisor, match="built without its sandbox"):
+        find_qemu(str(path))
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,9 @@ class SharedPool(FakePool):
         with self.lock:
             return super().mint_token(vm_id, lifetime_seconds)
 
-    def forget_vm(self, vm_id: str) -> None:
+    def forget_vm(self, vm_id: str, token_dies: bool = True) -> None:
         with self.lock:
-            super().forget_vm(vm_id)
+            super().forget_vm(vm_id, token_dies)
 
     def job(self, job_id: str) -> Job | None:
         with self.lock:

@@ -23,7 +23,7 @@ HEAD_BYTES = 512 * 1024
 HEAD_SECONDS = 20.0
 BODY_SECONDS = 35.0
 """Longer than `api.py` waits, so that it can still say why."""
-EACH, EACH_DESKTOP = 512, 4
+EACH, EACH_DESKTOP = 2048, 4
 """So many connections from one address, and so many more for each desktop that reports from there."""
 
 

@@ -144,7 +144,9 @@ class Coordinator:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _forget(self, vm_id: str) -> None:
-        await self.ask_pool(lambda: self.pool.forget_vm(vm_id))
+        desktop = self.ledger.desktop_of(vm_id)
+        revoked = desktop is None or not self.is_member(desktop)
+        await self.ask_pool(lambda: self.pool.forget_vm(vm_id, token_dies=revoked))
 
     def _forgotten(self, vm_id: str) -> None:
         self.ledger.forgotten(vm_id, self.clock())

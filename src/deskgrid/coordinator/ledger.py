@@ -210,9 +210,15 @@ class Ledger:
         return True
 
     def cut_off(self, desktop: str, reason: Reason, now: datetime) -> None:
-        """End all leases of a desktop that will not be heard any more."""
+        """End all leases of a desktop that will not be heard any more; those that ended lately are forgotten anew."""
+        self.ended += [vm_id for vm_id, record in self._gone.items() if record.lease.desktop == desktop]
         for live in self.of(desktop):
             self._end(live, reason, Fault.NONE, now)
+
+    def desktop_of(self, vm_id: str) -> str | None:
+        """The desktop of a VM that ended lately."""
+        record = self._gone.get(vm_id)
+        return None if record is None else record.lease.desktop
 
     def forgotten(self, vm_id: str, now: datetime) -> None:
         """The VM's ads have left the collector."""

@@ -37,11 +37,10 @@ def prune(connection: sa.Connection, kept_since: datetime, audit_since: datetime
 
 def shrink(connection: sa.Connection) -> bool:
     """Give some free pages of SQLite's file back. Returns whether there are more."""
-    cursor = connection.connection.cursor()  # SQLAlchemy would not step through a result without columns
-    cursor.execute(f"PRAGMA incremental_vacuum({_PAGES})")
-    cursor.fetchall()
-    cursor.close()
-    return bool(connection.exec_driver_sql("PRAGMA freelist_count").scalar())
+    free: int = connection.exec_driver_sql("PRAGMA freelist_count").scalar() or 0
+    for _ in range(min(free, _PAGES)):  # Python's driver takes one step of the statement, which frees one page
+        connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")
+    return free > _PAGES
 
 
 def _leases(connection: sa.Connection, since: datetime, bite: int) -> int:

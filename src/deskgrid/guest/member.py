@@ -118,7 +118,9 @@ WANT_SUSPEND = False
 WANT_VACATE = False
 MAXJOBRETIREMENTTIME = 0
 MachineMaxVacateTime = 1
-KILLING_TIMEOUT = 1
+# A starter that is killed before it has told its shadow leaves the job behind: on a busy desktop it may take its time,
+# as long as the owner gives it.
+KILLING_TIMEOUT = 20
 
 # Jobs run as an account of their slot, or nobody; never as a user of the pool.
 UID_DOMAIN = {vm_id}.deskgrid.internal

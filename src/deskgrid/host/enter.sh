@@ -7,8 +7,8 @@
 # /proc, /dev, /sys, the resolver's configuration and every BIND are the host's, at the same path. The command has
 # no capabilities and can gain none. What is mounted here ends with the last process of the namespace.
 #
-# The tree belongs to UID, who may have put anything anywhere in it. So as root nothing of the tree is run, and nothing in
-# it is made but by UID: a link in it leads nobody further than UID could go.
+# The tree belongs to UID, who may have put anything anywhere in it. So as root nothing of the tree is run, and nothing is
+# made where a link in it leads.
 set -eu
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 umask 022
@@ -22,13 +22,24 @@ if [ "$1" = outside ]; then
 fi
 root=$here$1 how=$2 uid=$3 gid=$4
 
-# In the tree's root: UID need not be able to reach that by its path.
-as_owner() (
+# Make the folder $1 of the tree, and with $2 an empty file in it, where they are missing. Step by step, and each step is
+# looked at from inside: a link that leads out of the tree is found, and one that comes later is not followed.
+place() (
     cd "$root"
-    if [ "$how" = drop ]; then
-        setpriv --reuid "$uid" --regid "$gid" --clear-groups --no-new-privs --bounding-set=-all -- "$@"
-    else
-        "$@"
+    at=$(pwd -P)
+    IFS=/
+    set -f
+    for part in $1; do
+        [ -n "$part" ] || continue
+        [ -d "./$part" ] || mkdir "./$part"
+        cd -P "./$part"
+        at=$at/$part
+        [ "$(pwd -P)" = "$at" ] || { echo "enter.sh: $at: got a link, expected a folder of the tree" >&2; exit 1; }
+    done
+    if [ -n "${2-}" ] && [ ! -e "./$2" ]; then
+        rm -f "./$2"
+        set -C
+        : > "./$2"
     fi
 )
 
@@ -68,16 +79,15 @@ mount --rbind "$here/dev" "$root/dev"
 [ -e "$here/sys/kernel" ] && mount --rbind "$here/sys" "$root/sys"
 
 if [ -e "$here/etc/resolv.conf" ]; then
-    [ -e "$root/etc/resolv.conf" ] || as_owner sh -c 'rm -f "$1"; : > "$1"' sh ./etc/resolv.conf
+    place /etc resolv.conf
     mount --bind "$here/etc/resolv.conf" "$root/etc/resolv.conf"
 fi
 
 while [ "$1" != -- ]; do
     if [ -d "$here$1" ]; then
-        [ -d "$root$1" ] || as_owner mkdir -p ".$1"
+        place "$1"
     else
-        [ -d "$root${1%/*}" ] || as_owner mkdir -p ".${1%/*}"
-        [ -e "$root$1" ] || as_owner sh -c ': > "$1"' sh ".$1"
+        place "${1%/*}" "${1##*/}"
     fi
     mount --rbind "$here$1" "$root$1"
     shift

@@ -109,6 +109,21 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644, owner: Account |
     _sync_folder(path.parent)
 
 
+def write_new(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file that is not there yet, so that it is whole or not there. Raises: FileExistsError, OSError."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            _keep_mode(file.fileno(), mode, None)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
 def open_plain(path: Path) -> IO[bytes]:
     """Open a plain file to read, and nothing else: a pipe would be waited for, a device may do or give anything.
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deskgrid.host.files import create_plain
+from deskgrid.host.files import write_new
 from deskgrid.images.contract import ImageError
 from deskgrid.model.names import BadName
 from deskgrid.model.names import name as valid_name
@@ -59,8 +59,7 @@ def write(name: str, folder: Path) -> tuple[Path, Path]:
             raise ImageError(f"{path}: it is there already, and nothing is overwritten; choose another name or folder")
     try:
         for path, text in ((recipe, _RECIPE), (script, _SCRIPT)):
-            with create_plain(path, 0o755 if path == script else 0o644) as file:
-                file.write(text.format(name=name).encode())
+            write_new(path, text.format(name=name).encode(), 0o755 if path == script else 0o644)
     except OSError as error:
         raise ImageError(f"{error.filename}: {error.strerror}; expected a folder that can be written") from None
     return recipe, script

@@ -158,10 +158,10 @@ def in_plain_words(said: str, loaded: Loaded) -> str | None:
         packages = ", ".join(dict.fromkeys(unknown))
         return f"packages: got {packages}, expected packages of Debian {loaded.recipe.suite}; correct {loaded.where}"
     if unmet := re.search(r"(\S+) : Depends: (\S+) (.*?)(;|$)", said):
-        needed = f"{unmet[1]} depends on {unmet[2]} {unmet[3].strip()}"
         return (
-            f"packages: {needed}; if another suite has the right one, name it too, such as "
-            f"{unmet[2]}/{loaded.recipe.suite}-backports, or give that suite priority 500 (priorities)"
+            f"packages: {unmet[1]} depends on {unmet[2]} {unmet[3].strip()}; if another suite has the right one, "
+            f"name it too, such as {unmet[2]}/{loaded.recipe.suite}-backports, or give that suite priority 500 "
+            "(priorities)"
         )
     if absent := re.search(r"Release '(\S+)' for '(\S+)' was not found", said):
         return f"packages: got {absent[2]}/{absent[1]}, which is not there; correct {loaded.where}"

@@ -149,10 +149,11 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 "schedd.",
             ),
             Setting(
-                "SHADOW.TCP_KEEPALIVE_INTERVAL = 15",
+                "TCP_KEEPALIVE_INTERVAL = 15",
                 "A machine that has lost its power says nothing, not even that its connections end. Asked after 15 s "
                 "of silence, and five times more in 25 s, it is given up after 40 s; the default is six minutes. A "
-                "network that is cut for 20 s costs no job.",
+                "network that is cut for 20 s costs no job. It is for all daemons, since those behind a shared port "
+                "get their connections from it as it has set them.",
             ),
             Setting(
                 "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridLease DeskgridImage DeskgridImageAgain "
@@ -236,10 +237,12 @@ def _lease(settings: PoolSettings) -> str:
     - The startd, when the job begins, has no ClaimId in its copy.
     - The starter, when the connection breaks, has a copy from before the job began: for it, the job has never begun.
       While it is young that can't be told apart, and so little work is lost.
+    A job on a machine that is none of ours waits as long as all others do.
     """
     began = ("JobCurrentStartExecutingDate >= JobCurrentStartDate", "TransferInStarted >= JobCurrentStartDate")
     asks = " || ".join(f"(({it}) =?= true)" for it in (*began, f"time() - JobCurrentStartDate < {YOUNG_SECONDS}"))
-    shadow = f"isString(TransferSocket) && isString(ClaimId) && ({asks})"
+    ours = 'regexp("^[^@]*@vm-", RemoteHost) =?= true'
+    shadow = f"isString(TransferSocket) && isString(ClaimId) && ({ours}) && ({asks})"
     return f"ifThenElse({shadow}, {LOST_SECONDS}, {settings.lease_seconds})"
 
 
@@ -319,7 +322,7 @@ def _lifetimes(settings: PoolSettings) -> DropIn:
                 "of an ordinary node that is shut down stay for their 15 minutes.",
             ),
             Setting(
-                "COLLECTOR.TCP_KEEPALIVE_INTERVAL = 15",
+                "TCP_KEEPALIVE_INTERVAL = 15",
                 "Machines behind NAT are called through the collector. It must know as soon as a job's shadow does "
                 "that one has lost its power (60-deskgrid-jobs.conf), or each call waits for an answer in vain.",
             ),

@@ -57,9 +57,12 @@ class Pool(Protocol):
         Raises: PoolError.
         """
 
-    def forget_vm(self, vm_id: str) -> None:
-        """Take the Machine, StartDaemon and DaemonMaster ads of this VM out of the collector at once, and for good:
-        no token of it counts any more.
+    def forget_vm(self, vm_id: str, token_dies: bool = True) -> None:
+        """Take the Machine, StartDaemon and DaemonMaster ads of this VM out of the collector at once.
+
+        Args:
+            token_dies: no token of it counts any more, over connections that stand neither. It costs the collector a
+                look at its configuration; without it a token lives out its short life.
 
         Raises: PoolError.
         """

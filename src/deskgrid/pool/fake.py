@@ -93,7 +93,7 @@ class FakePool:
         self.tokens[token] = self._now() + timedelta(seconds=lifetime_seconds)
         return token
 
-    def forget_vm(self, vm_id: str) -> None:
+    def forget_vm(self, vm_id: str, token_dies: bool = True) -> None:
         """See Pool.forget_vm. The job of a machine that died silently waits for its lease all the same."""
         self._reach()
         try:

@@ -134,11 +134,11 @@ class CondorPool:
             raise Refused("condor_token_create: it printed no token; is the signing key there and readable?")
         return token
 
-    def forget_vm(self, vm_id: str) -> None:
+    def forget_vm(self, vm_id: str, token_dies: bool = True) -> None:
         """See Pool.forget_vm."""
         left = _Time(self._reach.timeout_seconds)
         question = f"deskgrid_vm_id =?= {quote(_name('VM id', vm_id))}"
-        fault = self._end(vm_id, left)
+        fault = self._end(vm_id, left) if token_dies else None
         if isinstance(fault, Unreachable):
             raise fault
         argv = ["condor_status", "-any", "-constraint", question, "-json", "-attributes", _GONE_ATTRIBUTES]

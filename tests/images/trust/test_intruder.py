@@ -33,6 +33,7 @@ ACTS: dict[str, Callable[[Intruder], object]] = {
     "lay more keys": lambda it: it.lay_more_keys(),
     "pose": lambda it: it.pose(),
     "swap manifests": lambda it: it.swap_manifests(),
+    "swap version": lambda it: it.swap_version(),
     "take away": lambda it: it.take_away(APPROVER),
     "take targets away": lambda it: it.take_away("targets"),
     "list all": lambda it: it.list_all(),
@@ -103,7 +104,10 @@ def test_what_an_intruder_is_known_to_try_gets_no_image_past_its_signers(
         assert unseen(here, intruder, "desktop") == []
 
 
-@pytest.mark.parametrize("name", ["forge both", "lay approver", "swap manifests", "number up", "put back all"])
+WHILE_ASKED = ["forge both", "lay approver", "swap manifests", "number up", "put back all", "swap version"]
+
+
+@pytest.mark.parametrize("name", WHILE_ASKED)
 @pytest.mark.parametrize("stolen", [None, "rita"])
 def test_what_changes_while_the_approver_is_asked_is_not_signed(
     place: Path, built: Path, name: str, stolen: str | None

@@ -320,6 +320,26 @@ class Intruder:
         for path in (*self.web.glob("targets/images/**/*.json"), *self.web.glob("images/**/*.json")):
             path.write_bytes(self.evil)
 
+    def swap_version(self) -> None:
+        """The newest version that the researcher lists has other content, and is signed if he has her key."""
+        self.remember()
+        path = self._newest(RESEARCHER)
+        if path is None:
+            return
+        draft: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
+        names = sorted(name for name in draft.signed.targets if not name.endswith(("/latest.json", EVIL.path)))
+        if not names:
+            return
+        image = names[-1].removeprefix("images/").removesuffix(".json")
+        evil = manifest(image, cmdline="with a back door")
+        digest = hashlib.sha256(evil).hexdigest()
+        number = draft.signed.targets[names[-1]].unrecognized_fields["custom"]["number"]
+        draft.signed.targets[names[-1]] = target_file(names[-1], Entry(len(evil), digest, number))
+        draft.signed.version += 1
+        self._write(path.with_name(f"{draft.signed.version}.{RESEARCHER}.json"), draft)
+        folder, _, file = names[-1].rpartition("/")
+        (self.web / f"targets/{folder}/{digest}.{file}").write_bytes(evil)
+
     def take_away(self, role: str) -> None:
         """The newest version of a role is gone."""
         self.remember()

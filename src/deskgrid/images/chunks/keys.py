@@ -29,6 +29,7 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from deskgrid.host.files import write_new
 from deskgrid.images.contract import ImageError
 
 KEY_BYTES = NAME_BYTES = SUM_BYTES = 32
@@ -135,11 +136,7 @@ def make_key(path: Path) -> bytes:
     """Write a new random project key that only the caller may read. Raises: ImageError when the file is there."""
     secret = os.urandom(KEY_BYTES)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_new(path, secret.hex().encode() + b"\n", 0o600)
     except OSError as error:
         raise ImageError(f"project key {path}: {error.strerror}; choose another name for a new one") from None
-    with os.fdopen(handle, "w") as file:
-        file.write(secret.hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
     return secret
