@@ -25,6 +25,7 @@ def test_the_explanation_is_a_comment_to_the_last_line() -> None:
 def test_nothing_that_a_pool_has_set_for_its_own_machines_is_overruled() -> None:
     """What a drop-in sets, it sets to what was there and more; `free` is what it may decide."""
     free = {"JOB_DEFAULT_LEASE_DURATION", "TRUST_DOMAIN", "HOUSEKEEPER_INTERVAL", "SCHEDD_ENABLE_PER_USER_MATCH_LIMITS"}
+    free |= {"SHADOW.TCP_KEEPALIVE_INTERVAL", "COLLECTOR.TCP_KEEPALIVE_INTERVAL"}
     free |= {"IGNORE_INVALIDATE"}  # docs/adr/0022: else one VM could empty the pool
     for file in dropins(PoolSettings()):
         for line in (line.strip() for setting in file.settings for line in setting.line.splitlines()):

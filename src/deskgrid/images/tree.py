@@ -160,7 +160,8 @@ def in_plain_words(said: str, loaded: Loaded) -> str | None:
     if unmet := re.search(r"(\S+) : Depends: (\S+) (.*?)(;|$)", said):
         return (
             f"packages: {unmet[1]} depends on {unmet[2]} {unmet[3].strip()}; if another suite has the right one, "
-            f"name it too, such as {unmet[2]}/{loaded.recipe.suite}-backports, or give that suite priority 500 (priorities)"
+            f"name it too, such as {unmet[2]}/{loaded.recipe.suite}-backports, or give that suite priority 500 "
+            "(priorities)"
         )
     if absent := re.search(r"Release '(\S+)' for '(\S+)' was not found", said):
         return f"packages: got {absent[2]}/{absent[1]}, which is not there; correct {loaded.where}"
