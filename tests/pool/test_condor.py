@@ -18,15 +18,18 @@ import pytest
 
 from deskgrid.host import trees
 from deskgrid.host.account import service_account
+from deskgrid.host.doctor_finding import Level
 from deskgrid.host.entry import enter, run_in
 from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.model.lease import Size
 from deskgrid.model.pool import OfflineAd
 from deskgrid.pool.config import PoolSettings, dropins
 from deskgrid.pool.contract import PoolError, Refused, Unreachable
+from deskgrid.pool.doctor import ask, examine
 from deskgrid.pool.embedded import EmbeddedError, EmbeddedPool, free_port
 from deskgrid.pool.execute import ExecuteNode, Member
 from deskgrid.pool.head import HeadSettings
+from deskgrid.pool.identities import identity
 from deskgrid.pool.reach import Reach, run_tool
 from deskgrid.pool.tools import CondorPool
 from tests import condor, waiting
@@ -132,6 +135,9 @@ def test_the_transform_adds_the_image_and_bounds_the_lease(embedded: EmbeddedPoo
     without = submit(embedded)
     assert "vm_name" not in value(embedded, without, "Requirements")
     assert value(embedded, without, "int(JobLeaseDuration)") == "900"
+    seen = ask(embedded.reach())
+    assert seen is not None and seen.versions.keys() == {"collector", "negotiator"}
+    assert examine(seen)[0].level is Level.OK
     no_text = submit(embedded, "+vm_name = 5")
     assert "vm_name" not in value(embedded, no_text, "Requirements")
     pool = driver(embedded)
@@ -250,21 +256,22 @@ LOCAL_CONFIG_DIR = {folder}/config.d\n"""
     config = {"CONDOR_CONFIG": str(folder / "condor_config")}
 
     def token(who: str, key: str, into: str) -> None:
-        argv = ["condor_token_create", "-identity", f"{who}@camp.test", "-key", key, "-token", who]
+        argv = ["condor_token_create", "-identity", who, "-key", key, "-token", into]
         argv += [word for scope in ("READ", "ADVERTISE_STARTD", "ADVERTISE_MASTER") for word in ("-authz", scope)]
         made = run_in(tree, argv, 20, [folder], {**config, "_CONDOR_SEC_TOKEN_DIRECTORY": str(folder / into)})
         assert made.ok, made.stderr
 
     def joins(who: str, tokens: str) -> bool:
         reach = Reach(str(tree.root), str(folder / "condor_config"), account, str(folder / tokens), timeout_seconds=5)
-        text = ad("Machine", f"machine-of-{who}", 'MyAddress = "<127.0.0.1:2>"')
+        own = [f'deskgrid_vm_id = "{who}"'] if tokens == "vm" else []
+        text = ad("Machine", f"slot1@{who}", 'MyAddress = "<127.0.0.1:2>"', *own)
         with suppress(PoolError):
             run_tool(reach, ["condor_advertise", "UPDATE_STARTD_AD", "-"], 10, text)
-            return f"machine-of-{who}" in run_tool(reach, ["condor_status", "-af", "Name"], 10)
+            return f"slot1@{who}" in run_tool(reach, ["condor_status", "-af", "Name"], 10)
         return False
 
-    token("condor", "POOL", "own")
-    token("deskgrid-vm", "deskgrid", "vm")
+    token("condor@camp.test", "POOL", "own")
+    token(identity("vm-1", int(time.time()) + 600, "camp.test"), "deskgrid", "vm")
 
     def collector(with_dropins: bool) -> "subprocess.Popen[bytes]":
         for file in dropins(PoolSettings(trust_domain="camp.test")) if with_dropins else ():
@@ -276,9 +283,7 @@ LOCAL_CONFIG_DIR = {folder}/config.d\n"""
         process = collector(with_dropins)
         try:
             eventually(lambda: joins("condor", "own"), seconds=20)
-            assert joins("deskgrid-vm", "vm") == (with_dropins or "host_based" in template), (
-                "there, hosts are asked only"
-            )
+            assert joins("vm-1", "vm") == (with_dropins or "host_based" in template), "there, hosts are asked only"
         finally:
             process.terminate()
             process.wait()

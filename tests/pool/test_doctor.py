@@ -1,13 +1,11 @@
 """What the doctor says of a pool."""
 
-import stat
 from pathlib import Path
 
 import pytest
 
 from deskgrid.host.doctor_finding import Level
-from deskgrid.pool.contract import Refused
-from deskgrid.pool.doctor import Seen, ask, examine, must_be_fit
+from deskgrid.pool.doctor import Seen, ask, examine, must_be_fit, read, unfit_daemons
 from deskgrid.pool.reach import Reach
 
 GOOD = {"collector": "$CondorVersion: 23.9.6 x $", "negotiator": "$CondorVersion: 25.14.1 x $"}
@@ -52,18 +50,15 @@ def test_what_a_group_says_of_surplus_wins_over_what_all_say() -> None:
     assert "pool-quotas" in levels(Seen(GOOD, DYNAMIC | more))
 
 
-def test_a_pool_is_asked_by_its_tools_and_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTCondor of such a version is not to be had: programs of its tools' names say what they would."""
-    said = {"condor_status": "".join(f"{who.title()} {text}\n" for who, text in BAD.items())}
-    said["condor_config_val"] = "# Showing macros\n" + "".join(f"{k} = {v}\n" for k, v in DYNAMIC.items())
-    for name, text in said.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n/bin/cat << 'END'\n{text}END\n")
-        (tmp_path / name).chmod((tmp_path / name).stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    seen = ask(Reach())
-    assert seen is not None and (seen.versions, seen.groups) == (BAD, DYNAMIC)
-    with pytest.raises(Refused, match=r"24\.0\.2"):
-        must_be_fit(Reach())
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert ask(Reach()) is None
-    must_be_fit(Reach())
+def test_what_the_tools_print_is_read() -> None:
+    daemons = "".join(f"{who.title()} {text}\n" for who, text in BAD.items())
+    groups = "# Showing macros\n" + "".join(f"{name} = {value}\n" for name, value in DYNAMIC.items())
+    seen = read(daemons, groups)
+    assert (seen.versions, seen.groups) == (BAD, DYNAMIC)
+    assert [fault.partition(",")[0] for fault in unfit_daemons(seen)] == ["negotiator: got HTCondor 24.0.2"]
+
+
+def test_where_no_pool_answers_nothing_is_said_and_nothing_refused(tmp_path: Path) -> None:
+    nowhere = Reach(tree=str(tmp_path))
+    assert ask(nowhere) is None
+    must_be_fit(nowhere)

@@ -27,11 +27,16 @@ def ask(reach: Reach) -> Seen | None:
     """Ask the pool and this machine's configuration; None: no pool answers here."""
     argv = ["condor_status", "-any", "-constraint", _DAEMONS, "-af", "MyType", "CondorVersion"]
     try:
-        lines = run_tool(reach, argv, reach.timeout_seconds).splitlines()
+        daemons = run_tool(reach, argv, reach.timeout_seconds)
         groups = run_tool(reach, ["condor_config_val", "-dump", "^GROUP_"], reach.timeout_seconds)
     except PoolError:
         return None
-    versions = {kind.lower(): text for kind, _, text in (line.partition(" ") for line in lines)}
+    return read(daemons, groups)
+
+
+def read(daemons: str, groups: str) -> Seen:
+    """Read what the two tools printed."""
+    versions = {kind.lower(): text for kind, _, text in (line.partition(" ") for line in daemons.splitlines())}
     return Seen(versions, dict(_SETTING.findall(groups)))
 
 
