@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from deskgrid.core.hours import closed, day_closed
 from deskgrid.model.hours import DAYS, Hours, window
+from deskgrid.model.policy import Policy
 
 from .facts import LOCALS, ZONES
 
@@ -44,11 +45,11 @@ def test_a_window_says_days_begin_and_end(text: str, days: Sequence[int], start:
 @pytest.mark.parametrize(
     "text", ["", "7-17", "25:00-26:00", "24:00-07:00", "07:60-08:00", "Mo 07:00-08:00", "Mon 07:00", "07:00-17:00\n"]
 )
-def test_what_is_no_window_is_refused_by_reading_and_by_type(text: str) -> None:
+def test_what_is_no_window_is_refused_by_reading_and_in_a_policy(text: str) -> None:
     with pytest.raises(ValueError, match="expected hours such as"):
         window(text)
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(text, Hours)
+    with pytest.raises(msgspec.ValidationError, match="expected hours such as"):
+        msgspec.convert({"closed": [text]}, Policy)
 
 
 @pytest.mark.parametrize("text", ["07:00-07:00", "Mon 00:00-00:00"])
