@@ -20,6 +20,8 @@ ENDED_MAP = "deskgrid_ended"
 
 _MINE = 'split(AuthenticatedIdentity, ".@")'
 _NAMED = 'split(Name, "@")'
+_BARE = 'split({}, ".")[0]'
+"""A machine's name without its domain, such as the guest's own (deskgrid.internal)."""
 _PREFIX = f"{VM_USER}."
 GONE_SECONDS = 1
 
@@ -46,7 +48,8 @@ def requirements() -> str:
             f"deskgrid_vm_id =?= {_MINE}[2]",
             f"int({_MINE}[1]) > time()",
             f'userMap("{ENDED_MAP}", {_MINE}[2]) =?= undefined',
-            f'({_NAMED}[0] =?= {_MINE}[2] || (regexp("^slot[0-9_]+$", {_NAMED}[0]) && {_NAMED}[1] =?= {_MINE}[2]))',
+            f"({_BARE.format(f'{_NAMED}[0]')} =?= {_MINE}[2] || "
+            f'(regexp("^slot[0-9_]+$", {_NAMED}[0]) && {_BARE.format(f"{_NAMED}[1]")} =?= {_MINE}[2]))',
             "Offline =!= true && deskgrid_offline =?= undefined",
         )
     )
