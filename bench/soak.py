@@ -116,7 +116,7 @@ class Soak:
         return self._until("the job to run", self._where)
 
     def _where(self) -> Where | None:
-        words = self._ask("JobStatus", "NumJobStarts")
+        words = self._ask("JobStatus", "NumShadowStarts")
         if words[:1] != ["2"]:
             return None
         ours = ["-constraint", f'JobId == "{self.job}" && deskgrid_vm_id =!= undefined']
@@ -197,7 +197,7 @@ class Soak:
         return False
 
     def _elsewhere(self, where: Where) -> bool:
-        words = self._ask("JobStatus", "NumJobStarts")
+        words = self._ask("JobStatus", "NumShadowStarts")
         return bool(words) and (words[0] == "1" or (words[0] == "2" and int(words[1]) > where.starts))
 
     def _mend(self, victim: str, desktop: str) -> None:

@@ -75,7 +75,9 @@ def submit(embedded: EmbeddedPool, *lines: str) -> str:
 
 
 def value(embedded: EmbeddedPool, job_id: str, expression: str) -> str:
-    return embedded.command(["condor_q", job_id, "-af:r", expression]).stdout.strip()
+    """An attribute as it is written, or an expression in brackets, evaluated."""
+    how = "-af" if expression.startswith("(") else "-af:r"
+    return embedded.command(["condor_q", job_id, how, expression]).stdout.strip()
 
 
 def counts(pool: CondorPool) -> dict[str, int]:
@@ -129,12 +131,12 @@ def test_the_dropins_are_read_by_htcondor_as_they_are_meant(tree: trees.Tree, fo
 def test_the_transform_adds_the_image_and_bounds_the_lease(embedded: EmbeddedPool) -> None:
     plain = submit(embedded, '+vm_name = "img-a"')
     assert value(embedded, plain, "Requirements").endswith("&& (TARGET.vm_name == MY.vm_name)")
-    assert value(embedded, plain, "int(JobLeaseDuration)") == "900", "as its schedd sees it"
+    assert value(embedded, plain, "(int(JobLeaseDuration))") == "900", "as its schedd sees it"
     short = submit(embedded, '+vm_name = "img-a"', "job_lease_duration = 60")
-    assert value(embedded, short, "int(JobLeaseDuration)") == "900"
+    assert value(embedded, short, "(int(JobLeaseDuration))") == "900"
     without = submit(embedded)
     assert "vm_name" not in value(embedded, without, "Requirements")
-    assert value(embedded, without, "int(JobLeaseDuration)") == "900"
+    assert value(embedded, without, "(int(JobLeaseDuration))") == "900"
     seen = ask(embedded.reach())
     assert seen is not None and seen.versions.keys() == {"collector", "negotiator"}
     assert examine(seen)[0].level is Level.OK

@@ -168,7 +168,7 @@ def test_a_vm_speaks_as_long_as_its_token_is_renewed(embedded: EmbeddedPool, poo
         renew(node, 600)
         eventually(lambda: ends_and_heard()[0] > first + 500)
         eventually(lambda: ends_and_heard()[1] > first + 2)
-        renew(node, 5)
+        renew(node, 15)  # time enough to be known by it once
         eventually(lambda: ends_and_heard()[0] < first + 500)
         end = ends_and_heard()[0]
         time.sleep(max(0.0, end + 4 - time.time()))
