@@ -226,7 +226,7 @@ def test_a_machine_joins_a_real_pool_is_as_promised_runs_jobs_and_leaves_without
         states = ["condor_q", "-af:r", "JobStatus"]
         eventually(lambda: pool.command(states).stdout.split() == ["2", "5"], seconds=120)
         held = pool.command(["condor_q", "-held", "-af", "HoldReason"]).stdout
-        assert "memory limit of 64 megabytes" in held and "request_memory" in held
+        assert "memory limit of 128 megabytes" in held and "request_memory" in held
         assert pool.command(["condor_rm", "-constraint", "JobStatus == 5"]).ok
 
         machine.say(Leave())
