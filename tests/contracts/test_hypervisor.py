@@ -89,6 +89,7 @@ def test_a_vm_that_was_asked_to_leave_runs_confined_and_says_that_it_has_left(ri
     vm = rig.start("busy")
     rig.wait(vm, Joined)
     rig.driver.pause(vm)
+    rig.wait(vm, Paused)
     rig.driver.vacate(vm)
     left = rig.wait(vm, GuestLeft)
     assert left.cause == "asked"

@@ -89,7 +89,7 @@ while read -r line <&3; do
     *'"type":"join"'*) [ -e /have ] || { : > /have; [ -n "$dg_tell" ] && echo "$line"; joined; };;
     *'"type":"renew"'*)
       token=${line##*:?}
-      say '{"type":"left","cause":"unused","sentence":"renewed '"${token%%[!a-z.]*}"'"}';;
+      [ "$dg_renew" = ignore ] || say '{"type":"left","cause":"unused","sentence":"renewed '"${token%%[!a-z.]*}"'"}';;
     *'"type":"leave"'*) [ "$dg_leave" = ignore ] || say '{"type":"left","cause":"asked","sentence":"vacated"}';;
   esac
 done
