@@ -26,7 +26,7 @@ from deskgrid.coordinator.client import OperatorClient
 from deskgrid.host.files import write_atomic
 from deskgrid.presence.fake import set_presence
 
-BOOT_SECONDS = 120.0
+BOOT_SECONDS = 400.0
 STILL_SECONDS = 0.5
 STEP_SECONDS = 0.001
 BUSY_SHARE = 0.3
