@@ -73,7 +73,7 @@ class Peer:
         self.link: DBusConnection = open_dbus_connection(f"unix:path={bus.path}")
         for name in names:
             self.link.send(message_bus.RequestName(name))  # waiting for its answer would lose calls that come before
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()  # as with the real ones: an answer and what it promises leave in this order
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         if not hasattr(self, "answers"):
             self.answers = {}
@@ -82,7 +82,7 @@ class Peer:
         self._thread.start()
 
     def signal(self, path: str, interface: str, member: str, signature: str, *body: object) -> None:
-        with self._lock:
+        with self.lock:
             self.link.send(new_signal(DBusAddress(path, interface=interface), member, signature, body))
 
     def close(self) -> None:
@@ -95,7 +95,8 @@ class Peer:
 
     def _run(self) -> None:
         while not self._closing:
-            self.tick()
+            with self.lock:
+                self.tick()
             try:
                 message = self.link.receive(timeout=0.05)
             except TimeoutError:
@@ -103,18 +104,18 @@ class Peer:
             except (OSError, ConnectionError):
                 return
             if message.header.message_type is MessageType.method_call:
-                self._answer(message)
+                with self.lock, suppress(OSError):
+                    self._answer(message)
 
     def _answer(self, message: Message) -> None:
         fields = message.header.fields
         member = fields[HeaderFields.member]
         self.calls.append((member, message.body))
         answer = self.answers.get(f"{fields[HeaderFields.path]}.{member}", self.answers.get(member))
-        with suppress(OSError), self._lock:
-            if answer is None:
-                self.link.send(new_error(message, "org.freedesktop.DBus.Error.UnknownMethod"))
-            else:
-                self.link.send(new_method_return(message, *answer(*message.body)))
+        if answer is None:
+            self.link.send(new_error(message, "org.freedesktop.DBus.Error.UnknownMethod"))
+        else:
+            self.link.send(new_method_return(message, *answer(*message.body)))
 
 
 class Gnome(Peer):
@@ -141,15 +142,17 @@ class Gnome(Peer):
 
     def away(self, seconds: float) -> None:
         """Nobody has touched it for so long."""
-        self.input_at = time.monotonic() - seconds
+        with self.lock:
+            self.input_at = time.monotonic() - seconds
 
     def input(self) -> None:
         """A key."""
-        self.input_at = time.monotonic()
-        self.fired.clear()
-        watches, self.active_watches = self.active_watches, []
-        for watch in watches:
-            self.signal(MUTTER_PATH, MUTTER, "WatchFired", "u", watch)
+        with self.lock:
+            self.input_at = time.monotonic()
+            self.fired.clear()
+            watches, self.active_watches = self.active_watches, []
+            for watch in watches:
+                self.signal(MUTTER_PATH, MUTTER, "WatchFired", "u", watch)
 
     def inhibit(self, app: str, reason: str, flags: int = 8) -> str:
         self.number += 1
