@@ -154,6 +154,16 @@ def _plain(rig: ServedRig, vm_id: str):
     return spec_of(vm_id, "obedient", rig.guest)
 
 
+def still(source: Web) -> None:
+    """What was under way has arrived: nothing has been asked for a second."""
+    for _ in range(30):
+        asked = len(source.ranges)
+        time.sleep(1.0)
+        if len(source.ranges) == asked:
+            return
+    raise AssertionError("it is fetched on and on")
+
+
 # -- what is fetched ----------------------------------------------------------------------------------------
 
 
@@ -171,7 +181,7 @@ def test_paused_nothing_is_fetched_and_the_guest_reads_on_when_it_is_resumed(slo
     assert comes_true(lambda: len(source.ranges) > before + 3, 60)
     slow.driver.pause(vm)
     slow.wait(vm, Paused, 0.2 + slow.slack_seconds)
-    time.sleep(0.5)
+    still(source)
     asked, lived = len(source.ranges), slow.lived_seconds(vm)
     time.sleep(3.0)
     assert len(source.ranges) == asked
@@ -186,7 +196,7 @@ def test_a_vm_that_is_to_leave_is_served_again(slow: ServedRig, source: Web) -> 
     slow.wait(vm, Joined)
     slow.driver.pause(vm)
     slow.wait(vm, Paused, 0.2 + slow.slack_seconds)
-    time.sleep(0.5)
+    still(source)
     asked = len(source.ranges)
     slow.driver.vacate(vm)
     assert comes_true(lambda: len(source.ranges) > asked, 60)

@@ -87,7 +87,7 @@ def test_the_first_key_after_a_quiet_time_is_told_at_once(
     eventually(lambda: len(gnome.active_watches) >= 1)
     for _ in range(2):
         gnome.input()
-        eventually(lambda: running.idle() is not None and (running.idle() or 0) < 10)  # no 0: a question may be under way
+        eventually(lambda: running.idle() is not None and (running.idle() or 0) < 10)  # a question may be under way
         gnome.away(11)
         eventually(lambda: (running.idle() or 0) >= 10)
         eventually(lambda: len(gnome.active_watches) >= 1)
