@@ -8,9 +8,9 @@ Rules, told first
 - A real pool, coordinator, two desktops with real guests, and a job that works without end.
 - cuts: the cable of the job's desktop is out for 20 s, again and again, for an hour. That is no reason to take a job
   away: a round in which the job had to start again, or its VM ended, is a false alarm.
-- kills: SIGKILL of the agent, the keeper, QEMU, of what serves the disk, of the coordinator, and of a whole desktop at
-  once (power: nobody is left to tell). Each round tells how long HTCondor believed in a job that was not there any
-  more, whether a VM was left over, and whether the job ran twice.
+- kills: SIGKILL of the agent, the keeper, QEMU, of what serves the disk, of the coordinator; and power: the cable is
+  out and then all of the desktop is killed, so that nobody is left to tell and no connection ends. Each round tells how
+  long HTCondor believed in a job that was not there any more, whether a VM was left over, whether the job ran twice.
 - Each round is written before the next begins.
 
 Exit code 0: all rounds are there, without a false alarm, a VM left over or a job that ran twice; 1: not.
@@ -31,7 +31,7 @@ from typing import TypeVar
 import msgspec
 import psutil
 
-from bench.cable import Cable, cable
+from bench.cable import Cable, alone, cable
 from bench.machine import CannotMeasure, qemu_of
 from deskgrid.cli.demo import RECIPE
 from deskgrid.cli.image import build_with_bar
@@ -138,14 +138,7 @@ class Soak:
 
     def cut(self) -> Round:
         """Pull the cable of the job's desktop for a while."""
-        where, at = self.running(), datetime.now(UTC)
-        if where.desktop != DESKTOPS[0]:
-            self.stage.owner(where.desktop, "present")
-            self._until(
-                "the job to leave the desktop without a cable", lambda: None if self._where() == where else True
-            )
-            where = self.running()
-            self.stage.owner(DESKTOPS[1], "away")
+        where, at = self._at_the_cable(), datetime.now(UTC)
         self.wire.pull()
         time.sleep(CUT_SECONDS)
         self.wire.plug()
@@ -155,9 +148,21 @@ class Soak:
             return Round("cut", at)
         return Round("cut", at, wrong=f"before: {where}; after: {now or self._ask('JobStatus')}")
 
+    def _at_the_cable(self) -> Where:
+        """Have the job run on the desktop that has a cable."""
+        where = self.running()
+        if where.desktop != DESKTOPS[0]:
+            self.stage.owner(where.desktop, "present")
+            self._until(
+                "the job to leave the desktop without a cable", lambda: None if self._where() == where else True
+            )
+            where = self.running()
+            self.stage.owner(DESKTOPS[1], "away")
+        return where
+
     def kill(self, victim: str) -> Round:
         """Kill it where the job runs."""
-        where, at = self.running(), datetime.now(UTC)
+        where, at = self._at_the_cable() if victim == "power" else self.running(), datetime.now(UTC)
         began = time.monotonic()
         ran_on = self._strike(victim, where)
         if ran_on:
@@ -191,6 +196,7 @@ class Soak:
             family = [top, *top.children(recursive=True)] if victim == "power" else [top]
             if victim == "power":
                 family += [keeper, qemu, *keeper.children(recursive=True)]
+                self.wire.pull()
             for one in family:
                 with contextlib.suppress(psutil.Error):
                     one.kill()
@@ -201,6 +207,8 @@ class Soak:
         return bool(words) and (words[0] == "1" or (words[0] == "2" and int(words[1]) > where.starts))
 
     def _mend(self, victim: str, desktop: str) -> None:
+        if victim == "power":
+            self.wire.plug()
         if victim in ("agent", "power"):
             self.start_agent(desktop)
 
@@ -246,6 +254,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     try:
         if todo:
+            alone("bench.soak", sys.argv[1:])
             with soaking(say) as soak:
                 for kind in todo:
                     _rounds(soak, kind, wanted[kind], kept, asked.output)

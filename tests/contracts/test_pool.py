@@ -13,6 +13,7 @@ from typing import Protocol
 import pytest
 
 from deskgrid.core.demand import wants
+from deskgrid.core.why import vm_of
 from deskgrid.host import trees
 from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.model.lease import Size
@@ -391,6 +392,7 @@ def test_the_job_of_a_machine_that_died_without_a_word_is_soon_idle_and_runs_on_
     bench.eventually(lambda: status(bench, job_id) == 2)
     job = bench.pool.job(job_id)
     assert job is not None and job.starts == 2
+    assert (vm_of(job.last_host), vm_of(job.remote_host)) == ("vm-9", "vm-10")
 
 
 def test_a_machine_that_is_forgotten_is_gone_from_the_collector_at_once(bench: Bench) -> None:

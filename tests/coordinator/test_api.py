@@ -19,6 +19,7 @@ from deskgrid.coordinator.client import NoAnswer, OperatorClient, Refused
 from deskgrid.coordinator.service import ServiceError
 from deskgrid.coordinator.trust import fingerprint
 from deskgrid.model.desktop import VmReport, VmState
+from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Enrol
 from tests.waiting import SOON_SECONDS, eventually
 
@@ -318,6 +319,20 @@ def test_the_operator_sees_desktops_vms_leases_stories_and_reasons(here: Service
     assert (status.desktops, status.reporting, status.vms, status.joined) == (1, 1, 1, 1)
     assert status.images == (FACTS,)
     assert operator.images() == [FACTS]
+
+
+def test_a_job_whose_vm_has_ended_is_told_why(here: Service, desk: HttpsDesktop) -> None:
+    order = started(here, desk)
+    vm_id = order.lease.vm_id
+    desk.say(showing(order), room=FULL)
+    here.pool.join(vm_id, "its-sl6", "desk-1")
+    here.pool.negotiate()
+    assert here.operator.why_job("1.0").further == ()
+    here.pool.leave(vm_id)
+    over = Reason("owner-active", "Someone uses the computer.")
+    desk.say(ended=(msgspec.structs.replace(showing(order), state=VmState.ENDED, reason=over),), availability=BUSY)
+    told = here.operator.why_job("1.0").further[-1].sentence
+    assert told == "It ran on desktop desk-1 until its virtual machine ended: Someone uses the computer."
 
 
 def test_events_come_as_they_happen_and_only_once(here: Service, desk: HttpsDesktop) -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from deskgrid.core.plan import plan
-from deskgrid.core.why import Membership, View, abroad, why_desktop, why_job, with_waiting
+from deskgrid.core.why import Membership, View, abroad, ran_before, vm_of, why_desktop, why_job, with_waiting
 from deskgrid.model.desktop import Desktop, Fault, VmReport, VmState
 from deskgrid.model.image import Attribute, ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
@@ -91,6 +91,13 @@ def test_a_running_job_is_shown_with_its_vm() -> None:
     # the job's own ad already names the machine, and the last cycle has not seen the collector's answer yet
     on_vm_1 = changed(status=2, remote_host="slot1_1@vm-1.deskgrid.internal")
     assert why_job(on_vm_1, view(leases=(LiveLease(LEASE),))).vms == ("vm-1",)
+
+
+def test_a_job_that_ran_before_is_told_where_and_why_it_no_longer_does() -> None:
+    before = ran_before(LEASE, Reason("owner-active", "Someone uses the computer."))
+    assert why_job(JOB, view(), before).further[-1] == before
+    assert before.sentence == "It ran on desktop desk-1 until its virtual machine ended: Someone uses the computer."
+    assert (vm_of("slot1_1@vm-1.deskgrid.internal"), vm_of(None)) == ("vm-1", "")
 
 
 def test_a_condition_that_no_machine_of_the_image_meets_is_named_with_what_its_machines_say() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from deskgrid.host.doctor_finding import Level
+from deskgrid.pool.config import PoolSettings, _lease
 from deskgrid.pool.doctor import Seen, ask, examine, must_be_fit, read, unfit_daemons
 from deskgrid.pool.reach import Reach
 
@@ -50,11 +51,27 @@ def test_what_a_group_says_of_surplus_wins_over_what_all_say() -> None:
     assert "pool-quotas" in levels(Seen(GOOD, DYNAMIC | more))
 
 
+@pytest.mark.parametrize(
+    ("lease", "said"),
+    [
+        (f"JOB_DEFAULT_LEASE_DURATION = {_lease(PoolSettings())}", None),
+        (f"JOB_DEFAULT_LEASE_DURATION = {_lease(PoolSettings(lease_seconds=780))}", "A lease of 780 s"),
+        ("Job_Default_Lease_Duration = 180", "A lease of 180 s"),
+        ("JOB_DEFAULT_LEASE_DURATION = 2400", None),
+        ("JOB_DEFAULT_LEASE_DURATION =", None),
+        ("", None),
+    ],
+)
+def test_a_lease_that_a_pause_may_outlast_is_named(lease: str, said: str | None) -> None:
+    found = [finding for finding in examine(read("", lease + "\n")) if finding.name == "pool-lease"]
+    assert [said is not None and said in finding.sentence for finding in found] == ([] if said is None else [True])
+
+
 def test_what_the_tools_print_is_read() -> None:
     daemons = "".join(f"{who.title()} {text}\n" for who, text in BAD.items())
-    groups = "# Showing macros\n" + "".join(f"{name} = {value}\n" for name, value in DYNAMIC.items())
-    seen = read(daemons, groups)
-    assert (seen.versions, seen.groups) == (BAD, DYNAMIC)
+    settings = "# Showing macros\n" + "".join(f"{name} = {value}\n" for name, value in DYNAMIC.items())
+    seen = read(daemons, settings)
+    assert (seen.versions, seen.settings) == (BAD, DYNAMIC)
     assert [fault.partition(",")[0] for fault in unfit_daemons(seen)] == ["negotiator: got HTCondor 24.0.2"]
 
 

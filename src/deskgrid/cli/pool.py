@@ -10,10 +10,9 @@ import typer
 from deskgrid.cli.output import Exit, Failed, progress, show_json, tell
 from deskgrid.host import trees
 from deskgrid.host.paths import cache_folder
-from deskgrid.model.policy import GRACE_SECONDS_MOST
 from deskgrid.pool.config import PoolSettings, dropins, install
 from deskgrid.pool.contract import Refused
-from deskgrid.pool.doctor import must_be_fit
+from deskgrid.pool.doctor import lease_short, must_be_fit, too_short
 from deskgrid.pool.embedded import EmbeddedPool
 from deskgrid.pool.head import HeadSettings
 from deskgrid.pool.place import job_folders
@@ -62,11 +61,8 @@ def configure(
         changed = install(files, output)
     except OSError as error:
         raise Failed(Exit.REFUSED, f"{error.filename}: {error.strerror}; run as root or choose --output") from None
-    if lease_seconds <= GRACE_SECONDS_MOST:
-        tells(
-            f"A lease of {lease_seconds} s: a machine that is paused for longer (a policy's grace_seconds, at most "
-            f"{GRACE_SECONDS_MOST:.0f}) may lose its job. Choose a longer lease, or shorter graces."
-        )
+    if lease_short(lease_seconds):
+        tells(too_short(lease_seconds))
     for path in changed:
         tells(f"written {path}")
     tells("Run condor_reconfig on the central manager and the submit servers." if changed else "Nothing to change.")

@@ -7,7 +7,7 @@ import msgspec
 from deskgrid import __version__
 from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.coordinator.inventories import FleetInventory, fleet
-from deskgrid.coordinator.kept import Member
+from deskgrid.coordinator.kept import LeaseRecord, Member
 from deskgrid.coordinator.views import DesktopView, ImageList, ImageView, Status, VmView
 from deskgrid.core import refusals, why
 from deskgrid.core.why import View, Why
@@ -147,9 +147,11 @@ def vms(office: Coordinator) -> list[VmView]:
     ]
 
 
-def why_job(office: Coordinator, job: Job) -> Why:
-    """Why does this job wait, or where is it?"""
-    return why.why_job(job, _view(office))
+def why_job(office: Coordinator, job: Job, ran_in: LeaseRecord | None) -> Why:
+    """Why does this job wait, or where is it? ran_in: the VM that it ran in before."""
+    ended = ran_in is not None and ran_in.ended_at is not None
+    before = why.ran_before(ran_in.lease, ran_in.end) if ran_in is not None and ended and ran_in.end else None
+    return why.why_job(job, _view(office), before)
 
 
 def abroad(office: Coordinator, job_id: str) -> Why | None:

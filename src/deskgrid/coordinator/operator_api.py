@@ -27,6 +27,7 @@ from deskgrid.coordinator.kept import Member
 from deskgrid.coordinator.problems import Refusal
 from deskgrid.coordinator.trust import Authority
 from deskgrid.coordinator.views import Because, Done, Events, Healthy, MadeToken, MakeToken
+from deskgrid.core.why import vm_of
 from deskgrid.model.counted import counted
 from deskgrid.model.names import BadName, name
 from deskgrid.model.outside import read_json
@@ -146,7 +147,8 @@ class OperatorApi:
             return answer
         if job is None:
             raise Refusal(404, "job-unknown", f"HTCondor knows no job {job_id}; it may have left the queue.")
-        return explain.why_job(self._office, job)
+        last_vm = vm_of(job.last_host)
+        return explain.why_job(self._office, job, await self._office.recorder.call(lambda c: records.lease(c, last_vm)))
 
     async def why_desktop(self, request: Request) -> object:
         """Why does a desktop run what it runs, or nothing?"""

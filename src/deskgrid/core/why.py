@@ -18,6 +18,7 @@ from deskgrid.core.health import Health
 from deskgrid.core.requirements import unmet
 from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
+from deskgrid.model.lease import Lease
 from deskgrid.model.plan import LiveLease, Plan, PlanSettings, Snapshot
 from deskgrid.model.pool import NOT_SERVED, ON_SERVER, Job, OfflineAd, PoolSnapshot
 from deskgrid.model.reason import Reason
@@ -69,8 +70,27 @@ def with_waiting(before: View, after: View) -> View:
     return msgspec.structs.replace(after, ads_since=ads_since, idle_since=idle_since)
 
 
-def why_job(job: Job, view: View) -> Why:
-    """Why is this job where it is?"""
+def why_job(job: Job, view: View, before: Reason | None = None) -> Why:
+    """Why is this job where it is? before: what became of the VM that it ran in before, if it ran in one that ended."""
+    answer = _why_job(job, view)
+    return answer if before is None else msgspec.structs.replace(answer, further=(*answer.further, before))
+
+
+def vm_of(host: str | None) -> str:
+    """The VM's id in a name of HTCondor's (slot1_1@VM_ID.domain)."""
+    return (host or "").rpartition("@")[2].partition(".")[0]
+
+
+def ran_before(lease: Lease, end: Reason) -> Reason:
+    """Why a job that ran in this VM no longer does."""
+    return Reason(
+        "ran-before",
+        f"It ran on desktop {lease.desktop} until its virtual machine ended: {end.sentence}",
+        f"virtual machine {lease.vm_id}",
+    )
+
+
+def _why_job(job: Job, view: View) -> Why:
     subject = f"job {job.id}"
     if job.status != 1:
         return _not_idle(subject, job, view)
@@ -104,7 +124,7 @@ def _not_idle(subject: str, job: Job, view: View) -> Why:
 
 def _here(job: Job, view: View) -> tuple[str, ...]:
     """The VM that a job runs in: as its own ad names the machine (slot1_1@VM_ID.domain), or as the collector says."""
-    machine = (job.remote_host or "").rpartition("@")[2].partition(".")[0]
+    machine = vm_of(job.remote_host)
     leases = view.snapshot.leases if view.snapshot is not None else ()
     named = tuple(live.lease.vm_id for live in leases if live.lease.vm_id == machine)
     return named or tuple(m.vm_id for m in (view.pool.machines or () if view.pool else ()) if job.id in m.jobs)

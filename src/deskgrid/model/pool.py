@@ -100,7 +100,7 @@ class Job(msgspec.Struct, frozen=True):
 
     status is HTCondor's JobStatus number (1 idle, 2 running, 4 completed, 5 held). universe: its JobUniverse number
     (5 vanilla). container: it wants one. vm_name: as the job gave it; named_by_text: whether that is a text, as it must
-    be.
+    be. remote_host: where it runs. last_host: where it ran before.
     """
 
     id: str
@@ -114,6 +114,7 @@ class Job(msgspec.Struct, frozen=True):
     schedd: str = ""
     hold_reason: str | None = None
     remote_host: str | None = None
+    last_host: str | None = None
     last_match_at: datetime | None = None
     starts: int = 0
     universe: int = 5

@@ -1,4 +1,4 @@
-"""What to mend about a pool that is reached from this machine: versions that can't be used, quotas that start nothing.
+"""What to mend about a pool that is reached from this machine: versions, quotas that start nothing, a lease too short.
 
 `ask` asks HTCondor's tools, once; `examine` decides from those values alone.
 """
@@ -8,6 +8,7 @@ import re
 import msgspec
 
 from deskgrid.host.doctor_finding import Finding, Level
+from deskgrid.model.policy import GRACE_SECONDS_MOST
 from deskgrid.pool.contract import PoolError, Refused
 from deskgrid.pool.reach import Reach, run_tool
 from deskgrid.pool.versions import unfit
@@ -17,10 +18,10 @@ _SETTING = re.compile(r"^([A-Z_a-z0-9.]+) = (.*)$", re.MULTILINE)
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """versions: CondorVersion by "collector" and "negotiator". groups: the settings here that begin with GROUP_."""
+    """versions: CondorVersion by "collector" and "negotiator". settings: those here of groups, and the lease."""
 
     versions: dict[str, str]
-    groups: dict[str, str]
+    settings: dict[str, str]
 
 
 def ask(reach: Reach) -> Seen | None:
@@ -28,16 +29,16 @@ def ask(reach: Reach) -> Seen | None:
     argv = ["condor_status", "-any", "-constraint", _DAEMONS, "-af", "MyType", "CondorVersion"]
     try:
         daemons = run_tool(reach, argv, reach.timeout_seconds)
-        groups = run_tool(reach, ["condor_config_val", "-dump", "^GROUP_"], reach.timeout_seconds)
+        settings = run_tool(reach, ["condor_config_val", "-dump", f"^(GROUP_|{_LEASE}$)"], reach.timeout_seconds)
     except PoolError:
         return None
-    return read(daemons, groups)
+    return read(daemons, settings)
 
 
-def read(daemons: str, groups: str) -> Seen:
+def read(daemons: str, settings: str) -> Seen:
     """Read what the two tools printed."""
     versions = {kind.lower(): text for kind, _, text in (line.partition(" ") for line in daemons.splitlines())}
-    return Seen(versions, dict(_SETTING.findall(groups)))
+    return Seen(versions, dict(_SETTING.findall(settings)))
 
 
 def examine(seen: Seen) -> tuple[Finding, ...]:
@@ -46,14 +47,37 @@ def examine(seen: Seen) -> tuple[Finding, ...]:
     found = [Finding("pool-version", Level.BAD, f"{fault}.") for fault in faults]
     if not faults:
         found.append(Finding("pool-version", Level.OK, "The pool's collector and negotiator are of a good version."))
-    if (group := _waits_for_ever(seen.groups)) is not None:
+    if (group := _waits_for_ever(seen.settings)) is not None:
         sentence = (
             f"Group {group} has a dynamic quota and takes no surplus: of a pool in which nothing runs yet its share is "
             "less than one slot, so its jobs start no machine. Let it take surplus, or give it a static quota."
         )
         line = f"GROUP_ACCEPT_SURPLUS_{group} = True"
         found.append(Finding("pool-quotas", Level.WARN, sentence, (f"echo {line!r} | tee -a {_LOCAL}",)))
+    if (lease := _lease(seen.settings)) is not None and lease_short(lease):
+        mend = ("deskgrid pool configure", "condor_reconfig")
+        found.append(Finding("pool-lease", Level.WARN, f"{_LEASE}: {too_short(lease)}", mend))
     return tuple(found)
+
+
+def lease_short(seconds: int) -> bool:
+    """Whether a machine may be paused for longer than this."""
+    return seconds <= GRACE_SECONDS_MOST
+
+
+def too_short(seconds: int) -> str:
+    """What a lease that is too short does."""
+    return (
+        f"A lease of {seconds} s: a machine that is paused for longer (a policy's grace_seconds, at most "
+        f"{GRACE_SECONDS_MOST:.0f}) may lose its job. Choose a longer lease, or shorter graces."
+    )
+
+
+def _lease(settings: dict[str, str]) -> int | None:
+    """The last number of what is set: the expression that we write ends with the long lease. None: none is set."""
+    said = next((value for name, value in settings.items() if name.upper() == _LEASE), "")
+    numbers = re.findall(r"\b\d{1,9}\b", said)
+    return int(numbers[-1]) if numbers else None
 
 
 def unfit_daemons(seen: Seen) -> tuple[str, ...]:
@@ -71,6 +95,7 @@ def must_be_fit(reach: Reach) -> None:
         raise Refused("; ".join(faults))
 
 
+_LEASE = "JOB_DEFAULT_LEASE_DURATION"
 _LOCAL = "/etc/condor/config.d/61-groups.conf"
 
 

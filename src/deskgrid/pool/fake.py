@@ -222,6 +222,7 @@ class FakePool:
                 slot.jobs[task.id] = task
 
     def _wait(self, task: Task) -> None:
+        task.last_vm = task.vm_id or task.last_vm
         task.status, task.vm_id, task.started_at = IDLE, None, None
         self._idle.setdefault(task.group, {})[task.id] = task
         self._clusters.setdefault(task.group, len(self._clusters) + 1)
@@ -265,6 +266,7 @@ class FakePool:
             autocluster=self._clusters[task.group],
             schedd=self.schedd,
             remote_host=task.vm_id,
+            last_host=task.last_vm,
             last_match_at=task.matched_at,
             starts=task.starts,
         )

@@ -20,6 +20,7 @@ class Task(msgspec.Struct):
     run_seconds: float | None
     status: int = IDLE
     vm_id: str | None = None
+    last_vm: str | None = None
     started_at: datetime | None = None
     matched_at: datetime | None = None
     starts: int = 0

@@ -30,8 +30,8 @@ _DIGITS = re.compile(r"[0-9]{1,18}\Z")
 
 JOB_ATTRIBUTES = (
     "ClusterId,ProcId,Owner,User,JobStatus,vm_name,RequestCpus,RequestMemory,Requirements,"
-    "DeskgridSubmittedRequirements,DeskgridFurtherRequirements,AutoClusterId,HoldReason,RemoteHost,LastMatchTime,"
-    "NumShadowStarts,JobUniverse,WantContainer,WantDocker"
+    "DeskgridSubmittedRequirements,DeskgridFurtherRequirements,AutoClusterId,HoldReason,RemoteHost,LastRemoteHost,"
+    "LastMatchTime,NumShadowStarts,JobUniverse,WantContainer,WantDocker"
 )
 JOB_COLUMNS = ("int(RequestCpus)", "int(RequestMemory)", "int(RequestDisk)", "isString(vm_name)")
 """What of a job may be an expression, evaluated: see `job_of`."""
@@ -162,6 +162,7 @@ def job_of(ad: Ad, schedd: str, numbers: str) -> Job:
         schedd=schedd,
         hold_reason=text_of(ad, "HoldReason"),
         remote_host=text_of(ad, "RemoteHost"),
+        last_host=text_of(ad, "LastRemoteHost"),
         last_match_at=moment_at(ad, "LastMatchTime"),
         starts=integer_of(ad, "NumShadowStarts") or 0,
         universe=integer_of(ad, "JobUniverse") or 5,
