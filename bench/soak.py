@@ -1,7 +1,7 @@
 """What takes an hour: network cuts and many kills, in rounds; interrupted, it goes on where it was.
 
     python -m bench.soak                  all rounds that build/soak.json does not have yet
-    python -m bench.soak --only cuts      some of: cuts, kills
+    python -m bench.soak --only cuts      one of: cuts, kills, pauses
     python -m bench.soak --rounds 2       so many of each, to try it
 
 Rules, told first
@@ -11,6 +11,8 @@ Rules, told first
 - kills: SIGKILL of the agent, the keeper, QEMU, of what serves the disk, of the coordinator; and power: the cable is
   out and then all of the desktop is killed, so that nobody is left to tell and no connection ends. Each round tells how
   long HTCondor believed in a job that was not there any more, whether a VM was left over, whether the job ran twice.
+  Among them, busy: the owner comes back while as many programs compute as there are cores.
+- pauses: the owner is there for as long as the round says, and goes again: the job must go on, not begin again.
 - Each round is written before the next begins.
 
 Exit code 0: all rounds are there, without a false alarm, a VM left over or a job that ran twice; 1: not.
@@ -18,13 +20,16 @@ Exit code 0: all rounds are there, without a false alarm, a VM left over or a jo
 
 import argparse
 import contextlib
+import os
 import random
 import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,20 +50,26 @@ from deskgrid.pool.embedded import EmbeddedError
 from deskgrid.pool.head import HeadSettings
 
 T = TypeVar("T")
-CUTS, KILLS = 90, 60
 CUT_SECONDS = 20.0
-VICTIMS = ("qemu", "keeper", "serve", "agent", "power", "coordinator")
-DESKTOPS = ("desk-1", "desk-2")
+VICTIMS = ("qemu", "keeper", "serve", "agent", "power", "busy", "coordinator")
+PAUSES = (170, 200, 300, 600)
+COUNTS = {"cuts": 90, "kills": 63, "pauses": len(PAUSES)}
+CABLED, PATIENT = DESKTOPS = ("desk-1", "desk-2")
+"""One has the cable, and gives up its VM at once when its owner returns; the other pauses it for long."""
+GRACE_SECONDS = 700
 _WAIT_SECONDS = 600.0
 _JOB = "executable = /bin/sleep\narguments = 100000\ntransfer_executable = false\nrequest_memory = 128\n"
 _JOB += 'request_disk = 10MB\nrequest_cpus = 1\nshould_transfer_files = yes\n+vm_name = "demo"\nqueue\n'
 
 
+_SORTS = {"cut": "cuts", "pause": "pauses"}
+
+
 class Round(msgspec.Struct, frozen=True):
     """What came of one round.
 
-    kind: "cut", or who was killed. believed_seconds: from the kill until HTCondor knew that the job does not run there;
-    None: it ran on. wrong: what must not be; "": nothing.
+    kind: "cut", "pause" or who was killed. believed_seconds: from the kill until HTCondor knew that the job does not
+    run there; None: it ran on. wrong: what must not be; "": nothing.
     """
 
     kind: str
@@ -72,9 +83,9 @@ class Kept(msgspec.Struct):
 
     rounds: list[Round] = []
 
-    def count(self, cuts: bool) -> int:
-        """How many rounds there are of cuts, or of kills."""
-        return sum((one.kind == "cut") is cuts for one in self.rounds)
+    def count(self, sort: str) -> int:
+        """How many rounds there are of cuts, kills or pauses."""
+        return sum(_SORTS.get(one.kind, "kills") == sort for one in self.rounds)
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -91,11 +102,12 @@ class Soak:
     def __init__(self, stage: Stage, wire: Cable, say: Callable[[str], None]) -> None:
         self.stage, self.wire, self.say = stage, wire, say
         self.job = ""
+        self._loops: list[subprocess.Popen[bytes]] = []
 
     def begin(self) -> None:
         """Start desktops and the job."""
-        for desktop in DESKTOPS:
-            self.stage.enrol(desktop)
+        for desktop, grace in ((CABLED, 0), (PATIENT, GRACE_SECONDS)):
+            self.stage.enrol(desktop, {"policy": {"grace_seconds": grace}})
             self.start_agent(desktop)
         done = self.stage.pool.command(["condor_submit", "-terse", "-"], cwd=self.stage.pool.jobs, stdin=_JOB.encode())
         if not done.ok:
@@ -105,7 +117,7 @@ class Soak:
     def start_agent(self, desktop: str) -> None:
         """Start an agent, the first one's at the other end of the cable."""
         stage, cast = self.stage, self.stage.cast
-        inside = self.wire.inside if desktop == DESKTOPS[0] else []
+        inside = self.wire.inside if desktop == CABLED else []
         settings = str(stage.agent_settings(desktop))
         argv = [*inside, *become(cast.account), sys.executable, "-m", "deskgrid", "--verbose", "agent", "run"]
         cast.start_argv(desktop, [*argv, "--settings", settings])
@@ -138,7 +150,7 @@ class Soak:
 
     def cut(self) -> Round:
         """Pull the cable of the job's desktop for a while."""
-        where, at = self._at_the_cable(), datetime.now(UTC)
+        where, at = self._on(CABLED), datetime.now(UTC)
         self.wire.pull()
         time.sleep(CUT_SECONDS)
         self.wire.plug()
@@ -148,23 +160,35 @@ class Soak:
             return Round("cut", at)
         return Round("cut", at, wrong=f"before: {where}; after: {now or self._ask('JobStatus')}")
 
-    def _at_the_cable(self) -> Where:
-        """Have the job run on the desktop that has a cable."""
+    def _on(self, desktop: str) -> Where:
+        """Have the job run on this desktop."""
         where = self.running()
-        if where.desktop != DESKTOPS[0]:
+        if where.desktop != desktop:
             self.stage.owner(where.desktop, "present")
-            self._until(
-                "the job to leave the desktop without a cable", lambda: None if self._where() == where else True
-            )
-            where = self.running()
-            self.stage.owner(DESKTOPS[1], "away")
+            self.stage.client.end_vm(where.vm_id, "the job is needed elsewhere")
+            self._until("the job to move", lambda: True if self._elsewhere(where) else None)
+            left, where = where, self.running()
+            self.stage.owner(left.desktop, "away")
         return where
+
+    def pause(self, seconds: float) -> Round:
+        """The owner is there for a while."""
+        where, at = self._on(PATIENT), datetime.now(UTC)
+        self.stage.owner(PATIENT, "present")
+        time.sleep(seconds)
+        self.stage.owner(PATIENT, "away")
+        self._until("the VM to go on", lambda: True if self._state(where) != "paused" else None)
+        time.sleep(20)
+        now = self._where()
+        return Round("pause", at, None, "" if now == where else f"{seconds} s; before: {where}; after: {now}")
+
+    def _state(self, where: Where) -> str:
+        return next((vm.state for vm in self.stage.client.vms() if vm.vm_id == where.vm_id), "gone")
 
     def kill(self, victim: str) -> Round:
         """Kill it where the job runs."""
-        where, at = self._at_the_cable() if victim == "power" else self.running(), datetime.now(UTC)
-        began = time.monotonic()
-        ran_on = self._strike(victim, where)
+        where, at = self._on(CABLED) if victim in ("power", "busy") else self.running(), datetime.now(UTC)
+        ran_on, began = self._strike(victim, where), time.monotonic()
         if ran_on:
             time.sleep(20)
             now = self._where()
@@ -183,6 +207,13 @@ class Soak:
         if qemu is None or keeper is None:
             raise CannotMeasure(f"{where.vm_id}: it has no QEMU or no keeper")
         processes = self.stage.cast.processes
+        if victim == "busy":
+            self._loops = [
+                subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)
+            ]
+            time.sleep(5)
+            self.stage.owner(where.desktop, "present")
+            return False
         if victim == "coordinator":
             processes.pop("coordinator").kill()
             self.stage.start_coordinator()
@@ -207,6 +238,10 @@ class Soak:
         return bool(words) and (words[0] == "1" or (words[0] == "2" and int(words[1]) > where.starts))
 
     def _mend(self, victim: str, desktop: str) -> None:
+        if victim == "busy":
+            for loop in self._loops:
+                loop.kill()
+            self.stage.owner(desktop, "away")
         if victim == "power":
             self.wire.plug()
         if victim in ("agent", "power"):
@@ -239,13 +274,13 @@ def main() -> int:
     """Do what is left to do. Returns: the exit code."""
     parser = argparse.ArgumentParser("python -m bench.soak", description="Network cuts and kills, for hours.")
     parser.add_argument("--output", type=Path, default=Path("build/soak.json"), help="where the rounds go")
-    parser.add_argument("--only", choices=("cuts", "kills"), help="one of the two")
-    parser.add_argument("--rounds", type=int, help=f"so many of each, instead of {CUTS} and {KILLS}")
+    parser.add_argument("--only", choices=tuple(COUNTS), help="one of them")
+    parser.add_argument("--rounds", type=int, help=f"so many of each, instead of {COUNTS}")
     asked = parser.parse_args()
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     kept = msgspec.json.decode(asked.output.read_bytes(), type=Kept) if asked.output.exists() else Kept()
-    wanted = {"cuts": asked.rounds or CUTS, "kills": asked.rounds or KILLS}
-    todo = [kind for kind in wanted if asked.only in (None, kind) and kept.count(kind == "cuts") < wanted[kind]]
+    wanted = {sort: asked.rounds or count for sort, count in COUNTS.items()}
+    todo = [sort for sort in wanted if asked.only in (None, sort) and kept.count(sort) < wanted[sort]]
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -256,19 +291,25 @@ def main() -> int:
         if todo:
             alone("bench.soak", sys.argv[1:])
             with soaking(say) as soak:
-                for kind in todo:
-                    _rounds(soak, kind, wanted[kind], kept, asked.output)
+                for sort in todo:
+                    _rounds(soak, sort, wanted[sort], kept, asked.output)
     except (CannotMeasure, DemoError, EmbeddedError) as error:
         say(f"stopped: {error}; the rounds until now are in {asked.output}")
         return 1
     return _tell(kept)
 
 
-def _rounds(soak: Soak, kind: str, count: int, kept: Kept, output: Path) -> None:
-    while (number := kept.count(kind == "cuts")) < count:
-        what = "cut" if kind == "cuts" else VICTIMS[number % len(VICTIMS)]
-        soak.say(f"{kind}: round {number + 1} of {count}: {what}")
-        done = soak.cut() if what == "cut" else soak.kill(what)
+def _rounds(soak: Soak, sort: str, count: int, kept: Kept, output: Path) -> None:
+    while (number := kept.count(sort)) < count:
+        victim, seconds = VICTIMS[number % len(VICTIMS)], PAUSES[number % len(PAUSES)]
+        rounds: dict[str, tuple[str, Callable[[], Round]]] = {
+            "cuts": ("cut", soak.cut),
+            "kills": (victim, partial(soak.kill, victim)),
+            "pauses": (f"{seconds} s", partial(soak.pause, seconds)),
+        }
+        what, run = rounds[sort]
+        soak.say(f"{sort}: round {number + 1} of {count}: {what}")
+        done = run()
         soak.say(f"{what}: {_told(done)}")
         kept.rounds.append(done)
         write_atomic(output, msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n", 0o644)
@@ -281,7 +322,7 @@ def _told(one: Round) -> str:
 
 
 def _tell(kept: Kept) -> int:
-    for kind in ("cut", *VICTIMS):
+    for kind in ("cut", *VICTIMS, "pause"):
         rounds = [one for one in kept.rounds if one.kind == kind]
         believed = [one.believed_seconds for one in rounds if one.believed_seconds is not None]
         wrong = [one.wrong for one in rounds if one.wrong]

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.soak import Kept, Round
+from bench.soak import COUNTS, Kept, Round
 
 CABLE = """
 import socket, subprocess, sys
@@ -38,9 +38,9 @@ AT = datetime(2026, 11, 30, tzinfo=UTC)
 
 
 def test_rounds_are_counted_by_what_they_were() -> None:
-    kept = Kept([Round("cut", AT), Round("qemu", AT, 1.5), Round("cut", AT, wrong="it started again")])
+    kept = Kept([Round("cut", AT), Round("qemu", AT, 1.5), Round("cut", AT, wrong="again"), Round("pause", AT)])
     again = msgspec.json.decode(msgspec.json.encode(kept), type=Kept)
-    assert (again.count(cuts=True), again.count(cuts=False)) == (2, 1)
+    assert [again.count(sort) for sort in COUNTS] == [2, 1, 1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("nft") is None, reason="needs root and nftables")
