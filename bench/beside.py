@@ -21,6 +21,7 @@ from bench.guest import OBEDIENT, Kind
 from bench.machine import CannotMeasure
 from bench.workload import PARTS, Spent, Workload, best, slower_percent, typical
 from deskgrid.host.account import become
+from deskgrid.model.policy import GRACE_SECONDS_MOST
 
 NAMES = ("owner_beside_vm_slower_percent", *waits.NAMES)
 _DESKTOP = "desk-shared"
@@ -36,7 +37,7 @@ def run(ground: Ground, load: Load, with_vm: int = 8, with_agent: int = 8, turn_
     fleet = Fleet(ground, kind, OBEDIENT)
     work = Workload(ground.cast.make_folder("work", 0o755), become(ground.cast.account), cores)
     fleet.want(kind)
-    agent = fleet.start_desktop(_DESKTOP, 3600)
+    agent = fleet.start_desktop(_DESKTOP, GRACE_SECONDS_MOST)
     work.run()
     alone = waits.run(ground, load, agent, with_agent, turn_seconds, lambda still: _stop(agent, still))
     fleet.owner(_DESKTOP, "away")

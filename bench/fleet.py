@@ -103,7 +103,11 @@ class Fleet:
                     found.extend([(vm.vm_id, process)] if process else [])
             return bool(found)
 
-        self.ground.until(f"a machine on {desktop} that has {event}", BOOT_SECONDS, up)
+        try:
+            self.ground.until(f"a machine on {desktop} that has {event}", BOOT_SECONDS, up)
+        except CannotMeasure as error:
+            reason = self.client.why_desktop(desktop).reason
+            raise CannotMeasure(f"{error}: {reason.sentence} ({reason.reading})") from None
         return found[0]
 
     def busy_machine(self, desktop: str) -> psutil.Process:

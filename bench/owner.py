@@ -12,6 +12,7 @@ from bench.figure import Figure, Load, measured, p99
 from bench.fleet import Fleet, a_while, await_ends, many
 from bench.ground import Ground
 from bench.guest import FILLED_MIB, OBEDIENT, STUBBORN, Kind
+from deskgrid.model.policy import GRACE_SECONDS_MOST
 
 NAMES = (
     "owner_to_pause_repeated_ms",
@@ -26,7 +27,7 @@ def run(ground: Ground, load: Load, pauses: int = 50, ends: int = 8, stubborn: i
     """Measure. Raises: CannotMeasure."""
     fleet = Fleet(ground, OBEDIENT, STUBBORN)
     fleet.want(OBEDIENT)
-    fleet.start_desktop("desk-pauses", 3600)
+    fleet.start_desktop("desk-pauses", GRACE_SECONDS_MOST)
     fleet.owner("desk-pauses", "away")
     paused = _pauses(fleet, pauses)
     fleet.owner("desk-pauses", "present")
