@@ -145,6 +145,14 @@ def test_root_makes_nothing_where_a_link_in_the_tree_leads(small: trees.Tree, tm
     assert not list(private.iterdir())
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root enters others' trees")
+def test_a_tree_in_a_home_that_nobody_else_may_look_into_is_entered(small: trees.Tree, tmp_path: Path) -> None:
+    os.chown(tmp_path, small.account.uid, small.account.gid)
+    tmp_path.chmod(0o700)
+    said = run_in(small, ["id", "-u"], 20)
+    assert (said.stdout, said.stderr) == (f"{small.account.uid}\n", "")
+
+
 CHROOT = """
     tree=$1 script=$2 uid=$3
     mount --make-rshared /

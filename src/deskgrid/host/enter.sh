@@ -100,6 +100,6 @@ if [ "$how" = drop ]; then
     # numbers it looks nothing up, which would load the tree's libraries.
     rest=-all,+sys_chroot,+setuid,+setgid
     exec setpriv --no-new-privs --inh-caps=-all --ambient-caps=-all --bounding-set="$rest" -- \
-        chroot --groups= --userspec="+$uid:+$gid" "$root" "$@"
+        chroot --groups= --userspec="+$uid:+$gid" . "$@"
 fi
 exec chroot "$root" /usr/bin/setpriv --no-new-privs --inh-caps=-all --ambient-caps=-all --bounding-set=-all -- "$@"
