@@ -65,7 +65,7 @@ class Place:
         while time.monotonic() < end:
             effective = self.look() or effective
             if not any(one.pending for one in self.files._calendars.values()):
-                break
+                return self.look() or effective  # the last may have come after we looked
             time.sleep(0.02)
         return effective
 
