@@ -51,6 +51,10 @@ def test_a_command_sees_the_bound_folder_at_its_path_and_not_the_hosts_files(tre
     assert not run_in(tree, ["test", "-e", str(folder / "in")], 20).ok, "not bound, not there"
 
 
+def test_a_command_finds_the_names_that_the_host_knows_without_a_network(tree: trees.Tree) -> None:
+    assert run_in(tree, ["cat", "/etc/hosts"], 20).stdout == Path("/etc/hosts").read_text()
+
+
 def test_a_commands_environment_holds_only_what_was_given(tree: trees.Tree) -> None:
     said = run_in(tree, ["env"], 20, env={"A": "b c"}).stdout
     assert sorted(line.split("=")[0] for line in said.splitlines()) == ["A", "HOME", "LANG", "PATH"]

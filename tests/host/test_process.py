@@ -46,6 +46,12 @@ def test_a_grandchild_that_left_the_group_and_holds_the_pipe_does_not_hold_us() 
         os.kill(pid, 9)
 
 
+def test_how_it_failed_is_one_line_whatever_it_said() -> None:
+    assert run(["sh", "-c", "echo one >&2; echo two >&2; exit 3"], 20).fault == "one two"
+    assert run(["sh", "-c", "exit 3"], 20).fault == "it ended with code 3 and said nothing"
+    assert run(["sleep", "20"], 0.1).fault == "it did not end in time"
+
+
 def test_what_a_program_printed_is_not_in_its_repr() -> None:
     assert "secret" not in repr(run(["echo", "secret"], 10))
 

@@ -135,7 +135,7 @@ class Play:
         pool = self.stage.pool
         done = pool.command(["condor_submit", "-terse", f"{job.key}.sub"], cwd=pool.jobs)
         if not done.ok:
-            raise DemoError(f"condor_submit {job.key}.sub: {done.stderr.strip()}")
+            raise DemoError(f"condor_submit {job.key}.sub: {done.fault}")
         self.ids[job.key] = done.stdout.split()[0]
         self._tell("submit", f"job {self.ids[job.key]}: {job.title}")
 

@@ -78,10 +78,11 @@ fi
 mount --rbind "$here/dev" "$root/dev"
 [ -e "$here/sys/kernel" ] && mount --rbind "$here/sys" "$root/sys"
 
-if [ -e "$here/etc/resolv.conf" ]; then
-    place /etc resolv.conf
-    mount --bind "$here/etc/resolv.conf" "$root/etc/resolv.conf"
-fi
+for name in resolv.conf hosts; do
+    [ -e "$here/etc/$name" ] || continue
+    place /etc "$name"
+    mount --bind "$here/etc/$name" "$root/etc/$name"
+done
 
 while [ "$1" != -- ]; do
     if [ -d "$here$1" ]; then

@@ -103,18 +103,11 @@ def _trial(_root: Path, tree: Tree) -> Way:
         tried = run(argv, timeout_seconds=20)
         if tried.ok:
             return candidate
-        said.append(f"{candidate}: {_last_line(tried)}")
+        said.append(f"{candidate}: {tried.fault}")
     raise NoWay(
         f"no way to run programs in the root tree {tree.root} ({'; '.join(said)}). Run as root, allow user "
         "namespaces, or allow this user to use sudo without a password."
     )
-
-
-def _last_line(finished: Finished) -> str:
-    if finished.timed_out:
-        return "no end in time"
-    lines = finished.stderr.strip().splitlines()
-    return lines[-1] if lines else f"exit code {finished.code}"
 
 
 def _argv(

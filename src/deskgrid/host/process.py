@@ -31,6 +31,13 @@ class Finished(msgspec.Struct, frozen=True):
         """It ended in time with exit code 0."""
         return self.code == 0 and not self.timed_out
 
+    @property
+    def fault(self) -> str:
+        """What it said of its failure, or how it ended if it said nothing; one line."""
+        if self.timed_out:
+            return "it did not end in time"
+        return " ".join(self.stderr.split())[-300:] or f"it ended with code {self.code} and said nothing"
+
     def __repr__(self) -> str:
         """Without stdout, which may be a secret."""
         return f"Finished(code={self.code}, timed_out={self.timed_out}, stderr={self.stderr[-200:]!r})"

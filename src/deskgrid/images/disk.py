@@ -108,8 +108,7 @@ def _file_system(tools: Tree, tar: Path, disk: Path, size_bytes: int, who: Ident
         raise ImageError(f"building in {disk.parent}: no space left on the disk; free some, or set another cache")
     if "libarchive" in said:
         raise ImageError(f"mke2fs in {tools.root} can't read a tar ({said}); expected e2fsprogs 1.47.1 and libarchive")
-    late = "it took too long" if done.timed_out else said or f"exit code {done.code}"
-    raise ImageError(f"mke2fs could not make the disk {disk}: {late}")
+    raise ImageError(f"mke2fs could not make the disk {disk}: {done.fault}")
 
 
 def _core(tools: Tree, work: Path, cmdline: str) -> bytes:
@@ -125,7 +124,7 @@ def _core(tools: Tree, work: Path, cmdline: str) -> bytes:
     argv += ["-o", str(core), "biosdisk", "part_msdos", "ext2", "linux"]
     done = run_in(tools, argv, timeout_seconds=60, binds=[work])
     if not done.ok:
-        raise ImageError(f"grub-mkimage failed: {' '.join(done.stderr.split())[-300:] or f'exit code {done.code}'}")
+        raise ImageError(f"grub-mkimage failed: {done.fault}")
     image = core.read_bytes()
     script.unlink()
     core.unlink()

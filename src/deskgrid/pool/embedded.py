@@ -218,7 +218,7 @@ class EmbeddedPool:
         folder = {"_CONDOR_SEC_TOKEN_DIRECTORY": str(self.folders.tokens)}
         made = run_in(self.tree, argv, 20, self._binds(), {**self._env(), **folder})
         if not made.ok:
-            raise EmbeddedError(f"embedded pool: no token could be made: {made.stderr.strip()[-300:]}")
+            raise EmbeddedError(f"embedded pool: no token could be made: {made.fault}")
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         argv = self.argv(["condor_master", "-f", "-pidfile", str(self.folders.pid)])
