@@ -41,6 +41,8 @@ from deskgrid.model.wish import Ask, Wish
 from deskgrid.session.client import ask
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 AT = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 STATUS = Status("desk-1", 1, AT, Availability(False, (Reason("owner-active", "In use."),)), Room(0, 0, 0, 0), (), ())
 AGENT_UID = 61998

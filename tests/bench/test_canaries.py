@@ -13,6 +13,8 @@ from bench.canaries import Canary, Found, below, count, held, key, overlay_keys,
 from bench.machine import CannotMeasure
 from deskgrid.hypervisor.overlay import create, fill
 
+pytestmark = pytest.mark.slow
+
 WORD = Canary("word", b"a canary of this test: 5b1f")
 MIB = 1 << 20
 

@@ -43,6 +43,7 @@ def test_rounds_are_counted_by_what_they_were() -> None:
     assert [again.count(sort) for sort in COUNTS] == [2, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("nft") is None, reason="needs root and nftables")
 def test_a_cable_that_is_pulled_carries_nothing_and_nobody_is_told_and_plugged_in_it_arrives() -> None:
     argv = ["unshare", "--net", sys.executable, "-c", CABLE]

@@ -24,6 +24,8 @@ from tests.waiting import eventually
 
 from .conftest import Command, Office, agent_toml
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
+import pytest
 
 from deskgrid.agent.enrol import enrol
 from deskgrid.agent.files import ca_file, credential_file
@@ -22,6 +23,8 @@ from deskgrid.model.inventory import Inventory, Trial, Verdict, Virtualisation
 from deskgrid.wire.messages import Report
 
 from .conftest import Command, Office, agent_toml
+
+pytestmark = pytest.mark.slow
 
 
 def findings(said: object) -> dict[str, dict[str, object]]:

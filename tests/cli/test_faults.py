@@ -14,6 +14,8 @@ from deskgrid.coordinator.settings import CoordinatorSettings, GuestSettings
 
 from .conftest import Command, Office, agent_toml
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = ["../../etc/passwd", "$(reboot)", "a b", "a;b", '"', "a\nb", "\x1b[31mred", "[red]x[/red]", "ü", "x" * 65]
 
 

@@ -13,6 +13,8 @@ from tests.waiting import eventually
 
 from .conftest import Command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Lab, Path]]:

@@ -27,6 +27,8 @@ from deskgrid.pool.place import EmbeddedError, State, check_binds, folders_of, f
 
 from .conftest import Said
 
+pytestmark = pytest.mark.slow
+
 
 class Home:
     """An ordinary account's home folder."""

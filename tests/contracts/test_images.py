@@ -10,6 +10,8 @@ from deskgrid.images.fake import FakeStore
 from deskgrid.model.image import ImageFacts, ImageRef
 from tests.images.signed import Rig, signed
 
+pytestmark = pytest.mark.slow
+
 UNKNOWN = ImageRef("gone", "0" * 64)
 
 

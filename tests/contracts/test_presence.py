@@ -19,6 +19,8 @@ from deskgrid.presence.linux import LinuxPresence, Roots
 from tests.presence.mock_bus import MANAGER, NETWORK, SESSION, MockBus, needs_bus
 from tests.waiting import SOON_SECONDS, Calls, eventually, short_folder
 
+pytestmark = pytest.mark.slow
+
 
 class Bench:
     """A driver, and the owner's hands on it."""

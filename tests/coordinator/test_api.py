@@ -26,6 +26,8 @@ from tests.waiting import SOON_SECONDS, eventually
 from .running import HttpsDesktop, Service, context, now, problem, service
 from .values import BUSY, FACTS, FULL
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[Service]:

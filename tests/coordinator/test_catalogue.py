@@ -22,6 +22,8 @@ from deskgrid.model.reason import Reason
 from .lab import Lab
 from .values import FACTS
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 BAD = Reason("image-revoked", "It is bad.")
 PROJECTS = frozenset({"einstein", "newton"})

@@ -27,6 +27,8 @@ from .lab import Lab
 from .running import HttpsDesktop, Service, now, service
 from .values import FULL, GIB
 
+pytestmark = pytest.mark.slow
+
 SEARCH = "einstein/search/1.0"
 PLAN = PlanSettings(sizes=(Size(1, GIB),))
 

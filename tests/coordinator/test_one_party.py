@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import pytest
 import sqlalchemy as sa
 
 from deskgrid.coordinator import database as db
@@ -14,6 +15,8 @@ from deskgrid.model.desktop import Availability, Room, Transition, VmState
 from deskgrid.model.inventory import Inventory
 
 from .values import IMAGE, Desk, Office, member, office, ordered, started
+
+pytestmark = pytest.mark.slow
 
 ENDLESS = Room(cpus=10**9, memory_bytes=1 << 60, disk_bytes=1 << 60, vms=10**9)
 

@@ -24,6 +24,8 @@ from deskgrid.images.trust.words import Version
 from .lab import Lab
 from .running import Service, context, now, problem, service
 
+pytestmark = pytest.mark.slow
+
 PACK = "ab" * 32
 BIG = 40 * PART_BYTES + 17
 

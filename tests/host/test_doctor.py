@@ -17,6 +17,8 @@ from deskgrid.host.doctor_finding import Finding, Level, worst
 from deskgrid.host.doctor_gather import Who, gather
 from deskgrid.model.inventory import Trial, Verdict, Virtualisation
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HEALTHY = Facts(now=NOW, newest_file_at=NOW - timedelta(days=2))
 ALL = HEALTHY.programs

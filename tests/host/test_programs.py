@@ -13,6 +13,8 @@ import deskgrid
 from deskgrid.host.process import run
 from deskgrid.host.programs import FOLDERS, KEPT, environment, program, python, search_path
 
+pytestmark = pytest.mark.slow
+
 SOURCES = Path(deskgrid.__file__).parent
 OWN_SESSION = {"session/__main__.py", "cli/owner.py"}
 """These start what a person's own session starts: a browser needs all of it."""

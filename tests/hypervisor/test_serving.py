@@ -22,6 +22,8 @@ from deskgrid.model.instance import InstanceData
 from deskgrid.model.lease import Size
 from deskgrid.wire.disk import DiskServer
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(frozenset(os.sched_getaffinity(0)), idle_class=False)
 BRISK = Patience(ready_seconds=60.0, silent_seconds=0.4, away_seconds=0.4, ask_seconds=0.1)
 PATIENT = Patience(ready_seconds=60.0, silent_seconds=60.0, away_seconds=60.0, ask_seconds=0.1)

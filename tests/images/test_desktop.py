@@ -28,6 +28,8 @@ from deskgrid.wire.disk import DiskServer, decode_word
 from tests.images.built import built_image
 from tests.images.signed import Rig, grant_of, signed, store_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:

@@ -17,7 +17,7 @@ from deskgrid.images.disk_import import fault_of, import_disk, inspect_disk
 from deskgrid.images.listing import find_image
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
-pytestmark = needs_qemu
+pytestmark = [needs_qemu, pytest.mark.slow]
 MIB = 1 << 20
 
 

@@ -30,6 +30,8 @@ from tests.images.signed import grant_of, store_of
 from tests.system.web_of_packs import FAULTS
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 WEB = Path(__file__).parents[1] / "system" / "web_of_packs.py"
 NOISE = random.Random(3).randbytes(3 << 20)
 ROOMY = Allowance(1 << 30, 0)

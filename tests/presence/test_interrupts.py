@@ -3,7 +3,11 @@
 import time
 from pathlib import Path
 
+import pytest
+
 from deskgrid.presence.interrupts import Interrupts, buses_of_people, parse_interrupts
+
+pytestmark = pytest.mark.slow
 
 INTERRUPTS = """\
             CPU0       CPU1

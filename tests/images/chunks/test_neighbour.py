@@ -30,6 +30,8 @@ from tests.images.chunks.beside import ARGV, FAST, Giver, ask, get, giver
 from tests.images.chunks.ground import KEY, ROOMY, content, origin, published, web
 from tests.waiting import comes_true
 
+pytestmark = pytest.mark.slow
+
 
 def patient(*origins: Origin) -> list[PackSource]:
     """Sources with which one bears for long: what is tried here is not how fast this machine is."""

@@ -18,6 +18,8 @@ from deskgrid.images.contract import ImageError
 from deskgrid.model.names import BadName
 from tests.images.chunks.ground import CANARY, KEY, content, published, source
 
+pytestmark = pytest.mark.slow
+
 
 def _cut(path: Path) -> list[tuple[int, int, bool]]:
     with path.open("rb") as file:

@@ -29,6 +29,8 @@ from deskgrid.wire.disk import Command, decode_word, encode_command
 from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, order, origin, published, web
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def made(tmp_path: Path) -> Published:

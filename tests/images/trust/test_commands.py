@@ -19,6 +19,8 @@ from tests.images.built import built_image
 
 from .published import manifest
 
+pytestmark = pytest.mark.slow
+
 PASSWORD = "correct horse battery"
 PEOPLE = ("ada", "bob", "cleo", "rita", "paul", "online")
 

@@ -4,6 +4,7 @@ never gives out what not both have signed, never other content than before, and 
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,8 @@ from deskgrid.images.trust.errors import TrustError
 from deskgrid.images.trust.words import Version
 
 from .rig import NOW, Grid, desktop
+
+pytestmark = pytest.mark.slow
 
 VERSIONS = [Version("einstein", "search", f"{n}.0") for n in range(1, 4)]
 ACTS = st.tuples(
