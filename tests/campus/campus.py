@@ -338,7 +338,12 @@ class Campus:
         in_state = (now - vm.since).total_seconds()
         if vm.state is VmState.PAUSED:
             assert not running
-            assert in_state <= self.scenario.policy.grace_seconds + SLACK_SECONDS
+            grace = self.scenario.policy.grace_seconds
+            assert (
+                in_state <= grace + SLACK_SECONDS or vm.reason.name == "adopted"
+            )  # whose grace began when it was found
+            assert vm.deadline is not None
+            assert -SLACK_SECONDS <= (vm.deadline - now).total_seconds() <= grace
         elif vm.state is VmState.LEAVING:
             most = LEAVE_SECONDS if known.go_on is not None else FINISH_SECONDS
             assert in_state <= most + SLACK_SECONDS or (vm.deadline is not None and vm.deadline > now)
