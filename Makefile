@@ -13,7 +13,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --no-deps
 LOCKED := $(PIP) --require-hashes --only-binary :all:
 SOURCES := pyproject.toml $(shell find src -name '*.py' -o -name '*.sh' -o -name '*.html')
 
-.PHONY: demo test check bench soak setup docs clean lock
+.PHONY: demo test test-long check bench soak setup docs clean lock
 .DEFAULT_GOAL := check
 
 demo: setup ## the main job on real parts: HTCondor, QEMU, a Linux guest, HTTPS
@@ -23,7 +23,11 @@ test: setup $(VENV)/.tests ## everything: lint, types, fast tests, real parts, t
 	tools/system-packages --tests
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -n 4 --cov --cov-report=term -m "not real" tests
-	$(BIN)/pytest -m real tests
+	$(BIN)/pytest -m "real and not long" tests
+
+test-long: setup $(VENV)/.tests ## what takes minutes for one answer
+	tools/system-packages --tests
+	$(BIN)/pytest -m long tests
 
 check: lint ## lint, types, fast tests: a minute
 	$(BIN)/pytest -n 4 --cov --cov-report=term -m "not real and not slow" tests

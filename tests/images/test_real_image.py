@@ -239,6 +239,7 @@ def test_a_machine_joins_a_real_pool_is_as_promised_runs_jobs_and_leaves_without
         assert not pool.command(ours).stdout.strip()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_two_whole_builds_with_the_same_packages_give_the_same_image(built: Built) -> None:
     one = build(RECIPE, rebuild=True)

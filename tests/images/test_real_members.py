@@ -109,6 +109,7 @@ def test_a_job_compiles_and_calculates_in_the_scientific_image(open_folder: Path
         assert machine.hear(Left).cause == "asked"
 
 
+@pytest.mark.long
 def test_the_boinc_client_works_in_its_image_and_is_held_while_a_job_runs(open_folder: Path, tmp_path: Path) -> None:
     """Its project is nobody's address: what can be tried without the internet."""
     recipe = tmp_path / "filler.toml"
