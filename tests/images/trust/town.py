@@ -438,7 +438,8 @@ class Intruder:
         pointer = Pointer("1.0", 1, 9, 8)
         entry = Entry(len(msgspec.json.encode(pointer)), self._put_pointer(pointer))
         self._point(RESEARCHER, entry, served=self.stolen == "rita")
-        self._point(APPROVER, entry, served=False)
+        if self.stolen != "rita":
+            self._point(APPROVER, entry)
 
     def lay_revoked(self) -> None:
         """A draft waits in which the pointer is revoked, and has a number."""
