@@ -38,6 +38,7 @@ from deskgrid.cli.trust_shared import (
     waits,
 )
 from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.model.plain import plain
 
 if TYPE_CHECKING:
     from deskgrid.images.trust.tufapi import Key
@@ -212,7 +213,9 @@ def words(
     with told():
         found = [(file, *named(file)) for file in files]
     if as_json:
-        show_json([{"file": str(file), "what": what, "words": words_of(it), "sha256": it} for file, what, it in found])
+        show_json(
+            [{"file": plain(str(file)), "what": what, "words": words_of(it), "sha256": it} for file, what, it in found]
+        )
     for file, what, it in () if as_json else found:
         tell(f"{file}: {what}, {it}, in words:")
         tell(f"  {words_of(it)}", style="bold")

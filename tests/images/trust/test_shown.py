@@ -236,8 +236,13 @@ def test_the_approver_s_look_is_taken_also_where_only_latest_moves(place: Path, 
 
 def test_words_are_said_as_json_too(place: Path, built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with town(place, built) as here:
-        typer.main.get_command(trust.app)(["words", str(here.key("rita.pub")), "--json"], standalone_mode=False)
-        assert json.loads(capsys.readouterr().out)[0]["file"] == str(here.key("rita.pub"))
+        odd = here.folder / os.fsdecode(b"odd\xff.pub")
+        shutil.copy(here.key("rita.pub"), odd)
+        argv = ["words", str(here.key("rita.pub")), str(odd), "--json"]
+        typer.main.get_command(trust.app)(argv, standalone_mode=False)
+        plain, strange = json.loads(capsys.readouterr().out)
+        assert plain["file"] == str(here.key("rita.pub"))
+        assert strange["file"] == f"{here.folder}/odd\\udcff.pub"
 
 
 # -- one draft stops no other ---------------------------------------------------------------------------------
