@@ -24,6 +24,8 @@ VALUES = st.recursive(WORDS, lambda inner: st.lists(inner) | st.dictionaries(WOR
         ("a\tb\u00a0c", "a b c"),
         ("one\ntwo\r", "one\\ntwo\\x0d"),
         ("\udce9", "\\udce9"),
+        ("a\u3164b\u115f\u1160\uffa0", "a\\u3164b\\u115f\\u1160\\uffa0"),
+        ("\u034f\u2800\ufe0f\u180b\U000e0100\u17b4", "\\u034f\\u2800\\ufe0f\\u180b\\U000e0100\\u17b4"),
     ],
 )
 def test_what_is_no_text_is_spelled_out(text: str, shown: str) -> None:

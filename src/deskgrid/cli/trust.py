@@ -4,6 +4,7 @@ Here: keys, roles and signatures. What concerns one image is in `trust_image`.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ from deskgrid.cli.trust_shared import (
     PasswordFile,
     Repository,
     Root,
+    agree,
     asks,
     content_of,
     differences,
@@ -32,9 +34,11 @@ from deskgrid.cli.trust_shared import (
     show_waiting,
     there,
     told,
+    told_problems,
     waits,
 )
 from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.model.plain import plain
 
 if TYPE_CHECKING:
     from deskgrid.images.trust.tufapi import Key
@@ -168,14 +172,12 @@ def status(
     from deskgrid.images.trust.held import Held
     from deskgrid.images.trust.status import status as state
 
-    with told():
+    with told(), ExitStack() as stack:
         if key is not None:
-            shelf, holding = own_shelf(repository, key, root)
+            shelf, _, _ = stack.enter_context(own_shelf(repository, key, root))
         else:
-            shelf, holding = there(repository, Held.of(content_of(root)) if root is not None else None), None
+            shelf = there(repository, Held.of(content_of(root)) if root is not None else None)
         found = state(shelf, differences)
-        if holding is not None and shelf.held is not None:
-            holding.keep(shelf.held)
     if as_json:
         show_json(found)
         return
@@ -194,6 +196,7 @@ def status(
         show_approval(approval)
     for which, why in found.revoked:
         tell(f"\n{which} is revoked: {why}")
+    told_problems(found.problems)
     if not found.waiting and not found.approvals:
         tell("\nnothing waits for anybody")
     if shelf.held is None:
@@ -210,7 +213,9 @@ def words(
     with told():
         found = [(file, *named(file)) for file in files]
     if as_json:
-        show_json([{"file": file, "what": what, "words": words_of(it), "sha256": it} for file, what, it in found])
+        show_json(
+            [{"file": plain(str(file)), "what": what, "words": words_of(it), "sha256": it} for file, what, it in found]
+        )
     for file, what, it in () if as_json else found:
         tell(f"{file}: {what}, {it}, in words:")
         tell(f"  {words_of(it)}", style="bold")
@@ -229,28 +234,36 @@ def sign(
     as_json: Json = False,
 ) -> None:
     """Sign what waits and your key may sign. What has enough signatures is published."""
-    from deskgrid.images.trust.held import Held
     from deskgrid.images.trust.keys import open_signer
-    from deskgrid.images.trust.status import waiting
+    from deskgrid.images.trust.status import waits_in
 
-    with told():
-        shelf, holding = own_shelf(repository, key, root)
+    with told(), own_shelf(repository, key, root, first=True) as (shelf, held, holding):
         signer = open_signer(key, asks(password_file))
-        waits_ = [wait for role in shelf.signable(signer) if not only or role in only if (wait := waiting(shelf, role))]
-        if not waits_:
+        problems: list[str] = []
+        mine = shelf.signable(signer)
+        waits_ = waits_in(shelf, [role for role in shelf.roles() if not only or role in only], problems)
+        shown = {wait.role: wait.payload for wait in waits_ if wait.role in mine}
+        if not shown:
+            also = "".join(f"; {problem}" for problem in problems)
             raise TrustError(
-                Fault.REQUEST, "nothing", f"key {key}: nothing waits that it may sign; see `deskgrid trust status`"
+                Fault.REQUEST,
+                "nothing",
+                f"key {key}: nothing waits that it may sign; see `deskgrid trust status`{also}",
             )
-        for wait in waits_:
-            show_waiting(wait, as_json)
-        if not yes and not typer.confirm("sign this?", err=True):
-            raise Failed(Exit.NO, "not signed")
-        shown = {wait.role: wait.payload for wait in waits_}
+        if "root" not in shown and not held.roots and holding.read() is None:
+            raise TrustError(
+                Fault.REQUEST,
+                "no-root",
+                "root: you hold none yet, so sign the first one before, or with, anything else",
+            )
+        for wait in waits_ if not as_json else ():
+            if wait.role in shown:
+                show_waiting(wait)
+        agree("sign this?", yes, as_json)
         with shelf.editing():
-            if shelf.held is None:
-                shelf.held = Held.first(shown.get("root"))
-            settle(shelf, shelf.sign(signer, tuple(shown), shown), as_json)
-        holding.keep(shelf.held)
+            signed = shelf.sign(signer, tuple(shown), shown)
+            holding.keep(held)
+            settle(shelf, signed, as_json, problems)
 
 
 @app.command("merge")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deskgrid.cli.office import Json
-from deskgrid.cli.output import Exit, Failed, show_json, tell
+from deskgrid.cli.output import show_json, tell
 from deskgrid.cli.trust_look import look_into
 from deskgrid.cli.trust_shared import (
     HERE,
@@ -15,6 +15,8 @@ from deskgrid.cli.trust_shared import (
     PasswordFile,
     Repository,
     Root,
+    agree,
+    asks,
     content_of,
     differences,
     image_of,
@@ -25,6 +27,7 @@ from deskgrid.cli.trust_shared import (
     signing,
     told,
 )
+from deskgrid.host.files import read_plain
 from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.words import Version
@@ -70,26 +73,26 @@ def approve(
     as_json: Json = False,
 ) -> None:
     """As a project's approver: see what changed, look into the image, and sign what the researcher signed."""
+    from deskgrid.images.trust.keys import open_signer
     from deskgrid.images.trust.shelf import changed
-    from deskgrid.images.trust.status import approvals
+    from deskgrid.images.trust.status import approvals_of
 
-    with told():
+    with told(), own_shelf(repository, key, root) as (shelf, _, _):
         wanted = image_of(image)
-        shelf = own_shelf(repository, key, root)[0]
-        asked = [each for each in approvals(shelf, differences) if each.version == wanted]
+        asked = [each for each in approvals_of(shelf, wanted.project, differences) if each.version == wanted]
         if not asked:
             raise TrustError(Fault.REQUEST, "nothing", f"image {wanted}: it does not wait for its approver")
         for each in asked if not as_json else ():
             show_approval(each)
-        entry = asked[0].entry
+        entry, pointer = asked[0].entry, asked[0].pointer
         if look is not None and entry is not None:
             look_into(shelf.manifest(wanted.path, entry), repository, look, project_key, built, as_json)
-        if not yes and not typer.confirm(f"approve {wanted}?", err=True):
-            raise Failed(Exit.NO, "not approved")
-        with signing(repository, key, password_file, root) as (shelf, signer):
-            if [each for each in approvals(shelf, differences) if each.version == wanted] != asked:
+        agree(f"approve {wanted}?", yes, as_json)
+        signer = open_signer(key, asks(password_file))
+        with shelf.editing():
+            if [each for each in approvals_of(shelf, wanted.project, differences) if each.version == wanted] != asked:
                 raise changed(f"image {wanted}: it")
-            shelf.approve(wanted, datetime.now(UTC), entry)
+            shelf.approve(wanted, datetime.now(UTC), {wanted.path: entry, wanted.latest: pointer})
             sign_project(shelf, wanted, signer, "approver", as_json)
 
 
@@ -118,7 +121,7 @@ def _published(wanted: Version, manifest: Path, repository: Path) -> bytes:
             f"manifest {manifest}: got the one of {made.project}/{made.name}/{made.version}, expected {wanted}'s",
         )
     there = manifest_path(repository, wanted.project, wanted.image, wanted.version)
-    if there.exists() and content_of(there) != content:
+    if there.exists() and _at(there, len(content)) != content:
         raise TrustError(
             Fault.REPOSITORY,
             "mixed",
@@ -126,6 +129,14 @@ def _published(wanted: Version, manifest: Path, repository: Path) -> bytes:
             "image under this version; find out which before you sign",
         )
     return content
+
+
+def _at(path: Path, most_bytes: int) -> bytes:
+    """What lies in the repository, where others may write; nothing, if it can't be read."""
+    try:
+        return read_plain(path, most_bytes)
+    except OSError:
+        return b""
 
 
 def point(
@@ -161,12 +172,11 @@ def revoke(
 
     with told():
         wanted, public = image_of(image), read_public(key)
-        shelf = own_shelf(repository, key, root)[0]
-        held = [role for role in project_roles(wanted.project) if role in shelf.roles()]
-        sides = [of[1] for role in held if public.keyid in keys_of(shelf, role) and (of := project_of(role))]
-        if not sides:
-            raise TrustError(Fault.REQUEST, "no-role", f"key {key}: it is in no role of project {wanted.project}")
         with signing(repository, key, password_file, root) as (shelf, signer):
+            held = [role for role in project_roles(wanted.project) if role in shelf.roles()]
+            sides = [of[1] for role in held if public.keyid in keys_of(shelf, role) and (of := project_of(role))]
+            if not sides:
+                raise TrustError(Fault.REQUEST, "no-role", f"key {key}: it is in no role of project {wanted.project}")
             shelf.revoke(f"{wanted.project}-{sides[0]}", wanted, reason, datetime.now(UTC))
             sign_project(shelf, wanted, signer, sides[0], as_json)
 

@@ -71,8 +71,14 @@ def there(folder: Path, held: "Held | None" = None) -> "Shelf":
     return shelf
 
 
-def own_shelf(folder: Path, key: Path, root: Path | None) -> "tuple[Shelf, Holding]":
-    """The repository as the owner of this key sees it: what follows from the root that he holds beside his key."""
+@contextmanager
+def own_shelf(
+    folder: Path, key: Path, root: Path | None, first: bool = False
+) -> "Iterator[tuple[Shelf, Held, Holding]]":
+    """The repository as the owner of this key sees it: what follows from the root that he holds beside his key.
+
+    What he saw there is kept, also when he then says no. first: he may hold no root yet, if the very first one waits.
+    """
     from deskgrid.images.trust.held import Holding
     from deskgrid.images.trust.keys import read_public
 
@@ -80,10 +86,9 @@ def own_shelf(folder: Path, key: Path, root: Path | None) -> "tuple[Shelf, Holdi
     holding = Holding(key)
     held = holding.begin(root) if root is not None else holding.read()
     shelf = there(folder, held)
-    if (held is None or not held.roots) and shelf.settled("root") is None:
-        shelf.held = None  # before the very first root is signed: nobody holds one
-        held = None
-    if held is None and shelf.settled("root") is not None:
+    if first:
+        shelf.begin()
+    if shelf.held is None:
         raise TrustError(
             Fault.REQUEST,
             "no-root",
@@ -91,7 +96,11 @@ def own_shelf(folder: Path, key: Path, root: Path | None) -> "tuple[Shelf, Holdi
             "witness for itself: get the file 1.root.json from your administrators, compare its words with theirs by "
             "telephone (`deskgrid trust words 1.root.json`), and say `--root 1.root.json` once",
         )
-    return shelf, holding
+    try:
+        yield shelf, shelf.held, holding
+    finally:
+        if shelf.held.seen:
+            holding.keep(shelf.held)
 
 
 @contextmanager
@@ -101,12 +110,10 @@ def signing(
     """Open the key before the repository is locked: while a person looks for a password, the coordinator goes on."""
     from deskgrid.images.trust.keys import open_signer
 
-    shelf, holding = own_shelf(folder, key, root)
-    signer = open_signer(key, asks(password_file))
-    with shelf.editing():
-        yield shelf, signer
-    if shelf.held is not None:
-        holding.keep(shelf.held)
+    with own_shelf(folder, key, root) as (shelf, _, _):
+        signer = open_signer(key, asks(password_file))
+        with shelf.editing():
+            yield shelf, signer
 
 
 @contextmanager
@@ -149,7 +156,8 @@ def sign_project(shelf: "Shelf", wanted: Version, signer: "Signer", side: str, a
             f"role {role}: more waits there than {wanted}: {'; '.join(others)}; see `deskgrid trust status`, "
             "and sign all of it with `deskgrid trust sign` or delete it from the folder `pending`",
         )
-    show_waiting(wait, as_json)
+    if not as_json:
+        show_waiting(wait)
     signed = shelf.sign(signer, (role,), {role: drafted.payload})
     if not signed:
         raise TrustError(
@@ -160,11 +168,15 @@ def sign_project(shelf: "Shelf", wanted: Version, signer: "Signer", side: str, a
     settle(shelf, signed, as_json)
 
 
-def settle(shelf: "Shelf", signed: Sequence[str], as_json: bool) -> None:
-    published = shelf.settle()
+def settle(shelf: "Shelf", signed: Sequence[str], as_json: bool, problems: Sequence[str] = ()) -> None:
+    """Move what is complete, and say what was done. problems: of what waits elsewhere, found before."""
+    found = [*problems]
+    published = shelf.settle(found)
+    found = list(dict.fromkeys(found))
     if as_json:
-        show_json({"signed": signed, "published": published})
+        show_json({"signed": signed, "published": published, "problems": found})
         return
+    told_problems(found)
     for role in signed:
         tell(f"signed: {role}")
     for role in published:
@@ -181,22 +193,41 @@ def show_approval(approval: "Approval") -> None:
     if approval.entry is not None:
         tell(f"  SHA-256 of its manifest: {approval.entry.sha256} ({approval.entry.size_bytes} bytes)")
         tell(f"  in words, as its researcher reads them to you: {words_of(approval.entry.sha256)}")
-    tell("\n".join(f"  {change}" for change in approval.changes))
+    tell("\n".join(f"  {change}" for change in (approval.becomes, *approval.changes) if change))
 
 
-def show_waiting(wait: "Waiting", as_json: bool) -> None:
-    if as_json:
+def agree(question: str, yes: bool, as_json: bool) -> None:
+    """Ask before something is signed. Raises: Failed, TrustError when nobody could have seen what."""
+    if yes:
         return
+    if as_json:
+        raise TrustError(
+            Fault.REQUEST,
+            "not-shown",
+            "--json: it shows nobody what would be signed, so nobody can be asked; look at `deskgrid trust status`, "
+            "then say `--yes` too, or leave `--json` out",
+        )
+    if not typer.confirm(question, err=True):
+        raise Failed(Exit.NO, "not signed")
+
+
+def told_problems(problems: Sequence[str]) -> None:
+    for problem in problems:
+        tell(f"not to be signed: {problem}")
+
+
+def show_waiting(wait: "Waiting") -> None:
     tell(f"{wait.role} version {wait.version}, good until {wait.expires_at:%Y-%m-%d}:", style="bold")
     tell("\n".join(f"  {change}" for change in wait.changes))
 
 
 def waits(shelf: "Shelf", as_json: bool) -> None:
-    from deskgrid.images.trust.status import waiting
+    from deskgrid.images.trust.status import waits_in
 
-    found = [each for role in shelf.roles() if (each := waiting(shelf, role))]
+    problems: list[str] = []
+    found = waits_in(shelf, shelf.roles(), problems)
     if as_json:
-        show_json({"waiting": found})
+        show_json({"waiting": found, "problems": problems})
         return
     for each in found:
         tell(f"{each.role} version {each.version}: {each.sentence}")

@@ -2,11 +2,13 @@
 
 Rules, told first
 - Only a role that enough of its keys of today have signed says anything.
+- What waits may have been laid there by anybody: what can't be read of it is a problem of its role, and no other's.
 - Whether an image may start is not decided here, but by `images/trust/client.py`.
 """
 
 from collections.abc import Iterator
 
+from deskgrid.images.trust.errors import TrustError
 from deskgrid.images.trust.pointer import decode
 from deskgrid.images.trust.roles import TARGETS, entry_of, owner, parse_path, project_roles, projects
 from deskgrid.images.trust.shelf import Shelf, keys_of
@@ -15,7 +17,10 @@ from deskgrid.images.trust.words import LATEST, Entry, Version
 
 
 class Said:
-    """All of it. projects: that exist. versions: in order, pointers left out. revoked: digest and why."""
+    """All of it. projects: that exist. versions: in order, pointers left out. revoked: digest and why.
+
+    problems: what waits and can't be read, a sentence each.
+    """
 
     def __init__(self, shelf: Shelf) -> None:
         """Read all. Raises: TrustError."""
@@ -26,18 +31,29 @@ class Said:
         self._signed: dict[str, tuple[str, ...]] = {}
         self._entries: dict[tuple[str, Version], Entry] = {}
         self._waiting: dict[Version, Entry] = {}
-        for role in (role for roles in self._roles.values() for role in roles):
+        self.problems: list[str] = []
+        roles = [role for both in self._roles.values() for role in both]
+        for role in roles:
             self._take(role)
+        for role in roles:
+            self._take_draft(role)
         self.revoked = {e.sha256: e.revoked for e in self._entries.values() if e.revoked is not None}
         found = {version for _, version in self._entries} | self._waiting.keys()
         self.versions = sorted(version for version in found if version.version != LATEST)
 
     def _take(self, role: str) -> None:
-        held, draft = self.shelf.settled(role), self.shelf.pending(role)
+        held = self.shelf.settled(role)
         results = self.shelf.verification(role, held) if held is not None else ()
         self._signed[role] = tuple(sorted({owner(key) for result in results for key in result.signed.values()}))
         if held is not None and results and all(results):
             self._entries |= {(role, version): entry for version, entry in _listed(held.signed)}
+
+    def _take_draft(self, role: str) -> None:
+        try:
+            draft = self.shelf.pending(role)
+        except TrustError as error:
+            self.problems.append(str(error))
+            return
         if draft is not None:
             self._waiting |= dict(_listed(draft.signed))
 

@@ -23,6 +23,7 @@ from deskgrid.coordinator.catalogue import Unreadable
 from deskgrid.coordinator.project_keys import ProjectKeys
 from deskgrid.coordinator.settings import ImageSettings
 from deskgrid.core.catalogue import Listed, Listing
+from deskgrid.host.files import read_plain
 from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.errors import TrustError
 from deskgrid.images.trust.words import Entry, Version
@@ -131,6 +132,7 @@ class SignedCatalogue:
 
     def _read(self, now: datetime, problems: list[str]) -> Listing:
         from deskgrid.coordinator.said import Said
+        from deskgrid.images.trust.roles import ROOT_BYTES
         from deskgrid.images.trust.shelf import Shelf
 
         revoked: Mapping[str, str] = {}
@@ -139,7 +141,8 @@ class SignedCatalogue:
             shelf.must_be_there()
             said = Said(shelf)
             revoked = said.revoked
-            with self._trusted((shelf.metadata / "1.root.json").read_bytes()) as trusted:
+            problems.extend(said.problems)
+            with self._trusted(read_plain(shelf.metadata / "1.root.json", ROOT_BYTES)) as trusted:
                 until = trusted.refresh(now).expires_at
                 keyless = self._keys.read(said.projects)
                 problems.extend(keyless.values())

@@ -136,6 +136,15 @@ def open_plain(path: Path) -> IO[bytes]:
     return os.fdopen(handle, "rb")
 
 
+def read_plain(path: Path, most_bytes: int) -> bytes:
+    """The content of a plain file, or its beginning: one byte more than `most_bytes` says that it is longer.
+
+    Raises: OSError, also when it is no plain file.
+    """
+    with open_plain(path) as file:
+        return file.read(most_bytes + 1)
+
+
 def create_plain(path: Path, mode: int = 0o600) -> IO[bytes]:
     """Make a new file and open it to read and write; nothing that is there, and no link, is taken for it.
 

@@ -2,28 +2,31 @@
 
 Rules, told first
 - Told is all by which a machine of it would differ: packages, the kernel's command line, memory, the sizes of what it
-  boots from, which image was built, how many chunks are new.
+  boots from, what it says of itself, which image was built, how many chunks are new, and where other ones stand.
+- "The same" is said of what is equal, not of what looks so: whole values are compared, and shown uncut.
 - A manifest that can't be read, or has in it what deskgrid never writes, is refused: nobody can know what he approves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from deskgrid.images.chunks.manifest import (
     HOLE,
+    STREAMS,
     PublishedManifest,
     Stream,
     Table,
     boot_order,
     decode,
     encode,
+    span,
     title,
 )
 from deskgrid.images.contract import ImageError
 from deskgrid.images.manifest import Package
-from deskgrid.images.trust.words import readable
 from deskgrid.model.counted import counted
+from deskgrid.model.plain import plain
 
 
 def differences(before: bytes | None, after: bytes) -> Sequence[str]:
@@ -37,28 +40,32 @@ def differences(before: bytes | None, after: bytes) -> Sequence[str]:
     old, old_table = decode(before) if before is not None else (None, None)
     was = {} if old is None else _told(old)
     return (
-        *(_fact(what, text, was.get(what)) for what, text in _told(new).items() if text or was.get(what)),
+        *(_fact(what, fact, was.get(what)) for what, fact in _told(new).items() if fact[1] or was.get(what)),
+        *_said(old, new),
         _chunks(old, old_table, new, table),
+        *(_places(old, old_table, new, table) if old is not None and old_table is not None else ()),
         *_packages(old.packages if old else None, new.packages),
     )
 
 
-_TOLD_APART = ("table", "packs", "packages", "boot", "version")
+_TOLD_APART = ("table", "packs", "packages", "boot", "version", "says")
 _NAMES = {
     "source": "built image",
     "key_id": "key of the project",
     "cmdline": "kernel command line",
     "memory_bytes": "memory",
-    "says": "its machines say",
 }
+_Fact = tuple[object, str]
+"""A value, and how it is shown."""
 
 
-def _told(manifest: PublishedManifest) -> dict[str, str]:
+def _told(manifest: PublishedManifest) -> dict[str, _Fact]:
     """All fields of a manifest for people, also those that later versions of deskgrid add."""
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__ if name not in _TOLD_APART}
+    boot = boot_order(manifest)
     return {
-        **{_NAMES.get(name, name.replace("_", " ")): _text(name, value) for name, value in fields.items()},
-        "boot order": f"{counted(len(boot_order(manifest)), 'chunk')}",
+        **{_NAMES.get(name, name.replace("_", " ")): (value, _text(name, value)) for name, value in fields.items()},
+        "boot order": (boot, counted(len(boot), "chunk")),
     }
 
 
@@ -66,18 +73,21 @@ def _text(name: str, value: object) -> str:
     if isinstance(value, Stream):
         return f"{value.bytes} bytes"
     if isinstance(value, tuple):
-        return readable(", ".join(msgspec.json.encode(each).decode() for each in value), 8192)
-    return f"{readable(str(value), 4096)}{' bytes' if name.endswith('_bytes') else ''}"
+        return plain(", ".join(msgspec.json.encode(each).decode() for each in value))
+    return f"{plain(str(value))}{' bytes' if name.endswith('_bytes') else ''}"
 
 
-def _fact(what: str, new: str, old: str | None) -> str:
-    changed = f"{old} → {new}" if old is not None and old != new else new
-    return f"{what}: {changed}{', the same' if old == new else ''}"
+def _fact(what: str, new: _Fact, old: _Fact | None) -> str:
+    if old is None:
+        return f"{what}: {new[1]}"
+    if old[0] == new[0]:
+        return f"{what}: {new[1]}, the same"
+    return f"{what}: {new[1]}, not the same" if old[1] == new[1] else f"{what}: {old[1]} → {new[1]}"
 
 
 def _chunks(old: PublishedManifest | None, old_table: Table | None, new: PublishedManifest, table: Table) -> str:
-    known = _places(old, old_table) if old is not None and old_table is not None else {}
-    here = _places(new, table)
+    known = _lengths(old, old_table) if old is not None and old_table is not None else {}
+    here = _lengths(new, table)
     fresh = here.keys() - known.keys()
     new_bytes, all_bytes = sum(here[place] for place in fresh), sum(here.values())
     return (
@@ -86,7 +96,7 @@ def _chunks(old: PublishedManifest | None, old_table: Table | None, new: Publish
     )
 
 
-def _places(manifest: PublishedManifest, table: Table) -> dict[tuple[str, int], int]:
+def _lengths(manifest: PublishedManifest, table: Table) -> dict[tuple[str, int], int]:
     """The chunks of an image by what names them, with their lengths."""
     return {
         (manifest.packs[pack].name, blob): length
@@ -95,19 +105,57 @@ def _places(manifest: PublishedManifest, table: Table) -> dict[tuple[str, int], 
     }
 
 
-def _packages(before: Sequence[Package] | None, after: Sequence[Package]) -> tuple[str, ...]:
-    new = _versions(after)
+def _places(old: PublishedManifest, old_table: Table, new: PublishedManifest, table: Table) -> Iterator[str]:
+    """Where a file of the image has other chunks: the same ones in another order are another file."""
+    for name in STREAMS:
+        was, is_ = _laid(old, old_table, name), _laid(new, table, name)
+        every = was.keys() | is_.keys()
+        other = sum(was.get(at) != is_.get(at) for at in every)
+        if every:
+            yield f"content of {name}: " + (
+                f"{other} of {len(every)} places have other chunks" if other else "the same"
+            )
+
+
+def _laid(manifest: PublishedManifest, table: Table, name: str) -> dict[int, tuple[str, int, int]]:
+    """The chunks and holes of one file by where they begin."""
+    where = span(manifest, table, name)
+    return {
+        offset: ("", 0, table.lengths[at])
+        if table.packs[at] == HOLE
+        else (manifest.packs[table.packs[at]].name, table.blobs[at], table.lengths[at])
+        for at, offset in enumerate(where.offsets[:-1], where.first)
+    }
+
+
+def _said(old: PublishedManifest | None, new: PublishedManifest) -> Sequence[str]:
+    """What machines of it say of themselves, each attribute that is not the same."""
+    was = [(each.name, f"= {each.text}") for each in old.says] if old else []
+    changed = [f"its machines say: {line}" for line in _lines(was, [(one.name, f"= {one.text}") for one in new.says])]
+    return changed or (("its machines say of themselves: the same",) if new.says else ())
+
+
+def _packages(before: Sequence[Package] | None, after: Sequence[Package]) -> Sequence[str]:
     if before is None:
-        return (
-            f"the first version, with {counted(len(new), 'package')}" if new else "it lists no packages: look into it",
-        )
-    old = _versions(before)
-    return (
+        said = f"the first version, with {counted(len(after), 'package')}"
+        return (said if after else "it lists no packages: look into it",)
+    was = [(one.name, one.version) for one in before]
+    return _lines(was, [(one.name, one.version) for one in after]) or ("the same packages",)
+
+
+def _lines(before: Iterable[tuple[str, str]], after: Iterable[tuple[str, str]]) -> Sequence[str]:
+    """What came, what is gone, what is another; several of one name are told together."""
+    old, new = _by_name(before), _by_name(after)
+    lines = (
         *(f"+ {name} {new[name]}" for name in sorted(new.keys() - old.keys())),
         *(f"- {name} {old[name]}" for name in sorted(old.keys() - new.keys())),
         *(f"{name} {old[name]} → {new[name]}" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]),
-    ) or ("the same packages",)
+    )
+    return tuple(map(plain, lines))
 
 
-def _versions(packages: Sequence[Package]) -> dict[str, str]:
-    return {readable(package.name): readable(package.version) for package in sorted(packages)}
+def _by_name(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for name, value in sorted(pairs):
+        found.setdefault(name, []).append(value)
+    return {name: ", ".join(values) for name, values in found.items()}

@@ -7,6 +7,11 @@ surrogates become such as "\\x1b" or "\\u202e": visible, and without effect. All
 import re
 
 _ODD = re.compile(r"[^ -~]")
+_NOTHING = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Letters and marks that show nothing (Unicode's Default_Ignorable_Code_Point, and the empty Braille pattern), which
+Python calls printable."""
 _SPACES = frozenset("\t\xa0\u202f\u2007\u3000\u2009\u200a")
 
 
@@ -34,7 +39,7 @@ def _spelled(char: str, lines: bool) -> str:
 
 
 def _shown(char: str) -> bool:
-    return char.isprintable()
+    return char.isprintable() and not _NOTHING.match(char)
 
 
 def _escaped(char: str) -> str:

@@ -152,6 +152,27 @@ def test_a_chunk_that_was_damaged_in_the_folder_is_stored_anew(tmp_path: Path) -
     assert len(_chunks(tmp_path, second)) > 1
 
 
+def test_only_what_an_interrupted_publication_of_ours_left_is_taken_away(tmp_path: Path) -> None:
+    home, packs = tmp_path / "home", tmp_path / "server/lab/packs"
+    unfinished = f".{'a' * 64}.ab12_xyz"
+    for folder in (home, packs / "bb"):
+        folder.mkdir(parents=True)
+        for name in (".bashrc", ".deskgrid-key", unfinished):
+            (folder / name).write_text("x")
+    (packs / "aa").symlink_to(home)
+    published(tmp_path, content())
+    assert {path.name for path in home.iterdir()} == {unfinished, ".bashrc", ".deskgrid-key"}
+    assert {path.name for path in (packs / "bb").iterdir()} == {".bashrc", ".deskgrid-key"}
+
+
+def test_a_pipe_in_the_place_of_a_manifest_is_not_waited_for(tmp_path: Path) -> None:
+    place = tmp_path / "server/images/lab/demo/1.json"
+    place.parent.mkdir(parents=True)
+    os.mkfifo(place)
+    with pytest.raises(ImageError, match="publishing to"):
+        published(tmp_path, content())
+
+
 def test_pipes_among_the_packs_are_left_alone(tmp_path: Path) -> None:
     first = published(tmp_path, content())
     os.mkfifo(tmp_path / "server/lab/packs" / first.manifest.packs[0].name[:2] / ("0" * 64))

@@ -1,7 +1,9 @@
 """A published image taken apart again, and compared with one's own build of it."""
 
+import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from deskgrid.images.chunks.keys import Damaged, ProjectKey, sum_of
@@ -10,6 +12,7 @@ from deskgrid.images.chunks.packs import assemble
 from deskgrid.images.chunks.publish import Published, pack_path, publish, source_of
 from deskgrid.images.chunks.unpack import same_as_built, unpack
 from deskgrid.images.contract import ImageError
+from deskgrid.images.manifest import Package
 from tests.images.built import built_image
 
 KEY = ProjectKey(b"k" * 32)
@@ -82,3 +85,24 @@ def test_a_chunk_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> No
     )
     with pytest.raises(Damaged):
         unpack(encode(evil), web, KEY, tmp_path / "look")
+
+
+def test_another_seed_and_other_packages_are_told_apart(tmp_path: Path) -> None:
+    built = built_image(tmp_path / "built")
+    (tmp_path / "seed.iso").write_bytes(b"#cloud-config: evil".ljust(4096))
+    source = msgspec.structs.replace(source_of(built), seed=tmp_path / "seed.iso", packages=(Package("telnet", "1"),))
+    made = publish(source, tmp_path / "web", ("lab", "demo", "1"), KEY)
+    found = unpack(encode(made.manifest), tmp_path / "web", KEY, tmp_path / "look")
+    assert same_as_built(found, built) == [
+        "it lists other packages than your build",
+        "seed.iso is not the one of your build",
+    ]
+
+
+def test_a_pipe_in_the_place_of_a_pack_is_refused(tmp_path: Path) -> None:
+    made, web = published(tmp_path, built_image(tmp_path / "built"))
+    (pack,) = (path for path in web.rglob("packs/*/*") if path.is_file())
+    pack.unlink()
+    os.mkfifo(pack)
+    with pytest.raises(ImageError, match="no plain file"):
+        unpack(encode(made.manifest), web, KEY, tmp_path / "look")

@@ -2,7 +2,7 @@
 of the people who sign: whatever he does and they type, no desktop takes an image that its signers did not see."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from .conftest import MEMORY
 from .town import APPROVER, RESEARCHER, Intruder, Town, town
 
 STOLEN = (None, "rita", "paul", "ada", "bob")
-MEMORY = next((path for path in ("/dev/shm",) if Path(path).is_dir()), None)
 BOTH = (RESEARCHER, APPROVER)
 ACTS: dict[str, Callable[[Intruder], object]] = {
     "nothing": lambda it: it.nothing(),
@@ -36,21 +36,15 @@ ACTS: dict[str, Callable[[Intruder], object]] = {
     "swap version": lambda it: it.swap_version(),
     "take away": lambda it: it.take_away(APPROVER),
     "take targets away": lambda it: it.take_away("targets"),
+    "take root away": lambda it: it.take_away("root"),
+    "forge root": lambda it: it.forge_root(),
+    "lay earlier": lambda it: it.lay_earlier(),
+    "lay back": lambda it: it.lay_back(),
+    "lay revoked": lambda it: it.lay_revoked(),
+    "lay unrevoked": lambda it: it.lay_unrevoked(),
     "list all": lambda it: it.list_all(),
 }
 HONEST = ("propose", "approve", "new_life")
-
-
-@pytest.fixture(scope="module")
-def built() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        yield Path(folder) / "begun"
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        yield Path(folder) / "town"
 
 
 def unseen(here: Town, intruder: Intruder, home: str) -> list[str]:
@@ -89,6 +83,7 @@ STORIES = {
     "more keys under the same names": ("lay more keys", "new_life", "number up", "list all"),
     "another manifest": ("swap manifests", "propose", "swap manifests", "approve", "swap manifests", "renew"),
     "a delegation": ("propose", "lay hidden", "approve", "list all"),
+    "a revocation taken back": ("propose", "approve", "revoke", "lay unrevoked", "approve", "list all"),
 }
 
 
@@ -132,6 +127,51 @@ def test_what_changes_while_an_administrator_is_asked_is_not_signed(
         assert unseen(here, intruder, "desktop") == []
 
 
+@pytest.mark.parametrize("who", ["rita", "paul"])
+@pytest.mark.parametrize("stolen", [None, "rita", "paul"])
+def test_who_holds_no_root_signs_nothing_that_a_root_of_the_intruder_s_would_show(
+    place: Path, built: Path, who: str, stolen: str | None
+) -> None:
+    with town(place, built) as here:
+        intruder = Intruder(here, stolen)
+        here.propose()
+        intruder.remember()
+        intruder.take_away("root")
+        before = here.signatures()
+        here.first_command(who, intruder.forge_root)
+        made = here.signatures() - before
+        assert not any(signer == here.keyid(who) for _, signer in made)
+        intruder.put_back(-2)
+        intruder.number_up(*BOTH)
+        intruder.list_all()
+        assert unseen(here, intruder, "desktop") == []
+
+
+LATEST_STORIES = {
+    "a pointer that was good before": ("lay earlier", "propose", "list all"),
+    "a step back that is none of now": ("lay back", "propose", "approve", "list all"),
+    "a step back that waits": ("propose", "lay back", "approve", "list all"),
+    "a revoked pointer": ("lay revoked", "approve", "list all"),
+}
+
+
+@pytest.mark.parametrize("stolen", [None, "rita", "paul"])
+@pytest.mark.parametrize("story", LATEST_STORIES)
+def test_latest_goes_back_only_if_its_signers_were_shown_that_it_does(
+    place: Path, built: Path, story: str, stolen: str | None
+) -> None:
+    with town(place, built) as here:
+        assert here.propose()
+        assert here.approve()
+        here.renew()
+        was = here.latest("desktop")
+        intruder = Intruder(here, stolen)
+        for name in LATEST_STORIES[story]:
+            act(here, intruder, name)
+        latest = here.latest("desktop")
+        assert latest >= was or not latest or here.were_shown_a_step_back(stolen)
+
+
 class Intrusion(RuleBasedStateMachine):
     """Weeks of people who publish, and of somebody who is always there."""
 
@@ -143,7 +183,7 @@ class Intrusion(RuleBasedStateMachine):
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=MEMORY))) / "town"
         self.town = self.stack.enter_context(town(folder, self.begun))
         self.intruder = Intruder(self.town, stolen)
-        self.looks = 0
+        self.looks = self.latest = 0
 
     def teardown(self) -> None:
         if hasattr(self, "stack"):
@@ -163,6 +203,16 @@ class Intrusion(RuleBasedStateMachine):
     def a_new_life(self, before: str, asked: str) -> None:
         ACTS[before](self.intruder)
         self.town.new_life(meanwhile=lambda: ACTS[asked](self.intruder))
+
+    @rule(
+        who=st.sampled_from(("rita", "paul", "ada")),
+        before=st.sampled_from(("take root away", *sorted(ACTS))),
+        asked=st.sampled_from(("forge root", *sorted(ACTS))),
+    )
+    def a_first_command(self, who: str, before: str, asked: str) -> None:
+        """Somebody lost what he held, or never had it; he acts before, and while the password is asked."""
+        ACTS[before](self.intruder)
+        self.town.first_command(who, lambda: ACTS[asked](self.intruder))
 
     @rule()
     def a_revocation(self) -> None:
@@ -185,6 +235,9 @@ class Intrusion(RuleBasedStateMachine):
         self.looks += 1
         for home in ("desktop", f"new desktop {self.looks}"):  # one that remembers, one that never saw anything
             assert unseen(self.town, self.intruder, home) == []
+        latest = self.town.latest("desktop")
+        assert latest >= self.latest or not latest or self.town.were_shown_a_step_back(self.intruder.stolen)
+        self.latest = max(latest, self.latest)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from deskgrid.images.trust.pointer import check_pointer, next_pointer
 from deskgrid.images.trust.repository import first_root, key_named
 from deskgrid.images.trust.roles import project_of
 from deskgrid.images.trust.shelf import Shelf, keys_of
-from deskgrid.images.trust.status import package_differences, revocations, status
+from deskgrid.images.trust.status import approvals_of, package_differences, revocations, status, waiting
 from deskgrid.images.trust.words import Pointer, Version
 
 from .rig import DAY, HOUR, NOW, ONE, TWO, Grid, desktop, person, refused
@@ -252,7 +252,10 @@ def test_a_step_back_of_latest_waits_for_the_approver_as_such(grid: Grid) -> Non
         grid.signed(grid.rita)
     (approval,) = status(grid.shelf).approvals
     assert approval.version == ONE
-    assert "BACK" in approval.changes[0]
+    assert (approval.changes, "becomes 1.0, number 1, serial 3, a step BACK" in approval.becomes) == (
+        ("no new content",),
+        True,
+    )
 
 
 def test_status_says_what_keys_come_and_go_and_what_expires(grid: Grid) -> None:
@@ -297,8 +300,9 @@ def test_the_approver_is_never_shown_a_manifest_that_the_researcher_did_not_sign
     grid.propose(ONE, packages(gcc="12"))
     (file,) = (path for path in grid.shelf.targets.rglob("*.1.0.json"))
     file.write_bytes(packages(gcc="6"))
-    said = refused("mixed", Fault.REPOSITORY, lambda: status(grid.shelf))
+    said = refused("mixed", Fault.REPOSITORY, lambda: approvals_of(grid.shelf, "einstein"))
     assert "sign nothing" in said
+    assert said in status(grid.shelf).problems[0]
     refused("mixed", Fault.REPOSITORY, lambda: grid.shelf.approve(ONE, NOW))
 
 
@@ -317,7 +321,7 @@ def test_what_a_signer_wrote_cannot_move_the_cursor_of_who_reads_it(grid: Grid, 
 def test_metadata_of_absurd_size_and_a_folder_without_root_are_sentences(grid: Grid, tmp_path: Path) -> None:
     with (grid.shelf.waiting / "targets.json").open("wb") as file:
         file.truncate(1 << 30)
-    refused("too-long", Fault.REPOSITORY, lambda: status(grid.shelf))
+    refused("too-long", Fault.REPOSITORY, lambda: waiting(grid.shelf, "targets"))
     empty = Shelf(tmp_path / "empty")
     with empty.editing(new=True):
         refused("no-root", Fault.REPOSITORY, lambda: empty.root())

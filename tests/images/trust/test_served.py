@@ -9,11 +9,11 @@ import pytest
 from deskgrid.images.trust import repository
 from deskgrid.images.trust.errors import Fault
 from deskgrid.images.trust.form import MOST_VERSION
-from deskgrid.images.trust.held import Held, Holding
+from deskgrid.images.trust.held import Held, Holding, digest_of
 from deskgrid.images.trust.repository import again
 from deskgrid.images.trust.shelf import Shelf
 from deskgrid.images.trust.status import approvals, status, waiting
-from deskgrid.images.trust.tufapi import DelegatedRole, Delegations, Metadata
+from deskgrid.images.trust.tufapi import DelegatedRole, Delegations, Metadata, Targets
 from deskgrid.images.trust.words import Version
 
 from .rig import DAY, NOW, ONE, TWO, Grid, desktop, person, refused
@@ -162,11 +162,10 @@ def test_what_a_signer_holds_is_kept_beside_the_key_and_begins_once(grid: Grid, 
 
 
 def test_the_first_root_is_held_as_it_was_shown(grid: Grid, tmp_path: Path) -> None:
-    refused("no-root", Fault.REQUEST, lambda: Held.first(None))
-    shown = Held.first(grid.file("1.root.json").signed_bytes)
-    assert Shelf(grid.shelf.folder, shown).settled("root") is not None
+    shown = digest_of(grid.file("1.root.json"))
+    assert Shelf(grid.shelf.folder, Held(shown)).settled("root") is not None
     other = Grid(tmp_path / "other")
-    assert Shelf(other.shelf.folder, Held.first(grid.file("1.root.json").signed_bytes)).settled("root") is None
+    assert Shelf(other.shelf.folder, Held(shown)).settled("root") is None
 
 
 # -- nothing that is not shown --------------------------------------------------------------------------------
@@ -192,9 +191,30 @@ def strangely(draft: Metadata[Any], how: str) -> None:
             targets.version = MOST_VERSION
         case "unreadable reason":
             file.unrecognized_fields["custom"]["revoked"] = "\x1b[2J"
+        case "version of the specification":
+            targets.spec_version = "1.0." + "6" * 3000
+        case _:
+            strange_entry(targets, how)
 
 
-STRANGE = ["delegations", "field", "field of an entry", "custom field", "hash", "version", "unreadable reason"]
+def strange_entry(targets: Targets, how: str) -> None:
+    custom = {path: file.unrecognized_fields["custom"] for path, file in targets.targets.items()}
+    match how:
+        case "earlier of a version":
+            custom[ONE.path]["earlier"] = "ab" * 32
+        case "number of a pointer":
+            custom[ONE.latest]["number"] = 7
+        case "revoked pointer":
+            custom[ONE.latest]["revoked"] = "hidden"
+        case "earlier of the approver's pointer":
+            custom[ONE.latest]["earlier"] = "ab" * 32
+
+
+STRANGE = [
+    *("delegations", "field", "field of an entry", "custom field", "hash", "version", "unreadable reason"),
+    *("version of the specification", "earlier of a version", "number of a pointer", "revoked pointer"),
+    "earlier of the approver's pointer",
+]
 
 
 @pytest.mark.parametrize("how", STRANGE)

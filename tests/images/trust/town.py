@@ -11,16 +11,19 @@ Rules, told first
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import typer
 
 from deskgrid.cli import trust
@@ -28,12 +31,12 @@ from deskgrid.cli.output import Failed
 from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.client import Trusted
 from deskgrid.images.trust.errors import TrustError
-from deskgrid.images.trust.keys import make_key, open_signer
-from deskgrid.images.trust.repository import listed, next_snapshot, next_timestamp, target_file
+from deskgrid.images.trust.keys import make_key, open_signer, read_public
+from deskgrid.images.trust.repository import first_root, listed, next_snapshot, next_timestamp, target_file
 from deskgrid.images.trust.roles import OWNER, pattern
 from deskgrid.images.trust.source import FolderSource
 from deskgrid.images.trust.tufapi import CryptoSigner, DelegatedRole, Delegations, Key, Metadata, Signer, Targets
-from deskgrid.images.trust.words import Entry, Version
+from deskgrid.images.trust.words import Entry, Pointer, Version
 
 from .published import manifest
 from .rig import person
@@ -42,6 +45,7 @@ PASSWORD = "correct horse battery"
 PEOPLE = ("ada", "bob", "cleo", "rita", "paul", "online")
 RESEARCHER, APPROVER = "einstein-researcher", "einstein-approver"
 EVIL = Version("einstein", "search", "66.6")
+POINTER = EVIL.latest
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 Act = Callable[[], object]
 
@@ -65,6 +69,7 @@ class Town:
     def __init__(self, folder: Path) -> None:
         self.folder, self.web = folder, folder / "web"
         self.saw: dict[str, set[str]] = {"rita": set(), "paul": set()}
+        self.screens = {"rita": "", "paul": ""}
         self.number = 0
 
     # -- commands ---------------------------------------------------------------------------------------------
@@ -83,6 +88,8 @@ class Town:
             code = 1
         finally:
             sys.stdin = before
+        for who in self.screens:
+            self.screens[who] += screen.getvalue() if self.key(who) in argv else ""
         return code, screen.getvalue()
 
     def signing(self, command: str, *argv: object, **how: Any) -> tuple[int, str]:
@@ -90,6 +97,35 @@ class Town:
 
     def key(self, who: str) -> Path:
         return self.folder / who
+
+    @contextmanager
+    def asked(self, meanwhile: Act) -> Iterator[Path]:
+        """A password file that takes its time: `meanwhile` happens when it is opened, or at the end if it never is."""
+        file = self.folder / "asked"
+        os.mkfifo(file)
+
+        def answer() -> None:
+            with suppress(BrokenPipeError), file.open("w") as pipe:
+                meanwhile()
+                pipe.write(PASSWORD)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield file
+        finally:
+            handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+            thread.join()
+            os.close(handle)
+            file.unlink()
+
+    def keyid(self, who: str) -> str:
+        return read_public(self.key(who)).keyid
+
+    def signatures(self) -> set[tuple[str, str]]:
+        """All that lie in the folder, with their keys."""
+        found = [json.loads(path.read_bytes()) for path in self.web.glob("[mp]e*/*.json")]
+        return {(each["sig"], each["keyid"]) for one in found for each in one["signatures"]}
 
     # -- what people do ---------------------------------------------------------------------------------------
 
@@ -118,6 +154,21 @@ class Town:
     def _paul_reads(self, screen: str) -> bool:
         self.saw["paul"] |= set(_DIGEST.findall(screen))
         return True
+
+    def first_command(self, who: str, meanwhile: Act = lambda: None) -> None:
+        """Somebody who holds no root types what he would, and then says `--root` as he was told to."""
+        self.key(f"{who}.held").unlink(missing_ok=True)
+        image = f"einstein/search/{self.number + 1}.0"
+        own = self.folder / "own.json"
+        own.write_bytes(manifest(image, cmdline="good"))
+        argv: dict[str, tuple[object, ...]] = {
+            "rita": ("propose", image, own, self.key(who)),
+            "paul": ("approve", f"einstein/search/{self.number}.0", self.key(who), "--yes"),
+            "ada": ("sign", self.key(who), "--yes"),
+        }
+        with self.asked(meanwhile) as password:
+            self.type(str(argv[who][0]), *argv[who][1:], "--password-file", password)
+        self.type("status", "--key", self.key(who), "--root", self.folder / "1.root.json")
 
     def revoke(self) -> bool:
         """Paul steps back from the newest version."""
@@ -150,6 +201,19 @@ class Town:
                 except TrustError:
                     continue
         return found
+
+    def latest(self, home: str) -> int:
+        """The number of the version that a desktop takes for the latest; 0: none."""
+        now = datetime.now(UTC)
+        root = (self.folder / "1.root.json").read_bytes()
+        with Trusted(self.folder / home, root, FolderSource(self.web)) as trusted, suppress(TrustError):
+            trusted.refresh(now)
+            return int(trusted.latest("einstein", "search", now).version.split(".")[0])
+        return 0
+
+    def were_shown_a_step_back(self, stolen: str | None) -> bool:
+        """Whether all signers whose keys are their own were."""
+        return all("a step BACK" in screen for who, screen in self.screens.items() if who != stolen)
 
 
 def _new_life_only(screen: str) -> bool:
@@ -339,6 +403,72 @@ class Intruder:
         self._write(path.with_name(f"{draft.signed.version}.{RESEARCHER}.json"), draft)
         folder, _, file = names[-1].rpartition("/")
         (self.web / f"targets/{folder}/{digest}.{file}").write_bytes(evil)
+
+    def forge_root(self) -> None:
+        """A ceremony of his own: his root, his targets, and what the researcher lists has his image, under his keys."""
+        now, targets, role = datetime.now(UTC), self._newest("targets"), self._newest(RESEARCHER)
+        root = first_root([self.mine.public_key], 1, self.other.public_key, now)
+        self._sign(self.web / "metadata/1.root.json", root)
+        if targets is None or role is None:
+            return
+        named: Metadata[Any] = Metadata.from_bytes(targets.read_bytes())
+        if named.signed.delegations is not None and RESEARCHER in named.signed.delegations.roles:
+            named.signed.add_key(self.mine.public_key, RESEARCHER)
+        self._sign(targets, named)
+        self._sign(role, self._with_evil(Metadata.from_bytes(role.read_bytes())))
+        self._put_evil()
+
+    def _sign(self, path: Path, metadata: Metadata[Any]) -> None:
+        metadata.signatures.clear()
+        metadata.sign(self.mine)
+        path.write_bytes(metadata.to_bytes())
+
+    def lay_earlier(self) -> None:
+        """A draft says that an older pointer of his is good meanwhile; it is the approver's, if he has that key."""
+        pointer = Pointer("1.0", 1, 9, 9)
+        digest = self._put_pointer(pointer)
+        if self.stolen == "paul":
+            self._point(APPROVER, Entry(len(msgspec.json.encode(pointer)), digest), served=True)
+        draft = self._draft(RESEARCHER).signed.targets.get(POINTER)
+        if draft is not None:
+            self._point(RESEARCHER, Entry(draft.length, draft.hashes["sha256"], earlier=digest))
+
+    def lay_back(self) -> None:
+        """A draft, or what the researcher signed, points to the first version, with a step back that nobody saw."""
+        pointer = Pointer("1.0", 1, 9, 8)
+        entry = Entry(len(msgspec.json.encode(pointer)), self._put_pointer(pointer))
+        self._point(RESEARCHER, entry, served=self.stolen == "rita")
+        if self.stolen != "rita":
+            self._point(APPROVER, entry)
+
+    def lay_revoked(self) -> None:
+        """A draft waits in which the pointer is revoked, and has a number."""
+        was = self._draft(APPROVER).signed.targets.get(POINTER)
+        if was is not None:
+            self._point(APPROVER, Entry(was.length, was.hashes["sha256"], 7, "hidden"))
+
+    def lay_unrevoked(self) -> None:
+        """Drafts wait in which nothing is revoked."""
+        self.remember()
+        for role in (RESEARCHER, APPROVER):
+            draft = self._draft(role)
+            for file in draft.signed.targets.values():
+                file.unrecognized_fields["custom"].pop("revoked", None)
+            self._write(self.web / f"pending/{role}.json", draft)
+
+    def _point(self, role: str, entry: Entry, served: bool = False) -> None:
+        self.remember()
+        draft = self._draft(role)
+        draft.signatures.clear()
+        draft.signed.targets[POINTER] = target_file(POINTER, entry)
+        place = f"metadata/{draft.signed.version}.{role}.json" if served else f"pending/{role}.json"
+        self._write(self.web / place, draft)
+
+    def _put_pointer(self, pointer: Pointer) -> str:
+        content = msgspec.json.encode(pointer)
+        digest = hashlib.sha256(content).hexdigest()
+        (self.web / f"targets/images/einstein/search/{digest}.latest.json").write_bytes(content)
+        return digest
 
     def take_away(self, role: str) -> None:
         """The newest version of a role is gone."""

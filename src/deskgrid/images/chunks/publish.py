@@ -10,12 +10,14 @@ Rules, told first
 - A pack is written under another name, flushed, then renamed; the manifest is written the same way after the last
   pack. Whoever reads the folder sees a whole version or none.
 - A name and version never change: publishing other content under it is refused.
+- Taken away is only what an interrupted publication of ours left: files of such a name, in folders that are no links.
 - One publication of a project at a time.
 """
 
 import hashlib
 import mmap
 import os
+import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +27,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.core.promise import Promise
-from deskgrid.host.files import locked, make_folder, open_plain, write_atomic
+from deskgrid.host.files import locked, make_folder, open_plain, read_plain, write_atomic
 from deskgrid.images.chunks import manifest as published
 from deskgrid.images.chunks.cut import Piece, cut
 from deskgrid.images.chunks.keys import NAME_BYTES, Damaged, ProjectKey
@@ -202,6 +204,10 @@ def _touched(pieces: Sequence[Piece], offsets: Iterable[int]) -> list[int]:
     return list(dict.fromkeys(bisect_right(begins, offset) - 1 for offset in offsets if 0 <= offset < end))
 
 
+_UNFINISHED = re.compile(r"\.[0-9a-f]{64}\.[a-z0-9_]{8}\Z")
+"""What `write_atomic` calls a pack until it is whole."""
+
+
 class _Writer:
     """Puts chunks into packs, each content once."""
 
@@ -219,8 +225,9 @@ class _Writer:
         self._number = 0
         self._settled: dict[int, str] = {}
         self.raw_bytes = self.new_bytes = self.new_packs = self.new_chunks = self.wrong_chunks = 0
-        for path in sorted((root / project / "packs").glob("*/*")):
-            self._look_into(path)
+        for folder in sorted((root / project / "packs").glob("*")):
+            for path in sorted(folder.glob("*")) if not folder.is_symlink() else ():
+                self._look_into(path)
 
     def put(self, plain: memoryview) -> Place:
         """Store a chunk if it is new; while its pack is open, its pack is a number."""
@@ -292,8 +299,8 @@ class _Writer:
 
     def _look_into(self, path: Path) -> None:
         """Learn what is in a pack of the project; one that is no whole pack of this key is left alone."""
-        if path.name.startswith("."):
-            path.unlink(missing_ok=True)  # what an interrupted publication did not finish
+        if _UNFINISHED.match(path.name):
+            path.unlink(missing_ok=True)
             return
         try:
             opened = open_plain(path)
@@ -363,7 +370,7 @@ def _finish(where: Path, made: PublishedManifest) -> None:
     """Write the manifest, unless it is there; other content under its name is refused."""
     content = published.encode(made)
     if where.exists():
-        if where.read_bytes() != content:
+        if read_plain(where, len(content)) != content:
             raise ImageError(
                 f"image {published.title(made)}: it was published with other content, which never changes; "
                 "choose another version"

@@ -8,6 +8,7 @@ Rules, told first
 from collections.abc import Callable
 from pathlib import Path
 
+from deskgrid.host.files import open_plain
 from deskgrid.images.chunks.keys import NAME_BYTES, Damaged, ProjectKey
 from deskgrid.images.chunks.manifest import HOLE, STREAMS, PublishedManifest, Table, decode, span, title
 from deskgrid.images.chunks.packs import PackIndex
@@ -65,9 +66,12 @@ def same_as_built(found: Source, built: Path) -> list[str]:
     said, true = (found.cmdline, found.memory_bytes), (held.cmdline, held.memory_bytes)
     if said != true:
         faults.append(f"got the kernel command line and memory {said}, expected {true}")
-    parts = ((DISK, found.disk, held.disk), (KERNEL, found.kernel, held.kernel), (INITRD, found.initrd, held.initrd))
-    for name, path, facts in parts:
-        if (measure(path) if path is not None else None) != facts:
+    if sorted(found.packages) != sorted(held.packages):
+        faults.append("it lists other packages than your build")
+    files = held.files()
+    for stream, name in FILES.items():
+        path = getattr(found, stream)
+        if (measure(path) if path is not None else None) != files.get(name):
             faults.append(f"{name} is not the one of your build")
     return faults
 
@@ -93,7 +97,7 @@ class _Packs:
     def chunk(self, pack: int, blob: int, raw_bytes: int) -> bytes:
         """A chunk in the clear. Raises: ImageError, OSError."""
         facts = self._manifest.packs[pack]
-        with pack_path(self._root, self._manifest.project, facts.name).open("rb") as file:
+        with open_plain(pack_path(self._root, self._manifest.project, facts.name)) as file:
             if pack not in self._indexes:
                 self._indexes[pack] = PackIndex(facts.name, file.read(facts.index_bytes))
             index = self._indexes[pack]

@@ -4,16 +4,21 @@ Rules, told first
 - Metadata are made again from what is shown of them: entries, keys, roles, version, expiry. If that gives other bytes,
   there is something in them that nobody would see, and they are refused.
 - So a project's role has no delegations, an entry no field of its own, targets no entries, a key no name that misleads.
+- An entry has what is told of its kind: a pointer no number and no revocation; `earlier` only the researcher's pointer.
 - Whoever signs asks this, whoever lists for desktops, and desktops.
 """
 
 from typing import Any
 
+import msgspec
+
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.roles import (
     ONLINE,
     OWNER,
+    RESEARCHER,
     ROOT,
+    SPEC_VERSION,
     TARGETS,
     delegated,
     entry_of,
@@ -24,6 +29,7 @@ from deskgrid.images.trust.roles import (
     target_file,
 )
 from deskgrid.images.trust.tufapi import DelegatedRole, Delegations, Key, Metadata, Role, Root, SSlibKey, Targets
+from deskgrid.images.trust.words import LATEST, Entry
 from deskgrid.model.names import BadName, name
 
 MOST_VERSION = 1 << 31
@@ -46,7 +52,7 @@ def _root(signed: Root) -> Root:
     used = {keyid for role in signed.roles.values() for keyid in role.keyids}
     roles = {role: Role(list(held.keyids), held.threshold) for role, held in signed.roles.items()}
     keys = _keys(ROOT, signed.keys, used)
-    return Root(signed.version, signed.spec_version, signed.expires, keys, roles, True)
+    return Root(signed.version, SPEC_VERSION, signed.expires, keys, roles, True)
 
 
 def _targets(role: str, signed: Targets) -> Targets:
@@ -66,8 +72,15 @@ def _targets(role: str, signed: Targets) -> Targets:
                     Fault.SIGNERS, "foreign-path", f"role {role}: got the path {path!r}, expected one of its project's"
                 )
             if entry is not None:
-                entries[path] = target_file(path, entry)
-    return Targets(signed.version, signed.spec_version, signed.expires, entries, delegations)
+                entries[path] = target_file(path, _told(entry, version.version == LATEST, of[1]))
+    return Targets(signed.version, SPEC_VERSION, signed.expires, entries, delegations)
+
+
+def _told(entry: Entry, pointer: bool, side: str) -> Entry:
+    """What is shown of an entry."""
+    earlier = entry.earlier if pointer and side == RESEARCHER else None
+    shown = msgspec.structs.replace(entry, earlier=earlier)
+    return msgspec.structs.replace(shown, number=0, revoked=None) if pointer else shown
 
 
 def _delegated(role: str, held: DelegatedRole) -> DelegatedRole:

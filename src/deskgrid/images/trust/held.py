@@ -47,17 +47,6 @@ class Held(msgspec.Struct):
             raise TrustError(Fault.REQUEST, "bad-root", "root: its own keys have not signed it; ask for it again")
         return cls(digest_of(found), [root])
 
-    @classmethod
-    def first(cls, payload: bytes | None) -> "Held":
-        """Begin with the very first root as it was shown, before it has all signatures. Raises: TrustError."""
-        if payload is None:
-            raise TrustError(
-                Fault.REQUEST,
-                "no-root",
-                "root: you hold none yet, so sign the first one before, or with, anything else",
-            )
-        return cls(hashlib.sha256(payload).hexdigest())
-
     def see(self, role: str, metadata: Metadata[Any]) -> None:
         """Remember a version of a role. Raises: TrustError when it is older than what was seen, or another."""
         new, seen = Mark(metadata.signed.version, digest_of(metadata)), self.seen.get(role)

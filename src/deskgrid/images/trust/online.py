@@ -7,6 +7,7 @@ Rules, told first
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import cast
@@ -26,7 +27,7 @@ from deskgrid.images.trust.roles import (
     delegated,
     owner,
 )
-from deskgrid.images.trust.served import Any_
+from deskgrid.images.trust.served import Any_, content_of
 from deskgrid.images.trust.shelf import Shelf, add_signature
 from deskgrid.images.trust.tufapi import Metadata, MetaFile, Signer, Snapshot, Timestamp
 
@@ -44,11 +45,8 @@ def renew(folder: Path, signer: Signer, now: datetime) -> Renewed:
     """What the coordinator calls every few minutes: settle, list, say that it is current. Raises: TrustError."""
     shelf = Shelf(folder)
     with shelf.editing(wait_seconds=0):
-        problems: tuple[str, ...] = ()
-        try:
-            shelf.settle()
-        except TrustError as error:
-            problems = (str(error),)
+        problems: list[str] = []
+        shelf.settle(problems)
         done = _list(shelf, signer, now)
         return msgspec.structs.replace(done, problems=(*problems, *done.problems))
 
@@ -141,6 +139,8 @@ def _as_listed(shelf: Shelf, role: str, version: int) -> Any_ | None:
 def _served(shelf: Shelf, role: str, metadata: Any_) -> bytes:
     """The file of metadata that were checked, as it is listed; written anew if it is not to the byte what was read."""
     place, content = shelf.metadata / f"{metadata.signed.version}.{role}.json", metadata.to_bytes()
-    if not place.exists() or place.read_bytes() != content:
-        write_atomic(place, content)
+    with suppress(OSError, TrustError):
+        if content_of(place) == content:
+            return content
+    write_atomic(place, content)
     return content

@@ -18,12 +18,12 @@ Rules, told first
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import cast
 
-from deskgrid.host.files import Locked, locked, write_atomic
+from deskgrid.host.files import Locked, locked, read_plain, write_atomic
 from deskgrid.images.trust import repository
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.form import check_form
@@ -82,8 +82,17 @@ class Pages(Served):
     # -- reading ----------------------------------------------------------------------------------------------
 
     def pending(self, role: str) -> Any_ | None:
-        """What waits for signatures in a role, whoever laid it there."""
-        return load(self.waiting / f"{role}.json")
+        """What waits for signatures in a role, whoever laid it there. Raises: TrustError when it is nothing of ours."""
+        found = load(self.waiting / f"{role}.json")
+        if found is not None:
+            check_form(role, found)
+        return found
+
+    def fit(self, role: str) -> Any_ | None:
+        """What waits in a role, as long as it can be told: what somebody laid there must not stop the other roles."""
+        with suppress(TrustError):
+            return self.pending(role)
+        return None
 
     def newest(self, role: str) -> Any_ | None:
         """What waits, or else what is settled, or was once."""
@@ -101,7 +110,7 @@ class Pages(Served):
 
     def roles(self) -> Sequence[str]:
         """Root, targets, and the roles of all projects, also of those that wait to be named."""
-        found = (self.settled(TARGETS), self.pending(TARGETS))
+        found = (self.settled(TARGETS), self.fit(TARGETS))
         named = dict.fromkeys(role for each in found if each for role in delegated(each.signed))
         return (ROOT, TARGETS, *(role for role in named if project_named(role)))
 
@@ -129,7 +138,7 @@ class Pages(Served):
     def manifest(self, path: str, entry: Entry) -> bytes:
         """A target's content. Raises: TrustError when it is not there, or is not what is listed."""
         try:
-            content = (self.targets / _place(path, entry)).read_bytes()
+            content = read_plain(self.targets / _place(path, entry), entry.size_bytes)
         except OSError as error:
             raise TrustError(
                 Fault.REPOSITORY, "no-manifest", f"repository {self.folder}: {path} can't be read: {error.strerror}"

@@ -3,7 +3,8 @@
 Rules, told first
 - Each pointer has a serial that counts up. A serial that was seen with other content, or a lower one, is refused.
 - The version's number never goes down, unless the pointer was signed as a step back. Later pointers go on naming the
-  serial of that step, so that a desktop that missed it accepts what followed.
+  serial of that step, so that a desktop that missed it accepts what followed. What is named so can only be the step
+  that was known, or one since.
 """
 
 import msgspec
@@ -46,13 +47,30 @@ def check_pointer(where: str, seen: Pointer | None, found: Pointer) -> None:
             f"pointer {where}: got version {found.version} (number {found.number}), expected one after {seen.version} "
             f"(number {seen.number}); nobody signed a step back: researcher and approver must sign it as one",
         )
+    if found.back_at != seen.back_at and not seen.serial < found.back_at:
+        raise TrustError(
+            Fault.SIGNERS,
+            "bad-pointer",
+            f"pointer {where}: got a step back at serial {found.back_at}, expected {seen.back_at} as before, or one "
+            f"after serial {seen.serial}; it was not made by deskgrid: sign a new one",
+        )
+
+
+def steps_back(before: Pointer | None, after: Pointer) -> bool:
+    """Whether desktops that follow `before` could come to an older version by `after`, or by what it says of a step."""
+    if before is None:
+        return after.back_at > 0
+    return after.back_at != before.back_at or after.number < before.number
 
 
 def decode(where: str, content: bytes) -> Pointer:
     """Read a pointer. Raises: TrustError."""
     try:
-        return read_json(content, type=Pointer)
+        found = read_json(content, type=Pointer)
+        if found.back_at > found.serial:
+            raise msgspec.ValidationError(f"got a step back at serial {found.back_at}, after its own {found.serial}")
     except msgspec.DecodeError as error:
         raise TrustError(
             Fault.SIGNERS, "bad-pointer", f"pointer {where}: {error}; it was not made by deskgrid: sign a new one"
         ) from None
+    return found

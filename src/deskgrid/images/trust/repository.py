@@ -26,6 +26,7 @@ from deskgrid.images.trust.roles import (
     ROOT_LIFE,
     SNAPSHOT,
     SNAPSHOT_LIFE,
+    SPEC_VERSION,
     TARGETS,
     TARGETS_LIFE,
     TIMESTAMP,
@@ -71,7 +72,7 @@ def life(role: str) -> timedelta:
 
 def first_root(administrators: Sequence[Key], threshold: int, online: Key, now: datetime) -> Metadata[Root]:
     """Version 1 of root, unsigned. threshold: how many administrators must sign. Raises: TrustError."""
-    root = Root(expires=_until(now, ROOT_LIFE))
+    root = Root(1, SPEC_VERSION, _until(now, ROOT_LIFE))
     for role, keys in ((ROOT, administrators), (TARGETS, administrators), (SNAPSHOT, [online]), (TIMESTAMP, [online])):
         for key in keys:
             root.add_key(key, role)
@@ -82,7 +83,7 @@ def first_root(administrators: Sequence[Key], threshold: int, online: Key, now: 
 
 def first_targets(now: datetime) -> Metadata[Targets]:
     """Version 1 of targets: no projects yet, unsigned."""
-    return Metadata(Targets(expires=_until(now, TARGETS_LIFE), delegations=Delegations({}, {})))
+    return Metadata(Targets(1, SPEC_VERSION, _until(now, TARGETS_LIFE), delegations=Delegations({}, {})))
 
 
 def again(base: Metadata[S], version: int, now: datetime) -> Metadata[S]:
@@ -162,7 +163,7 @@ def _check_threshold(role: str, threshold: int, keys: int) -> None:
 
 def first_project(now: datetime) -> Metadata[Targets]:
     """Version 1 of a project's role: nothing published yet, unsigned."""
-    return Metadata(Targets(expires=_until(now, PROJECT_LIFE)))
+    return Metadata(Targets(1, SPEC_VERSION, _until(now, PROJECT_LIFE)))
 
 
 def propose(draft: Metadata[Targets], version: Version, manifest: bytes) -> Entry:
@@ -195,11 +196,13 @@ def point(
     before: Pointer | None,
     back: bool = False,
     approved: Entry | None = None,
+    was: Entry | None = None,
 ) -> bytes:
     """Make a listed version the latest in a draft of the researcher's role; return the pointer's content.
 
     Args:
-        before: the pointer that was published last. approved: what the approver's role lists of the pointer.
+        before: the pointer that was published last. approved, was: what the approver's and the researcher's settled
+            roles list of the pointer. What both said stays good until the approver signs the new one.
 
     Raises: TrustError when the version is not listed, is revoked, or is older than the latest and `back` is not said.
     """
@@ -211,7 +214,7 @@ def point(
         content = msgspec.json.encode(before)
     else:
         content = msgspec.json.encode(next_pointer(before, version.version, entry.number, back))
-    digest, was = hashlib.sha256(content).hexdigest(), entry_of(draft.signed, version.latest)
+    digest = hashlib.sha256(content).hexdigest()
     known = {was.sha256, was.earlier} if was else set()
     earlier = approved.sha256 if approved is not None and approved.sha256 in known - {digest} else None
     draft.signed.targets[version.latest] = target_file(version.latest, Entry(len(content), digest, earlier=earlier))

@@ -38,6 +38,9 @@ TIMESTAMP_LIFE = timedelta(days=1)
 LONGEST_TIMESTAMP = timedelta(days=7)
 """A timestamp that lives longer from now on was signed for too long, or the clock is behind."""
 
+SPEC_VERSION = "1.0.31"
+"""Version of TUF's specification, which all metadata name; another needs a release that knows it first."""
+
 METADATA_BYTES = 4 << 20
 TIMESTAMP_BYTES = 16 << 10
 ROOT_BYTES = 512 << 10

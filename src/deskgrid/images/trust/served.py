@@ -17,6 +17,7 @@ from typing import Any
 
 from tuf.api.exceptions import RepositoryError
 
+from deskgrid.host.files import read_plain
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.form import MOST_VERSION, check_form
 from deskgrid.images.trust.held import Held, digest_of, follows, own, root_of
@@ -151,16 +152,14 @@ def load(path: Path) -> Any_ | None:
         return Metadata.from_bytes(content_of(path))
     except FileNotFoundError:
         return None
-    except RepositoryError as error:
-        raise TrustError(
-            Fault.REPOSITORY, "damaged", f"metadata {path}: can't be read: {error}; copy it again"
-        ) from None
+    except (OSError, RepositoryError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise TrustError(Fault.REPOSITORY, "damaged", f"metadata {path}: can't be read: {why}; copy it again") from None
 
 
 def content_of(path: Path) -> bytes:
     """The bytes of a file of metadata. Raises: OSError, TrustError."""
-    with path.open("rb") as file:
-        content = file.read(METADATA_BYTES + 1)
+    content = read_plain(path, METADATA_BYTES)
     if len(content) > METADATA_BYTES:
         raise TrustError(
             Fault.REPOSITORY,

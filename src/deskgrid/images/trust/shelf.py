@@ -18,10 +18,11 @@ from deskgrid.host.files import write_atomic
 from deskgrid.images.trust import repository
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.form import check_form
-from deskgrid.images.trust.held import Held
+from deskgrid.images.trust.held import Held, digest_of
 from deskgrid.images.trust.pages import Pages
 from deskgrid.images.trust.pointer import check_pointer, decode
 from deskgrid.images.trust.roles import (
+    OFFLINE,
     ROOT,
     TARGETS,
     check_project_keys,
@@ -52,6 +53,21 @@ class Shelf(Pages):
         super().__init__(folder, held)
         self.drafted: dict[str, Drafted] = {}
 
+    def begin(self) -> None:
+        """Hold the very first root as it waits here, for who is about to be shown it; nothing if there is a root."""
+        waits = self.pending(ROOT)
+        if self.held is None and waits is not None and waits.signed.version == 1 and not self.versions(ROOT):
+            self.held = Held(digest_of(waits))
+
+    def _draft(self, role: str, now: datetime, *paths: str) -> Any_:
+        """The next version of a project's role, for a change of these paths: what waits says nothing of them."""
+        draft, before = self.draft(role, now), self.settled(role) or self.former(role)
+        for path in paths:
+            draft.signed.targets.pop(path, None)
+            if before is not None and path in before.signed.targets:
+                draft.signed.targets[path] = before.signed.targets[path]
+        return draft
+
     def _prepare(self, role: str, draft: Any_, *paths: str) -> None:
         self.keep(role, draft)
         self.drafted[role] = Drafted(draft.signed_bytes, frozenset(paths))
@@ -64,18 +80,19 @@ class Shelf(Pages):
         Raises: TrustError when the name and version are published with other content.
         """
         role, _ = project_roles(version.project)
-        draft = self.draft(role, now)
+        paths = (version.path, *([version.latest] if latest else []))
+        draft = self._draft(role, now, *paths)
         entry = repository.propose(draft, version, manifest)
         self.put(version.path, manifest, entry)
         if latest:
             self._point(role, draft, version, back)
-        self._prepare(role, draft, version.path, *([version.latest] if latest else []))
+        self._prepare(role, draft, *paths)
         return entry
 
     def point(self, version: Version, now: datetime, back: bool = False) -> None:
         """Let a pointer to a published version wait for its researcher's signature. Raises: TrustError."""
         role, _ = project_roles(version.project)
-        draft = self.draft(role, now)
+        draft = self._draft(role, now, version.latest)
         self._point(role, draft, version, back)
         self._prepare(role, draft, version.latest)
 
@@ -84,16 +101,17 @@ class Shelf(Pages):
         before = self.pointer(settled.signed, version) if settled else None
         approver = self.settled(project_roles(version.project)[1])
         approved = entry_of(approver.signed, version.latest) if approver else None
-        content = repository.point(draft, version, before, back, approved)
+        was = entry_of(settled.signed, version.latest) if settled else None
+        content = repository.point(draft, version, before, back, approved, was)
         entry = entry_of(draft.signed, version.latest)
         assert entry is not None
         self.put(version.latest, content, entry)
 
-    def approve(self, version: Version, now: datetime, shown: Entry | None = None) -> None:
+    def approve(self, version: Version, now: datetime, shown: Mapping[str, Entry | None] | None = None) -> None:
         """Let what the researcher signed of a version, and of the pointer to it, wait for its approver's signature.
 
         Args:
-            shown: what the approver was shown of the version, if that was something new.
+            shown: what the approver was shown, by path; without it, whatever the researcher signed.
         """
         researcher, approver = project_roles(version.project)
         theirs = self.settled(researcher)
@@ -101,30 +119,29 @@ class Shelf(Pages):
             raise TrustError(
                 Fault.REQUEST, "not-proposed", f"{version}: the role {researcher} has not signed anything yet"
             )
-        draft = self.draft(approver, now)
-        entry = repository.approve(draft, theirs.signed, version.path)
-        if shown is not None and entry.plain != shown:
-            raise changed(f"image {version}: it")
-        self.manifest(version.path, entry)
-        paths = [version.path]
         pointer = self.pointer(theirs.signed, version)
-        if pointer is not None and pointer.version == version.version:
-            repository.approve(draft, theirs.signed, version.latest)
-            paths.append(version.latest)
+        is_latest = pointer is not None and pointer.version == version.version
+        paths = (version.path, *([version.latest] if is_latest else []))
+        draft = self._draft(approver, now, *paths)
+        for path in paths:
+            entry = repository.approve(draft, theirs.signed, path)
+            if shown is not None and entry.plain != shown.get(path):
+                raise changed(f"image {version}: it")
+            self.manifest(path, entry)
         self._prepare(approver, draft, *paths)
 
     def revoke(self, role: str, version: Version, why: str, now: datetime) -> None:
         """Let a revocation wait for the signature of one of the two roles. Raises: TrustError."""
-        draft = self.draft(role, now)
+        draft = self._draft(role, now, version.path)
         repository.revoke(draft, version, why)
         self._prepare(role, draft, version.path)
 
     def signable(self, signer: Signer) -> Sequence[str]:
         """The roles in which something waits that this key may sign."""
-        return [role for role in self.roles() if (waits := self.pending(role)) and self._may(signer, role, waits)]
+        return [role for role in self.roles() if (waits := self.fit(role)) and self._may(signer, role, waits)]
 
     def _may(self, signer: Signer, role: str, waits: Any_) -> bool:
-        results = self.verification(role, waits, (self.settled(above(role)), self.pending(above(role))))
+        results = self.verification(role, waits, (self.settled(above(role)), self.fit(above(role))))
         mine = signer.public_key
         keys = {keyid: key for result in results for keyid, key in (*result.signed.items(), *result.unsigned.items())}
         return mine.keyid in keys and key_bytes(keys[mine.keyid]) == key_bytes(mine)
@@ -146,14 +163,17 @@ class Shelf(Pages):
                 continue
             if shown is not None and shown.get(role) != waits.signed_bytes:
                 raise changed(f"role {role}: what waits")
-            self._check_new(role, waits)
+            self.check_next(role, waits)
             add_signature(role, waits, signer)
             self.keep(role, waits)
             signed.append(role)
         return signed
 
-    def _check_new(self, role: str, waits: Any_) -> None:
+    def check_next(self, role: str, waits: Any_) -> None:
+        """Raises: TrustError when what waits in a role may not follow what is held, was seen, and is settled."""
         settled = self.settled(role)
+        if self.held is not None and self.settled(ROOT) is None:
+            self._check_first(role, self.held.begun)
         seen = self.held.seen.get(role) if self.held is not None else None
         last = max(settled.signed.version if settled else 0, seen.version if seen else 0)
         if waits.signed.version <= last:
@@ -163,13 +183,29 @@ class Shelf(Pages):
                 f"role {role}: version {waits.signed.version} waits, expected one after {last}, which is signed "
                 "already; delete it from the folder `pending`, or copy the repository again",
             )
+        self.check(role, settled, waits)
+
+    def _check_first(self, role: str, begun: str) -> None:
+        first = self.pending(ROOT)
+        if role not in OFFLINE:
+            raise TrustError(
+                Fault.REQUEST, "no-root", f"role {role}: nothing of it can be signed before the first root is complete"
+            )
+        if first is None or digest_of(first) != begun:
+            raise TrustError(
+                Fault.REQUEST,
+                "other-root",
+                "root: another first root waits than the one that you signed, or were shown; compare the two with the "
+                "other administrators (`deskgrid trust words`), and delete the file `.held` beside your key only if "
+                "all of you begin anew",
+            )
 
     def merge(self, other: "Shelf") -> Sequence[str]:
         """Take over the signatures of a copy of this repository; return the roles that gained one."""
         gained = []
         for role in self.roles():
-            mine = self.pending(role)
-            copies = (other.pending(role), other.settled(role)) if mine is not None else ()
+            mine = self.fit(role)
+            copies = (other.fit(role), other.settled(role)) if mine is not None else ()
             same = [copy for copy in copies if copy is not None and mine and copy.signed_bytes == mine.signed_bytes]
             if mine is None or not same:
                 continue
@@ -180,19 +216,34 @@ class Shelf(Pages):
                 gained.append(role)
         return gained
 
-    def settle(self) -> Sequence[str]:
-        """Move what has enough signatures to what is served; return the roles. Raises: TrustError."""
+    def settle(self, problems: list[str] | None = None) -> Sequence[str]:
+        """Move what has enough signatures to what is served; return the roles.
+
+        Args:
+            problems: takes a sentence for each role that can't be moved, and the others are; without it, it is raised.
+
+        Raises: TrustError.
+        """
         moved = []
         for role in self.roles():
-            waits = self.pending(role)
-            if waits is None or not self.complete(role, waits):
-                continue
-            self.check(role, self.settled(role), waits)
-            write_atomic(self.metadata / f"{waits.signed.version}.{role}.json", waits.to_bytes())
-            (self.waiting / f"{role}.json").unlink()
-            self.settled(role)  # now it was seen
-            moved.append(role)
+            try:
+                if self._settle(role):
+                    moved.append(role)
+            except TrustError as error:
+                if problems is None:
+                    raise
+                problems.append(str(error))
         return moved
+
+    def _settle(self, role: str) -> bool:
+        waits = self.pending(role)
+        if waits is None or not self.complete(role, waits):
+            return False
+        self.check(role, self.settled(role), waits)
+        write_atomic(self.metadata / f"{waits.signed.version}.{role}.json", waits.to_bytes())
+        (self.waiting / f"{role}.json").unlink()
+        self.settled(role)  # now it was seen
+        return True
 
     def check(self, role: str, before: Any_ | None, after: Any_) -> None:
         """Raises: TrustError when `after` may not follow `before`."""

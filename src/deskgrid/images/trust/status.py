@@ -4,6 +4,7 @@ Rules, told first
 - Nothing here changes anything: a repository and a time in, sentences and values out.
 - What is compared with is what follows by valid signatures from the root that is held (pages.py), and everything that a
   signature would cover is told, or refused (form.py): keys whole and in words, entries with their digests.
+- What may not follow what is settled is not told as something to sign, but as a problem, which stops no other role.
 - What waits is told with the names of those who have signed, and of those who may; "waiting for 1 of alice, bob".
 - The differences between two manifests are found by a callable, so that this file need not know what a manifest is.
   The one offered here compares the packages that a manifest lists.
@@ -14,11 +15,13 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.aloud import words_of
 from deskgrid.images.trust.errors import TrustError
-from deskgrid.images.trust.pointer import decode
+from deskgrid.images.trust.pointer import decode, steps_back
 from deskgrid.images.trust.roles import (
     SNAPSHOT,
+    TARGETS,
     TIMESTAMP,
     delegated,
     entry_of,
@@ -29,7 +32,7 @@ from deskgrid.images.trust.roles import (
 )
 from deskgrid.images.trust.shelf import Shelf
 from deskgrid.images.trust.tufapi import Key, Targets
-from deskgrid.images.trust.words import LATEST, Entry, Version, readable
+from deskgrid.images.trust.words import LATEST, POINTER_BYTES, Entry, Version, readable
 from deskgrid.model.counted import counted
 from deskgrid.model.outside import read_json
 
@@ -63,9 +66,10 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Approval(msgspec.Struct, frozen=True):
-    """A version that its researcher has signed and its approver has not. latest: it is to be the latest.
+    """What its researcher has signed and its approver has not: a version, or that `latest` becomes it.
 
-    entry: what the researcher signed of it; None: nothing new, only `latest` moves.
+    latest: it is to be the latest. entry, pointer: what the researcher signed of it, and of `latest`. becomes: what
+    `latest` would say.
     """
 
     version: Version
@@ -73,6 +77,8 @@ class Approval(msgspec.Struct, frozen=True):
     latest: bool
     changes: tuple[str, ...]
     entry: Entry | None = None
+    pointer: Entry | None = None
+    becomes: str = ""
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -98,12 +104,13 @@ _ONLINE = (SNAPSHOT, TIMESTAMP)
 
 
 class Status(msgspec.Struct, frozen=True):
-    """All of it."""
+    """All of it. problems: what lies there and can't be told, signed or approved, a sentence each."""
 
     waiting: tuple[Waiting, ...]
     approvals: tuple[Approval, ...]
     held: tuple[Held, ...]
     revoked: tuple[tuple[Version, str], ...]
+    problems: tuple[str, ...] = ()
 
 
 class _Package(msgspec.Struct):
@@ -122,37 +129,59 @@ def package_differences(before: bytes | None, after: bytes) -> Sequence[str]:
         return ("these manifests list no packages: look into the image before you approve",)
     if old is None:
         return (f"the first version, with {counted(len(new), 'package')}",)
-    changed = [
-        f"{name} {old[name]} → {new[name]}" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]
-    ]
-    return (
+    changed = (
         *(f"+ {name} {new[name]}" for name in sorted(new.keys() - old.keys())),
         *(f"- {name} {old[name]}" for name in sorted(old.keys() - new.keys())),
-        *changed,
-    ) or ("the same packages",)
+        *(f"{name} {old[name]} → {new[name]}" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]),
+    )
+    return tuple(map(readable, changed)) or ("the same packages",)
 
 
 def status(shelf: Shelf, differences: Differences = package_differences) -> Status:
     """Say how a repository stands. Raises: TrustError when it can't be read."""
+    problems: list[str] = []
     return Status(
-        tuple(one for role in shelf.roles() if (one := waiting(shelf, role))),
-        approvals(shelf, differences),
+        waits_in(shelf, shelf.roles(), problems),
+        tuple(one for project in _projects(shelf) for one in _approvals(shelf, project, differences, problems)),
         tuple(found for role in (*shelf.roles(), SNAPSHOT, TIMESTAMP) if (found := _held(shelf, role))),
         tuple(revocations(shelf)),
+        tuple(problems),
     )
 
 
+def waits_in(shelf: Shelf, roles: Sequence[str], problems: list[str]) -> tuple[Waiting, ...]:
+    """What waits in these roles.
+
+    Args:
+        problems: takes a sentence for each role in which something lies that can't be signed.
+
+    Raises: TrustError when the folder lacks what was seen in one of the roles.
+    """
+    found = []
+    for role in roles:
+        shelf.settled(role)
+        try:
+            one = waiting(shelf, role)
+        except TrustError as error:
+            problems.append(str(error))
+            continue
+        if one is not None:
+            found.append(one)
+    return tuple(found)
+
+
 def waiting(shelf: Shelf, role: str) -> Waiting | None:
-    """What waits in a role. None: nothing."""
+    """What waits in a role; None: nothing. Raises: TrustError when it can't be told, or may not follow what is."""
     pending = shelf.pending(role)
     if pending is None:
         return None
+    shelf.check_next(role, pending)
     results = shelf.verification(role, pending)
     signed = {keyid: key for result in results for keyid, key in result.signed.items()}
     lacks = {
         k: key for result in results if not result.verified for k, key in result.unsigned.items() if k not in signed
     }
-    settled = shelf.settled(role)
+    settled, former = shelf.settled(role), shelf.former(role)
     return Waiting(
         role,
         pending.signed.version,
@@ -160,20 +189,35 @@ def waiting(shelf: Shelf, role: str) -> Waiting | None:
         max((result.missing for result in results), default=1),
         tuple(sorted(map(owner, signed.values()))),
         tuple(sorted(map(owner, lacks.values()))),
-        *_changes(shelf, settled.signed if settled else None, pending.signed),
+        *_changes(shelf, settled and settled.signed, pending.signed, former and former.signed),
         pending.signed_bytes,
     )
 
 
 def approvals(shelf: Shelf, differences: Differences = package_differences) -> tuple[Approval, ...]:
-    """What researchers have signed and approvers have not. Raises: TrustError."""
-    targets = shelf.settled("targets")
-    found: list[Approval] = []
-    for project in projects(targets.signed) if targets else ():
-        researcher, approver = (shelf.settled(role) for role in project_roles(project))
-        if researcher is not None:
-            found.extend(_unapproved(shelf, researcher.signed, approver.signed if approver else None, differences))
-    return tuple(found)
+    """What researchers have signed and approvers have not. Raises: ImageError."""
+    return tuple(one for project in _projects(shelf) for one in approvals_of(shelf, project, differences))
+
+
+def approvals_of(shelf: Shelf, project: str, differences: Differences = package_differences) -> Sequence[Approval]:
+    """What the researcher of one project has signed and its approver has not. Raises: ImageError."""
+    researcher, approver = (shelf.settled(role) for role in project_roles(project))
+    if researcher is None:
+        return ()
+    return _unapproved(shelf, researcher.signed, approver.signed if approver else None, differences)
+
+
+def _approvals(shelf: Shelf, project: str, differences: Differences, problems: list[str]) -> Sequence[Approval]:
+    try:
+        return approvals_of(shelf, project, differences)
+    except ImageError as error:
+        problems.append(f"project {project}: what waits for its approver can't be told: {error}")
+        return ()
+
+
+def _projects(shelf: Shelf) -> Sequence[str]:
+    targets = shelf.settled(TARGETS)
+    return projects(targets.signed) if targets else ()
 
 
 def revocations(shelf: Shelf) -> Sequence[tuple[Version, str]]:
@@ -203,9 +247,16 @@ def _unapproved(shelf: Shelf, theirs: Targets, mine: Targets | None, differences
         before = _before(mine, version, entry) if mine else None
         content = shelf.manifest(before[0].path, before[1]) if before else None
         changes = tuple(differences(content, shelf.manifest(path, entry)))
+        pointer = entry_of(theirs, version.latest) if _is_latest(shelf, theirs, version) else None
         found.append(
             Approval(
-                version, before[0].version if before else None, _is_latest(shelf, theirs, version), changes, entry.plain
+                version,
+                before[0].version if before else None,
+                pointer is not None,
+                changes,
+                entry.plain,
+                pointer and pointer.plain,
+                _pointer_change(shelf, version, mine, pointer.plain) if pointer else "",
             )
         )
     return found + _moved(shelf, theirs, mine, {each.version for each in found})
@@ -221,8 +272,11 @@ def _moved(shelf: Shelf, theirs: Targets, mine: Targets | None, told: set[Versio
         pointer = decode(path, shelf.manifest(path, entry))
         version = Version(image.project, image.image, pointer.version)
         if version not in told:
-            step = "a step BACK to it" if pointer.back_at == pointer.serial else "this version"
-            found.append(Approval(version, None, True, (f"no new content: `latest` becomes {step}",)))
+            becomes = _pointer_change(shelf, image, mine, entry.plain)
+            known = entry_of(theirs, version.path)
+            found.append(
+                Approval(version, None, True, ("no new content",), known and known.plain, entry.plain, becomes)
+            )
     return found
 
 
@@ -265,8 +319,8 @@ def _held(shelf: Shelf, role: str) -> Held | None:
     )
 
 
-def _changes(shelf: Shelf, before: object, after: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a signature would change: sentences, and the paths of a project's role."""
+def _changes(shelf: Shelf, before: object, after: object, former: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a signature would change: sentences, and the paths of a project's role. former: under keys that are gone."""
     if isinstance(after, Targets) and after.delegations is None:
         old = before if isinstance(before, Targets) else Targets()
         paths = tuple(
@@ -274,9 +328,11 @@ def _changes(shelf: Shelf, before: object, after: object) -> tuple[tuple[str, ..
             for path in dict.fromkeys((*after.targets, *old.targets))
             if old.targets.get(path) != after.targets.get(path)
         )
-        return tuple(_entry_change(shelf, path, old, after) for path in paths) or ("the same list, a new life",), paths
+        once = former if isinstance(former, Targets) else old
+        said = [_entry_change(shelf, path, old, after, once) for path in paths]
+        return tuple(said) or ("the same list, a new life",), paths
     was, is_ = _role_keys(before), _role_keys(after)
-    said: list[str] = []
+    said = []
     for role in sorted(was.keys() | is_.keys()):
         said += [f"new role {role}"] if before is not None and role not in was else []
         said += [f"role {role} ends"] if role not in is_ else []
@@ -285,18 +341,37 @@ def _changes(shelf: Shelf, before: object, after: object) -> tuple[tuple[str, ..
     return tuple(said) or ("the same keys, a new life",), ()
 
 
-def _entry_change(shelf: Shelf, path: str, before: Targets, after: Targets) -> str:
+def _entry_change(shelf: Shelf, path: str, before: Targets, after: Targets, once: Targets) -> str:
     was, is_, version = entry_of(before, path), entry_of(after, path), parse_path(path)
     if is_ is None or version is None:
         return f"TAKES AWAY {readable(path)}"
-    whole = f"{is_.size_bytes} bytes with SHA-256 {is_.sha256}"
     if version.version == LATEST:
-        pointer = decode(path, shelf.manifest(path, is_))
-        back = ", a step BACK" if pointer.back_at == pointer.serial else ""
-        return f"latest of {version.project}/{version.image} becomes {pointer.version}{back}: {whole}"
-    if is_.revoked is not None and (was is None or was.revoked != is_.revoked):
-        return f"REVOKES {version}: {is_.revoked}"
-    return f"{'changes' if was else 'adds'} {version}, number {is_.number}: {whole}; in words: {words_of(is_.sha256)}"
+        return _pointer_change(shelf, version, before, is_)
+    whole = f"number {is_.number}: {_whole(is_)}; in words: {words_of(is_.sha256)}"
+    if is_.revoked is not None:
+        return f"REVOKES {version}: {is_.revoked}; {whole}"
+    known = entry_of(once, path)
+    if known is not None and known.revoked is not None:
+        return f"TAKES BACK the revocation of {version}: {known.revoked}; {whole}"
+    return f"{'changes' if was else 'adds'} {version}, {whole}"
+
+
+def _pointer_change(shelf: Shelf, image: Version, before: Targets | None, is_: Entry) -> str:
+    """What becomes the latest. before: the role as it is settled, whose pointer a step back is measured from."""
+    path = image.latest
+    was = entry_of(before, path) if before else None
+    old = decode(path, shelf.manifest(path, was)) if was else None
+    new = decode(path, shelf.manifest(path, is_))
+    said = f"latest of {image.project}/{image.image} becomes {new.version}, number {new.number}, serial {new.serial}"
+    said += f"{', a step BACK' if steps_back(old, new) else ''}: {_whole(is_)}"
+    if is_.earlier is None:
+        return said
+    earlier = decode(path, shelf.manifest(path, Entry(POINTER_BYTES, is_.earlier)))
+    return f"{said}; until its approver signs that, {earlier.version} stays the latest (SHA-256 {is_.earlier})"
+
+
+def _whole(entry: Entry) -> str:
+    return f"{entry.size_bytes} bytes with SHA-256 {entry.sha256}"
 
 
 def _role_keys(signed: object) -> dict[str, set[str]]:
@@ -321,4 +396,7 @@ def _packages(manifest: bytes | None) -> dict[str, str] | None:
         found = read_json(manifest, type=_Packages).packages
     except msgspec.DecodeError:
         return None
-    return {readable(package.name): readable(package.version) for package in found} or None
+    versions: dict[str, list[str]] = {}
+    for package in found:
+        versions.setdefault(package.name, []).append(package.version)
+    return {name: ", ".join(sorted(each)) for name, each in versions.items()} or None
