@@ -20,7 +20,7 @@ from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.lease import Lease
 from deskgrid.model.plan import LiveLease, Plan, PlanSettings, Snapshot
-from deskgrid.model.pool import NOT_SERVED, ON_SERVER, Job, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import NOT_SERVED, ON_SERVER, Job, OfflineAd, PoolSnapshot, group_key
 from deskgrid.model.reason import Reason
 
 _STATUS = {1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held", 6: "transferring output", 7: "suspended"}
@@ -31,7 +31,7 @@ class View(msgspec.Struct, frozen=True):
     """What the last cycle saw and decided; before the first one, nothing.
 
     ads: what HTCondor was told could be started. ads_since, idle_since: for how long an ad has been there, a group of
-    jobs has been idle (key "schedd autocluster"). negotiation_seconds: HTCondor has surely negotiated in so long.
+    jobs has been idle (by `JobGroup.key`). negotiation_seconds: HTCondor has surely negotiated in so long.
     absent: names of images that are known and not on offer, with why. passed: groups of jobs that machines came for in
     vain, by the same key.
     """
@@ -48,6 +48,15 @@ class View(msgspec.Struct, frozen=True):
     idle_since: Mapping[str, datetime] = msgspec.field(default_factory=dict)
     absent: Mapping[str, Reason] = msgspec.field(default_factory=dict)
     passed: Mapping[str, PassedOver] = msgspec.field(default_factory=dict)
+
+    def shifted(self, by: timedelta) -> "View":
+        """The clock was set by so much: what is there since a time is there for as long as before."""
+        return msgspec.structs.replace(
+            self,
+            at=self.at + by,
+            ads_since={ad: at + by for ad, at in self.ads_since.items()},
+            idle_since={key: at + by for key, at in self.idle_since.items()},
+        )
 
 
 class Why(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -201,7 +210,7 @@ def _too_large(job: Job, image: str, ads: Sequence[OfflineAd]) -> Reason:
 
 def _waits(job: Job, image: str, view: View, plan: Plan, snapshot: Snapshot, coming: Sequence[LiveLease]) -> Reason:
     """Why an idle job that names an image on offer does not run yet."""
-    if (over := view.passed.get(f"{job.schedd} {job.autocluster}")) is not None:
+    if (over := view.passed.get(group_key(job.schedd, job.autocluster, image))) is not None:
         return over.reason
     if coming:
         desktops = ", ".join(live.lease.desktop for live in coming[:3])
@@ -218,11 +227,13 @@ def _waits(job: Job, image: str, view: View, plan: Plan, snapshot: Snapshot, com
     shortage = next((s.reason for s in plan.shortages if s.image == image), None)
     if matched and shortage is not None:
         return shortage
-    standing = Health(snapshot.outcomes, view.settings).image(image, view.at)
+    health = Health(snapshot.outcomes, view.settings)
+    standing = health.image(image, view.at)
     if standing.reason is not None and not standing.allowed:
         return standing.reason
     if not covered(view.ads, job):
-        return _nobody(image, plan, snapshot)
+        alone = health.of_the_only(image, [desktop.name for desktop in snapshot.desktops], view.at)
+        return alone or _nobody(image, plan, snapshot)
     if matched:
         return Reason("matched", "HTCondor has matched it; a virtual machine is started for it in the next cycle.")
     return _unmatched(job, image, view)
@@ -243,7 +254,7 @@ def _nobody(image: str, plan: Plan, snapshot: Snapshot) -> Reason:
 
 def _unmatched(job: Job, image: str, view: View) -> Reason:
     """Ads are there, and HTCondor has not matched the job with one: not yet, or not at all."""
-    waited = view.idle_since.get(f"{job.schedd} {job.autocluster}", view.at)
+    waited = view.idle_since.get(group_key(job.schedd, job.autocluster, image), view.at)
     offered = min((view.ads_since.get(ad, view.at) for ad in view.ads if ad.image == image), default=view.at)
     both = max(waited, offered)
     if view.at - both < timedelta(seconds=view.negotiation_seconds):
