@@ -214,6 +214,10 @@ def test_a_match_of_another_group_or_image_is_not_this_jobs() -> None:
         assert why(seen=view(pool=heard(matches=(match,)))).name == "not-negotiated"
 
 
+def test_of_requirements_no_more_is_shown_than_a_person_reads() -> None:
+    assert len(why(changed(vm_name=None, requirements="x" * 1_000_000)).reading) < 3000
+
+
 def test_an_image_that_is_backing_off_says_when_it_is_tried_again() -> None:
     failed = Outcome("its-sl6", "desk-1", START, False, Fault.IMAGE)
     reason = why(seen=view(outcomes=(failed,), ads=()))

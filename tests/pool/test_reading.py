@@ -97,6 +97,14 @@ def test_a_job_shows_the_requirements_that_it_was_submitted_with() -> None:
     assert job_of({"ClusterId": 5, "ProcId": 1}, "s", "error").memory_mb == 0
 
 
+def test_a_job_that_refers_to_long_requirements_many_times_makes_them_no_longer() -> None:
+    ad = {
+        "Requirements": f"\\/Expr({'MY.DeskgridSubmittedRequirements || ' * 1000}true)\\/",
+        "DeskgridSubmittedRequirements": f"\\/Expr({'x' * 10_000})\\/",
+    }
+    assert len(job_of(ad, "schedd", "1 1 1 true").requirements) < 60_000
+
+
 def test_requirements_that_were_joined_twice_are_shown_as_they_were_submitted() -> None:
     ad: Ad = {
         "Requirements": "\\/Expr((MY.DeskgridFurtherRequirements) && (TARGET.vm_name == MY.vm_name))\\/",

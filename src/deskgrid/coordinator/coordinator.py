@@ -139,7 +139,7 @@ class Coordinator:
         return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
 
     def forget_ended(self) -> None:
-        """Begin to take away the ads of VMs that have ended, and again what could not be done to tokens that must die."""
+        """Begin to take away the ads of VMs that have ended; those whose tokens must die are tried until they have."""
         ended, self.ledger.ended = self.ledger.ended, []
         self.forgetting.begin([*ended, *self.ledger.condemned])
 

@@ -25,6 +25,7 @@ from deskgrid.model.reason import Reason
 
 _STATUS = {1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held", 6: "transferring output", 7: "suspended"}
 _MIB = 1 << 20
+_SHOWN = 2000
 
 
 class View(msgspec.Struct, frozen=True):
@@ -143,8 +144,14 @@ def _names_none(job: Job) -> Reason:
     return Reason(
         "names-no-image",
         "It names no image (+vm_name), so it may use virtual machines that run already, but none is started for it.",
-        f"Requirements: {job.requirements}",
+        _asked(job),
     )
+
+
+def _asked(job: Job) -> str:
+    """Its Requirements, for a person: no book."""
+    text = job.requirements
+    return f"Requirements: {text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}"
 
 
 def _not_for_machines(job: Job) -> Reason | None:
@@ -189,7 +196,7 @@ def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | Non
         return Reason(
             "requirements-unmet",
             f"It asks for {lacking[0].condition}, and no machine of {image} meets that: {lacking[0].why}.",
-            f"Requirements: {job.requirements}",
+            _asked(job),
         )
     return None
 
@@ -270,7 +277,7 @@ def _unmatched(job: Job, image: str, view: View) -> Reason:
         "requirements-fit-nothing",
         f"Desktops could start {image}, but HTCondor does not match it with any: its Requirements, a quota or the "
         "pool's own rules exclude it.",
-        f"Requirements: {job.requirements}",
+        _asked(job),
     )
 
 
@@ -290,7 +297,7 @@ def _bounded(job: Job, view: View) -> Reason | None:
         f"HTCondor has matched {counted(count, 'job')} of {job.schedd} with what could be started, and its version "
         f"offers a user no more than {_MATCHES_OF_A_USER} at a time; say SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False "
         "there (deskgrid pool configure does).",
-        f"Requirements: {job.requirements}",
+        _asked(job),
     )
 
 

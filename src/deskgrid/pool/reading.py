@@ -173,10 +173,13 @@ def job_of(ad: Ad, schedd: str, numbers: str) -> Job:
 
 
 def _requirements(ad: Ad) -> str:
-    """The job's Requirements, with what it was submitted with in place of the reference to it."""
+    """The job's Requirements, with what it was submitted with in place of the reference to it.
+
+    Of references only the first is taken: a job may write any number of them, and what they refer to of any length.
+    """
     text = expression_of(ad, "Requirements") or ""
     for name in ("DeskgridFurtherRequirements", "DeskgridSubmittedRequirements"):
         kept, reference = expression_of(ad, name), f"MY.{name}"
         if kept is not None:
-            text = text.replace(f"({reference})", f"({kept})").replace(reference, kept)
+            text = text.replace(reference, kept, 1)
     return text
