@@ -132,3 +132,16 @@ def test_what_is_current_is_said_and_listed_again_at_once(tmp_path: Path) -> Non
         assert listing is not None and [version.refused for version in listing.versions] == [None]
     good = json.loads((lab.web / "metadata" / "timestamp.json").read_text())["signed"]["expires"]
     assert NOW < datetime.fromisoformat(good) < NOW + timedelta(days=2), "desktops take it again"
+
+
+def test_the_ca_of_before_comes_back_with_the_right_time(tmp_path: Path) -> None:
+    def pinned(at: datetime) -> str:
+        return trust.prepare(tmp_path, ["localhost"], at).fingerprint
+
+    first, ahead = pinned(NOW), NOW + 11 * YEAR
+    later = pinned(ahead)
+    assert later != first
+    assert pinned(ahead) == later
+    assert pinned(NOW) == first == pinned(NOW + YEAR)
+    chain = trust.prepare(tmp_path, ["localhost"], NOW).chain.read_bytes()
+    assert (tmp_path / "ca.pem").read_bytes() in chain

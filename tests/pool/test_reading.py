@@ -119,3 +119,16 @@ def test_what_a_job_is_and_how_it_names_its_image_is_read() -> None:
     ad: Ad = {"vm_name": "\\/Expr(demo)\\/", "JobUniverse": 7, "WantContainer": True}
     job = job_of(ad, "s", "1 128 1 false")
     assert (job.vm_name, job.named_by_text, job.universe, job.container) == ("demo", False, 7, True)
+
+
+def test_a_schedd_that_flocks_here_and_says_anothers_address_takes_no_match_of_its_and_hides_it_from_nobody() -> None:
+    for names in (("evil", "ours"), ("ours", "evil")):
+        ads = [{"MyType": "Scheduler", "Name": name, "MyAddress": "<a>"} for name in names]
+        submitters = [
+            {"MyType": "Submitter", "ScheddName": "ours", "IdleJobs": 5},
+            {"MyType": "Submitter", "ScheddName": "evil", "SubmitterTag": "away", "IdleJobs": 1},
+        ]
+        answer = sort_answer([*ads, *submitters])
+        assert (answer.schedds["<a>"], set(answer.schedds.values())) == ("ours", {"ours", "evil"})
+    both = [{"MyType": "Scheduler", "Name": name, "MyAddress": "<a>"} for name in ("b", "a")]
+    assert set(sort_answer(both).schedds.values()) == {"a", "b"}, "each is asked"

@@ -263,8 +263,9 @@ class Ledger:
         if live.record.shown_at is None:
             live.token = None
             self._change(live, shown_at=now)
-        if report.accelerator and report.accelerator != live.record.accelerator:
-            self._change(live, accelerator=clean(report.accelerator)[:64])
+        accelerator = clean(report.accelerator)[:64]
+        if accelerator and accelerator != live.record.accelerator:
+            self._change(live, accelerator=accelerator)
         if report.state not in _UP:
             live.up_since = None
         elif live.up_since is None:

@@ -21,6 +21,7 @@ from deskgrid.core import filler
 from deskgrid.core.demand import fits
 from deskgrid.core.giving import Giving, bounded
 from deskgrid.core.health import Health, Standing
+from deskgrid.core.refusals import tally
 from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
@@ -171,10 +172,9 @@ class _Planner:
             )
         if not self.snapshot.desktops:
             return Reason("no-desktop", "No desktop has reported to the coordinator yet.")
-        count = Counter(reason.name for reason in self.reasons.values())
-        count.pop("demand", None)
         no_room = len(self.free) - len({g.desktop for g in self.grants})
-        told = [f"{n} {name}" for name, n in count.most_common()] + ([f"{no_room} without room"] if no_room else [])
+        refused = tally(reason for reason in self.reasons.values() if reason.name != "demand")
+        told = refused + ([f"{no_room} without room"] if no_room else [])
         return Reason(
             filler.NO_DESKTOP_FREE,
             f"No desktop can start another virtual machine of {want.image} now.",

@@ -6,7 +6,6 @@ Rules, told first:
 - What could not be read is said to be unknown, never guessed.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -15,6 +14,7 @@ import msgspec
 from deskgrid.core.demand import ad_of, covered, fresh, large_enough
 from deskgrid.core.giving import PassedOver
 from deskgrid.core.health import Health
+from deskgrid.core.refusals import tally
 from deskgrid.core.requirements import unmet
 from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
@@ -250,8 +250,7 @@ def _nobody(image: str, plan: Plan, snapshot: Snapshot) -> Reason:
     """No ad is there, since no desktop could start one."""
     if not snapshot.desktops:
         return Reason("no-desktop", "No desktop has reported to the coordinator yet.")
-    count = Counter(reason.name for reason in plan.desktops.values())
-    told = ", ".join(f"{n} {name}" for name, n in count.most_common())
+    told = ", ".join(tally(plan.desktops.values()))
     return Reason(
         "no-desktop-free",
         f"No desktop can start a virtual machine of {image} now.",
