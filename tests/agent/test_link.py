@@ -117,3 +117,9 @@ def test_the_next_report_uses_the_same_connection_if_it_still_stands(server: Ser
         item = inbox.get(timeout=20)
         assert isinstance(item, Answered) and item.answer.to == sequence
     assert len(set(server.peers)) == (3 if hang_up else 1)
+
+
+@pytest.mark.parametrize("to", [0, 2, 1 << 53])
+def test_an_answer_to_another_report_is_none_and_makes_no_later_one_late(server: Server, to: int) -> None:
+    server.replies["/v1/report"] = lambda body: (200, msgspec.json.encode(Answer(to, datetime.now(UTC), (), 20.0)))
+    assert f"an answer to report {to}, not to 1" in down(say(server))

@@ -487,3 +487,18 @@ def test_the_state_folder_and_its_secrets_are_readable_by_the_service_only(share
     assert shared.state.stat().st_mode & 0o777 == 0o700
     for name in ("ca.key", "server.key", "operator.token"):
         assert (shared.state / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_that_the_operator_revoked_enrols_nobody_and_whom_it_enrolled_stays(tmp_path: Path) -> None:
+    with service(tmp_path) as here:
+        made = here.operator.make_token(uses=5)
+        desk = here.enrol("desk-1", made.token)
+        desk.say()
+        assert here.operator.revoke_token(made.id).sentence.startswith(f"Enrolment token {made.id} is revoked")
+        body = msgspec.json.encode(Enrol(made.token, "desk-2"))
+        assert problem(here.post("/v1/enrol", body)) == (403, "token-expired")
+        desk.say()
+        for token_id, code in ((made.id, "token-expired"), ("nobody", "token-unknown")):
+            with pytest.raises(Refused) as refused:
+                here.operator.revoke_token(token_id)
+            assert refused.value.problem.code == code

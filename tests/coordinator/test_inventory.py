@@ -11,7 +11,7 @@ from deskgrid.coordinator.inventories import Kind
 from deskgrid.coordinator.kept import DesktopInventory
 from deskgrid.model.inventory import Inventory, Trial, Verdict, Virtualisation
 
-from .values import START, Clock, Desk, office
+from .values import START, Clock, Desk, member, office
 
 GOOD = Inventory(
     system="Debian GNU/Linux 13 (trixie)",
@@ -114,3 +114,27 @@ def test_the_fleets_table_counts_by_product_and_virtualisation_and_leaves_out_wh
             assert found.silent == 1
 
     asyncio.run(story())
+
+
+def test_one_that_changes_with_each_report_is_written_now_and_then_and_known_all_the_same(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with office(tmp_path) as here:
+            desk, written = await member(here), []
+            call = here.part.recorder.call
+
+            async def counted(ask):
+                written.append(ask)
+                return await call(ask)
+
+            here.part.recorder.call = counted
+            changing = [msgspec.structs.replace(GOOD, kernel=f"6.{n}") for n in range(50)]
+            for one in changing:
+                await desk.say(inventory=one)
+            assert len(written) <= 10
+            known = here.part.inventories
+            assert known.get("desk-1").inventory == known.all()[0].inventory == changing[-1]
+            await known.write(here.part.recorder)
+            (kept,) = await call(records.inventories)
+            assert kept.inventory == changing[-1]
+
+    asyncio.run(play())

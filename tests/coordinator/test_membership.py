@@ -70,6 +70,28 @@ def test_a_name_in_use_is_taken(database: db.Database) -> None:
     assert refused(database, token(database)) == "name-taken"
 
 
+def test_a_used_up_token_answers_the_same_desktop_a_few_times_and_notes_it_once(database: db.Database) -> None:
+    text = token(database)
+    for _ in range(1 + membership.REPEATS):
+        enrol(database, text)
+    assert refused(database, text) == "token-used-up"
+    with database.begin() as connection:
+        notes = [row.what for row in connection.execute(sa.select(db.audit).order_by(db.audit.c.id))]
+    assert [note.split()[0] for note in notes] == ["made", "enrolled"]
+
+
+def test_a_revoked_token_enrols_nobody_and_nobody_again(database: db.Database) -> None:
+    text = token(database, uses=5)
+    enrol(database, text)
+    token_id, _ = token_parts(text) or ("", "")
+    with database.begin() as connection:
+        over = membership.revoke_token(connection, token_id, "operator", START)
+        assert over is not None and over.expires_at == START
+        assert membership.revoke_token(connection, token_id, "operator", START) is None
+        assert membership.revoke_token(connection, "nobody", "operator", START) is None
+    assert (refused(database, text), refused(database, text, "desk-2")) == ("token-expired", "token-expired")
+
+
 def test_a_lost_answer_lets_the_same_desktop_ask_again_without_another_use(database: db.Database) -> None:
     text = token(database, uses=1)
     first, _ = enrol(database, text)

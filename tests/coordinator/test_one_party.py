@@ -8,11 +8,13 @@ import pytest
 import sqlalchemy as sa
 
 from deskgrid.coordinator import database as db
+from deskgrid.coordinator import explain
 from deskgrid.coordinator.records import STORY_LINES
 from deskgrid.coordinator.tellers import REPORT_LINES
 from deskgrid.core.why import why_job
 from deskgrid.model.desktop import Availability, Room, Transition, VmState
 from deskgrid.model.inventory import Inventory
+from deskgrid.model.reason import Reason
 
 from .values import IMAGE, Desk, Office, member, office, ordered, started
 
@@ -176,5 +178,33 @@ def test_the_plan_knows_members_only(tmp_path: Path) -> None:
             await here.cycle()
             assert here.part.view.snapshot is not None
             assert [one.name for one in here.part.view.snapshot.desktops] == ["desk-1"]
+
+    asyncio.run(play())
+
+
+def test_a_name_of_an_accelerator_that_is_cleaned_is_written_once(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with started(tmp_path) as (here, desk, lease):
+            desk.shows(lease, accelerator="k\x01vm")
+            await desk.say()
+            await here.part.recorder.flush()
+            await desk.say()
+            assert not here.part.ledger.changes.wait
+            assert (await here.lease(lease.vm_id)).accelerator == "k vm"
+
+    asyncio.run(play())
+
+
+def test_reasons_of_any_length_are_kept_as_far_as_a_person_reads(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with started(tmp_path) as (here, desk, lease):
+            long = Reason("n" * 100_000, "s" * 100_000, "r" * 100_000)
+            desk.shows(lease, reason=long)
+            desk.availability = Availability(False, (long,) * 3)
+            await desk.say()
+            known = here.part.fleet.get(desk.name)
+            assert known is not None and len(msgspec.json.encode(known.report)) < 10_000
+            member = here.part.members[desk.name]
+            assert len(msgspec.json.encode(explain.desktop(here.part, member))) < 10_000
 
     asyncio.run(play())

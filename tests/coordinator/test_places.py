@@ -1,5 +1,6 @@
 """Places that are bounded: who gets one when all want one; and the connections that have them."""
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -62,3 +63,33 @@ def test_a_connection_that_greets_nobody_is_cut(tmp_path: Path, monkeypatch: pyt
             plain.settimeout(SOON_SECONDS)
             assert plain.recv(100) == b""
         assert here.operator.status().problems == ()
+
+
+def test_silent_connections_count_before_their_greeting_are_said_and_take_nothing_from_another_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "EACH", 3)
+    with service(tmp_path) as here, contextlib.ExitStack() as opened:
+        port = int(here.at.url.rsplit(":", 1)[1])
+
+        def silent() -> socket.socket:
+            link = opened.enter_context(socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.9", 0)))
+            link.settimeout(SOON_SECONDS)
+            return link
+
+        first, _, _, fourth = (silent() for _ in range(4))
+        with contextlib.suppress(ConnectionResetError):
+            assert fourth.recv(1) == b"", "it is cut at once"
+        (told,) = here.operator.status().problems
+        assert told.startswith("connections: 127.0.0.9 has 3, its share")
+        first.close()
+        for _ in range(500):
+            link = silent()
+            link.settimeout(0.05)
+            try:
+                link.recv(1)
+            except TimeoutError:
+                return  # the place was given back
+            except ConnectionResetError:
+                continue
+        raise AssertionError("the place of a connection that never greeted was not given back")

@@ -3,8 +3,10 @@
 import asyncio
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from deskgrid.coordinator import database as db
@@ -12,10 +14,12 @@ from deskgrid.coordinator import membership
 from deskgrid.coordinator.database import open_database
 from deskgrid.coordinator.problems import Refusal
 from deskgrid.coordinator.revocations import FILE, Journal
+from deskgrid.coordinator.settings import CoordinatorSettings, GuestSettings
+from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Enrol
 
 from .running import problem, service
-from .values import START, Clock, member, office
+from .values import IMAGE, START, Clock, Office, member, office, ordered, started
 
 
 def backup(state: Path, to: Path) -> None:
@@ -127,5 +131,152 @@ def test_what_cannot_be_written_to_the_journal_is_not_revoked(tmp_path: Path) ->
                 )
             kept = await here.part.recorder.call(lambda c: c.execute(db.desktops.select()).mappings().all())
             assert kept[0]["revoked_at"] is None
+
+    asyncio.run(play())
+
+
+def told_by(here: Office) -> list[tuple[str, bool]]:
+    """From now on: which VMs the pool is told to forget, and whether their tokens die."""
+    told, forget = [], here.pool.forget_vm
+
+    def noted(vm_id: str, token_dies: bool = True) -> None:
+        forget(vm_id, token_dies)
+        told.append((vm_id, token_dies))
+
+    here.pool.forget_vm = noted
+    return told
+
+
+async def revoke(here: Office, name: str) -> None:
+    """As the operator's request does it."""
+    part, now = here.part, here.clock()
+    revoked = await part.recorder.call(lambda c: part.journal.revoke(c, name, "stolen", "operator", now))
+    assert revoked is not None
+    part.members[name] = revoked
+    part.ledger.cut_off(name, Reason("desktop-revoked", "It was stolen."), now)
+    part.forget_ended()
+
+
+async def until(told: list[tuple[str, bool]], expected: tuple[str, bool]) -> None:
+    async with asyncio.timeout(5):
+        while expected not in told:
+            await asyncio.sleep(0.01)
+
+
+def test_a_token_dies_whose_vm_is_just_being_forgotten_when_its_desktop_is_revoked(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with started(tmp_path) as (here, desk, lease):
+            desk.shows(lease)
+            await desk.say()
+            told, gate, forget = told_by(here), threading.Event(), here.pool.forget_vm
+            here.pool.forget_vm = lambda vm_id, token_dies=True: (gate.wait(5), forget(vm_id, token_dies))
+            await desk.say(ended=(desk.ends(lease.vm_id),))
+            await asyncio.sleep(0.05)
+            await revoke(here, desk.name)
+            gate.set()
+            await until(told, (lease.vm_id, True))
+            assert told == [(lease.vm_id, False), (lease.vm_id, True)]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_token_dies_though_the_name_has_been_enrolled_anew_before_the_pool_was_back(
+    tmp_path: Path, restarted: bool
+) -> None:
+    async def play() -> None:
+        clock = Clock()
+        async with office(tmp_path, clock) as here:
+            desk = await member(here)
+            await here.offer()
+            here.pool.submit(IMAGE.name)
+            lease = await ordered(here, desk)
+            desk.shows(lease)
+            await desk.say()
+            told = told_by(here)
+            here.pool.faults.unreachable = True
+            await revoke(here, desk.name)
+            clock.pass_by(1.0)
+            await here.enrol(desk.name)
+            if not restarted:
+                here.pool.faults.unreachable = False
+                await until(told, (lease.vm_id, True))
+            assert restarted or not here.part.ledger.condemned
+        if restarted:
+            async with office(tmp_path, clock) as again:
+                await until(told_by(again), (lease.vm_id, True))
+                assert again.part.is_member(desk.name)
+
+    asyncio.run(play())
+
+
+def test_a_token_that_could_not_die_for_long_is_tried_again_by_the_next_cycle(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with started(tmp_path) as (here, desk, lease):
+            desk.shows(lease)
+            await desk.say()
+            told = told_by(here)
+            here.pool.faults.unreachable = True
+            await revoke(here, desk.name)
+            while lease.vm_id in here.part.forgetting:
+                await asyncio.sleep(0.01)
+            here.pool.faults.unreachable = False
+            await here.cycle()
+            await until(told, (lease.vm_id, True))
+
+    asyncio.run(play())
+
+
+def test_who_is_revoked_again_at_the_start_loses_its_leases_and_tokens_at_once(tmp_path: Path) -> None:
+    async def play() -> None:
+        clock, saved = Clock(), tmp_path / "saved.sqlite"
+        async with office(tmp_path, clock) as here:
+            desk = await member(here)
+            await here.offer()
+            here.pool.submit(IMAGE.name)
+            lease = await ordered(here, desk)
+            desk.shows(lease)
+            await desk.say()
+            await here.part.recorder.flush()
+            backup(tmp_path, saved)
+            await revoke(here, desk.name)
+        restore(tmp_path, saved)
+        async with office(tmp_path, clock) as here:
+            told = told_by(here)
+            assert here.part.journal.again == (desk.name,)
+            assert here.part.ledger.all() == ()
+            await until(told, (lease.vm_id, True))
+            assert (await here.lease(lease.vm_id)).end.name == "desktop-revoked"
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_token_dies_for_as_long_as_it_could_live(tmp_path: Path, restarted: bool) -> None:
+    def two_hours(chosen: CoordinatorSettings) -> CoordinatorSettings:
+        return msgspec.structs.replace(chosen, guest=GuestSettings(token_seconds=7200))
+
+    async def revoked(here: Office, name: str, vm_id: str) -> None:
+        told = told_by(here)
+        await revoke(here, name)
+        await until(told, (vm_id, True))
+
+    async def play() -> None:
+        clock = Clock()
+        async with office(tmp_path, clock, change=two_hours) as here:
+            desk = await member(here)
+            await here.offer()
+            here.pool.submit(IMAGE.name)
+            lease = await ordered(here, desk)
+            desk.shows(lease)
+            await desk.say()
+            await desk.say(ended=(desk.ends(lease.vm_id),))
+            for _ in range(4):
+                await here.cycle(500.0)
+            if not restarted:
+                await revoked(here, desk.name, lease.vm_id)
+        if restarted:
+            async with office(tmp_path, clock, change=two_hours) as here:
+                await revoked(here, desk.name, lease.vm_id)
 
     asyncio.run(play())

@@ -5,10 +5,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import msgspec
+import pytest
 import sqlalchemy as sa
+import uvicorn
 
 from deskgrid.coordinator import database as db
-from deskgrid.coordinator import membership, records
+from deskgrid.coordinator import membership, records, service, upkeep
+from deskgrid.coordinator.connection import BoundedConnection
 from deskgrid.coordinator.database import Database, open_database
 from deskgrid.coordinator.kept import LeaseRecord, Line
 from deskgrid.coordinator.upkeep import prune, prune_all
@@ -155,3 +158,36 @@ def test_no_more_than_so_many_leases_are_told_at_once(tmp_path: Path, monkeypatc
     with database.begin() as c:
         assert [r.lease.vm_id for r in records.leases(c, None, 10_000)] == ["vm-5", "vm-4", "vm-3"]
     database.close()
+
+
+def test_upkeep_and_the_certificates_renewal_outlive_a_fault_that_nobody_thought_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def renews(*given: object) -> None:
+        looked.append("certificate")
+        raise OSError(28, "No space left on device")
+
+    async def prunes(*given: object) -> int:
+        looked.append("database")
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(service.trust, "prepare", renews)
+    monkeypatch.setattr(service, "_RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(upkeep, "prune_all", prunes)
+    monkeypatch.setattr(upkeep, "EVERY_SECONDS", 0.01)
+
+    async def play() -> None:
+        stopping = asyncio.Event()
+        async with office(tmp_path) as here:
+            server = service._Server(uvicorn.Config("none"), here.part, BoundedConnection)
+            tasks = [upkeep.keep_small(here.part, stopping), service._renew(server, here.part, stopping)]
+            going = asyncio.gather(*tasks)
+            async with asyncio.timeout(5):
+                while min(looked.count("certificate"), looked.count("database")) < 3:
+                    await asyncio.sleep(0.01)
+            stopping.set()
+            await going
+
+    asyncio.run(play())

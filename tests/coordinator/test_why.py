@@ -124,7 +124,7 @@ def test_on_a_schedd_that_bounds_a_users_matches_the_bound_is_named() -> None:
     later = START + timedelta(seconds=1000)
 
     def seen(**more: object) -> View:
-        waited = {"ads_since": {AD: START}, "idle_since": {"schedd 7": START}}
+        waited = {"ads_since": {AD: START}, "idle_since": {GROUP.key: START}}
         return view(at=later, pool=heard(at=later, **more), **waited)
 
     bounded = (msgspec.structs.replace(others, matched_at=later),)
@@ -214,6 +214,10 @@ def test_a_match_of_another_group_or_image_is_not_this_jobs() -> None:
         assert why(seen=view(pool=heard(matches=(match,)))).name == "not-negotiated"
 
 
+def test_of_requirements_no_more_is_shown_than_a_person_reads() -> None:
+    assert len(why(changed(vm_name=None, requirements="x" * 1_000_000)).reading) < 3000
+
+
 def test_an_image_that_is_backing_off_says_when_it_is_tried_again() -> None:
     failed = Outcome("its-sl6", "desk-1", START, False, Fault.IMAGE)
     reason = why(seen=view(outcomes=(failed,), ads=()))
@@ -234,24 +238,24 @@ def test_without_an_ad_no_desktop_could_start_it() -> None:
 
 def test_a_job_that_htcondor_does_not_match_for_long_fits_nothing() -> None:
     long_ago = START - timedelta(minutes=10)
-    seen = view(ads_since={AD: long_ago}, idle_since={"schedd 7": long_ago})
+    seen = view(ads_since={AD: long_ago}, idle_since={GROUP.key: long_ago})
     reason = why(seen=seen)
     assert reason.name == "requirements-fit-nothing"
     assert "TARGET.vm_name" in reason.reading
-    for fresh in (view(ads_since={AD: long_ago}), view(idle_since={"schedd 7": long_ago})):
+    for fresh in (view(ads_since={AD: long_ago}), view(idle_since={GROUP.key: long_ago})):
         assert why(seen=fresh).name == "not-negotiated"
 
 
 def test_how_long_ads_and_groups_have_been_there_is_carried_over() -> None:
     first = with_waiting(View(START, SETTINGS), view())
-    assert (first.ads_since, first.idle_since) == ({AD: START}, {"schedd 7": START})
+    assert (first.ads_since, first.idle_since) == ({AD: START}, {GROUP.key: START})
     later = view(at=START + timedelta(minutes=1))
     assert with_waiting(first, later).ads_since == {AD: START}
-    assert with_waiting(first, later).idle_since == {"schedd 7": START}
+    assert with_waiting(first, later).idle_since == {GROUP.key: START}
     unknown = msgspec.structs.replace(later, pool=heard(idle=None), ads=())
-    assert with_waiting(first, unknown).idle_since == {"schedd 7": START}
+    assert with_waiting(first, unknown).idle_since == {GROUP.key: START}
     assert with_waiting(first, unknown).ads_since == {}
-    assert with_waiting(first, msgspec.structs.replace(later, pool=None)).idle_since == {"schedd 7": START}
+    assert with_waiting(first, msgspec.structs.replace(later, pool=None)).idle_since == {GROUP.key: START}
 
 
 MEMBER = Membership(True)

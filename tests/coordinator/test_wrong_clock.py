@@ -68,6 +68,27 @@ def test_a_clock_that_is_set_makes_no_silent_desktop_look_alive_and_no_other_loo
     asyncio.run(story())
 
 
+def test_jobs_and_ads_that_came_while_the_clock_was_ahead_have_waited_for_no_longer_and_no_shorter(
+    tmp_path: Path,
+) -> None:
+
+    async def story() -> None:
+        async with office(tmp_path) as here:
+            desk = await member(here)
+            await here.offer()
+            here.clock.is_set(3600 * 24)
+            here.pool.submit(IMAGE.name)
+            await desk.say()
+            await here.cycle()
+            here.clock.is_set(-3600 * 24)
+            await here.cycle(30.0)
+            view = here.part.view
+            assert [here.clock.now - at for at in view.idle_since.values()] == [timedelta(seconds=30)]
+            assert [here.clock.now - at for at in view.ads_since.values()] == [timedelta(seconds=30)]
+
+    asyncio.run(story())
+
+
 def test_leases_that_were_recorded_by_a_clock_that_was_ahead_lapse_in_time_after_a_restart(
     tmp_path: Path,
 ) -> None:
@@ -111,3 +132,16 @@ def test_what_is_current_is_said_and_listed_again_at_once(tmp_path: Path) -> Non
         assert listing is not None and [version.refused for version in listing.versions] == [None]
     good = json.loads((lab.web / "metadata" / "timestamp.json").read_text())["signed"]["expires"]
     assert NOW < datetime.fromisoformat(good) < NOW + timedelta(days=2), "desktops take it again"
+
+
+def test_the_ca_of_before_comes_back_with_the_right_time(tmp_path: Path) -> None:
+    def pinned(at: datetime) -> str:
+        return trust.prepare(tmp_path, ["localhost"], at).fingerprint
+
+    first, ahead = pinned(NOW), NOW + 11 * YEAR
+    later = pinned(ahead)
+    assert later != first
+    assert pinned(ahead) == later
+    assert pinned(NOW) == first == pinned(NOW + YEAR)
+    chain = trust.prepare(tmp_path, ["localhost"], NOW).chain.read_bytes()
+    assert (tmp_path / "ca.pem").read_bytes() in chain

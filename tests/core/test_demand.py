@@ -63,6 +63,22 @@ def test_an_old_match_is_no_demand() -> None:
     assert wants(pool(match(5, ago=180.1)), SETTINGS) == ()
 
 
+def test_a_match_of_a_clock_that_was_ahead_is_none() -> None:
+    for later in (0.0, 86400.0):
+        seen = msgspec.structs.replace(pool(match(5, ago=-365 * 86400.0)), at=after(later))
+        assert wants(seen, SETTINGS) == ()
+    assert wants(pool(match(5, ago=-60)), SETTINGS) != ()
+
+
+def test_a_job_that_forges_the_number_of_others_takes_none_of_theirs_away() -> None:
+    forged = msgspec.structs.replace(group(1), vm_name="zzz")
+    for idle in ((group(10), forged), (forged, group(10))):
+        assert wants(pool(match(10), idle=idle), SETTINGS) == (Want(IMAGE.name, SMALL, 10, 10),)
+    small = group(1, cpus=0, memory_mb=1)
+    for idle in ((group(10), small), (small, group(10))):
+        assert wants(pool(match(10, LARGE), idle=idle), SETTINGS) == (Want(IMAGE.name, LARGE, 3, 10),)
+
+
 def test_jobs_share_a_vm_when_they_fit() -> None:
     assert wants(pool(match(10, LARGE)), SETTINGS) == (Want(IMAGE.name, LARGE, 3, 10),)
 
@@ -170,9 +186,15 @@ def test_an_image_that_needs_more_memory_is_not_offered_in_the_small_size() -> N
 
 
 def test_an_image_that_backs_off_is_withdrawn_until_its_probe_is_due() -> None:
-    failed = (outcome(IMAGE.name, "x", 10),)
+    failed = (outcome(IMAGE.name, "x", 10), outcome(IMAGE.name, "y", 10))
     assert offered(desktop("d"), outcomes=failed) == set()
-    assert offered(desktop("d", silent_seconds=-50), outcomes=failed, at=after(50)) == {AD_SMALL, AD_LARGE}
+    assert offered(desktop("d", silent_seconds=-110), outcomes=failed, at=after(110)) == {AD_SMALL, AD_LARGE}
+
+
+def test_an_image_that_failed_on_one_desktop_alone_is_offered_for_the_others() -> None:
+    failed = (outcome(IMAGE.name, "x", 10),)
+    assert offered(desktop("x"), outcomes=failed) == set()
+    assert offered(desktop("x"), desktop("d"), outcomes=failed) == {AD_SMALL, AD_LARGE}
 
 
 def test_a_desktop_that_backs_off_offers_nothing() -> None:

@@ -5,13 +5,13 @@ import msgspec
 from deskgrid.core.demand import wants
 from deskgrid.core.giving import BARREN, Giving, bounded, passed_over
 from deskgrid.core.plan import plan
-from deskgrid.model.desktop import Desktop, Room, VmReport, VmState
+from deskgrid.model.desktop import Desktop, Fault, Room, VmReport, VmState
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import LiveLease, PlanSettings, Snapshot, Spent, Want
 from deskgrid.model.policy import GIB
 from deskgrid.model.pool import JobGroup, Match, PoolSnapshot
 
-from .values import IMAGE, NOW, SMALL, WHY, after, desktop, facts
+from .values import IMAGE, NOW, SMALL, WHY, after, desktop, facts, outcome
 
 SETTINGS = PlanSettings()
 ENDLESS = Room(10**9, 1 << 60, 1 << 60, 10**9)
@@ -124,6 +124,39 @@ def test_what_passed_nobody_over_does_not_count() -> None:
     assert over(past=[passed, spent("e", ended=5.0, joined=90.0, claimed=True)]) is None, "a later one was claimed"
     assert over(past=[passed], group=msgspec.structs.replace(GROUP, vm_name="other")) is None
     assert over(past=[passed], group=msgspec.structs.replace(GROUP, cpus=2)) is None, "it was promised a larger one"
+
+
+def test_one_desktops_machines_hold_nobody_back_where_another_could_start_one() -> None:
+    passed = [spent("liar", ended=10.0 * n, joined=10.0 * n + 90.0) for n in (1, 2, 3, 4)]
+
+    def waits(*others: Desktop, past=passed, outcomes=()) -> bool:
+        snapshot = msgspec.structs.replace(seen(desktop("liar"), *others, spent=past), outcomes=tuple(outcomes))
+        return passed_over([GROUP], LONG, snapshot, SETTINGS, NOW)[GROUP.key].waits
+
+    assert not waits(desktop("other")), "the next machine shows who is right"
+    assert waits(desktop("other"), past=[*passed, spent("other", ended=5.0, joined=90.0)]), "two have seen it"
+    assert waits(), "there is nobody else"
+    assert waits(desktop("other", refusals=("owner-active",)))
+    assert waits(desktop("other", vms=0))
+    assert waits(desktop("other", silent_seconds=SETTINGS.stale_seconds + 1))
+    assert waits(desktop("other"), outcomes=[outcome("deb", "other", 1, fault=Fault.DESKTOP)])
+    pool = PoolSnapshot(NOW, (Match(IMAGE.name, SMALL, "schedd", 7, 3, NOW),), (GROUP,), ())
+    over = passed_over([GROUP], LONG, seen(desktop("liar"), desktop("other"), spent=passed), SETTINGS, NOW)
+    assert wants(pool, SETTINGS, over) == (Want(IMAGE.name, SMALL, 1, 1),), "one at a time"
+
+
+def test_a_job_that_forges_the_number_of_others_is_a_group_of_its_own() -> None:
+    forged = msgspec.structs.replace(GROUP, vm_name="zzz")
+    for rows in ((GROUP, forged), (forged, GROUP)):
+        past = seen(spent=[spent("d", ended=10.0, joined=100.0)])
+        assert set(passed_over(rows, LONG, past, SETTINGS, NOW)) == {GROUP.key}
+
+
+def test_machines_that_stay_without_a_job_make_a_desktop_barren_too_and_fillers_do_not() -> None:
+    idle = [live(f"vm-{n}", "d", joined=SETTINGS.settle_seconds) for n in range(BARREN)]
+    assert Giving((), idle, SETTINGS, NOW).barren("d")
+    assert not Giving((), idle, msgspec.structs.replace(SETTINGS, filler=IMAGE.name), NOW).barren("d")
+    assert not Giving((), [live(f"vm-{n}", "d", joined=59.0) for n in range(BARREN)], SETTINGS, NOW).barren("d")
 
 
 def test_jobs_that_were_passed_over_get_none_and_then_one_and_others_do_not_wait_with_them() -> None:

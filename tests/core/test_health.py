@@ -24,18 +24,18 @@ def test_without_failures_everything_is_allowed_without_a_probe() -> None:
 
 
 def test_a_failed_image_waits_and_then_is_probed() -> None:
-    standing = health(outcome("a", "d1", 30)).image("a", NOW)
+    standing = health(outcome("a", "d1", 90), outcome("a", "d2", 90)).image("a", NOW)
     assert (standing.allowed, standing.probing, standing.retry_at) == (False, True, after(30))
     assert standing.reason is not None
     assert (standing.reason.name, standing.reason.until) == ("image-backoff", after(30))
-    assert standing.reason.sentence.startswith("The last 1 start of image a failed; it is tried again")
-    standing = health(outcome("a", "d1", 60)).image("a", NOW)
-    assert (standing.allowed, standing.probing, standing.witnesses) == (True, True, {"d1"})
+    assert standing.reason.sentence.startswith("The last 2 starts of image a failed; it is tried again")
+    standing = health(outcome("a", "d1", 120), outcome("a", "d2", 120)).image("a", NOW)
+    assert (standing.allowed, standing.probing, standing.witnesses) == (True, True, {"d1", "d2"})
 
 
 def test_each_failure_in_a_row_doubles_the_wait_up_to_the_longest() -> None:
-    for failures, seconds in ((1, 60), (2, 120), (3, 240), (7, 3600), (400, 3600)):
-        outcomes = [outcome("a", "d", failures - n) for n in range(failures)]
+    for failures, seconds in ((2, 120), (3, 240), (7, 3600), (400, 3600)):
+        outcomes = [outcome("a", f"d{n}", failures - n) for n in range(failures)]
         standing = health(*outcomes).image("a", NOW)
         assert standing.failures == failures
         assert standing.retry_at == outcomes[-1].at + timedelta(seconds=seconds)
@@ -63,9 +63,18 @@ def test_a_desktops_own_fault_counts_against_the_desktop_alone() -> None:
     assert reason is not None and reason.name == "desktop-backoff"
 
 
-def test_an_image_that_never_joined_anywhere_is_held_to_be_broken() -> None:
+def test_one_desktop_alone_condemns_no_new_image_and_is_not_condemned_by_it() -> None:
     standing = health(outcome("a", "d1", 2), outcome("a", "d1", 1))
-    assert (standing.image("a", NOW).failures, standing.desktop("d1", NOW).failures) == (2, 0)
+    assert (standing.image("a", NOW).failures, standing.desktop("d1", NOW).failures) == (0, 0)
+    assert standing.image_on("a", "d1", NOW).retry_at == after(119)
+    assert not standing.may_start("a", "d1", NOW)
+    assert standing.may_start("a", "d2", NOW) and standing.may_start("b", "d1", NOW)
+
+
+def test_a_new_image_that_fails_on_two_desktops_is_held_to_be_broken() -> None:
+    standing = health(outcome("a", "d1", 3), outcome("a", "d1", 2), outcome("a", "d2", 1))
+    assert (standing.image("a", NOW).failures, standing.desktop("d1", NOW).failures) == (3, 0)
+    assert standing.image_on("a", "d1", NOW).allowed
 
 
 def test_a_desktop_that_alone_fails_an_image_that_joins_elsewhere_is_held_to_be_broken() -> None:
@@ -118,4 +127,5 @@ def test_whoever_backs_off_has_a_reason_with_an_end_and_is_let_try_again_then(ou
 def test_no_failure_is_held_against_both_the_image_and_the_desktop(outcomes: list[Outcome]) -> None:
     judged = Health(outcomes, SETTINGS)
     blamed = sum(judged.image(n, NOW).failures for n in "ab") + sum(judged.desktop(n, NOW).failures for n in "xyz")
+    blamed += sum(judged.image_on(image, desktop, NOW).failures for image in "ab" for desktop in "xyz")
     assert blamed <= sum(not o.ok and o.fault is not Fault.NONE for o in outcomes)

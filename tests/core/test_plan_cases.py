@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from deskgrid.core.plan import plan
+from deskgrid.core.refusals import tally
 from deskgrid.model.desktop import Fault, VmReport, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Lease, Size
@@ -156,3 +157,9 @@ def _lease(vm_id: str, leased: Leased) -> LiveLease:
     lease = Lease(vm_id, leased.desktop, IMAGES[leased.image], size, after(-leased.granted_ago), after(300), WHY)
     joined = None if leased.joined_ago is None else after(-leased.joined_ago)
     return LiveLease(lease, joined, leased.claimed)
+
+
+def test_every_name_that_the_planner_gives_a_desktop_is_known_to_who_counts_them() -> None:
+    for case in (value for one in _cases() for value in one.values if isinstance(value, Case)):
+        made = plan(_snapshot(case.given), case.given.settings, NOW)
+        assert not any("other" in told for told in tally(made.desktops.values())), case.it

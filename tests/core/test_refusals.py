@@ -2,7 +2,7 @@
 
 import pytest
 
-from deskgrid.core.refusals import REFUSALS, state
+from deskgrid.core.refusals import REFUSALS, state, tally
 from deskgrid.model.desktop import Availability, Room
 from deskgrid.model.reason import Reason
 
@@ -30,3 +30,10 @@ def test_a_desktop_that_waits_for_its_turn_is_waiting_and_the_first_refusal_coun
         assert state(refusing(name), ROOM) == "waiting"
     assert state(refusing("owner-paused", "owner-active"), ROOM) == "paused"
     assert state(refusing("policy-unreadable"), ROOM) == "not fit"
+
+
+def test_for_everybody_to_read_a_name_that_only_its_desktop_knows_is_other() -> None:
+    said = [
+        Reason(name, "") for name in ("owner-active", "owner-active", "no-demand", "pay here " + "x" * 100_000, "y")
+    ]
+    assert tally(said) == ["2 owner-active", "2 other", "1 no-demand"]

@@ -1,5 +1,7 @@
 """Which condition of a job no machine of an image meets: as far as it can be told, and never what may be met."""
 
+import time
+
 import pytest
 
 from deskgrid.core.requirements import Unmet, unmet
@@ -77,3 +79,25 @@ def test_a_condition_that_is_not_met_is_named_with_what_the_machines_say(
 def test_of_an_image_that_was_never_tried_only_the_size_is_weighed() -> None:
     assert unmet('TARGET.OpSysAndVer == "Debian12" && TARGET.HasDocker', PLAIN) is None
     assert unmet("TARGET.Memory >= 2000", PLAIN) == Unmet("TARGET.Memory >= 2000", "its machines say Memory = 1024")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 9_000 + "true" + ")" * 9_000,
+        "(a && " * 3_000 + "b" + ")" * 2_000,
+        "(" * 300 + 'Foo =!= "' + "x" * 19_000 + '"' + ")" * 300,
+        '"\\"' * 5_000 + "\\",
+        "(" * 9_000 + '"' + "([{" * 3_000,
+        "TARGET.HasVM && " * 100_000,
+    ],
+)
+def test_requirements_of_any_shape_are_soon_looked_through(text: str) -> None:
+    began = time.process_time()
+    assert unmet(text, AD) is None
+    assert time.process_time() - began < 0.5
+
+
+def test_what_stands_within_many_brackets_is_found() -> None:
+    found = unmet("(" * 1_000 + "true && (TARGET.HasVM)" + ")" * 1_000, AD)
+    assert found is not None and found.condition == "TARGET.HasVM"

@@ -108,6 +108,13 @@ def test_a_group_that_is_missing_from_one_answer_is_remembered_for_a_while() -> 
     assert remembered([], later, before, [seen()], {("s", 2)}) == [before[1]], "the others do not wait any more"
 
 
+def test_a_match_of_a_clock_that_was_ahead_is_forgotten_and_hides_no_other() -> None:
+    ahead = Match("img-a", SMALL, "s", 1, 5, NOW + timedelta(days=365))
+    assert remembered([ahead], NOW, [ahead], [seen()], None) == []
+    now = Match("img-a", LARGE, "s", 1, 4, NOW)
+    assert remembered([now], NOW, [ahead], [seen(), seen(LARGE)], None) == [now]
+
+
 def test_an_ad_that_the_collector_lacks_is_named() -> None:
     assert lost([seen()], ["deskgrid-offline-img-a-1x512", "deskgrid-offline-img-b-1x512"]) == (
         "deskgrid-offline-img-b-1x512",

@@ -97,6 +97,14 @@ def test_a_job_shows_the_requirements_that_it_was_submitted_with() -> None:
     assert job_of({"ClusterId": 5, "ProcId": 1}, "s", "error").memory_mb == 0
 
 
+def test_a_job_that_refers_to_long_requirements_many_times_makes_them_no_longer() -> None:
+    ad = {
+        "Requirements": f"\\/Expr({'MY.DeskgridSubmittedRequirements || ' * 1000}true)\\/",
+        "DeskgridSubmittedRequirements": f"\\/Expr({'x' * 10_000})\\/",
+    }
+    assert len(job_of(ad, "schedd", "1 1 1 true").requirements) < 60_000
+
+
 def test_requirements_that_were_joined_twice_are_shown_as_they_were_submitted() -> None:
     ad: Ad = {
         "Requirements": "\\/Expr((MY.DeskgridFurtherRequirements) && (TARGET.vm_name == MY.vm_name))\\/",
@@ -111,3 +119,16 @@ def test_what_a_job_is_and_how_it_names_its_image_is_read() -> None:
     ad: Ad = {"vm_name": "\\/Expr(demo)\\/", "JobUniverse": 7, "WantContainer": True}
     job = job_of(ad, "s", "1 128 1 false")
     assert (job.vm_name, job.named_by_text, job.universe, job.container) == ("demo", False, 7, True)
+
+
+def test_a_schedd_that_flocks_here_and_says_anothers_address_takes_no_match_of_its_and_hides_it_from_nobody() -> None:
+    for names in (("evil", "ours"), ("ours", "evil")):
+        ads = [{"MyType": "Scheduler", "Name": name, "MyAddress": "<a>"} for name in names]
+        submitters = [
+            {"MyType": "Submitter", "ScheddName": "ours", "IdleJobs": 5},
+            {"MyType": "Submitter", "ScheddName": "evil", "SubmitterTag": "away", "IdleJobs": 1},
+        ]
+        answer = sort_answer([*ads, *submitters])
+        assert (answer.schedds["<a>"], set(answer.schedds.values())) == ("ours", {"ours", "evil"})
+    both = [{"MyType": "Scheduler", "Name": name, "MyAddress": "<a>"} for name in ("b", "a")]
+    assert set(sort_answer(both).schedds.values()) == {"a", "b"}, "each is asked"

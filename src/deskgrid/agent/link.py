@@ -62,9 +62,12 @@ class HttpsLink:
         if status != 200:
             return LinkDown(report.sequence, f"{self._url}: {_problem(status, body)}")
         try:
-            return Answered(read_json(body, type=Answer))
+            answer = read_json(body, type=Answer)
         except msgspec.DecodeError as error:
             return LinkDown(report.sequence, f"{self._url}: an answer that cannot be read ({error})")
+        if answer.to != report.sequence:  # one from the future would make all later ones late
+            return LinkDown(report.sequence, f"{self._url}: an answer to report {answer.to}, not to {report.sequence}")
+        return Answered(answer)
 
     def _ask(self, body: bytes, seconds: float) -> tuple[int, bytes]:
         """Say it on a kept connection if there is one that still stands, else on a new one."""

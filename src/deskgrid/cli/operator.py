@@ -14,11 +14,22 @@ from deskgrid.core.why import Why
 from deskgrid.model.counted import counted
 from deskgrid.model.names import name as check_name
 
+token_app = typer.Typer(help="Enrolment tokens that were made.", no_args_is_help=True)
 desktop_app = typer.Typer(help="The desktops of the fleet.", no_args_is_help=True)
 vm_app = typer.Typer(help="The virtual machines.", no_args_is_help=True)
 why_app = typer.Typer(help="Why something is as it is: one sentence.", no_args_is_help=True)
 
 Because = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
+
+
+@token_app.command("revoke")
+def revoke_token(
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="The part of its text between the first two '_'.")],
+    settings: Settings = None,
+) -> None:
+    """End an enrolment token. Desktops that have enrolled with it stay (see `deskgrid desktop revoke`)."""
+    with office(settings) as client:
+        tell(client.revoke_token(check_name("token id", token_id)).sentence)
 
 
 @desktop_app.command("list")

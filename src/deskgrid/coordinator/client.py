@@ -130,6 +130,10 @@ class OperatorClient:
         """A new enrolment token, with the fingerprint that goes with it."""
         return self._post("/v1/tokens", MakeToken(lifetime_seconds, uses), MadeToken)
 
+    def revoke_token(self, token_id: str) -> Done:
+        """End an enrolment token."""
+        return self._post(f"/v1/token/{quote(token_id, safe='')}/revoke", Because(), Done)
+
     def revoke(self, desktop: str, reason: str = "") -> Done:
         """Take a desktop's membership away."""
         return self._post(f"/v1/desktop/{quote(desktop, safe='')}/revoke", Because(reason), Done)

@@ -1,7 +1,8 @@
 """One HTTP connection, with bounds that uvicorn leaves to a proxy: how many there are, and each wait for a client.
 
 Rules, told first:
-- There are so many in all, and so many from one address (`places.py`); one more is cut at once, and it is said.
+- There are so many in all, and so many from one address (`places.py`); one more is cut as it is accepted (`door.py`),
+  and it is said.
 - A request's head is small and complete within seconds, or the connection is cut; nothing is answered.
 - A request's body is complete within a time as a whole, whatever was answered meanwhile: a refusal that was said before
   the body came does not leave a connection to trickle.
@@ -31,6 +32,19 @@ class BoundedConnection(HttpToolsProtocol):
     """uvicorn's protocol with an end to waiting. places: of all connections of one server."""
 
     places = Places("connections", 1 << 16, 1 << 16, 0, Whereabouts())
+    _has_place = False
+
+    def take_place(self, address: str) -> bool:
+        """Take a place, before anything is spent on the connection; False when there is none."""
+        self._address = address
+        self._has_place = self.places.take(address, time.monotonic())
+        return self._has_place
+
+    def leave_place(self) -> None:
+        """Give it back, once."""
+        if self._has_place:
+            self._has_place = False
+            self.places.leave(self._address)
 
     def connection_made(self, transport: Any) -> None:
         """The time for the first head runs."""
@@ -38,25 +52,16 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._address = str(self.client[0]) if self.client else "?"
-        self._has_place = self.places.take(self._address, time.monotonic())
-        if self._has_place:
-            self._wait_for(HEAD_SECONDS)
-        else:
-            transport.abort()
+        self._wait_for(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
         self._stop_timer()
-        if self._has_place:
-            self._has_place = False
-            self.places.leave(self._address)
+        self.leave_place()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Count what comes before a head is complete."""
-        if not self._has_place:
-            return
         if self._in_head:
             if self._timer is None:
                 self._wait_for(HEAD_SECONDS)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -30,6 +31,7 @@ from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.signed import SignedCatalogue
 from deskgrid.core.why import View
 from deskgrid.model.desktop import Desktop
+from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import Pool
 
 T = TypeVar("T")
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 
 GONE_SECONDS = 1800.0
 """Ads of a VM have expired so long after its end."""
+_TOKEN_DAY = timedelta(days=1)
+"""No pool token lives longer (`guest.token_seconds`)."""
 
 
 class Coordinator:
@@ -73,13 +77,25 @@ class Coordinator:
             LastVms(spent for record in loaded.recent if (spent := spent_of(record)) is not None),
         )
         self.ledger.changes.tellers.remember(loaded.recent)
-        self.ledger.restore(loaded.living, loaded.gone, self.started_at)
+        self.gone_seconds = max(GONE_SECONDS, settings.guest.token_seconds)
+        self._restore(loaded)
         self.recorder = Recorder(loaded.database, self.ledger.changes, loaded.last_line)
         catalogue = catalogue or _catalogue(settings)
         self.offering = Offering(catalogue, self.recorder, loaded.image_names, settings.images.sources)
         self.view = View(at=self.started_at, settings=settings.plan)
         self._threads = ThreadPoolExecutor(4, "pool")
         self.forgetting = Forgetting(self._forget, self._forgotten, loaded.forget_delays)
+
+    def _restore(self, loaded: "Loaded") -> None:
+        """Take up leases, but for those of desktops that are no members: a backup or a crash has left them there."""
+        since = self.started_at - timedelta(seconds=self.gone_seconds)
+        gone = [record for record in loaded.gone if record.ended_at is None or record.ended_at >= since]
+        self.ledger.restore(loaded.living, gone, self.started_at)
+        for name in self.ledger.strangers(self.is_member):
+            member = self.members.get(name)
+            told = member.revoked_reason if member is not None else "it is not enrolled"
+            self.ledger.cut_off(name, Reason("desktop-revoked", f"{name} was revoked: {told}"), self.started_at)
+        self.ledger.condemn_older({member.name: member.enrolled_at for member in loaded.members})
 
     def is_member(self, desktop: str) -> bool:
         """Whether a desktop is enrolled and not revoked."""
@@ -115,6 +131,7 @@ class Coordinator:
             self.started_at += by
             for part in (self.ledger, self.fleet, self.neighbours):
                 part.shift(by)
+            self.view = self.view.shifted(by)
         return by
 
     async def ask_pool(self, ask: Callable[[], T]) -> T:
@@ -122,9 +139,9 @@ class Coordinator:
         return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
 
     def forget_ended(self) -> None:
-        """Begin to take away the ads of VMs that have ended."""
+        """Begin to take away the ads of VMs that have ended; those whose tokens must die are tried until they have."""
         ended, self.ledger.ended = self.ledger.ended, []
-        self.forgetting.begin(ended)
+        self.forgetting.begin([*ended, *self.ledger.condemned])
 
     def changed(self, desktop: str) -> None:
         """The orders of a desktop changed: its report is answered now."""
@@ -144,9 +161,11 @@ class Coordinator:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _forget(self, vm_id: str) -> None:
-        desktop = self.ledger.desktop_of(vm_id)
-        revoked = desktop is None or not self.is_member(desktop)
-        await self.ask_pool(lambda: self.pool.forget_vm(vm_id, token_dies=revoked))
+        condemned, dies = self.ledger.condemned, None
+        while dies is None or (vm_id in condemned and not dies):  # its desktop was revoked meanwhile
+            dies = vm_id in condemned
+            await self.ask_pool(partial(self.pool.forget_vm, vm_id, token_dies=dies))
+        condemned.discard(vm_id)
 
     def _forgotten(self, vm_id: str) -> None:
         self.ledger.forgotten(vm_id, self.clock())
@@ -181,6 +200,6 @@ class Loaded:
         self.image_names = records.image_names(connection)
         self.inventories: list[DesktopInventory] = records.inventories(connection)
         self.living: list[LeaseRecord] = records.live_leases(connection)
-        self.gone = records.ended_leases(connection, now - timedelta(seconds=GONE_SECONDS), 10_000)
+        self.gone = records.ended_leases(connection, now - _TOKEN_DAY, 10_000)
         self.recent = records.recent_leases(connection, now - timedelta(days=KEPT_DAYS), 20_000)
         self.last_line = records.last_line(connection)

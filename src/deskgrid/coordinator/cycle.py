@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 import msgspec
 import sqlalchemy as sa
 
-from deskgrid.coordinator.coordinator import GONE_SECONDS, Coordinator
+from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.coordinator.credentials import new_id
 from deskgrid.core.demand import offers, wants
 from deskgrid.core.filler import idle, without
@@ -119,7 +119,7 @@ class Cycle:
             join_seconds = settings.join_seconds
         for desktop in office.ledger.expire(now, join_seconds):
             office.changed(desktop)
-        office.ledger.drop_gone(now - timedelta(seconds=GONE_SECONDS))
+        office.ledger.drop_gone(now - timedelta(seconds=office.gone_seconds))
         office.forget_ended()
 
     async def _withdraw_revoked(self, now: datetime) -> None:

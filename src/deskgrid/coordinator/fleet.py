@@ -7,7 +7,7 @@ Rules, told first:
   one desktop would end each other's VMs.
 - Times are the coordinator's; a desktop's own clock is only measured, so that it may be an hour wrong. A report that
   was long on its way makes that clock look late: of the last reports, the one that came fastest is believed.
-- Unknown fields of a report are kept, for those who look.
+- Unknown fields of a report are kept, for those who look; of reasons so much as a person reads.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,6 +25,8 @@ SKEW_SECONDS = 60.0
 _SUPERSEDED = 32
 _SKEWS = 16
 _LEVELS = 16
+_REFUSALS = 64
+_NAME, _TEXT = 64, 500
 
 
 class AnotherAgent(Exception):
@@ -46,7 +48,7 @@ class Known:
         before: "Known | None" = None,
     ) -> None:
         self.name = name
-        self.report = report
+        self.report = _short(report)
         self.raw = raw
         self.received_at = received_at
         skew = (report.sent_at - received_at).total_seconds()
@@ -147,6 +149,24 @@ class Fleet:
     def desktops(self) -> tuple[Desktop, ...]:
         """The fleet for a snapshot, by name."""
         return tuple(self._known[name].desktop() for name in sorted(self._known))
+
+
+def _short(report: Report) -> Report:
+    """The report with reasons that can be shown beside those of others."""
+    said = report.availability.refusals
+    if len(said) <= _REFUSALS and all(map(_is_short, (*said, *(vm.reason for vm in report.vms)))):
+        return report
+    availability = msgspec.structs.replace(report.availability, refusals=tuple(map(_cut, said[:_REFUSALS])))
+    vms = tuple(msgspec.structs.replace(vm, reason=_cut(vm.reason)) for vm in report.vms)
+    return msgspec.structs.replace(report, availability=availability, vms=vms)
+
+
+def _is_short(reason: Reason) -> bool:
+    return len(reason.name) <= _NAME and len(reason.sentence) <= _TEXT and len(reason.reading) <= _TEXT
+
+
+def _cut(reason: Reason) -> Reason:
+    return Reason(reason.name[:_NAME], reason.sentence[:_TEXT], reason.reading[:_TEXT], reason.until)
 
 
 def _unknown(raw: Any, kind: Any) -> dict[str, Any]:

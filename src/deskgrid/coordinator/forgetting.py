@@ -9,8 +9,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from deskgrid.pool.contract import PoolError
-
 log = logging.getLogger(__name__)
 
 DELAYS_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, *((30.0,) * 30))
@@ -19,7 +17,7 @@ DELAYS_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, *((30.0,) * 30))
 class Forgetting:
     """Takes ads of ended VMs away until it is done or moot.
 
-    forget: takes one VM's ads away, raising PoolError. done: called when it has.
+    forget: takes one VM's ads away, raising whatever kept it from that. done: called when it has.
     """
 
     def __init__(
@@ -53,7 +51,7 @@ class Forgetting:
             for delay in (*self._delays, 0.0):
                 try:
                     await self._forget(vm_id)
-                except PoolError as error:
+                except Exception as error:  # whatever it is, it is tried again
                     if not told:
                         log.warning("vm %s: its ads can't be taken away yet, tried again: %s", vm_id, error)
                         told = True

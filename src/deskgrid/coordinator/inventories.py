@@ -3,10 +3,13 @@
 Rules, told first:
 - A desktop says it once, and again when it has changed: so it is kept in the database, before its report is answered.
 - What differs only in how fast a trial was, or in free disk, is not worth writing.
+- One that changes again and again is written again once a minute at most; until then it is in memory, and goes with
+  what is written next.
 - Reports that wait for the database at the same time are written in one transaction.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -14,9 +17,12 @@ from datetime import datetime
 import msgspec
 
 from deskgrid.coordinator import records
+from deskgrid.coordinator.credentials import Guard
 from deskgrid.coordinator.kept import DesktopInventory
 from deskgrid.coordinator.recorder import Recorder
 from deskgrid.model.inventory import Inventory, Virtualisation
+
+_AT_ONCE, _AGAIN_SECONDS = 5, 60.0
 
 
 class Inventories:
@@ -25,24 +31,34 @@ class Inventories:
     def __init__(self, known: Iterable[DesktopInventory]) -> None:
         self._known = {one.desktop: one for one in known}
         self._waiting: dict[str, DesktopInventory] = {}
+        self._later: dict[str, DesktopInventory] = {}
+        self._pace = Guard(_AT_ONCE, _AGAIN_SECONDS)
         self._lock = asyncio.Lock()
 
     def get(self, desktop: str) -> DesktopInventory | None:
         """What is known of one desktop."""
-        return self._known.get(desktop)
+        return self._later.get(desktop) or self._known.get(desktop)
 
     def all(self) -> list[DesktopInventory]:
         """What is known, by name."""
-        return [one for _, one in sorted(self._known.items())]
+        return [one for _, one in sorted((self._known | self._later).items())]
 
     async def keep(self, recorder: Recorder, desktop: str, said: Inventory, now: datetime) -> None:
         """Keep what a desktop has said. Raises: sqlalchemy.exc.SQLAlchemyError, when it could not be written."""
-        known = self._waiting.get(desktop) or self._known.get(desktop)
+        known = self._waiting.get(desktop) or self.get(desktop)
         if known is not None and desktop not in self._waiting and _core(known.inventory) == _core(said):
             return
+        if self._pace.refused(desktop, time.monotonic()):
+            self._later[desktop] = DesktopInventory(desktop, now, said)
+            return
         self._waiting[desktop] = DesktopInventory(desktop, now, said)
+        self._later.pop(desktop, None)
+        await self.write(recorder)
+
+    async def write(self, recorder: Recorder) -> None:
+        """Write what waits. Raises: sqlalchemy.exc.SQLAlchemyError, when it could not be written."""
         async with self._lock:
-            batch, self._waiting = self._waiting, {}
+            batch, self._waiting, self._later = self._later | self._waiting, {}, {}
             if not batch:
                 return  # written with another one's
             try:

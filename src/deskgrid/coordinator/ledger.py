@@ -9,7 +9,7 @@ Rules, told first:
 - Nothing here waits or writes: what is to be recorded collects in `changes`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -36,6 +36,7 @@ class Ledger:
     """All living leases.
 
     changes: what is not recorded yet. ended: vm ids whose ads must leave the collector, for the caller to take away.
+    condemned: those whose pool tokens must die too, until they have, whoever is enrolled by that name since.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Ledger:
         self.changes = Changes()
         self.outcomes, self.last_vms = outcomes, last_vms or LastVms()
         self.ended: list[str] = []
+        self.condemned: set[str] = set()
 
     # what is there
 
@@ -210,15 +212,22 @@ class Ledger:
         return True
 
     def cut_off(self, desktop: str, reason: Reason, now: datetime) -> None:
-        """End all leases of a desktop that will not be heard any more; those that ended lately are forgotten anew."""
-        self.ended += [vm_id for vm_id, record in self._gone.items() if record.lease.desktop == desktop]
+        """End all leases of a desktop that will not be heard any more; tokens of those that ended lately die too."""
         for live in self.of(desktop):
             self._end(live, reason, Fault.NONE, now)
+        self.condemned |= {vm_id for vm_id, record in self._gone.items() if record.lease.desktop == desktop}
 
-    def desktop_of(self, vm_id: str) -> str | None:
-        """The desktop of a VM that ended lately."""
-        record = self._gone.get(vm_id)
-        return None if record is None else record.lease.desktop
+    def strangers(self, is_member: Callable[[str], bool]) -> set[str]:
+        """The desktops of all leases that are no members."""
+        records = [*(live.record for live in self._live.values()), *self._gone.values()]
+        return {name for name in {one.lease.desktop for one in records} if not is_member(name)}
+
+    def condemn_older(self, enrolled_at: Mapping[str, datetime]) -> None:
+        """VMs that are not forgotten yet and were their desktop's before it was enrolled anew: their tokens die too."""
+        for vm_id, record in self._gone.items():
+            since = enrolled_at.get(record.lease.desktop)
+            if record.forgotten_at is None and since is not None and record.lease.granted_at < since:
+                self.condemned.add(vm_id)
 
     def forgotten(self, vm_id: str, now: datetime) -> None:
         """The VM's ads have left the collector."""
@@ -235,6 +244,7 @@ class Ledger:
         for vm_id, record in list(self._gone.items()):
             if record.ended_at is not None and record.ended_at < before:
                 del self._gone[vm_id]
+                self.condemned.discard(vm_id)
 
     # inside
 
@@ -253,8 +263,9 @@ class Ledger:
         if live.record.shown_at is None:
             live.token = None
             self._change(live, shown_at=now)
-        if report.accelerator and report.accelerator != live.record.accelerator:
-            self._change(live, accelerator=clean(report.accelerator)[:64])
+        accelerator = clean(report.accelerator)[:64]
+        if accelerator and accelerator != live.record.accelerator:
+            self._change(live, accelerator=accelerator)
         if report.state not in _UP:
             live.up_since = None
         elif live.up_since is None:

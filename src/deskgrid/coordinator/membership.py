@@ -3,7 +3,8 @@
 Rules, told first:
 - A token is limited in time and count; each use is counted in the same transaction that enrols.
 - A desktop's name is taken while its credential is in use. An answer that was lost does no harm: the same desktop may
-  ask again with the same token as long as it has not used a credential.
+  ask again with the same token as long as it has not used a credential. That costs a use too; a token that is used up
+  has REPEATS more for it. A token that was revoked has none.
 - A revoked desktop comes back only with a token that was made after its end.
 - Refusals do not tell which part of a token was wrong.
 - What can be refused is refused from memory; the transaction decides again, with what it finds.
@@ -24,6 +25,10 @@ from deskgrid.wire.messages import Enrol, Enrolled
 
 RESERVED = ("coordinator", "operator")
 """Names that mean the service itself in stories and audit."""
+
+
+REPEATS = 3
+"""So often is a token that is used up answered again to desktops that it has enrolled, in all."""
 
 
 def make_token(
@@ -52,12 +57,13 @@ def enrol(connection: sa.Connection, request: Enrol, now: datetime) -> tuple[Enr
     token = records.token(connection, parts[0]) if parts else None
     before = records.member(connection, request.desktop)
     token, again = check(token, before, request, now)
-    if not again and not records.use_token(connection, token.id, now):
+    if not records.use_token(connection, token.id, now, -REPEATS if again else 0):
         raise _used_up()
     credential = new_secret()
     member = Member(request.desktop, digest(credential), now, token.id, used=False)
     records.save_member(connection, member)
-    records.note(connection, request.desktop, f"enrolled with token {token.id}", now)
+    if not again:
+        records.note(connection, request.desktop, f"enrolled with token {token.id}", now)
     return Enrolled(request.desktop, credential), member
 
 
@@ -67,7 +73,7 @@ def check(token: TokenRecord | None, before: Member | None, request: Enrol, now:
     Args:
         token: the record that the request's token names. before: who has the name.
 
-    Returns: the token's record, and whether the same desktop asks again, which costs no use.
+    Returns: the token's record, and whether the same desktop asks again.
     Raises: Refusal.
     """
     parts = token_parts(request.token)
@@ -82,9 +88,17 @@ def check(token: TokenRecord | None, before: Member | None, request: Enrol, now:
         _check_name(before, token, request.desktop)
     if token.expires_at <= now:
         raise _expired(token)
-    if not again and token.uses_left <= 0:
+    if token.uses_left <= (-REPEATS if again else 0):
         raise _used_up()
     return token, again
+
+
+def revoke_token(connection: sa.Connection, token_id: str, who: str, now: datetime) -> TokenRecord | None:
+    """End an enrolment token; who enrolled with it stays. Returns: what is kept of it; None: it is over, or unknown."""
+    if not records.end_token(connection, token_id, now):
+        return None
+    records.note(connection, who, f"revoked enrolment token {token_id}", now)
+    return records.token(connection, token_id)
 
 
 def first_use(connection: sa.Connection, member: Member) -> Member | None:

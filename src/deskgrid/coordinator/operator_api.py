@@ -66,6 +66,7 @@ class OperatorApi:
         }
         posts: dict[str, Handler] = {
             "/v1/tokens": self.make_token,
+            "/v1/token/{token_id}/revoke": self.revoke_token,
             "/v1/desktop/{name}/revoke": self.revoke,
             "/v1/vm/{vm_id}/end": self.end_vm,
         }
@@ -177,6 +178,17 @@ class OperatorApi:
         )
         self._office.tokens[kept.id] = kept
         return MadeToken(token, kept.id, kept.expires_at, kept.uses_left, self._authority.fingerprint)
+
+    async def revoke_token(self, request: Request) -> object:
+        """End an enrolment token. A use that is under way is counted before or refused after."""
+        office, now, token_id = self._office, self._office.clock(), _named(request, "token_id", "token id")
+        if token_id not in office.tokens:
+            raise Refusal(404, "token-unknown", f"No enrolment token {token_id} is known; its text is dgt_ID_SECRET.")
+        over = await office.recorder.call(lambda c: membership.revoke_token(c, token_id, OPERATOR, now))
+        if over is None:
+            raise Refusal(409, "token-expired", f"Enrolment token {token_id} is over already.")
+        office.tokens[token_id] = over
+        return Done(f"Enrolment token {token_id} is revoked; whom it has enrolled stays until it is revoked too.")
 
     async def revoke(self, request: Request) -> object:
         """Take a desktop's membership away: its credential is void, its VMs end."""

@@ -86,15 +86,22 @@ def token(connection: sa.Connection, token_id: str) -> TokenRecord | None:
     return TokenRecord(**row) if row else None
 
 
-def use_token(connection: sa.Connection, token_id: str, now: datetime) -> bool:
-    """Count one use, in one statement. Returns False when none is left or it has expired."""
+def use_token(connection: sa.Connection, token_id: str, now: datetime, down_to: int = 0) -> bool:
+    """Count one use, in one statement. Returns False when so few are left, or it has expired."""
     c = db.tokens.c
     use = (
         db.tokens.update()
-        .where(c.id == token_id, c.uses_left > 0, c.expires_at > now)
+        .where(c.id == token_id, c.uses_left > down_to, c.expires_at > now)
         .values(uses_left=c.uses_left - 1)
     )
     return connection.execute(use).rowcount == 1
+
+
+def end_token(connection: sa.Connection, token_id: str, now: datetime) -> bool:
+    """A token is over now. Returns False when it is so already."""
+    c = db.tokens.c
+    end = db.tokens.update().where(c.id == token_id, c.expires_at > now).values(expires_at=now)
+    return connection.execute(end).rowcount == 1
 
 
 def save_member(connection: sa.Connection, member: Member) -> None:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import uvicorn
@@ -34,6 +33,7 @@ from deskgrid.coordinator.coordinator import Coordinator, Loaded
 from deskgrid.coordinator.credentials import Guard, operator_token
 from deskgrid.coordinator.cycle import run_cycles
 from deskgrid.coordinator.database import DatabaseError, open_database
+from deskgrid.coordinator.door import Door
 from deskgrid.coordinator.operator_api import OperatorApi
 from deskgrid.coordinator.own_time import Clock, OwnTime
 from deskgrid.coordinator.revocations import FILE, Journal
@@ -127,14 +127,7 @@ def _loop_runner() -> asyncio.Runner:
         import uvloop
     except ImportError:  # not on Windows
         return asyncio.Runner()
-
-    class Loop(uvloop.Loop):
-        """A loop whose servers don't wait long for a greeting: it comes before `connection.py` can count anybody."""
-
-        async def create_server(self, *args: Any, **more: Any) -> Any:
-            return await super().create_server(*args, **{**more, "ssl_handshake_timeout": GREETING_SECONDS})
-
-    return asyncio.Runner(loop_factory=Loop)
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 async def _serve(
@@ -157,7 +150,7 @@ async def _serve(
         application = Api(office, who, OperatorApi(office, who, authority).application())
         connection = bounded(most_connections, office.whereabouts)
         office.bounds = (connection.places, application.long)
-        server = _Server(_config(settings, authority, application, connection), office)
+        server = _Server(_config(settings, authority, application, connection), office, connection)
         office.forget_ended()
         try:
             with _listen(settings) as listening:
@@ -231,8 +224,11 @@ async def _renew(server: "_Server", office: Coordinator, stopping: asyncio.Event
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RENEW_SECONDS):
                 await stopping.wait()
-        trust.prepare(settings.state_dir, settings.names, office.clock())
-        server.reload(settings.state_dir)
+        try:
+            trust.prepare(settings.state_dir, settings.names, office.clock())
+            server.reload(settings.state_dir)
+        except Exception:
+            log.exception("the server's certificate could not be looked after; it is tried again")
 
 
 def _config(
@@ -262,17 +258,34 @@ def _config(
 class _Server(uvicorn.Server):
     """uvicorn, with signals left to us and held reports answered first when it ends."""
 
-    def __init__(self, config: uvicorn.Config, office: Coordinator) -> None:
+    def __init__(self, config: uvicorn.Config, office: Coordinator, connection: type[BoundedConnection]) -> None:
         super().__init__(config)
-        self._office = office
+        self._office, self._connection = office, connection
+        self._doors: list[Door] = []
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the process's signals alone: `_until_stopped` has them."""
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open a door of ours for each socket: what comes is counted before its greeting."""
+        await self.lifespan.startup()
+        config = self.config
+
+        def made() -> BoundedConnection:
+            state = self.lifespan.state
+            return self._connection(config=config, server_state=self.server_state, app_state=state)
+
+        self._doors = [Door(one, made, config.ssl, GREETING_SECONDS) for one in sockets or ()]
+        self.servers = []
+        self.started = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer who waits, then end as uvicorn does, without waiting for clients to close what is idle."""
+        for door in self._doors:
+            door.close()
+            await door.wait_closed()
         self._office.holding.close()
         self._office.recorder.wake()
         cutting = asyncio.create_task(self._cut_idle())

@@ -6,7 +6,8 @@ Rules, told first:
 - The server's certificate is made again when its names change or a third of its life is left; the CA stays, so no
   agent has to learn anything.
 - Certificates are valid since ever: a desktop whose clock is slow, or a coordinator whose clock was ahead when it made
-  them, makes nobody a stranger. One that ends too late or too early for the clock as it is now is made again.
+  them, makes nobody a stranger. One that ends too late or too early for the clock as it is now is made again; a CA that
+  ended only while the clock was wrong comes back, and with it all who pinned it.
 """
 
 import ipaddress
@@ -60,8 +61,7 @@ def prepare(state: Path, names: Sequence[str], now: datetime) -> Authority:
     """
     ca_key = _key(state / "ca.key")
     ca_path, key_path, chain_path = state / "ca.pem", state / "server.key", state / "server.pem"
-    if not ca_path.exists() or _certificate(ca_path).not_valid_after_utc <= now:
-        write_atomic(ca_path, _pem(_ca_certificate(ca_key, now)), 0o644)
+    _keep_ca(ca_path, state / "ca-before.pem", ca_key, now)
     ca = _certificate(ca_path)
     if ca.public_key() != ca_key.public_key():
         raise TrustError(f"{ca_path}: does not belong to {state / 'ca.key'}; restore both from the same backup")
@@ -70,6 +70,16 @@ def prepare(state: Path, names: Sequence[str], now: datetime) -> Authority:
         server = _server_certificate(server_key, ca_key, ca, names, now)
         write_atomic(chain_path, _pem(server) + _pem(ca), 0o644)
     return Authority(ca_path, chain_path, key_path, fingerprint(ca_path.read_bytes()))
+
+
+def _keep_ca(path: Path, before: Path, key: ec.EllipticCurvePrivateKey, now: datetime) -> None:
+    """Make the CA's certificate if there is none or it is over; one that was over only by a wrong clock comes back."""
+    if before.exists() and _certificate(before).not_valid_after_utc > now:
+        before.replace(path)
+    if path.exists() and _certificate(path).not_valid_after_utc <= now:
+        path.replace(before)
+    if not path.exists():
+        write_atomic(path, _pem(_ca_certificate(key, now)), 0o644)
 
 
 def fingerprint(pem: bytes) -> str:

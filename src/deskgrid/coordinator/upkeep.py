@@ -89,10 +89,13 @@ async def keep_small(office: Coordinator, stopping: asyncio.Event) -> None:
     """Every hour, until told to stop; a database that refuses is tried again."""
     while not stopping.is_set():
         try:
+            await office.inventories.write(office.recorder)
             if removed := await prune_all(office, stopping):
                 log.info("database: removed %d rows that were older than the settings keep", removed)
         except sa.exc.SQLAlchemyError as error:
             log.error("database: what is old can't be removed now, tried again: %s", error)
+        except Exception:
+            log.exception("database: removing what is old failed; it is tried again")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EVERY_SECONDS):
                 await stopping.wait()

@@ -2,8 +2,8 @@
 
 Rules, told first:
 - HTCondor decides: a job counts only if the negotiator matched it with an offline ad of ours.
-- A match is a memory of the past: it counts while it is fresh, and for no more jobs than are idle now. The same jobs
-  may have been matched with several sizes in turn: the newest match counts first.
+- A match is a memory of the past: it counts while it is fresh, and for no more jobs of its image than are idle now. The
+  same jobs may have been matched with several sizes in turn: the newest match counts first.
 - A schedd of another pool that flocks here can't be asked for its jobs: no more of its matches count than jobs wait
   there.
 - Jobs share a VM if they fit: a VM of 4 cores is one VM for four jobs of one core.
@@ -16,14 +16,17 @@ from datetime import datetime, timedelta
 from math import ceil
 
 from deskgrid.core.giving import PassedOver
+from deskgrid.core.groups import together
 from deskgrid.core.health import Health
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings, Snapshot, Want
-from deskgrid.model.pool import Job, JobGroup, Match, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import Job, JobGroup, Match, OfflineAd, PoolSnapshot, group_key
 
 _MIB = 1 << 20
+AHEAD = timedelta(seconds=60)
+"""A match that is from the future by more was written by a clock that was wrong: else it would count until then."""
 
 
 def wants(
@@ -38,22 +41,21 @@ def wants(
     """
     if pool.matches is None:
         return None
-    idle = None if pool.idle is None else {(g.schedd, g.autocluster): g for g in pool.idle}
+    idle = None if pool.idle is None else together(pool.idle)
     waiting = {} if idle is None else {key: group.idle for key, group in idle.items()}
     abroad = {foreign.schedd: foreign.idle for foreign in pool.foreign}
     share: dict[tuple[str, Size], float] = {}
     jobs: dict[tuple[str, Size], int] = {}
-    for match in sorted(pool.matches, key=lambda m: (pool.at - m.matched_at, m.image, m.size)):
-        if pool.at - match.matched_at > timedelta(seconds=settings.match_seconds):
-            break
-        jobs_of = (match.schedd, match.autocluster)
+    counting = fresh(pool.matches, pool.at, settings)
+    for match in sorted(counting, key=lambda m: (pool.at - m.matched_at, m.image, m.size)):
+        jobs_of = group_key(match.schedd, match.autocluster, match.image)
         group = None if idle is None else idle.get(jobs_of)
         if match.schedd in abroad:
             count = min(match.count, abroad[match.schedd])
             abroad[match.schedd] -= count
         else:
             count = match.count if idle is None else min(match.count, waiting.get(jobs_of, 0))
-        if group is not None and (over := (passed or {}).get(group.key)) is not None:
+        if group is not None and (over := (passed or {}).get(jobs_of)) is not None:
             waiting[jobs_of] = count = 0 if over.waits else min(count, jobs_per_vm(match.size, group))
         if group is not None:
             waiting[jobs_of] -= count
@@ -103,7 +105,7 @@ def could_start(
     return (
         now - desktop.reported_at <= timedelta(seconds=settings.stale_seconds)
         and desktop.availability.available
-        and health.desktop(desktop.name, now).allowed
+        and health.may_start(image.ref.name, desktop.name, now)
         and fits(desktop, size)
     )
 
@@ -129,5 +131,6 @@ def large_enough(ad: OfflineAd, job: Job) -> bool:
 
 
 def fresh(matches: Iterable[Match], now: datetime, settings: PlanSettings) -> tuple[Match, ...]:
-    """The matches that still count."""
-    return tuple(m for m in matches if now - m.matched_at <= timedelta(seconds=settings.match_seconds))
+    """The matches that count at this time: not the old ones, nor those of a clock that was ahead."""
+    oldest = timedelta(seconds=settings.match_seconds)
+    return tuple(m for m in matches if -AHEAD <= now - m.matched_at <= oldest)

@@ -9,6 +9,8 @@ Rules, told first:
 - A machine that was in the pool, without a job, for `settle_seconds` while a group of jobs waited for just such a one,
   has passed that group over: HTCondor does not give it to them. Each doubles the wait until the next is started for
   that group, one at a time. A machine that came later and was claimed makes it moot. Other groups do not wait with it.
+- A machine says of itself what its desktop wants. So where one desktop's machines alone passed a group over and another
+  desktop could start one, the group does not wait: one machine at a time shows who is right.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,6 +18,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from deskgrid.core.groups import together
+from deskgrid.core.health import Health
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.names import Name
@@ -52,6 +56,8 @@ class Giving:
             elif live.joined_at is None and now - live.lease.granted_at >= timedelta(seconds=settings.join_seconds):
                 self._overdue[desktop] = live.lease
                 self._barren[desktop] = self._barren.get(desktop, 0) + 1
+            elif _stays_idle(live, settings, now):
+                self._barren[desktop] = self._barren.get(desktop, 0) + 1
 
     def barren(self, desktop: str) -> bool:
         """Whether it is tried last, and with one machine at a time."""
@@ -68,6 +74,12 @@ class Giving:
             "in the pool, so it gets no other until that one has ended.",
             f"expected in the pool after {self._settings.join_seconds:.0f} s at the latest",
         )
+
+
+def _stays_idle(live: LiveLease, settings: PlanSettings, now: datetime) -> bool:
+    """Whether it has been in the pool for long and had no job; a filler is there for when none waits."""
+    joined, settle = live.joined_at, timedelta(seconds=settings.settle_seconds)
+    return joined is not None and now - joined >= settle and live.lease.image.name != settings.filler
 
 
 def bounded(snapshot: Snapshot, settings: PlanSettings) -> tuple[Desktop, ...]:
@@ -98,13 +110,14 @@ def _at_most(said: int, whole: int, taken: int) -> int:
 class _Machine(msgspec.Struct, frozen=True):
     """One that has been in the pool. ended_at: None: it is there still."""
 
+    desktop: Name
     joined_at: datetime
     claimed: bool
     ended_at: datetime | None = None
 
 
 def passed_over(
-    groups: Iterable[JobGroup],
+    rows: Iterable[JobGroup],
     since: Mapping[str, datetime],
     snapshot: Snapshot,
     settings: PlanSettings,
@@ -113,34 +126,50 @@ def passed_over(
     """The groups of idle jobs that machines of their image have passed over.
 
     Args:
-        since: how long each group has been idle without a break, by `JobGroup.key`. snapshot: leases and what is spent.
+        since: how long each group has been idle without a break, by `JobGroup.key`. snapshot: leases and what is spent,
+            and the desktops, as far as they are to be counted on.
     """
-    machines = _machines(snapshot)
+    machines, health = _machines(snapshot), Health(snapshot.outcomes, settings)
+    able = [one for one in bounded(snapshot, settings) if _could_start(one, settings, health, now)]
     found = {}
-    for group in groups:
-        began = since.get(group.key)
+    for key, group in together(rows).items():
+        began = since.get(key)
         if began is None:
             continue
-        times = [
-            at
+        passes = [
+            one
             for (image, size), there in machines.items()
             if image == group.vm_name and _looks_right(size, group)
-            for at in _passes(there, began, settings, now)
+            for one in _passes(there, began, settings, now)
         ]
-        if times:
-            found[group.key] = _standing(group, times, settings, now)
+        if passes:
+            seen_by = {one.desktop for one in passes}
+            alone = len(seen_by) == 1 and any(one.name not in seen_by and _has_room(one, group) for one in able)
+            found[key] = _standing(group, [one.at for one in passes], alone, settings, now)
     return found
+
+
+def _could_start(desktop: Desktop, settings: PlanSettings, health: Health, now: datetime) -> bool:
+    """Whether it could be asked for a machine now, as far as its last report tells."""
+    fresh = now - desktop.reported_at <= timedelta(seconds=settings.stale_seconds)
+    return fresh and desktop.availability.available and health.desktop(desktop.name, now).allowed
+
+
+def _has_room(desktop: Desktop, group: JobGroup) -> bool:
+    room = desktop.room
+    return room.vms > 0 and _looks_right(Size(room.cpus, room.memory_bytes), group)
 
 
 def _machines(snapshot: Snapshot) -> dict[tuple[Name, Size], list[_Machine]]:
     found: dict[tuple[Name, Size], list[_Machine]] = {}
     for one in snapshot.spent:
         if one.joined_at is not None:
-            found.setdefault((one.image, one.size), []).append(_Machine(one.joined_at, one.claimed, one.ended_at))
+            machine = _Machine(one.desktop, one.joined_at, one.claimed, one.ended_at)
+            found.setdefault((one.image, one.size), []).append(machine)
     for live in snapshot.leases:
         if live.joined_at is not None:
             key = (live.lease.image.name, live.lease.size)
-            found.setdefault(key, []).append(_Machine(live.joined_at, live.claimed))
+            found.setdefault(key, []).append(_Machine(live.lease.desktop, live.joined_at, live.claimed))
     return found
 
 
@@ -149,12 +178,19 @@ def _looks_right(size: Size, group: JobGroup) -> bool:
     return size.cpus >= group.cpus and size.memory_bytes >> 20 >= group.memory_mb
 
 
-def _passes(there: list[_Machine], began: datetime, settings: PlanSettings, now: datetime) -> list[datetime]:
+class _Pass(msgspec.Struct, frozen=True):
+    """A machine of this desktop passed a group over at that time."""
+
+    desktop: Name
+    at: datetime
+
+
+def _passes(there: list[_Machine], began: datetime, settings: PlanSettings, now: datetime) -> list[_Pass]:
     """When each machine that came after the last one that was claimed had waited long enough beside the group."""
     settle = timedelta(seconds=settings.settle_seconds)
     last_claimed = max((one.joined_at for one in there if one.claimed), default=None)
     return [
-        at
+        _Pass(one.desktop, at)
         for one in there
         if not one.claimed
         and (last_claimed is None or one.joined_at > last_claimed)
@@ -162,8 +198,9 @@ def _passes(there: list[_Machine], began: datetime, settings: PlanSettings, now:
     ]
 
 
-def _standing(group: JobGroup, times: list[datetime], settings: PlanSettings, now: datetime) -> PassedOver:
+def _standing(group: JobGroup, times: list[datetime], alone: bool, settings: PlanSettings, now: datetime) -> PassedOver:
     wait = min(settings.backoff_max_seconds, settings.backoff_seconds * 2.0 ** min(len(times) - 1, 30))
+    wait = 0.0 if alone else wait
     retry_at = max(times) + timedelta(seconds=wait)
     several = len(times) > 1
     return PassedOver(

@@ -4,8 +4,9 @@ Rules, told first:
 - Only a failed start counts. A VM that ended because the owner came back or no job was there is nobody's fault.
 - After n failures in a row: wait `backoff_seconds` doubled n-1 times, at most `backoff_max_seconds`.
 - After the wait: a probe with exactly one VM. It joins: all is forgiven. It fails: wait twice as long.
-- "The image is broken" needs witnesses: when an image has joined, failures on one desktop alone are held against that
-  desktop, not against the image. Since its last join failed on two: against the image, until it joins again.
+- "The image is broken" needs witnesses. Failed on two desktops since its last join: it counts against the image, until
+  it joins again. On one alone: against that desktop if the image has joined elsewhere; if it never has, that desktop
+  does not get this image, and nobody else is concerned.
 - A probe of an image goes to a desktop that has not seen it fail, if there is one: else one bad desktop that
   is always the best candidate would condemn the image for ever. And to one where guests have joined: its word counts.
 """
@@ -52,12 +53,14 @@ class Health:
         ordered = sorted(outcomes, key=lambda o: o.at)
         joined = {o.image for o in ordered if o.ok}
         failing = _streaks((o.image, o) for o in ordered if o.ok or o.fault is Fault.IMAGE)
-        self._images = {
-            image: streak
+        seen = {image: frozenset(o.desktop for o in streak) for image, streak in failing.items()}
+        self._images = {image: streak for image, streak in failing.items() if len(seen[image]) >= _WITNESSES}
+        self._alone = {
+            (image, streak[0].desktop): streak
             for image, streak in failing.items()
-            if image not in joined or len({o.desktop for o in streak}) >= _WITNESSES
+            if len(seen[image]) == 1 and image not in joined
         }
-        theirs = {id(o) for streak in self._images.values() for o in streak}
+        theirs = {id(o) for streak in (*self._images.values(), *self._alone.values()) for o in streak}
         self._desktops = _streaks(
             (o.desktop, o) for o in ordered if o.ok or (o.fault is not Fault.NONE and id(o) not in theirs)
         )
@@ -72,6 +75,19 @@ class Health:
     def desktop(self, name: str, now: datetime) -> Standing:
         """How a desktop stands."""
         return self._standing("desktop", name, self._desktops.get(name, ()), now)
+
+    def image_on(self, image: str, desktop: str, now: datetime) -> Standing:
+        """How an image that never joined stands with the one desktop that saw it fail."""
+        return self._standing("image", image, self._alone.get((image, desktop), ()), now)
+
+    def may_start(self, image: str, desktop: str, now: datetime) -> bool:
+        """Whether nothing that failed speaks against this image on this desktop now."""
+        return self.desktop(desktop, now).allowed and self.image_on(image, desktop, now).allowed
+
+    def of_the_only(self, image: str, desktops: Sequence[str], now: datetime) -> Reason | None:
+        """Why an image waits if these are all that could start it: there is one, and it alone saw it fail."""
+        standing = self.image_on(image, desktops[0], now) if len(desktops) == 1 else None
+        return standing.reason if standing is not None and not standing.allowed else None
 
     def _standing(self, what: str, name: str, streak: Sequence[Outcome], now: datetime) -> Standing:
         if not streak:

@@ -21,6 +21,7 @@ from deskgrid.core import filler
 from deskgrid.core.demand import fits
 from deskgrid.core.giving import Giving, bounded
 from deskgrid.core.health import Health, Standing
+from deskgrid.core.refusals import tally
 from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
@@ -95,7 +96,9 @@ class _Planner:
             self._grant(desktop, image, want)
             given += 1
         if given < missing:
-            self._short(want, missing - given, standing.reason or self._why_short(want))
+            able = [d.name for d in self.free.values() if fits(d, want.size)]
+            alone = self.health.of_the_only(want.image, able, self.now)
+            self._short(want, missing - given, standing.reason or alone or self._why_short(want))
 
     def _grant(self, desktop: Desktop, image: ImageFacts, want: Want) -> None:
         idle = "unknown" if desktop.availability.idle_seconds is None else f"{desktop.availability.idle_seconds:.0f} s"
@@ -116,17 +119,21 @@ class _Planner:
     def _candidates(self, image: ImageFacts, size: Size, standing: Standing) -> Iterable[Desktop]:
         """The desktops with room, best first; for a probe, those whose word counts come first."""
         coming = Counter([*(g.desktop for g in self.grants), *(lease.desktop for lease in self.starting)])
-        fitting = [d for d in self.free.values() if fits(d, size) and coming[d.name] < self._may_start(d.name)]
+        fitting = [d for d in self.free.values() if fits(d, size) and coming[d.name] < self._may_start(d.name, image)]
         barren, seen, good = self.giving.barren, standing.witnesses, self.health.good
         if not standing.probing:
-            return sorted(fitting, key=lambda d: (barren(d.name), _preference(d, image)))
+            failed = {d.name: self.health.image_on(image.ref.name, d.name, self.now).probing for d in fitting}
+            return sorted(fitting, key=lambda d: (barren(d.name), failed[d.name], _preference(d, image)))
         return sorted(
             fitting, key=lambda d: (barren(d.name), d.name in seen, d.name not in good, _preference(d, image))
         )
 
-    def _may_start(self, desktop: str) -> int:
+    def _may_start(self, desktop: str, image: ImageFacts) -> int:
         """How many VMs it may have on their way; one that has failed, or gave nothing, one at a time."""
-        if self.giving.barren(desktop) or self.health.desktop(desktop, self.now).probing:
+        alone = self.health.image_on(image.ref.name, desktop, self.now)
+        if not alone.allowed:
+            return 0
+        if alone.probing or self.giving.barren(desktop) or self.health.desktop(desktop, self.now).probing:
             return 1
         return self.settings.desktop_starting
 
@@ -165,10 +172,9 @@ class _Planner:
             )
         if not self.snapshot.desktops:
             return Reason("no-desktop", "No desktop has reported to the coordinator yet.")
-        count = Counter(reason.name for reason in self.reasons.values())
-        count.pop("demand", None)
         no_room = len(self.free) - len({g.desktop for g in self.grants})
-        told = [f"{n} {name}" for name, n in count.most_common()] + ([f"{no_room} without room"] if no_room else [])
+        refused = tally(reason for reason in self.reasons.values() if reason.name != "demand")
+        told = refused + ([f"{no_room} without room"] if no_room else [])
         return Reason(
             filler.NO_DESKTOP_FREE,
             f"No desktop can start another virtual machine of {want.image} now.",

@@ -7,6 +7,9 @@ Rules, told first:
 - What a person does stays on their computer: which program it is that speaks against VMs is said to nobody else.
 """
 
+from collections import Counter
+from collections.abc import Iterable
+
 import msgspec
 
 from deskgrid.model.desktop import Availability, Room
@@ -93,6 +96,13 @@ REFUSALS: tuple[Refusal, ...] = (
 )
 
 
+PLANNED = frozenset(
+    (
+        *("desktop-silent", "unavailable", "machine-overdue", "desktop-backoff", "demand", "filler"),
+        *("demand-unknown", "no-demand", "ramp", "not-needed"),
+    )
+)
+"""What the planner itself says of a desktop."""
 _STATES = {refusal.name: refusal.state for refusal in REFUSALS}
 
 
@@ -101,6 +111,13 @@ def state(availability: Availability, room: Room) -> str:
     if not availability.refusals:
         return "full" if room.vms == 0 else "available"
     return _STATES.get(availability.refusals[0].name, "not fit")
+
+
+def tally(reasons: Iterable[Reason]) -> list[str]:
+    """How many desktops have each reason, for everybody to read: a name that only its desktop knows is "other"."""
+    known = PLANNED | _STATES.keys()
+    count = Counter(reason.name if reason.name in known else "other" for reason in reasons)
+    return [f"{n} {name}" for name, n in count.most_common()]
 
 
 def outward(reason: Reason) -> Reason:

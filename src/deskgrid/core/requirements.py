@@ -2,7 +2,8 @@
 
 HTCondor decides; this only finds the words. Looked at is each condition that is joined by && with the others: a
 comparison of one attribute of the machine with a plain value, or the attribute alone. What is more involved is passed
-over: it is never said that a machine lacks what it may have.
+over: it is never said that a machine lacks what it may have. What is longer than any that a person writes is too: a
+user wrote it, and while it is looked at nobody is answered.
 
 Source: HTCondor manual, "ClassAd evaluation semantics": == takes texts without case, is (=?=) with it; a comparison
 with what is undefined is undefined, which is no match, but is and isnt are always true or false.
@@ -22,6 +23,8 @@ _LITERAL = r'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|fa
 _COMPARISON = re.compile(
     rf"(?:TARGET\.)?([A-Za-z_]\w*)\s*(==|=\?=|is\b|!=|=!=|isnt\b|>=|<=|>|<)\s*({_LITERAL})\Z", re.IGNORECASE
 )
+_PIECE = re.compile(r'[(){}\[\]]|"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
+_LONGEST = 20_000
 _ALONE = re.compile(r"TARGET\.([A-Za-z_]\w*)\Z", re.IGNORECASE)
 _COMPUTERS = frozenset(COMPUTER.lower().split())
 _ORDER: Mapping[str, Callable[[float, float], bool]] = {
@@ -41,6 +44,8 @@ class Unmet(msgspec.Struct, frozen=True):
 
 def unmet(requirements: str, ad: OfflineAd) -> Unmet | None:
     """Return the first condition that no machine as advertised meets; None: none is known."""
+    if len(requirements) > _LONGEST:
+        return None
     said = _said(ad)
     for condition in _conditions(requirements):
         found = _COMPARISON.match(condition)
@@ -94,46 +99,55 @@ def _holds(value: Value | None, operator: str, wanted: Value) -> bool:
 
 
 def _conditions(text: str) -> Iterator[str]:
-    """The parts that are joined by &&, without the brackets around them."""
-    text = text.strip()
-    parts = _split(text)
-    if len(parts) > 1:
-        for part in parts:
-            yield from _conditions(part)
-    elif text.startswith("(") and _end(text, 0) == len(text) - 1:
-        yield from _conditions(text[1:-1])
-    else:
-        yield text
+    """The parts that are joined by &&, without the brackets around them. Each sign is looked at a few times only."""
+    ends = _ends(text)
+    left = [(0, len(text))]
+    while left:
+        start, end = _trimmed(text, *left.pop())
+        parts = _split(text, start, end, ends)
+        if len(parts) > 1:
+            left += reversed(parts)
+        elif text.startswith("(", start) and ends.get(start) == end - 1:
+            left.append((start + 1, end - 1))
+        else:
+            yield text[start:end]
 
 
-def _split(text: str) -> list[str]:
-    """The text at its && that are in no bracket and no quotation; as one, if there is also a || or a ?: there."""
-    parts, start, at = [], 0, 0
-    while at < len(text):
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
+def _split(text: str, start: int, end: int, ends: Mapping[int, int]) -> list[tuple[int, int]]:
+    """A part at its && that are in no bracket and no quotation; as one, if there is also a || or a ?: there."""
+    parts, begin, at = [], start, start
+    while at < end:
         if text[at] in '("[{':
-            at = _end(text, at)
+            at = ends.get(at, end)
         elif text.startswith("&&", at):
-            parts.append(text[start:at])
-            start = at = at + 2
+            parts.append((begin, at))
+            begin = at = at + 2
             continue
         elif text.startswith("||", at) or (text[at] == "?" and not text.startswith("=?=", at - 1)):
-            return [text]
+            return [(start, end)]
         at += 1
-    return [*parts, text[start:]]
+    return [*parts, (begin, end)]
 
 
-def _end(text: str, start: int) -> int:
-    """Where the bracket or the quotation that begins at `start` ends; the text's end if it does not."""
-    depth, quoted, at = 0, False, start
-    while at < len(text):
-        one = text[at]
-        if quoted and one == "\\":
-            at += 1
-        elif one == '"':
-            quoted = not quoted
-        elif not quoted:
-            depth += (one in "([{") - (one in ")]}")
-        if depth == 0 and not quoted:
-            return at
-        at += 1
-    return len(text)
+def _ends(text: str) -> dict[int, int]:
+    """Where each bracket and each quotation ends, by where it begins; not those that do not end."""
+    found: dict[int, int] = {}
+    open_at: list[int] = []
+    for piece in _PIECE.finditer(text):
+        one, at = piece[0], piece.start()
+        if one in "([{":
+            open_at.append(at)
+        elif one in ")]}":
+            if open_at:
+                found[open_at.pop()] = at
+        else:
+            found[at] = piece.end() - 1
+    return found

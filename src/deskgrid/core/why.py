@@ -6,7 +6,6 @@ Rules, told first:
 - What could not be read is said to be unknown, never guessed.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -15,23 +14,25 @@ import msgspec
 from deskgrid.core.demand import ad_of, covered, fresh, large_enough
 from deskgrid.core.giving import PassedOver
 from deskgrid.core.health import Health
+from deskgrid.core.refusals import tally
 from deskgrid.core.requirements import unmet
 from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.lease import Lease
 from deskgrid.model.plan import LiveLease, Plan, PlanSettings, Snapshot
-from deskgrid.model.pool import NOT_SERVED, ON_SERVER, Job, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import NOT_SERVED, ON_SERVER, Job, OfflineAd, PoolSnapshot, group_key
 from deskgrid.model.reason import Reason
 
 _STATUS = {1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held", 6: "transferring output", 7: "suspended"}
 _MIB = 1 << 20
+_SHOWN = 2000
 
 
 class View(msgspec.Struct, frozen=True):
     """What the last cycle saw and decided; before the first one, nothing.
 
     ads: what HTCondor was told could be started. ads_since, idle_since: for how long an ad has been there, a group of
-    jobs has been idle (key "schedd autocluster"). negotiation_seconds: HTCondor has surely negotiated in so long.
+    jobs has been idle (by `JobGroup.key`). negotiation_seconds: HTCondor has surely negotiated in so long.
     absent: names of images that are known and not on offer, with why. passed: groups of jobs that machines came for in
     vain, by the same key.
     """
@@ -48,6 +49,15 @@ class View(msgspec.Struct, frozen=True):
     idle_since: Mapping[str, datetime] = msgspec.field(default_factory=dict)
     absent: Mapping[str, Reason] = msgspec.field(default_factory=dict)
     passed: Mapping[str, PassedOver] = msgspec.field(default_factory=dict)
+
+    def shifted(self, by: timedelta) -> "View":
+        """The clock was set by so much: what is there since a time is there for as long as before."""
+        return msgspec.structs.replace(
+            self,
+            at=self.at + by,
+            ads_since={ad: at + by for ad, at in self.ads_since.items()},
+            idle_since={key: at + by for key, at in self.idle_since.items()},
+        )
 
 
 class Why(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -134,8 +144,14 @@ def _names_none(job: Job) -> Reason:
     return Reason(
         "names-no-image",
         "It names no image (+vm_name), so it may use virtual machines that run already, but none is started for it.",
-        f"Requirements: {job.requirements}",
+        _asked(job),
     )
+
+
+def _asked(job: Job) -> str:
+    """Its Requirements, for a person: no book."""
+    text = job.requirements
+    return f"Requirements: {text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}"
 
 
 def _not_for_machines(job: Job) -> Reason | None:
@@ -180,7 +196,7 @@ def _never(job: Job, image: str, view: View, snapshot: Snapshot) -> Reason | Non
         return Reason(
             "requirements-unmet",
             f"It asks for {lacking[0].condition}, and no machine of {image} meets that: {lacking[0].why}.",
-            f"Requirements: {job.requirements}",
+            _asked(job),
         )
     return None
 
@@ -201,7 +217,7 @@ def _too_large(job: Job, image: str, ads: Sequence[OfflineAd]) -> Reason:
 
 def _waits(job: Job, image: str, view: View, plan: Plan, snapshot: Snapshot, coming: Sequence[LiveLease]) -> Reason:
     """Why an idle job that names an image on offer does not run yet."""
-    if (over := view.passed.get(f"{job.schedd} {job.autocluster}")) is not None:
+    if (over := view.passed.get(group_key(job.schedd, job.autocluster, image))) is not None:
         return over.reason
     if coming:
         desktops = ", ".join(live.lease.desktop for live in coming[:3])
@@ -218,11 +234,13 @@ def _waits(job: Job, image: str, view: View, plan: Plan, snapshot: Snapshot, com
     shortage = next((s.reason for s in plan.shortages if s.image == image), None)
     if matched and shortage is not None:
         return shortage
-    standing = Health(snapshot.outcomes, view.settings).image(image, view.at)
+    health = Health(snapshot.outcomes, view.settings)
+    standing = health.image(image, view.at)
     if standing.reason is not None and not standing.allowed:
         return standing.reason
     if not covered(view.ads, job):
-        return _nobody(image, plan, snapshot)
+        alone = health.of_the_only(image, [desktop.name for desktop in snapshot.desktops], view.at)
+        return alone or _nobody(image, plan, snapshot)
     if matched:
         return Reason("matched", "HTCondor has matched it; a virtual machine is started for it in the next cycle.")
     return _unmatched(job, image, view)
@@ -232,8 +250,7 @@ def _nobody(image: str, plan: Plan, snapshot: Snapshot) -> Reason:
     """No ad is there, since no desktop could start one."""
     if not snapshot.desktops:
         return Reason("no-desktop", "No desktop has reported to the coordinator yet.")
-    count = Counter(reason.name for reason in plan.desktops.values())
-    told = ", ".join(f"{n} {name}" for name, n in count.most_common())
+    told = ", ".join(tally(plan.desktops.values()))
     return Reason(
         "no-desktop-free",
         f"No desktop can start a virtual machine of {image} now.",
@@ -243,7 +260,7 @@ def _nobody(image: str, plan: Plan, snapshot: Snapshot) -> Reason:
 
 def _unmatched(job: Job, image: str, view: View) -> Reason:
     """Ads are there, and HTCondor has not matched the job with one: not yet, or not at all."""
-    waited = view.idle_since.get(f"{job.schedd} {job.autocluster}", view.at)
+    waited = view.idle_since.get(group_key(job.schedd, job.autocluster, image), view.at)
     offered = min((view.ads_since.get(ad, view.at) for ad in view.ads if ad.image == image), default=view.at)
     both = max(waited, offered)
     if view.at - both < timedelta(seconds=view.negotiation_seconds):
@@ -259,7 +276,7 @@ def _unmatched(job: Job, image: str, view: View) -> Reason:
         "requirements-fit-nothing",
         f"Desktops could start {image}, but HTCondor does not match it with any: its Requirements, a quota or the "
         "pool's own rules exclude it.",
-        f"Requirements: {job.requirements}",
+        _asked(job),
     )
 
 
@@ -279,7 +296,7 @@ def _bounded(job: Job, view: View) -> Reason | None:
         f"HTCondor has matched {counted(count, 'job')} of {job.schedd} with what could be started, and its version "
         f"offers a user no more than {_MATCHES_OF_A_USER} at a time; say SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False "
         "there (deskgrid pool configure does).",
-        f"Requirements: {job.requirements}",
+        _asked(job),
     )
 
 

@@ -53,8 +53,13 @@ class JobGroup(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """What tells it from other groups: "schedd autocluster"."""
-        return f"{self.schedd} {self.autocluster}"
+        """What tells it from other groups."""
+        return group_key(self.schedd, self.autocluster, self.vm_name)
+
+
+def group_key(schedd: str, autocluster: int | None, vm_name: str | None) -> str:
+    """What tells a group of jobs from others, also from one that forged its autocluster's number."""
+    return f"{schedd} {autocluster} {vm_name}"
 
 
 class Machine(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from deskgrid.core.demand import AHEAD
 from deskgrid.core.promise import belongs
 from deskgrid.model.lease import Size
 from deskgrid.model.moment import moment_of
@@ -170,17 +171,23 @@ def remembered(
     The negotiator sends its list after every match, over connections of their own: now and then a shorter list
     arrives last and hides a group for one cycle.
 
+    One from the future, of a clock that was ahead, is left out: with the newest time it would hide all others.
+
     Args:
         waiting: schedd and autocluster of the groups that have idle jobs; None: unknown.
     """
     found = {
         _group(match): match
         for match in before
-        if now - match.matched_at < _MEMORY and (waiting is None or (match.schedd, match.autocluster) in waiting)
+        if _counts(match, now) and (waiting is None or (match.schedd, match.autocluster) in waiting)
     }
-    found |= {_group(match): match for match in known}
+    found |= {_group(match): match for match in known if match.matched_at - now <= AHEAD}
     advertised = {(text_of(ad, "vm_name"), _size(ad)) for ad in ads}
     return [match for match in found.values() if (match.image, match.size) in advertised]
+
+
+def _counts(match: Match, now: datetime) -> bool:
+    return -AHEAD <= now - match.matched_at < _MEMORY
 
 
 def counted_once(found: Iterable[Match]) -> tuple[Match, ...]:

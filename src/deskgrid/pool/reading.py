@@ -41,7 +41,7 @@ class Answer(msgspec.Struct, frozen=True):
     """What the collector said, sorted.
 
     collector_started: when it started, in seconds of its own clock, give or take one; None: its ad is not there yet.
-    schedds: names by address. offline: our offline ads. slots: those of our VMs. waiting: how many
+    schedds: names by address; see `_by_address`. offline: our offline ads. slots: those of our VMs. waiting: how many
     jobs of each schedd that has submitters here wait, as their ads say. foreign: those of them that flock here.
     versions: CondorVersion by who it is of: "collector", "negotiator", or the name of a schedd.
     """
@@ -58,7 +58,7 @@ class Answer(msgspec.Struct, frozen=True):
 def sort_answer(ads: Iterable[Ad]) -> Answer:
     """Sort the collector's answer to COLLECTOR_QUESTION. What came from a VM is no offline ad, whatever it says."""
     started: int | None = None
-    schedds: dict[str, str] = {}
+    addresses: dict[str, str] = {}
     offline, slots, submitters, versions = [], [], list[Ad](), dict[str, str]()
     for ad in ads:
         kind, name = text_of(ad, "MyType"), text_of(ad, "Name")
@@ -70,7 +70,7 @@ def sort_answer(ads: Iterable[Ad]) -> Answer:
         elif kind == "Submitter":
             submitters.append(ad)
         elif kind == "Scheduler" and name is not None:
-            schedds[text_of(ad, "MyAddress") or name] = name
+            addresses[name] = text_of(ad, "MyAddress") or name
             versions[name] = text_of(ad, "CondorVersion") or ""
         elif ad.get(MARK) is True:
             if not is_vms(ad):
@@ -78,7 +78,17 @@ def sort_answer(ads: Iterable[Ad]) -> Answer:
         elif kind == "Machine":
             slots.append(ad)
     waiting, own = _submitting(submitters)
+    schedds = _by_address(addresses, frozenset(waiting) - own)
     return Answer(started, schedds, tuple(offline), tuple(slots), waiting, frozenset(waiting) - own, versions)
+
+
+def _by_address(addresses: dict[str, str], foreign: frozenset[str]) -> dict[str, str]:
+    """The schedds' names by address. An address is its schedd's own word: this pool's come before those that flock."""
+    found: dict[str, str] = {}
+    for name in sorted(addresses, key=lambda name: (name in foreign, name)):
+        if found.setdefault(addresses[name], name) != name:
+            found.setdefault(name, name)
+    return found
 
 
 def _submitting(submitters: Iterable[Ad]) -> tuple[dict[str, int], set[str]]:
@@ -173,10 +183,13 @@ def job_of(ad: Ad, schedd: str, numbers: str) -> Job:
 
 
 def _requirements(ad: Ad) -> str:
-    """The job's Requirements, with what it was submitted with in place of the reference to it."""
+    """The job's Requirements, with what it was submitted with in place of the reference to it.
+
+    Of references only the first is taken: a job may write any number of them, and what they refer to of any length.
+    """
     text = expression_of(ad, "Requirements") or ""
     for name in ("DeskgridFurtherRequirements", "DeskgridSubmittedRequirements"):
         kept, reference = expression_of(ad, name), f"MY.{name}"
         if kept is not None:
-            text = text.replace(f"({reference})", f"({kept})").replace(reference, kept)
+            text = text.replace(reference, kept, 1)
     return text
