@@ -47,6 +47,15 @@ def test_the_answer_is_sorted_and_an_offline_ad_from_a_vm_is_not_ours() -> None:
     assert [ad["Name"] for ad in answer.slots] == ["slot1@vm-1"]
 
 
+@pytest.mark.parametrize("kind", ["Scheduler", "Submitter", "Negotiator", "Collector", "/Expr(x)/"])
+def test_what_a_vm_says_makes_it_a_machine_or_nothing(kind: str) -> None:
+    collector = {"MyType": "Collector", "Name": "x", "StatsLastUpdateTime": 100, "StatsLifetime": 30}
+    posing = slot("vm-1", MyType=kind, ScheddName="s", StatsLastUpdateTime=9000, StatsLifetime=1)
+    posing |= {"AuthenticatedIdentity": "deskgrid-vm.99.vm-1@d", "CondorVersion": "$CondorVersion: 24.1.1 $"}
+    alone = sort_answer([collector])
+    assert sort_answer([collector, posing]) == alone == sort_answer([posing, collector])
+
+
 def submitter(schedd: str, idle: object, tag: str | None) -> Ad:
     return {"MyType": "Submitter", "Name": "ann@x", "ScheddName": schedd, "IdleJobs": idle, "SubmitterTag": tag}
 

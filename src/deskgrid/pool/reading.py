@@ -56,13 +56,15 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def sort_answer(ads: Iterable[Ad]) -> Answer:
-    """Sort the collector's answer to COLLECTOR_QUESTION. What came from a VM is no offline ad, whatever it says."""
+    """Sort the collector's answer to COLLECTOR_QUESTION. What came from a VM is a machine or nothing."""
     started: int | None = None
     schedds: dict[str, str] = {}
-    offline, slots, submitters, versions = [], [], list[Ad](), dict[str, str]()
+    offline, slots, submitters, versions = list[Ad](), list[Ad](), list[Ad](), dict[str, str]()
     for ad in ads:
         kind, name = text_of(ad, "MyType"), text_of(ad, "Name")
-        if kind == "Collector":
+        if is_vms(ad):
+            slots += [ad] if kind == "Machine" and ad.get(MARK) is not True else []
+        elif kind == "Collector":
             started = _collector_start(ad) or started
             versions["collector"] = text_of(ad, "CondorVersion") or ""
         elif kind == "Negotiator":
@@ -73,8 +75,7 @@ def sort_answer(ads: Iterable[Ad]) -> Answer:
             schedds[text_of(ad, "MyAddress") or name] = name
             versions[name] = text_of(ad, "CondorVersion") or ""
         elif ad.get(MARK) is True:
-            if not is_vms(ad):
-                offline.append(ad)
+            offline.append(ad)
         elif kind == "Machine":
             slots.append(ad)
     waiting, own = _submitting(submitters)
