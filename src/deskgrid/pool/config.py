@@ -231,6 +231,11 @@ def _joined() -> str:
     return f'regexp("{joined}", unparse(Requirements), "i")'
 
 
+_OURS = "^[^@]*@vm-[a-z2-7]{10}(@.*|[.]deskgrid[.]internal)?$"
+"""A slot of ours as RemoteHost names it: id and domain as coordinator and guest give them. Other machines called vm-…,
+such as those of a cloud, have a domain of their own."""
+
+
 def _lease(settings: PoolSettings) -> str:
     """JobLeaseDuration as an expression: four ask, each with what it knows, and only the shadow gets the short answer.
 
@@ -242,7 +247,7 @@ def _lease(settings: PoolSettings) -> str:
     """
     began = ("JobCurrentStartExecutingDate >= JobCurrentStartDate", "TransferInStarted >= JobCurrentStartDate")
     asks = " || ".join(f"(({it}) =?= true)" for it in (*began, f"time() - JobCurrentStartDate < {YOUNG_SECONDS}"))
-    ours = 'regexp("^[^@]*@vm-", RemoteHost) =?= true'
+    ours = f'regexp("{_OURS}", RemoteHost) =?= true'
     shadow = f"isString(TransferSocket) && isString(ClaimId) && ({ours}) && ({asks})"
     return f"ifThenElse({shadow}, {LOST_SECONDS}, {settings.lease_seconds})"
 
