@@ -37,6 +37,11 @@ def test_a_slot_whose_attributes_are_expressions_or_missing_does_no_harm() -> No
     )
 
 
+def test_a_job_of_a_slot_is_known_by_its_number_or_not_at_all() -> None:
+    slots = [slot("vm-1", JobId="3.1"), slot("vm-1", JobId="x" * (20 << 20)), slot("vm-1", JobId="3.1\n")]
+    assert [one.jobs for one in machines(slots)] == [("3.1",)]
+
+
 def test_the_answer_is_sorted_and_an_offline_ad_from_a_vm_is_not_ours() -> None:
     ours = {"MyType": "Machine", "Name": "o", "deskgrid_offline": True, "AuthenticatedIdentity": "c@d"}
     forged = ours | {"AuthenticatedIdentity": "deskgrid-vm.99.vm-1@d"}
