@@ -16,7 +16,7 @@ from deskgrid.images.fake import FakeStore
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.model.lease import Size
-from deskgrid.model.policy import GIB, Policy
+from deskgrid.model.policy import GIB, Machine, Policy
 from deskgrid.model.reason import Reason
 from deskgrid.presence.fake import PRESENT, Owner
 
@@ -451,3 +451,45 @@ def test_a_disk_that_is_full_for_the_file_of_leases_does_not_stop_the_agent(worl
 def test_what_a_driver_says_has_a_meaning_in_the_table(said: hv.Event, kind: Kind, fault: Fault) -> None:
     event = vm_event(said)
     assert (event.kind, event.fault) == (kind, fault) and event.reason.sentence
+
+
+# -- what can't be read -------------------------------------------------------------------------------------------
+
+
+def test_a_computer_that_can_not_be_read_refuses_and_ends_no_agent(tmp_path: Path) -> None:
+    def odd(policy: Policy) -> Machine:
+        raise ValueError("invalid literal: 'a\udcff'")
+
+    world = World(tmp_path, ALL_DAY)
+    world.more["read_machine"] = odd
+    world.wake()
+    world.office.want()
+    world.pass_(60)
+    refusals = world.office.reports[-1].availability.refusals
+    assert refusals[0].name == "machine-unknown" and "ValueError" in refusals[0].reading
+    assert not world.there() and world.office.reports[-1].room.memory_bytes == 0
+    world.more.clear()
+    world.wake()
+    world.pass_(30)
+    assert world.office.reports[-1].availability.refusals == ()
+
+
+def test_a_computer_that_can_be_read_again_takes_machines_again(tmp_path: Path) -> None:
+    told: list[Exception] = []
+
+    def now_and_then(policy: Policy) -> Machine:
+        if told:
+            raise told[0]
+        return ROOMY
+
+    world = World(tmp_path, ALL_DAY)
+    world.more["read_machine"] = now_and_then
+    world.wake()
+    told.append(OSError("no such file"))
+    world.pass_(30)
+    assert [one.name for one in world.office.reports[-1].availability.refusals][:1] == ["machine-unknown"]
+    told.clear()
+    world.pass_(30)
+    world.office.want()
+    world.pass_(30)
+    assert world.running()

@@ -370,29 +370,29 @@ def test_jobs_that_run_are_no_demand_any_more(bench: Bench) -> None:
 
 
 def test_the_job_of_a_machine_that_vacates_is_idle_at_once_and_runs_on_the_next(bench: Bench) -> None:
-    bench.join("vm-4", "img-a")
+    bench.join("vm-vacatesaaa", "img-a")
     (job_id,) = bench.submit("img-a")
     bench.eventually(lambda: status(bench, job_id) == 2)
-    bench.vacate("vm-4")
+    bench.vacate("vm-vacatesaaa")
     bench.eventually(lambda: status(bench, job_id) == 1)  # cut off before its starter was up: see the next test
-    bench.pool.forget_vm("vm-4")  # HTCondor takes nobody's word for it that a machine is gone
-    assert not joined(bench, "vm-4")
+    bench.pool.forget_vm("vm-vacatesaaa")  # HTCondor takes nobody's word for it that a machine is gone
+    assert not joined(bench, "vm-vacatesaaa")
     bench.join("vm-5", "img-a")
     bench.eventually(lambda: status(bench, job_id) == 2)
 
 
 def test_the_job_of_a_machine_that_died_without_a_word_is_soon_idle_and_runs_on_the_next(bench: Bench) -> None:
-    bench.join("vm-9", "img-a")
+    bench.join("vm-diesaaaaaa", "img-a")
     (job_id,) = bench.submit("img-a")
     bench.eventually(lambda: status(bench, job_id) == 2)
-    bench.die("vm-9")
-    bench.pool.forget_vm("vm-9")
+    bench.die("vm-diesaaaaaa")
+    bench.pool.forget_vm("vm-diesaaaaaa")
     bench.eventually(lambda: status(bench, job_id) == 1)
-    bench.join("vm-10", "img-a")
+    bench.join("vm-takesovera", "img-a")
     bench.eventually(lambda: status(bench, job_id) == 2)
     job = bench.pool.job(job_id)
     assert job is not None and job.starts == 2
-    assert (vm_of(job.last_host), vm_of(job.remote_host)) == ("vm-9", "vm-10")
+    assert (vm_of(job.last_host), vm_of(job.remote_host)) == ("vm-diesaaaaaa", "vm-takesovera")
 
 
 def test_a_machine_that_is_forgotten_is_gone_from_the_collector_at_once(bench: Bench) -> None:

@@ -521,8 +521,8 @@ def test_a_machine_behind_nat_joins_runs_a_job_with_files_and_vacates(embedded: 
     pool = driver(embedded, 10)
     extra = ("NETWORK_INTERFACE = 10.0.2.100", "PRIVATE_NETWORK_NAME = vm", "PRIVATE_NETWORK_INTERFACE =")
     extra += ("CCB_ADDRESS = $(COLLECTOR_HOST)", "NO_DNS = True", "DEFAULT_DOMAIN_NAME = deskgrid.internal")
-    extra += ("NETWORK_HOSTNAME = vm-nat.deskgrid.internal",)
-    member = Member("vm-nat", "img-a", "desk-1", pool.mint_token("vm-nat", 600), extra=extra)
+    extra += ("NETWORK_HOSTNAME = vm-behindnata.deskgrid.internal",)
+    member = Member("vm-behindnata", "img-a", "desk-1", pool.mint_token("vm-behindnata", 600), extra=extra)
     (embedded.jobs / "in.txt").write_text("what was sent\n")
     script = embedded.jobs / "job.sh"
     script.write_text("#!/bin/sh\ncat in.txt\necho what came back > out.txt\n")

@@ -1,10 +1,15 @@
 """The configuration drop-ins: explained, whole, and never over somebody else's file."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from deskgrid.coordinator.credentials import new_id
+from deskgrid.guest.member import CONFIGURATION
 from deskgrid.pool.config import ForeignFile, PoolSettings, dropins, install
+
+DOMAIN = "deskgrid.internal"
 
 
 def test_every_setting_says_why_it_is_there() -> None:
@@ -32,6 +37,17 @@ def test_nothing_that_a_pool_has_set_for_its_own_machines_is_overruled() -> None
             name, assigned, value = line.partition(" = ")
             if assigned and name.isupper() and name not in free and not name.startswith("DESKGRID_"):
                 assert f"$({name}" in value, line
+
+
+def test_only_machines_of_ours_are_given_up_at_once() -> None:
+    ours = re.search(r'regexp\("([^"]+)", RemoteHost\)', dropins(PoolSettings())[0].text)
+    assert ours is not None
+    vm_id = f"vm-{new_id()}"
+    assert f"NETWORK_HOSTNAME = {{vm_id}}.{DOMAIN}\n" in CONFIGURATION
+    for host in (f"slot1_1@{vm_id}.{DOMAIN}", f"slot1@{vm_id}", f"slot1_2@{vm_id}@host"):
+        assert re.search(ours[1], host)
+    for host in ("vm-17.cloud.example.edu", "vm-production.example.edu", f"{vm_id}x.{DOMAIN}", "node-1", "a@vm-1"):
+        assert not re.search(ours[1], f"slot1_1@{host}")
 
 
 def test_all_wrong_settings_are_named_at_once() -> None:

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.real
 IMAGE_A = OfflineAd("img-a", Size(1, 512 << 20), 4096 << 20)
 eventually = partial(waiting.eventually, step_seconds=0.2)
 OFFLINE = "deskgrid_offline =?= true"
+OFFLINE_NAME = "deskgrid-offline-img-a-1x512"
 
 
 @pytest.fixture(scope="module", params=condor.BOTH)
@@ -59,6 +60,7 @@ def says(who: Reach, command: str, *lines: str) -> None:
 
 
 def machine(name: str, vm_id: str, *lines: str) -> tuple[str, ...]:
+    """Of two lines for one attribute the later one counts."""
     head = ('MyType = "Machine"', f'Name = "{name}"', 'Machine = "m"', 'MyAddress = "<127.0.0.1:9>"')
     return (*head, f'deskgrid_vm_id = "{vm_id}"', *lines)
 
@@ -69,15 +71,23 @@ def names(embedded: EmbeddedPool, question: str) -> list[str]:
     return sorted(said.stdout.split())
 
 
+OWN = "slot1@vm-thief"
+TWOFOLD = (
+    f'ifThenElse(random(2) == 0, "{{}}", "{OWN}")',
+    # written, it is what it evaluates to between quotation marks, half of the time
+    f'"{OWN}." =!= "x" && random(2) == 0 ? substr(unparse(Name), 1, size(unparse(Name)) - 2) : "{{}}"',
+)
+"""Names that are now one thing and now another: the VM's own while they are weighed, another's when they are filed."""
+
+
 def attack(embedded: EmbeddedPool, thief: Reach, victim: str) -> None:
     """All that a VM may try with ads of others."""
-    offline = "deskgrid-offline-img-a-1x512"
     says(thief, "UPDATE_STARTD_AD", *machine(f"slot1@{victim}", victim, "Forged = true"))
     says(thief, "UPDATE_STARTD_AD", *machine(f"slot1@{victim}", "vm-thief", "Forged = true"))
     says(thief, "UPDATE_STARTD_AD", *machine("slot1@vm-thief", victim, "Forged = true"))
     says(thief, "UPDATE_STARTD_AD", *machine(f"slot1@{victim}.deskgrid.internal", "vm-thief", "Forged = true"))
     marks = ("Offline = true", "deskgrid_offline = true", "Forged = true")
-    says(thief, "UPDATE_STARTD_AD", *machine(offline, "vm-thief", *marks))
+    says(thief, "UPDATE_STARTD_AD", *machine(OFFLINE_NAME, "vm-thief", *marks))
     says(thief, "UPDATE_MASTER_AD", 'MyType = "DaemonMaster"', f'Name = "{victim}"', "Forged = true")
     for question in (OFFLINE, f'deskgrid_vm_id == "{victim}"', "true"):
         says(thief, "INVALIDATE_STARTD_ADS", 'MyType = "Query"', 'TargetType = "Machine"', f"Requirements = {question}")
@@ -88,6 +98,16 @@ def attack(embedded: EmbeddedPool, thief: Reach, victim: str) -> None:
     time.sleep(0.5)
 
 
+def disguise(thief: Reach, victim: str) -> None:
+    """A VM's ads that are filed as another's, half of the time."""
+    for form in TWOFOLD:
+        for one, address in ((f"slot1@{victim}", "<127.0.0.1:9>"), (OFFLINE_NAME, "<127.0.0.1:1>")):
+            lines = (f"Name = {form.format(one)}", f'MyAddress = "{address}"', "Forged = true")
+            for _ in range(12):
+                says(thief, "UPDATE_STARTD_AD", *machine(OWN, "vm-thief", *lines))
+    time.sleep(0.5)
+
+
 def test_a_vm_touches_nobodys_ads_but_its_own(embedded: EmbeddedPool, pool: CondorPool) -> None:
     pool.advertise([IMAGE_A])
     victim, thief = (holder(embedded, pool.mint_token(vm_id, 600)) for vm_id in ("vm-victim", "vm-thief"))
@@ -95,6 +115,7 @@ def test_a_vm_touches_nobodys_ads_but_its_own(embedded: EmbeddedPool, pool: Cond
     says(thief, "UPDATE_STARTD_AD", *machine("slot1_1@vm-thief", "vm-thief", "DaemonStartTime = 10000000000000000"))
     eventually(lambda: names(embedded, "isString(deskgrid_vm_id)") == ["slot1@vm-victim", "slot1_1@vm-thief"])
     attack(embedded, thief, "vm-victim")
+    disguise(thief, "vm-victim")
     assert names(embedded, "Forged =?= true") == []
     assert names(embedded, "Mine =?= true") == ["slot1@vm-victim"]
     own = "slot1@vm-victim.deskgrid.internal"  # as the guest names its slots
@@ -103,6 +124,60 @@ def test_a_vm_touches_nobodys_ads_but_its_own(embedded: EmbeddedPool, pool: Cond
     seen = pool.snapshot()
     assert seen.matches is not None and not seen.faults
     assert {one.vm_id for one in seen.machines or ()} == {"vm-thief", "vm-victim"}, "an odd number harms nobody"
+
+
+POSES = {
+    "a schedd": ('MyType = "Scheduler"', 'MyAddress = "<127.0.0.1:8>"'),
+    "a negotiator": ('MyType = "Negotiator"', 'CondorVersion = "$CondorVersion: 24.1.1 2024-01-01 $"'),
+    "a collector": ('MyType = "Collector"', "StatsLastUpdateTime = 2000000000", "StatsLifetime = 1"),
+    "a submitter": ('MyType = "Submitter"', 'ScheddName = "x"', "IdleJobs = 5"),
+    "a schedd by an expression": ('MyType = ifThenElse(true, "Scheduler", "Machine")',),
+}
+LASTING = {
+    "a lifetime": "ClassAdLifetime = 100000000",
+    "a lifetime that is an expression": "ClassAdLifetime = 100 * 1000000",
+    "a time to come": "LastHeardFrom = 2000000000",
+    "much text": f'JobId = "{"x" * 2000}"',
+    "a long expression": f"JobId = strcat({', '.join(['1'] * 500)})",
+    "an offline ad now and then": "Offline = random(2) == 0",
+}
+
+
+def test_a_vm_passes_itself_off_as_no_other_daemon(embedded: EmbeddedPool, pool: CondorPool) -> None:
+    pool.advertise([IMAGE_A])
+    thief = holder(embedded, pool.mint_token("vm-thief", 600))
+    for command in ("UPDATE_STARTD_AD", "UPDATE_MASTER_AD"):
+        for lines in POSES.values():
+            says(thief, command, *machine("vm-thief", "vm-thief", *lines, "Posing = true"))
+    says(thief, "UPDATE_MASTER_AD", *machine("vm-thief", "vm-thief", 'MyType = "DaemonMaster"', "Honest = true"))
+    eventually(lambda: names(embedded, "Honest =?= true") == ["vm-thief"])
+    assert names(embedded, "Posing =?= true") == []
+    seen = pool.snapshot()
+    assert seen.idle is not None and not seen.faults
+
+
+def test_no_ad_of_a_vm_lasts_or_is_large_and_what_is_there_can_be_taken_away(
+    embedded: EmbeddedPool, pool: CondorPool
+) -> None:
+    loud = holder(embedded, pool.mint_token("vm-loud", 600))
+    for line in LASTING.values():
+        for command in ("UPDATE_STARTD_AD", "MERGE_STARTD_AD"):
+            says(loud, command, *machine("slot1@vm-loud", "vm-loud", line, "Odd = true"))
+    says(loud, "UPDATE_STARTD_AD", *machine("slot1_1000@vm-loud", "vm-loud", "Odd = true"))
+    honest = (
+        "ClassAdLifetime = 180",
+        'JobId = "12.0"',
+        'vm_name = "img-a"',
+        f'MyAddress = "<127.0.0.1:9?{"x" * 600}>"',
+    )
+    says(loud, "UPDATE_STARTD_AD", *machine("slot1_12@vm-loud", "vm-loud", *honest))
+    eventually(lambda: names(embedded, 'deskgrid_vm_id =?= "vm-loud"') == ["slot1_12@vm-loud"])
+    for line in LASTING.values():
+        says(loud, "MERGE_STARTD_AD", *machine("slot1_12@vm-loud", "vm-loud", line, "Odd = true"))
+    time.sleep(0.5)
+    assert names(embedded, "Odd =?= true") == []
+    pool.forget_vm("vm-loud", token_dies=False)
+    assert names(embedded, 'deskgrid_vm_id =?= "vm-loud"') == []
 
 
 def test_without_our_settings_it_would_touch_them_all(embedded: EmbeddedPool, pool: CondorPool) -> None:
@@ -119,6 +194,11 @@ def test_without_our_settings_it_would_touch_them_all(embedded: EmbeddedPool, po
         attack(embedded, thief, "vm-victim")
         assert names(embedded, OFFLINE) == [] and names(embedded, "Mine =?= true") == []
         assert pool.snapshot().matches is None
+        pool.advertise([IMAGE_A])
+        says(victim, "UPDATE_STARTD_AD", *machine("slot1@vm-victim", "vm-victim", "Mine = true"))
+        eventually(lambda: names(embedded, "Mine =?= true") == ["slot1@vm-victim"])
+        disguise(thief, "vm-victim")
+        assert names(embedded, OFFLINE) == [] and names(embedded, "Mine =?= true") == []
     finally:
         off.unlink()
         assert embedded.command(["condor_reconfig", "-daemon", "collector"]).ok

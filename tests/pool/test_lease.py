@@ -25,7 +25,7 @@ CHECKPOINTS = """\
 #!/bin/sh
 seen=$(cat state 2>/dev/null || echo 0)
 echo "begins at $seen" >> story
-[ "$seen" -ge 1 ] && grep -q '"vm-2"' .machine.ad && exec sleep 1000
+[ "$seen" -ge 1 ] && grep -q '"vm-diesaaaaaa"' .machine.ad && exec sleep 1000
 echo $((seen + 1)) > state
 [ "$seen" -ge 2 ] && exit 0
 exit 85
@@ -81,7 +81,7 @@ def pool() -> Iterator[Pool]:
 
 
 def test_a_restarted_schedd_finds_its_job_again_and_the_machine_keeps_it_for_longer_than_a_pause(pool: Pool) -> None:
-    node = pool.join("vm-1")
+    node = pool.join("vm-restartsaa")
     job = pool.submit("log = job.log")
     eventually(lambda: pool.value(job, "JobStatus") == "2")
     eventually(lambda: time.time() - int(pool.value(job, "JobCurrentStartDate")) > YOUNG_SECONDS + 2)
@@ -96,14 +96,14 @@ def test_a_job_that_checkpoints_itself_goes_on_from_its_checkpoint_after_its_mac
     script, log = pool.embedded.jobs / "steps.sh", pool.embedded.jobs / "steps.log"
     script.write_text(CHECKPOINTS)
     script.chmod(0o755)
-    pool.join("vm-2")
+    pool.join("vm-diesaaaaaa")
     files = "transfer_checkpoint_files = state, story", "transfer_output_files = state, story"
     lines = "executable = steps.sh", "transfer_executable = true", "arguments =", "checkpoint_exit_code = 85"
     job = pool.submit(*lines, *files, f"log = {log.name}")
     eventually(lambda: log.exists() and "Finished transferring output files" in log.read_text())
-    pool.die("vm-2")
+    pool.die("vm-diesaaaaaa")
     eventually(lambda: pool.value(job, "JobStatus") == "1")
-    pool.join("vm-3")
+    pool.join("vm-followsaaa")
     story = pool.embedded.jobs / "story"
     eventually(story.exists)
     told = story.read_text().splitlines()

@@ -37,6 +37,11 @@ def test_a_slot_whose_attributes_are_expressions_or_missing_does_no_harm() -> No
     )
 
 
+def test_a_job_of_a_slot_is_known_by_its_number_or_not_at_all() -> None:
+    slots = [slot("vm-1", JobId="3.1"), slot("vm-1", JobId="x" * (20 << 20)), slot("vm-1", JobId="3.1\n")]
+    assert [one.jobs for one in machines(slots)] == [("3.1",)]
+
+
 def test_the_answer_is_sorted_and_an_offline_ad_from_a_vm_is_not_ours() -> None:
     ours = {"MyType": "Machine", "Name": "o", "deskgrid_offline": True, "AuthenticatedIdentity": "c@d"}
     forged = ours | {"AuthenticatedIdentity": "deskgrid-vm.99.vm-1@d"}
@@ -45,6 +50,15 @@ def test_the_answer_is_sorted_and_an_offline_ad_from_a_vm_is_not_ours() -> None:
     answer = sort_answer([ours, forged, collector, schedd, slot("vm-1")])
     assert (answer.collector_started, answer.schedds, answer.offline) == (70, {"<a>": "s"}, (ours,))
     assert [ad["Name"] for ad in answer.slots] == ["slot1@vm-1"]
+
+
+@pytest.mark.parametrize("kind", ["Scheduler", "Submitter", "Negotiator", "Collector", "/Expr(x)/"])
+def test_what_a_vm_says_makes_it_a_machine_or_nothing(kind: str) -> None:
+    collector = {"MyType": "Collector", "Name": "x", "StatsLastUpdateTime": 100, "StatsLifetime": 30}
+    posing = slot("vm-1", MyType=kind, ScheddName="s", StatsLastUpdateTime=9000, StatsLifetime=1)
+    posing |= {"AuthenticatedIdentity": "deskgrid-vm.99.vm-1@d", "CondorVersion": "$CondorVersion: 24.1.1 $"}
+    alone = sort_answer([collector])
+    assert sort_answer([collector, posing]) == alone == sort_answer([posing, collector])
 
 
 def submitter(schedd: str, idle: object, tag: str | None) -> Ad:

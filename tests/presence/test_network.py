@@ -1,6 +1,9 @@
 """Which way the network goes, from tables as kernels print them."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 from deskgrid.presence.network import default_device, wireless
 
@@ -54,6 +57,29 @@ def test_the_default_route_is_the_one_that_the_kernel_prefers() -> None:
     assert default_device(HEAD, ROUTES6) == "wlp2s0"
     assert default_device(HEAD, "") is None
     assert default_device("", "") is None
+
+
+ODD = ("a\u2003zz", "a\x85zz", "a\x1czz", "\u2028", "\udcff")
+"""Names that the kernel takes: what Python takes for a blank or a line's end, and what is no text."""
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_device_may_have_any_name_that_the_kernel_takes(tmp_path: Path, name: str) -> None:
+    assert default_device(ROUTES.replace("enp3s0", name), ROUTES6.replace("enp3s0", name)) == name
+    assert default_device(HEAD, ROUTES6.replace("wlp2s0", name)) == name
+    net = Net(tmp_path)
+    (net.sys / "class/net/enp3s0").rename(net.sys / "class/net" / name)
+    net.up(name, "wlp2s0")
+    (net.proc / "net/ipv6_route").write_text("")
+    (net.proc / "net/route").write_bytes(os.fsencode(ROUTES.replace("enp3s0", name)))
+    assert wireless(net.proc, net.sys) is False
+
+
+def test_a_table_that_is_none_makes_it_unknown(tmp_path: Path) -> None:
+    net = Net(tmp_path)
+    assert net.is_wireless(HEAD + "enp3s0\n") is None
+    assert net.is_wireless(ROUTES.replace("0003", "zzzz")) is None
+    assert net.is_wireless(ROUTES, "a b\n") is None
 
 
 def test_what_the_route_goes_through_decides(tmp_path: Path) -> None:

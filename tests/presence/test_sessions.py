@@ -35,6 +35,13 @@ def test_a_graphical_session_at_the_seat_is_known_by_its_keyboard_and_not_by_its
     )
 
 
+def test_a_line_of_a_state_file_ends_where_the_system_ends_it() -> None:
+    """What a person may choose stands in it too."""
+    assert parse_logind("7", HEAD + SSH + "DESKTOP=x\x85CLASS=background\u2028STATE=closing\n") == parse_logind(
+        "7", SSH
+    )
+
+
 def test_a_login_over_ssh_is_known_by_its_terminal() -> None:
     assert parse_logind("7", HEAD + SSH) == Session("logind", "7", Kind.TERMINAL, "pts/3", 1001, True, True)
 

@@ -54,10 +54,11 @@ from deskgrid.model.desktop import VmState
 from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.model.inventory import Inventory, Verdict
 from deskgrid.model.lease import Lease
-from deskgrid.model.policy import Policy
+from deskgrid.model.policy import Machine, Policy
 from deskgrid.model.presence import Ending
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Wish
+from deskgrid.presence.contract import UNREAD, unread
 from deskgrid.wire.messages import Order
 
 log = logging.getLogger("deskgrid.agent")
@@ -90,6 +91,7 @@ class Loop:
         self._renewed: dict[str, str] = {}
         self._paced: bool | None = None
         self._ending: Ending | None = None
+        self._unread = ""
         self._policy = policy
         now = around.now()
         self.handed_over = False
@@ -176,7 +178,20 @@ class Loop:
     def _look(self) -> Sensed:
         around = self.around
         self._sensed_at = around.now()
-        return Sensed(around.read_presence(), around.read_machine(self._policy), around.local(), around.faults())
+        machine, refusals = self._machine()
+        return Sensed(around.read_presence(), machine, around.local(), (*refusals, *around.faults()))
+
+    def _machine(self) -> tuple[Machine, tuple[Reason, ...]]:
+        """The computer's resources. What can't be read, for whatever cause, is a refusal and never the agent's end."""
+        before, self._unread = self._unread, ""
+        try:
+            return self.around.read_machine(self._policy), ()
+        except Exception as error:
+            refusal = unread(error)
+        self._unread = refusal.reading
+        if self._unread != before:
+            log.warning("this computer's resources can't be read: %s", self._unread)
+        return UNREAD, (refusal,)
 
     def _found(self, policy: Policy, now: datetime) -> list[Vm]:
         """The VMs of an earlier life of this agent: those with a lease go on, the others are ended."""

@@ -204,7 +204,7 @@ def _qemu() -> str | None:
 def _in_chroot() -> bool | None:
     """In a chroot the kernel shows no mount at "/" (proc(5), mountinfo), unless a mount was chosen as the root."""
     table = _text("/proc/self/mountinfo")
-    return all(line.split()[4] != "/" for line in table.splitlines()) if table else None
+    return all(line.split(" ")[4] != "/" for line in table.split("\n")[:-1]) if table else None
 
 
 def _namespaces(uid: int) -> Namespaces:

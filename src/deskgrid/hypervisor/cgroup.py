@@ -51,7 +51,7 @@ def own_path(table: str) -> str | None:
 
 def mount_point(table: str) -> Path | None:
     """Where the version-2 hierarchy is mounted, of /proc/self/mountinfo."""
-    for line in table.splitlines():
+    for line in table.split("\n"):  # others may mount, and name what they mount
         before, _, after = line.partition(" - ")
         if after.startswith("cgroup2 "):
             return Path(before.split()[4].replace("\\040", " "))

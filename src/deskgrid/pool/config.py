@@ -14,6 +14,7 @@ import msgspec
 from deskgrid.host.files import write_atomic
 from deskgrid.model.pool import ON_SERVER
 from deskgrid.pool.identities import ENDED_MAP, identities, requirements
+from deskgrid.pool.reading import COLLECTOR_ATTRIBUTES
 
 MARK = "# Written by deskgrid"
 COORDINATOR_USER = "deskgrid-coordinator"
@@ -230,6 +231,11 @@ def _joined() -> str:
     return f'regexp("{joined}", unparse(Requirements), "i")'
 
 
+_OURS = "^[^@]*@vm-[a-z2-7]{10}(@.*|[.]deskgrid[.]internal)?$"
+"""A slot of ours as RemoteHost names it: id and domain as coordinator and guest give them. Other machines called vm-…,
+such as those of a cloud, have a domain of their own."""
+
+
 def _lease(settings: PoolSettings) -> str:
     """JobLeaseDuration as an expression: four ask, each with what it knows, and only the shadow gets the short answer.
 
@@ -241,7 +247,7 @@ def _lease(settings: PoolSettings) -> str:
     """
     began = ("JobCurrentStartExecutingDate >= JobCurrentStartDate", "TransferInStarted >= JobCurrentStartDate")
     asks = " || ".join(f"(({it}) =?= true)" for it in (*began, f"time() - JobCurrentStartDate < {YOUNG_SECONDS}"))
-    ours = 'regexp("^[^@]*@vm-", RemoteHost) =?= true'
+    ours = f'regexp("{_OURS}", RemoteHost) =?= true'
     shadow = f"isString(TransferSocket) && isString(ClaimId) && ({ours}) && ({asks})"
     return f"ifThenElse({shadow}, {LOST_SECONDS}, {settings.lease_seconds})"
 
@@ -300,10 +306,12 @@ def _lifetimes(settings: PoolSettings) -> DropIn:
                 "offline ads carry a short lifetime of their own.",
             ),
             Setting(
-                f"COLLECTOR_REQUIREMENTS = ($(COLLECTOR_REQUIREMENTS:True)) && {requirements()}",
+                f"COLLECTOR_REQUIREMENTS = ($(COLLECTOR_REQUIREMENTS:True)) && {requirements(COLLECTOR_ATTRIBUTES)}",
                 "Each VM has an identity of its own, with the time of its end in it. Its ads are those that bear its "
-                "own id and name, and only until then; it can't overwrite another's, nor pretend an offline ad. "
-                "Ads of everybody else are taken as before.",
+                "own id and name, and only until then; it can't overwrite another's, nor pretend an offline ad or "
+                "another daemon. What tells whose they are must be plain text, not an expression, which could be one "
+                "thing now and another a moment later; none is large or lasts. Ads of everybody else are taken as "
+                "before.",
             ),
             Setting(
                 f"COLLECTOR_CLASSAD_USER_MAP_NAMES = $(COLLECTOR_CLASSAD_USER_MAP_NAMES) {ENDED_MAP}\n"

@@ -35,8 +35,8 @@ class Pool(Protocol):
     - return within its time limit, whatever the daemons do;
     - quote every text that came from outside before it meets a ClassAd expression;
     - be idempotent: advertising an ad twice, withdrawing an ad that is not there, forgetting an unknown VM is no error;
-    - know a schedd of another pool that flocks here as foreign: it is not asked for its jobs; whatever a schedd refuses
-      leaves `idle` known for all others;
+    - know a schedd of another pool that flocks here as foreign: it is not asked for its jobs; what a schedd refuses, or
+      that it is silent, leaves `idle` known for all others, as long as one of them answers;
     - keep `OfflineMatches` alive over a refresh: demand seen once may not vanish because we refreshed the ad.
     """
 

@@ -156,7 +156,7 @@ def configuration(folder: Path, member: Member, collector: str) -> str:
             f"SEC_PASSWORD_DIRECTORY = {folder}/etc/none",
             "SEC_USE_FAMILY_SESSION = False",
             "ALLOW_READ = *",
-            f"STARTD_NAME = {member.vm_id}",
+            f"STARTD_NAME = {member.vm_id}@{member.vm_id}.deskgrid.internal",  # its slots are named as a guest's
             f"MASTER_NAME = {member.vm_id}",
             f'vm_name = "{member.vm_name}"',
             f'deskgrid_vm_id = "{member.vm_id}"',

@@ -3,8 +3,13 @@
 Rules, told first
 - `deskgrid-vm.<end>.<vm id>@<trust domain>`: the end in seconds since 1970, so that an ad is refused after it, however
   old the connection is that brings it. A renewed token is an identity with a later end.
-- A VM's ads are those with its own id in attribute and name, and no offline ads. COLLECTOR_REQUIREMENTS sees to that:
-  the collector writes AuthenticatedIdentity into every ad itself.
+- A VM's ads are machines, daemons of machines and nothing else, with its own id in attribute and name, and no offline
+  ads. COLLECTOR_REQUIREMENTS sees to that: the collector writes AuthenticatedIdentity into every ad itself.
+- Any attribute may be an expression, and the collector evaluates it anew each time that it needs it: one that calls
+  `random` is one thing while it is weighed and another when the ad is filed. So nothing of a VM's ad is believed by
+  its value: only the text as it is written counts, and only where it can be nothing but a plain value.
+- An ad ends: its lifetime is bounded, and when it was heard of is the collector's to say. What a snapshot reads of it
+  is short.
 - A VM that has ended is named in a file that the collector reads (`ended.py`): its token is dead though it is valid.
 - HTCondor lets whoever may advertise a startd also take any startd's ads away (INVALIDATE_STARTD_ADS looks at nobody's
   identity), so the collector ignores such commands. Who may, writes `gone_ad` over an ad instead: it matches nothing,
@@ -18,11 +23,16 @@ VM_USER = "deskgrid-vm"
 ENDED_MAP = "deskgrid_ended"
 """HTCondor's name for the file of VMs that have ended."""
 
-_MINE = 'split(AuthenticatedIdentity, ".@")'
-_NAMED = 'split(Name, "@")'
-_BARE = 'split({}, ".")[0]'
-"""A machine's name without its domain, such as the guest's own (deskgrid.internal)."""
 _PREFIX = f"{VM_USER}."
+_MINE = 'split(AuthenticatedIdentity, ".@")'
+_ID = f"{_MINE}[2]"
+_TYPES = ("Machine", "StartD", "StartDaemon", "DaemonMaster")
+_NEVER = ("Offline", "deskgrid_offline", "LastHeardFrom")
+"""What a VM's ad never has, whatever its value."""
+_WHOLE = "string(TARGET)"
+"""The ad as it is written, in one line: `[ Name = "x"; Cpus = 1 ]`."""
+_LIFETIME_DIGITS = 3
+_AD_CHARS, _TEXT_CHARS, _OTHER_CHARS = 100_000, 1000, 100
 GONE_SECONDS = 1
 
 
@@ -41,19 +51,40 @@ def is_vms(ad: Ad) -> bool:
     return (text_of(ad, "AuthenticatedIdentity") or "").startswith(VM_USER)
 
 
-def requirements() -> str:
-    """What an ad must be for the collector to take it: an expression over the ad."""
+def requirements(read: str) -> str:
+    """What an ad must be for the collector to take it: an expression over the ad.
+
+    Args: read: attributes that a snapshot reads, with commas between them.
+    """
+    types = ", ".join(rf'"\"{one}\""' for one in _TYPES)
     own = " && ".join(
         (
-            f"deskgrid_vm_id =?= {_MINE}[2]",
+            f"member({_written('MyType')}, {{ {types} }})",
+            rf'{_written("deskgrid_vm_id")} =?= strcat("\"", {_ID}, "\"")',
+            rf'regexp(strcat("^\"(slot1(_[0-9]{{1,3}})?@)?", {_ID}, "([.@][A-Za-z0-9._-]*)?\"$"), {_written("Name")})',
             f"int({_MINE}[1]) > time()",
-            f'userMap("{ENDED_MAP}", {_MINE}[2]) =?= undefined',
-            f"({_BARE.format(f'{_NAMED}[0]')} =?= {_MINE}[2] || "
-            f'(regexp("^slot[0-9_]+$", {_NAMED}[0]) && {_BARE.format(f"{_NAMED}[1]")} =?= {_MINE}[2]))',
-            "Offline =!= true && deskgrid_offline =?= undefined",
+            f'userMap("{ENDED_MAP}", {_ID}) =?= undefined',
+            f"size({_WHOLE}) < {_AD_CHARS}",
+            f'regexp("[[;] deskgrid_vm_id = ", {_WHOLE}, "i")',  # it is written as _odd takes it to be
+            f'! regexp("{_odd(read)}", {_WHOLE}, "i")',
         )
     )
     return f'ifThenElse(substr(AuthenticatedIdentity ?: "", 0, {len(_PREFIX)}) =?= "{_PREFIX}", {own}, true)'
+
+
+def _written(attribute: str) -> str:
+    """The text of an attribute, not its value; false follows for one that is missing."""
+    return f"evalInEachContext(unparse({attribute}), {{TARGET}})[0]"
+
+
+def _odd(read: str) -> str:
+    """What is in an ad that has what no VM's has, that lives for long, or of which much would be read.
+
+    A text that only looks so is refused too: that costs its teller.
+    """
+    short = rf"(\"[^\"]{{0,{_TEXT_CHARS}}}\"|[^\";]{{0,{_OTHER_CHARS}}})"
+    lifetime = f"ClassAdLifetime = (?![0-9]{{1,{_LIFETIME_DIGITS}}} ?[];])"
+    return f"[[;] (({'|'.join(_NEVER)}) = |{lifetime}|({read.replace(',', '|')}) = (?!{short} ?[];]))"
 
 
 def gone_ad(ad: Ad) -> str | None:

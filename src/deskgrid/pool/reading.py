@@ -23,9 +23,11 @@ COLLECTOR_QUESTION = (
 """One question for all that a snapshot needs of the collector: one answer is of one moment."""
 
 IDLE_QUESTION = "JobStatus == 1 && isString(vm_name)" + "".join(f" && JobUniverse =!= {one}" for one in ON_SERVER)
-IDLE_COLUMNS = ("int(AutoClusterId)", "int(RequestCpus)", "int(RequestMemory)", "unparse(vm_name)")
-"""Columns that a job can't forge: numbers, and text with its control characters escaped, at the end of the line."""
+IDLE_COLUMNS = ("int(AutoClusterId)", "int(RequestCpus)", "int(RequestMemory)", "substr(unparse(vm_name), 0, 200)")
+"""Columns that a job can't forge: numbers, and text with its control characters escaped, at the end of the line. A name
+that is cut is none."""
 
+_JOB_ID = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\Z")
 _DIGITS = re.compile(r"[0-9]{1,18}\Z")
 
 JOB_ATTRIBUTES = (
@@ -56,13 +58,15 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def sort_answer(ads: Iterable[Ad]) -> Answer:
-    """Sort the collector's answer to COLLECTOR_QUESTION. What came from a VM is no offline ad, whatever it says."""
+    """Sort the collector's answer to COLLECTOR_QUESTION. What came from a VM is a machine or nothing."""
     started: int | None = None
     addresses: dict[str, str] = {}
-    offline, slots, submitters, versions = [], [], list[Ad](), dict[str, str]()
+    offline, slots, submitters, versions = list[Ad](), list[Ad](), list[Ad](), dict[str, str]()
     for ad in ads:
         kind, name = text_of(ad, "MyType"), text_of(ad, "Name")
-        if kind == "Collector":
+        if is_vms(ad):
+            slots += [ad] if kind == "Machine" and ad.get(MARK) is not True else []
+        elif kind == "Collector":
             started = _collector_start(ad) or started
             versions["collector"] = text_of(ad, "CondorVersion") or ""
         elif kind == "Negotiator":
@@ -73,8 +77,7 @@ def sort_answer(ads: Iterable[Ad]) -> Answer:
             addresses[name] = text_of(ad, "MyAddress") or name
             versions[name] = text_of(ad, "CondorVersion") or ""
         elif ad.get(MARK) is True:
-            if not is_vms(ad):
-                offline.append(ad)
+            offline.append(ad)
         elif kind == "Machine":
             slots.append(ad)
     waiting, own = _submitting(submitters)
@@ -121,7 +124,7 @@ def machines(slots: Iterable[Ad]) -> tuple[Machine, ...]:
 def _machine(vm_id: str, slots: list[Ad]) -> Machine:
     first = slots[0]
     starts = [start for slot in slots if (start := moment_at(slot, "DaemonStartTime")) is not None]
-    jobs = {job for slot in slots if (job := text_of(slot, "JobId")) is not None}
+    jobs = {job for slot in slots if _JOB_ID.match(job := text_of(slot, "JobId") or "")}
     return Machine(
         vm_id=vm_id,
         machine=text_of(first, "Machine") or "",

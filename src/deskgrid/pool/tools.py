@@ -4,8 +4,10 @@ What makes an answer whole:
 - One question to the collector gives offline ads, slots, schedds and the collector's start: one moment, one answer.
 - After `advertise` we know which ads the collector must have. If it lacks one, or started anew, it has forgotten:
   matches are unknown, and so are machines until every startd has had the time to report again.
-- A schedd that we knew and that is not there any more makes idle jobs unknown, until it has been gone for long. One of
-  another pool, which flocks here, is not asked: its submitters' ads say how many jobs wait there.
+- A schedd that we knew and that is not there any more is missed until it has been gone for long. One of another pool,
+  which flocks here, is not asked: its submitters' ads say how many jobs wait there, and so they do for one that is
+  missed, refuses, is silent or says what is odd. Only when no other has answered either are idle jobs unknown.
+- Each schedd has a share of the time, and those that answered last time are asked first.
 - With versions of HTCondor whose negotiator crashes at an offline match nothing is advertised.
 Ads are sent only when they are new, changed or old, and carry over what the negotiator wrote into them.
 """
@@ -13,7 +15,7 @@ Ads are sent only when they are new, changed or old, and carry over what the neg
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -45,6 +47,7 @@ AD_LIFETIME_SECONDS = 900
 _REFRESH_SECONDS = AD_LIFETIME_SECONDS / 3
 _SCHEDD_MEMORY_SECONDS = 900.0
 _CLOCK_SLACK_SECONDS = 3
+_SILENT_PART = 4
 _JOB_ID = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\Z")
 _GONE_ATTRIBUTES = "MyType,Name,Machine,MyAddress"
 _TOKEN_SCOPES = ("ADVERTISE_STARTD", "ADVERTISE_MASTER", "READ")
@@ -73,6 +76,8 @@ class CondorPool:
         self._ended = EndedVms(Path(reach.ended)) if reach.ended else None
         self._unread: set[str] = set()
         self._abroad: set[str] = set()
+        self._silent: set[str] = set()
+        self._counted: dict[str, int] = {}
 
     def advertise(self, ads: Sequence[OfflineAd]) -> None:
         """See Pool.advertise."""
@@ -155,19 +160,23 @@ class CondorPool:
         schedds = sorted(set(answer.schedds.values()) - answer.foreign)
         if not schedds:
             raise Partial("schedds: the collector knows none; has it just been restarted?")
-        refused: Refused | None = None
-        for tool in ("condor_q", "condor_history"):
-            for schedd in schedds:
-                try:
-                    found = self._job_by(tool, schedd, job_id, left)
-                except Refused as error:  # one that refuses does not keep the others from answering
-                    refused = error
-                    continue
-                if found is not None:
-                    return found
-        if refused is not None:
-            raise refused
+        fault: PoolError | None = None
+        asked = [(tool, schedd) for tool in ("condor_q", "condor_history") for schedd in self._in_order(schedds)]
+        for number, (tool, schedd) in enumerate(asked):
+            try:
+                found = self._job_by(tool, schedd, job_id, left.share(len(asked) - number))
+            except PoolError as error:  # one that refuses or is silent does not keep the others from answering
+                fault = error
+                continue
+            if found is not None:
+                return found
+        if fault is not None:
+            raise fault
         return None
+
+    def _in_order(self, schedds: Iterable[str]) -> list[str]:
+        """Those that answered last time first."""
+        return sorted(schedds, key=lambda schedd: (schedd in self._silent, schedd))
 
     def _job_by(self, tool: str, schedd: str, job_id: str, left: "_Time") -> Job | None:
         base = [tool, "-name", schedd, job_id] + (["-limit", "1"] if tool == "condor_history" else [])
@@ -272,21 +281,35 @@ class CondorPool:
             for old in [key for key, seen in self._schedds.items() if moment - seen > _SCHEDD_MEMORY_SECONDS]:
                 del self._schedds[old]
             missing = sorted(set(self._schedds) - names)
-        groups: list[JobGroup] = []
-        unasked, told = {schedd: answer.waiting[schedd] for schedd in answer.foreign}, list[str]()
-        faults = [f"schedd {schedd}: the collector does not know it any more" for schedd in missing]
-        for schedd in sorted(names):
-            argv = ["condor_q", "-name", schedd, "-allusers", "-constraint", IDLE_QUESTION, "-af", *IDLE_COLUMNS]
+        unasked, faults = {schedd: answer.waiting[schedd] for schedd in answer.foreign}, list[str]()
+        known, silent = dict[str, tuple[JobGroup, ...]](), set[str]()
+        for number, schedd in enumerate(self._in_order(names)):
             try:
-                groups += idle_groups(schedd, run_tool(self._reach, argv, left.seconds()))
-            except Refused as error:  # its own affair: what others say stays known
+                known[schedd] = self._groups(schedd, left.share(len(names) - number))
+            except Refused as error:  # its own affair, as all that follows: what others say stays known
                 unasked[schedd] = answer.waiting.get(schedd, 0)
-                told += [f"schedd {schedd}: {error}"] if schedd in answer.waiting else []
+                faults += [f"schedd {schedd}: {error}"] if schedd in answer.waiting else []
             except (PoolError, ValueError) as error:
+                silent.add(schedd)
                 faults.append(f"schedd {schedd}: {error}")
+        faults += [f"schedd {schedd}: the collector does not know it any more" for schedd in missing]
         if not names and not missing and not self._abroad:
             faults.append("schedds: the collector knows none")
-        return (None if faults else tuple(groups)), unasked, (*faults, *told)
+        with self._lock:
+            self._silent = silent
+            self._counted |= {schedd: sum(group.idle for group in groups) for schedd, groups in known.items()}
+            self._counted = {schedd: count for schedd, count in self._counted.items() if schedd in self._schedds}
+            if not known and (silent or missing or not (names or self._abroad)):
+                return None, unasked, tuple(faults)
+            for schedd in (*silent, *missing):
+                unasked[schedd] = answer.waiting.get(schedd, self._counted.get(schedd, 0))
+        return tuple(group for schedd in sorted(known) for group in known[schedd]), unasked, tuple(faults)
+
+    def _groups(self, schedd: str, left: "_Time") -> tuple[JobGroup, ...]:
+        """The idle jobs of one schedd. One that was silent gets less time, so that it costs the others little."""
+        argv = ["condor_q", "-name", schedd, "-allusers", "-constraint", IDLE_QUESTION, "-af", *IDLE_COLUMNS]
+        most = self._reach.timeout_seconds / (_SILENT_PART if schedd in self._silent else 1)
+        return idle_groups(schedd, run_tool(self._reach, argv, min(left.seconds(), most)))
 
 
 def _unfit(answer: Answer) -> tuple[str, ...]:
@@ -303,6 +326,10 @@ class _Time:
 
     def seconds(self) -> float:
         return self._end - time.monotonic()
+
+    def share(self, parts: int) -> "_Time":
+        """One of so many equal parts of what is left."""
+        return _Time(self.seconds() / parts)
 
 
 def _name(what: str, text: str) -> str:

@@ -3,12 +3,28 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from deskgrid.model.policy import Machine
 from deskgrid.model.presence import Reading, SessionReading
+from deskgrid.model.reason import Reason
 
 
 def unreadable(error: Exception) -> Reading:
     """Return the reading of a driver that failed: it never raises, and unknown is busy."""
-    return Reading(None, None, faults=(f"presence: got {type(error).__name__}: {error}, expected to be read",))
+    return Reading(None, None, faults=(f"presence: got {_said(error)}, expected to be read",))
+
+
+UNREAD = Machine(1, 0, 0, 0, on_battery=None, metered=None, wireless=None)
+"""The resources of a computer that could not be read: unknown is none."""
+
+
+def unread(error: Exception) -> Reason:
+    """Return the refusal for resources that could not be read."""
+    return Reason("machine-unknown", "It is not known what this computer has to spare.", f"got {_said(error)}")
+
+
+def _said(error: Exception) -> str:
+    """An error's kind and text, which may tell of names that are none."""
+    return f"{type(error).__name__}: {error}"[:200].encode(errors="replace").decode()
 
 
 class Presence(Protocol):

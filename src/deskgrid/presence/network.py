@@ -4,10 +4,14 @@ Rules, told first:
 - NetworkManager says whether the connection is metered. Without it nothing is metered; there but silent is unknown.
 - Wireless is what the default route goes through: Wi-Fi or mobile broadband. Where the route goes through something
   that isn't a device (a VPN, a bridge), it is wireless if only wireless devices are up.
+- A user may name devices: the kernel looks for ASCII's blanks in a name only, so do we. A table that can't be read
+  makes it unknown.
 
 Source: NetworkManager's D-Bus API (NMMetered); Documentation/ABI/testing/sysfs-class-net.
 """
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 _METERED = {1: True, 3: True}  # NM_METERED_YES, NM_METERED_GUESS_YES
 _UP_GATEWAY = 0x3  # RTF_UP, RTF_GATEWAY of route.h
 _UP = 0x1
+_COLUMNS = re.compile(r"[^ \t]+")
 
 
 class NetworkManager:
@@ -73,7 +78,7 @@ def wireless(proc: Path, sysfs: Path) -> bool | None:
         if (nets / through / "device").exists():
             return False
         up = [path for path in nets.iterdir() if (path / "device").exists() and _read(path / "operstate") == "up\n"]
-    except OSError:
+    except (OSError, ValueError):
         return None
     return bool(up) and all(_is_wireless(path) for path in up)
 
@@ -82,14 +87,15 @@ def default_device(routes: str, routes6: str) -> str | None:
     """Return the device of the default route that the kernel prefers, IPv4 before IPv6; None: there is none.
 
     Args: routes: /proc/net/route. routes6: /proc/net/ipv6_route.
+    Raises: ValueError: a line is none of such a table.
     """
     found = []
-    for line in routes.splitlines()[1:]:
-        device, to, _, flags, _, _, metric, mask, *_ = line.split()
+    for line in routes.split("\n")[1:-1]:
+        device, to, _, flags, _, _, metric, mask, *_ = _COLUMNS.findall(line)
         if int(to, 16) == 0 == int(mask, 16) and int(flags, 16) & _UP:
             found.append((0, int(metric), device))
-    for line in routes6.splitlines():
-        to, length, _, _, _, metric, _, _, flags, device = line.split()
+    for line in routes6.split("\n")[:-1]:
+        to, length, _, _, _, metric, _, _, flags, device = _COLUMNS.findall(line)
         if int(to, 16) == 0 == int(length, 16) and int(flags, 16) & _UP_GATEWAY == _UP_GATEWAY:
             found.append((1, int(metric, 16), device))
     return min(found)[2] if found else None
@@ -102,8 +108,8 @@ def _is_wireless(device: Path) -> bool:
 
 
 def _read(path: Path) -> str:
-    """A small file of the kernel's; what isn't there is empty."""
+    """A small file of the kernel's, with names as they are in paths; what isn't there is empty."""
     try:
-        return path.read_text(errors="replace")
+        return os.fsdecode(path.read_bytes())
     except FileNotFoundError:
         return ""

@@ -144,7 +144,7 @@ def parse_logind(name: str, text: str) -> Session | None:
 
     Keys: systemd's logind-session.c, session_save; classes and types: sd-login.h and org.freedesktop.login1(5).
     """
-    return session_of(name, dict(line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#"))
+    return session_of(name, dict(line.split("=", 1) for line in text.split("\n") if "=" in line and line[0] != "#"))
 
 
 def session_of(name: str, facts: Mapping[str, str]) -> Session | None:
