@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from deskgrid.coordinator import trust
+from deskgrid.coordinator import membership, records, trust
 from deskgrid.coordinator.outcomes import KEPT_DAYS, Outcomes
 from deskgrid.coordinator.signed import SignedCatalogue
 from deskgrid.core.health import Health
@@ -64,6 +64,23 @@ def test_a_clock_that_is_set_makes_no_silent_desktop_look_alive_and_no_other_loo
             assert known is not None and not known.warnings()
             shown = (await here.lease(kept.vm_id)).lease
             assert abs(shown.until - here.clock.now) <= timedelta(seconds=lapse)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("hours", [-1, 24 * 365])
+def test_an_enrolment_token_that_a_wrong_clock_made_ends_when_it_should(tmp_path: Path, hours: float) -> None:
+    async def story() -> None:
+        async with office(tmp_path) as here:
+            here.clock.is_set(3600 * hours)
+            await here.cycle()
+            made_at = here.clock()
+            _, kept = await here.part.recorder.call(lambda c: membership.make_token(c, 3600, 1, "operator", made_at))
+            here.clock.is_set(-3600 * hours)
+            await here.cycle(30.0)
+            token = here.part.tokens[kept.id]
+            assert token.expires_at - here.clock.now == timedelta(seconds=3600 - 30)
+            assert await here.part.recorder.call(lambda c: records.token(c, kept.id)) == token
 
     asyncio.run(story())
 

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 import msgspec
 import sqlalchemy as sa
 
+from deskgrid.coordinator import records
 from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.coordinator.credentials import new_id
 from deskgrid.core.demand import offers, wants
@@ -54,7 +55,7 @@ class Cycle:
     async def run(self) -> Plan:
         """Run one cycle. Raises: SQLAlchemyError when the database refuses; the next cycle tries again."""
         office = self._office
-        self._keep_time()
+        await self._keep_time()
         looked, heard = await asyncio.gather(self._look(), self._ask())
         now = office.clock()
         await self._withdraw_revoked(now)
@@ -101,8 +102,12 @@ class Cycle:
             return error
         return None
 
-    def _keep_time(self) -> None:
-        by = self._office.keep_time()
+    async def _keep_time(self) -> None:
+        office = self._office
+        by = office.keep_time()
+        if by:
+            moved = await office.recorder.call(lambda connection: records.shift_tokens(connection, by))
+            office.tokens.update({token.id: token for token in moved})
         self._last_at += by
         self._advertised_at += by
 
