@@ -222,6 +222,9 @@ def test_an_image_that_is_backing_off_says_when_it_is_tried_again() -> None:
     failed = Outcome("its-sl6", "desk-1", START, False, Fault.IMAGE)
     reason = why(seen=view(outcomes=(failed,), ads=()))
     assert (reason.name, reason.until) == ("image-backoff", START + timedelta(seconds=60))
+    also = msgspec.structs.replace(failed, desktop="desk-2")
+    reason = why(seen=view(outcomes=(failed, also), ads=()))
+    assert (reason.name, reason.until) == ("image-backoff", START + timedelta(seconds=120))
 
 
 def test_an_image_that_may_be_tried_again_is_not_said_to_back_off() -> None:

@@ -45,6 +45,7 @@ PLAIN = OfflineAd("demo", Size(2, GIB), GIB)
         # broken text is nobody's fault here
         '(TARGET.OpSysAndVer == "Debian13',
         'TARGET.HasFileTransfer == "true" || (',
+        "true) && TARGET.HasFileTransfer",
     ],
 )
 def test_what_is_met_or_cant_be_told_is_not_named(met: str) -> None:
