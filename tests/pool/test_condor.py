@@ -197,6 +197,15 @@ def test_jobs_that_run_on_the_submit_server_are_left_alone(embedded: EmbeddedPoo
     assert driver(embedded).snapshot().idle == ()
 
 
+@both_versions
+def test_of_a_long_name_only_its_beginning_is_read(embedded: EmbeddedPool) -> None:
+    submit(embedded, f'+vm_name = "{"y" * 50_000}"')
+    submit(embedded, '+vm_name = "img a \\"b\\""')
+    eventually(lambda: len(driver(embedded).snapshot().idle or ()) == 2)
+    seen = driver(embedded).snapshot().idle
+    assert seen is not None and {group.vm_name for group in seen} == {'"' + "y" * 199, 'img a "b"'}
+
+
 def test_requirements_of_a_job_can_neither_get_around_the_image_nor_read_the_configuration(
     embedded: EmbeddedPool,
 ) -> None:
