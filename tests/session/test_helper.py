@@ -96,7 +96,7 @@ def test_the_first_key_after_a_quiet_time_is_told_at_once(
 def test_while_there_is_input_the_beat_is_quicker(helps: Callable[..., Running], bus: SessionBus, gnome: Gnome) -> None:
     running = helps(on_bus(bus), 600.0)
     eventually(lambda: running.idle() is not None)
-    assert running.helper._beat_at - time.monotonic() <= 5.5
+    eventually(lambda: running.helper._beat_at - time.monotonic() <= 5.5)  # of 600: it is set after what it told
 
 
 def test_a_film_is_told_when_it_begins_and_when_it_ends(

@@ -314,11 +314,12 @@ class ChunkStore:
         self.files.remove(pack)
 
     def _open_index(self) -> Index:
+        """One at a time: two that make it, or make it anew, would take it away from each other."""
         path = self.folder / "index.db"
-        try:
-            return Index(path)
-        except IndexDamaged as error:
-            with self._changing():
+        with self._changing():
+            try:
+                return Index(path)
+            except IndexDamaged as error:
                 self._report(f"{error}; it is made anew from the packs")
                 for suffix in ("", "-wal", "-shm"):
                     Path(f"{path}{suffix}").unlink(missing_ok=True)
