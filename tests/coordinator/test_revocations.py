@@ -186,11 +186,7 @@ def test_a_token_dies_though_the_name_has_been_enrolled_anew_before_the_pool_was
 ) -> None:
     async def play() -> None:
         clock = Clock()
-        async with office(tmp_path, clock) as here:
-            desk = await member(here)
-            await here.offer()
-            here.pool.submit(IMAGE.name)
-            lease = await ordered(here, desk)
+        async with started(tmp_path, clock=clock) as (here, desk, lease):
             desk.shows(lease)
             await desk.say()
             told = told_by(here)
@@ -230,11 +226,7 @@ def test_a_token_that_could_not_die_for_long_is_tried_again_by_the_next_cycle(tm
 def test_who_is_revoked_again_at_the_start_loses_its_leases_and_tokens_at_once(tmp_path: Path) -> None:
     async def play() -> None:
         clock, saved = Clock(), tmp_path / "saved.sqlite"
-        async with office(tmp_path, clock) as here:
-            desk = await member(here)
-            await here.offer()
-            here.pool.submit(IMAGE.name)
-            lease = await ordered(here, desk)
+        async with started(tmp_path, clock=clock) as (here, desk, lease):
             desk.shows(lease)
             await desk.say()
             await here.part.recorder.flush()

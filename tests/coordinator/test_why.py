@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from deskgrid.core.plan import plan
-from deskgrid.core.why import Membership, View, abroad, ran_before, vm_of, why_desktop, why_job, with_waiting
+from deskgrid.core.view import View, with_waiting
+from deskgrid.core.why import Membership, abroad, ran_before, vm_of, why_desktop, why_job
 from deskgrid.model.desktop import Desktop, Fault, VmReport, VmState
 from deskgrid.model.image import Attribute, ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size

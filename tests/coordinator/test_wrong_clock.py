@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from cryptography import x509
 
 from deskgrid.coordinator import membership, records, trust
@@ -83,6 +84,28 @@ def test_an_enrolment_token_that_a_wrong_clock_made_ends_when_it_should(tmp_path
             assert await here.part.recorder.call(lambda c: records.token(c, kept.id)) == token
 
     asyncio.run(story())
+
+
+def test_tokens_move_with_the_clock_also_when_the_database_refuses_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with office(tmp_path) as here:
+            made_at = here.clock()
+            _, kept = await here.part.recorder.call(lambda c: membership.make_token(c, 3600, 1, "operator", made_at))
+            here.clock.is_set(3600)
+            with monkeypatch.context() as patch:
+                patch.setattr(records, "shift_tokens", _full)
+                with pytest.raises(sa.exc.OperationalError):
+                    await here.cycle()
+            await here.cycle()
+            assert here.part.tokens[kept.id].expires_at == made_at + timedelta(seconds=7200)
+
+    asyncio.run(story())
+
+
+def _full(*_: object) -> None:
+    raise sa.exc.OperationalError("", {}, OSError("disk full"))
 
 
 def test_jobs_and_ads_that_came_while_the_clock_was_ahead_have_waited_for_no_longer_and_no_shorter(

@@ -180,9 +180,9 @@ async def office(
 
 
 @contextlib.asynccontextmanager
-async def started(state: Path, jobs: int = 1) -> AsyncIterator[tuple[Office, Desk, Lease]]:
+async def started(state: Path, jobs: int = 1, clock: Clock | None = None) -> AsyncIterator[tuple[Office, Desk, Lease]]:
     """A coordinator, one desktop, and the lease of a VM that it has been told to start."""
-    async with office(state) as here:
+    async with office(state, clock) as here:
         desk = await member(here)
         await here.offer()
         here.pool.submit(IMAGE.name, jobs)

@@ -67,8 +67,9 @@ def test_one_desktop_alone_condemns_no_new_image_and_is_not_condemned_by_it() ->
     standing = health(outcome("a", "d1", 2), outcome("a", "d1", 1))
     assert (standing.image("a", NOW).failures, standing.desktop("d1", NOW).failures) == (0, 0)
     assert standing.image_on("a", "d1", NOW).retry_at == after(119)
-    assert not standing.may_start("a", "d1", NOW)
-    assert standing.may_start("a", "d2", NOW) and standing.may_start("b", "d1", NOW)
+    assert not standing.image_on("a", "d1", NOW).allowed
+    assert standing.image_on("a", "d2", NOW).allowed and standing.image_on("b", "d1", NOW).allowed
+    assert standing.desktop("d1", NOW).allowed and standing.desktop("d2", NOW).allowed
 
 
 def test_a_new_image_that_fails_on_two_desktops_is_held_to_be_broken() -> None:

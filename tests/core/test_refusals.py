@@ -34,6 +34,7 @@ def test_a_desktop_that_waits_for_its_turn_is_waiting_and_the_first_refusal_coun
 
 def test_for_everybody_to_read_a_name_that_only_its_desktop_knows_is_other() -> None:
     said = [
-        Reason(name, "") for name in ("owner-active", "owner-active", "no-demand", "pay here " + "x" * 100_000, "y")
+        Reason(name, "")
+        for name in ("owner-active", "owner-active", "no-demand", "pay here " + "x" * 100_000, "y", "machine-unknown")
     ]
-    assert tally(said) == ["2 owner-active", "2 other", "1 no-demand"]
+    assert tally(said) == ["2 owner-active", "2 other", "1 no-demand", "1 machine-unknown"]

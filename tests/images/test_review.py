@@ -41,6 +41,21 @@ def test_what_machines_say_is_told_attribute_by_attribute_however_long_it_is() -
     assert "its machines say of themselves: the same" in differences(before, other(says=says))
 
 
+def test_packages_that_came_went_or_are_of_another_version_are_told() -> None:
+    before = other(packages=(Package("bash", "5.1"), Package("gcc", "12.2"), Package("telnet", "1")))
+    after = other(packages=(Package("bash", "5.1"), Package("gcc", "12.3"), Package("mpi", "4")))
+    assert list(differences(before, after))[-3:] == ["+ mpi 4", "- telnet 1", "gcc 12.2 → 12.3"]
+    assert differences(before, before)[-1] == "the same packages"
+    assert differences(None, after)[-1] == "the first version, with 3 packages"
+    assert differences(None, other(packages=()))[-1] == "it lists no packages: look into it"
+
+
+def test_what_a_researcher_wrote_cannot_move_the_cursor_of_who_reads_it() -> None:
+    before = other(packages=(Package("gcc\x1b[2K", "1\n2"),))
+    after = other(packages=(Package("sh\x1b[2K", "1\n2"),))
+    assert differences(before, after)[-2:] == ("+ sh\\x1b[2K 1\\n2", "- gcc\\x1b[2K 1\\n2")
+
+
 def test_all_packages_of_one_name_are_told() -> None:
     before = other(packages=(Package("openssl", "3.0"),))
     after = other(packages=(Package("openssl", "1.0-evil"), Package("openssl", "3.0")))

@@ -29,7 +29,7 @@ from deskgrid.coordinator.recorder import Recorder
 from deskgrid.coordinator.revocations import Journal
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.signed import SignedCatalogue
-from deskgrid.core.why import View
+from deskgrid.core.view import View
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import Pool

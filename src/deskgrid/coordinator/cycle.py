@@ -25,7 +25,7 @@ from deskgrid.core.filler import idle, without
 from deskgrid.core.giving import PassedOver, bounded, passed_over
 from deskgrid.core.health import Health
 from deskgrid.core.plan import plan
-from deskgrid.core.why import View, with_waiting
+from deskgrid.core.view import View, with_waiting
 from deskgrid.model.lease import Lease
 from deskgrid.model.plan import Grant, Plan, PlanSettings, Snapshot
 from deskgrid.model.pool import OfflineAd, PoolSnapshot
@@ -48,6 +48,7 @@ class Cycle:
         self._office = office
         self._asking: asyncio.Task[PoolSnapshot] | None = None
         self._last_at = office.started_at
+        self._tokens_by = timedelta(0)
         self._advertised: tuple[OfflineAd, ...] | None = None
         self._advertised_at = office.started_at
         self._faults: tuple[str, ...] = ()
@@ -105,8 +106,10 @@ class Cycle:
     async def _keep_time(self) -> None:
         office = self._office
         by = office.keep_time()
-        if by:
-            moved = await office.recorder.call(lambda connection: records.shift_tokens(connection, by))
+        self._tokens_by += by  # until the database has taken it
+        if self._tokens_by:
+            moved = await office.recorder.call(lambda connection: records.shift_tokens(connection, self._tokens_by))
+            self._tokens_by = timedelta(0)
             office.tokens.update({token.id: token for token in moved})
         self._last_at += by
         self._advertised_at += by

@@ -10,7 +10,8 @@ from deskgrid.coordinator.inventories import FleetInventory, fleet
 from deskgrid.coordinator.kept import LeaseRecord, Member
 from deskgrid.coordinator.views import DesktopView, ImageList, ImageView, Status, VmView
 from deskgrid.core import refusals, why
-from deskgrid.core.why import View, Why
+from deskgrid.core.view import View
+from deskgrid.core.why import Why
 from deskgrid.model.pool import Job
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolError
@@ -149,8 +150,8 @@ def vms(office: Coordinator) -> list[VmView]:
 
 def why_job(office: Coordinator, job: Job, ran_in: LeaseRecord | None) -> Why:
     """Why does this job wait, or where is it? ran_in: the VM that it ran in before."""
-    ended = ran_in is not None and ran_in.ended_at is not None
-    before = why.ran_before(ran_in.lease, ran_in.end) if ran_in is not None and ended and ran_in.end else None
+    ended = ran_in.end if ran_in is not None and ran_in.ended_at is not None else None
+    before = why.ran_before(ran_in.lease, ended) if ran_in is not None and ended is not None else None
     return why.why_job(job, _view(office), before)
 
 

@@ -89,7 +89,7 @@ def offers(snapshot: Snapshot, settings: PlanSettings, health: Health, now: date
         if health.image(image.ref.name, now).allowed
         for size in settings.sizes
         if size.memory_bytes >= image.memory_bytes
-        and any(could_start(desktop, image, size, settings, health, now) for desktop in snapshot.desktops)
+        and any(could_start(desktop, image, size, health, now) for desktop in snapshot.desktops)
     )
 
 
@@ -98,16 +98,10 @@ def ad_of(image: ImageFacts, size: Size) -> OfflineAd:
     return OfflineAd(image.ref.name, size, image.free_bytes or image.disk_bytes, image.says)
 
 
-def could_start(
-    desktop: Desktop, image: ImageFacts, size: Size, settings: PlanSettings, health: Health, now: datetime
-) -> bool:
+def could_start(desktop: Desktop, image: ImageFacts, size: Size, health: Health, now: datetime) -> bool:
     """Whether this desktop could start such a VM now, as far as its last report tells."""
-    return (
-        now - desktop.reported_at <= timedelta(seconds=settings.stale_seconds)
-        and desktop.availability.available
-        and health.may_start(image.ref.name, desktop.name, now)
-        and fits(desktop, size)
-    )
+    may = health.may_be_asked(desktop, now) and health.image_on(image.ref.name, desktop.name, now).allowed
+    return may and fits(desktop, size)
 
 
 def fits(desktop: Desktop, size: Size) -> bool:

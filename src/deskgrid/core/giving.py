@@ -130,7 +130,7 @@ def passed_over(
             and the desktops, as far as they are to be counted on.
     """
     machines, health = _machines(snapshot), Health(snapshot.outcomes, settings)
-    able = [one for one in bounded(snapshot, settings) if _could_start(one, settings, health, now)]
+    able = [one for one in bounded(snapshot, settings) if health.may_be_asked(one, now)]
     found = {}
     for key, group in together(rows).items():
         began = since.get(key)
@@ -147,12 +147,6 @@ def passed_over(
             alone = len(seen_by) == 1 and any(one.name not in seen_by and _has_room(one, group) for one in able)
             found[key] = _standing(group, [one.at for one in passes], alone, settings, now)
     return found
-
-
-def _could_start(desktop: Desktop, settings: PlanSettings, health: Health, now: datetime) -> bool:
-    """Whether it could be asked for a machine now, as far as its last report tells."""
-    fresh = now - desktop.reported_at <= timedelta(seconds=settings.stale_seconds)
-    return fresh and desktop.availability.available and health.desktop(desktop.name, now).allowed
 
 
 def _has_room(desktop: Desktop, group: JobGroup) -> bool:

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from deskgrid.model.counted import counted
-from deskgrid.model.desktop import Fault
+from deskgrid.model.desktop import Desktop, Fault
 from deskgrid.model.plan import Outcome, PlanSettings
 from deskgrid.model.reason import Reason
 
@@ -80,9 +80,10 @@ class Health:
         """How an image that never joined stands with the one desktop that saw it fail."""
         return self._standing("image", image, self._alone.get((image, desktop), ()), now)
 
-    def may_start(self, image: str, desktop: str, now: datetime) -> bool:
-        """Whether nothing that failed speaks against this image on this desktop now."""
-        return self.desktop(desktop, now).allowed and self.image_on(image, desktop, now).allowed
+    def may_be_asked(self, desktop: Desktop, now: datetime) -> bool:
+        """Whether it reported lately that it is available, and nothing that failed there speaks against it."""
+        late = now - desktop.reported_at > timedelta(seconds=self._settings.stale_seconds)
+        return not late and desktop.availability.available and self.desktop(desktop.name, now).allowed
 
     def of_the_only(self, image: str, desktops: Sequence[str], now: datetime) -> Reason | None:
         """Why an image waits if these are all that could start it: there is one, and it alone saw it fail."""

@@ -103,6 +103,8 @@ PLANNED = frozenset(
     )
 )
 """What the planner itself says of a desktop."""
+UNREAD = frozenset(("policy-unreadable", "machine-unknown"))
+"""What the agent says when it could not read what it must know."""
 _STATES = {refusal.name: refusal.state for refusal in REFUSALS}
 
 
@@ -115,7 +117,7 @@ def state(availability: Availability, room: Room) -> str:
 
 def tally(reasons: Iterable[Reason]) -> list[str]:
     """How many desktops have each reason, for everybody to read: a name that only its desktop knows is "other"."""
-    known = PLANNED | _STATES.keys()
+    known = PLANNED | UNREAD | _STATES.keys()
     count = Counter(reason.name if reason.name in known else "other" for reason in reasons)
     return [f"{n} {name}" for name, n in count.most_common()]
 

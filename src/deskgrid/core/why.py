@@ -6,58 +6,26 @@ Rules, told first:
 - What could not be read is said to be unknown, never guessed.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 
 import msgspec
 
 from deskgrid.core.demand import ad_of, covered, fresh, large_enough
-from deskgrid.core.giving import PassedOver
 from deskgrid.core.health import Health
 from deskgrid.core.refusals import tally
 from deskgrid.core.requirements import unmet
+from deskgrid.core.view import View
 from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.lease import Lease
-from deskgrid.model.plan import LiveLease, Plan, PlanSettings, Snapshot
-from deskgrid.model.pool import NOT_SERVED, ON_SERVER, Job, OfflineAd, PoolSnapshot, group_key
+from deskgrid.model.plan import LiveLease, Plan, Snapshot
+from deskgrid.model.pool import NOT_SERVED, ON_SERVER, Job, OfflineAd, group_key
 from deskgrid.model.reason import Reason
 
 _STATUS = {1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held", 6: "transferring output", 7: "suspended"}
 _MIB = 1 << 20
 _SHOWN = 2000
-
-
-class View(msgspec.Struct, frozen=True):
-    """What the last cycle saw and decided; before the first one, nothing.
-
-    ads: what HTCondor was told could be started. ads_since, idle_since: for how long an ad has been there, a group of
-    jobs has been idle (by `JobGroup.key`). negotiation_seconds: HTCondor has surely negotiated in so long.
-    absent: names of images that are known and not on offer, with why. passed: groups of jobs that machines came for in
-    vain, by the same key.
-    """
-
-    at: datetime
-    settings: PlanSettings
-    pool: PoolSnapshot | None = None
-    snapshot: Snapshot | None = None
-    plan: Plan | None = None
-    ads: tuple[OfflineAd, ...] = ()
-    negotiation_seconds: float = 90.0
-    faults: tuple[str, ...] = ()
-    ads_since: Mapping[OfflineAd, datetime] = msgspec.field(default_factory=dict)
-    idle_since: Mapping[str, datetime] = msgspec.field(default_factory=dict)
-    absent: Mapping[str, Reason] = msgspec.field(default_factory=dict)
-    passed: Mapping[str, PassedOver] = msgspec.field(default_factory=dict)
-
-    def shifted(self, by: timedelta) -> "View":
-        """The clock was set by so much: what is there since a time is there for as long as before."""
-        return msgspec.structs.replace(
-            self,
-            at=self.at + by,
-            ads_since={ad: at + by for ad, at in self.ads_since.items()},
-            idle_since={key: at + by for key, at in self.idle_since.items()},
-        )
 
 
 class Why(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -67,17 +35,6 @@ class Why(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: Reason
     further: tuple[Reason, ...] = ()
     vms: tuple[str, ...] = ()
-
-
-def with_waiting(before: View, after: View) -> View:
-    """Carry over since when ads and idle groups have been there."""
-    idle = after.pool.idle if after.pool is not None else None
-    if idle is None:
-        idle_since = before.idle_since
-    else:
-        idle_since = {group.key: before.idle_since.get(group.key, after.at) for group in idle}
-    ads_since = {ad: before.ads_since.get(ad, after.at) for ad in after.ads}
-    return msgspec.structs.replace(after, ads_since=ads_since, idle_since=idle_since)
 
 
 def why_job(job: Job, view: View, before: Reason | None = None) -> Why:

@@ -54,19 +54,16 @@ def examine(seen: Seen) -> tuple[Finding, ...]:
         )
         line = f"GROUP_ACCEPT_SURPLUS_{group} = True"
         found.append(Finding("pool-quotas", Level.WARN, sentence, (f"echo {line!r} | tee -a {_LOCAL}",)))
-    if (lease := _lease(seen.settings)) is not None and lease_short(lease):
+    if (lease := _lease(seen.settings)) is not None and (short := too_short(lease)) is not None:
         mend = ("deskgrid pool configure", "condor_reconfig")
-        found.append(Finding("pool-lease", Level.WARN, f"{_LEASE}: {too_short(lease)}", mend))
+        found.append(Finding("pool-lease", Level.WARN, f"{_LEASE}: {short}", mend))
     return tuple(found)
 
 
-def lease_short(seconds: int) -> bool:
-    """Whether a machine may be paused for longer than this."""
-    return seconds <= GRACE_SECONDS_MOST
-
-
-def too_short(seconds: int) -> str:
-    """What a lease that is too short does."""
+def too_short(seconds: int) -> str | None:
+    """What a lease does that a machine's pause may outlast; None: it is long enough."""
+    if seconds > GRACE_SECONDS_MOST:
+        return None
     return (
         f"A lease of {seconds} s: a machine that is paused for longer (a policy's grace_seconds, at most "
         f"{GRACE_SECONDS_MOST:.0f}) may lose its job. Choose a longer lease, or shorter graces."

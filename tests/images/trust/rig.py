@@ -2,7 +2,7 @@
 
 import http.server
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -159,3 +159,8 @@ def web_server(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> It
 def served(folder: Path) -> Iterator[str]:
     with web_server(partial(Quiet, directory=str(folder))) as url:
         yield url
+
+
+def told(before: bytes | None, after: bytes) -> Sequence[str]:
+    """In place of `images.review`, which wants whole manifests."""
+    return (f"{before!r} → {after!r}",)

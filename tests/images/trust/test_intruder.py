@@ -53,6 +53,13 @@ def unseen(here: Town, intruder: Intruder, home: str) -> list[str]:
     return [version for version, digest in here.look(home).items() if any(digest not in saw for saw in honest)]
 
 
+def served(here: Town, intruder: Intruder) -> list[str]:
+    """What a desktop takes, unseen, once the intruder has served all that he has."""
+    intruder.number_up(*BOTH)
+    intruder.list_all()
+    return unseen(here, intruder, "desktop")
+
+
 def act(here: Town, intruder: Intruder, name: str) -> None:
     if name in ACTS:
         ACTS[name](intruder)
@@ -122,9 +129,7 @@ def test_what_changes_while_an_administrator_is_asked_is_not_signed(
     with town(place, built) as here:
         intruder = Intruder(here, stolen)
         here.new_life(meanwhile=intruder.lay_more_keys)
-        intruder.number_up(*BOTH)
-        intruder.list_all()
-        assert unseen(here, intruder, "desktop") == []
+        assert served(here, intruder) == []
 
 
 @pytest.mark.parametrize("who", ["rita", "paul"])
@@ -142,9 +147,7 @@ def test_who_holds_no_root_signs_nothing_that_a_root_of_the_intruder_s_would_sho
         made = here.signatures() - before
         assert not any(signer == here.keyid(who) for _, signer in made)
         intruder.put_back(-2)
-        intruder.number_up(*BOTH)
-        intruder.list_all()
-        assert unseen(here, intruder, "desktop") == []
+        assert served(here, intruder) == []
 
 
 LATEST_STORIES = {

@@ -12,11 +12,11 @@ from deskgrid.images.trust.form import MOST_VERSION
 from deskgrid.images.trust.held import Held, Holding, digest_of
 from deskgrid.images.trust.repository import again
 from deskgrid.images.trust.shelf import Shelf
-from deskgrid.images.trust.status import approvals, status, waiting
+from deskgrid.images.trust.status import approvals_of, status, waiting
 from deskgrid.images.trust.tufapi import DelegatedRole, Delegations, Metadata, Targets
 from deskgrid.images.trust.words import Version
 
-from .rig import DAY, NOW, ONE, TWO, Grid, desktop, person, refused
+from .rig import DAY, NOW, ONE, TWO, Grid, desktop, person, refused, told
 
 THREE = Version("einstein", "search", "3.0")
 EVIL = b'{"image": "with a back door"}'
@@ -49,14 +49,14 @@ def test_the_highest_number_counts_for_nothing_without_its_signatures(grid: Grid
     assert settled is not None
     assert THREE.path not in settled.signed.targets
     grid.propose(TWO, b"2")
-    assert [each.version for each in approvals(fresh(grid))] == [TWO]
+    assert [each.version for each in approvals_of(fresh(grid), "einstein", told)] == [TWO]
     assert "lies there" not in " ".join(grid.renew().problems)  # what was laid there was written over
 
 
 def test_what_enough_have_signed_counts(grid: Grid) -> None:
     grid.publish(ONE)
     laid(grid, "einstein-researcher", grid.rita)
-    assert [each.version for each in approvals(fresh(grid))] == [THREE]
+    assert [each.version for each in approvals_of(fresh(grid), "einstein", told)] == [THREE]
 
 
 def test_a_repository_of_another_root_is_none(grid: Grid, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_repository_of_another_root_is_none(grid: Grid, tmp_path: Path) -> Non
     other.publish(ONE)
     shelf = Shelf(other.shelf.folder, Held.of(grid.bootstrap))
     assert shelf.settled("einstein-researcher") is None
-    assert approvals(shelf) == ()
+    assert approvals_of(shelf, "einstein", told) == ()
     shutil.rmtree(grid.shelf.metadata)
     shutil.copytree(other.shelf.metadata, grid.shelf.metadata)
     with grid.shelf.editing():
@@ -136,7 +136,7 @@ def test_what_can_not_be_read_is_as_if_it_were_not_there(grid: Grid, content: by
     grid.publish(ONE)
     for role in ("root", "targets", "einstein-researcher", "einstein-approver"):
         (grid.shelf.metadata / f"7.{role}.json").write_bytes(content)
-    assert status(fresh(grid)).approvals == ()
+    assert status(fresh(grid), told).approvals == ()
     grid.publish(TWO)
 
 

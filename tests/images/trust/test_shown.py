@@ -23,11 +23,11 @@ from deskgrid.images.trust.pointer import check_pointer, decode
 from deskgrid.images.trust.repository import target_file
 from deskgrid.images.trust.roles import entry_of
 from deskgrid.images.trust.shelf import Shelf
-from deskgrid.images.trust.status import approvals, status, waiting
+from deskgrid.images.trust.status import approvals_of, status, waiting
 from deskgrid.images.trust.tufapi import Metadata
 from deskgrid.images.trust.words import Entry, Pointer
 
-from .rig import NOW, ONE, TWO, Grid, person, refused
+from .rig import NOW, ONE, TWO, Grid, person, refused, told
 from .town import APPROVER, EVIL, PASSWORD, PEOPLE, POINTER, RESEARCHER, Intruder, Town, town
 
 THREE = msgspec.structs.replace(ONE, version="3.0")
@@ -132,7 +132,7 @@ def test_a_step_back_is_told_as_one_whatever_serial_it_names(grid: Grid) -> None
     grid.publish(ONE)
     grid.publish(TWO)
     pointed(grid, Pointer("1.0", 1, 9, 8))
-    (approval,) = approvals(grid.shelf)
+    (approval,) = approvals_of(grid.shelf, "einstein", told)
     assert "becomes 1.0, number 1, serial 9, a step BACK" in approval.becomes
     with grid.shelf.editing():
         grid.shelf.approve(ONE, NOW)
@@ -268,13 +268,13 @@ def test_what_somebody_lays_in_one_role_stops_no_other(grid: Grid, role: str, ho
     with grid.shelf.editing():
         grid.shelf.revoke("einstein-approver", ONE, "a hole", NOW)
         spoiled(grid, role, how)
-        found = status(grid.shelf)
+        found = status(grid.shelf, told)
         assert [each.role for each in found.waiting] == ["einstein-approver"]
         assert any(role in problem for problem in found.problems)
         assert grid.shelf.signable(grid.paul) == ["einstein-approver"]
         grid.shelf.sign(grid.paul, ("einstein-approver",))
     assert any(role in problem for problem in grid.renew().problems)
-    assert status(grid.shelf).revoked == ((ONE, "a hole"),)
+    assert status(grid.shelf, told).revoked == ((ONE, "a hole"),)
 
 
 @pytest.mark.parametrize("how", SPOILED)
@@ -301,7 +301,7 @@ def test_a_project_whose_manifest_is_away_hides_no_other_project_s_approvals(gri
         grid.signed(olga)
     for path in grid.shelf.targets.glob("images/einstein/*/*.1.0.json"):
         path.unlink()
-    found = status(grid.shelf)
+    found = status(grid.shelf, told)
     assert [each.version.project for each in found.approvals] == ["other"]
     assert "project einstein" in found.problems[0]
 
@@ -317,7 +317,7 @@ def test_a_pipe_in_the_folder_is_waited_for_by_nobody(grid: Grid, name: str) -> 
     with suppress(TrustError):
         grid.renew()
     with suppress(TrustError):
-        status(Shelf(grid.shelf.folder, grid.shelf.held))
+        status(Shelf(grid.shelf.folder, grid.shelf.held), told)
 
 
 def test_of_what_lies_in_place_of_a_manifest_no_more_is_read_than_it_is_long(grid: Grid) -> None:

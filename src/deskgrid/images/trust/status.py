@@ -6,8 +6,7 @@ Rules, told first
   signature would cover is told, or refused (form.py): keys whole and in words, entries with their digests.
 - What may not follow what is settled is not told as something to sign, but as a problem, which stops no other role.
 - What waits is told with the names of those who have signed, and of those who may; "waiting for 1 of alice, bob".
-- The differences between two manifests are found by a callable, so that this file need not know what a manifest is.
-  The one offered here compares the packages that a manifest lists.
+- The differences between two manifests are found by a callable, so that nothing here need know what a manifest is.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +15,9 @@ from datetime import datetime, timedelta
 import msgspec
 
 from deskgrid.images.contract import ImageError
-from deskgrid.images.trust.aloud import words_of
+from deskgrid.images.trust.covered import changes_of, pointer_change
 from deskgrid.images.trust.errors import TrustError
-from deskgrid.images.trust.pointer import decode, steps_back
+from deskgrid.images.trust.pointer import decode
 from deskgrid.images.trust.roles import (
     SNAPSHOT,
     TARGETS,
@@ -31,10 +30,8 @@ from deskgrid.images.trust.roles import (
     projects,
 )
 from deskgrid.images.trust.shelf import Shelf
-from deskgrid.images.trust.tufapi import Key, Targets
-from deskgrid.images.trust.words import LATEST, POINTER_BYTES, Entry, Version, readable
-from deskgrid.model.counted import counted
-from deskgrid.model.outside import read_json
+from deskgrid.images.trust.tufapi import Targets
+from deskgrid.images.trust.words import LATEST, Entry, Version
 
 Differences = Callable[[bytes | None, bytes], Sequence[str]]
 """What a person should know of a new manifest beside the one before; None: there was none."""
@@ -113,31 +110,7 @@ class Status(msgspec.Struct, frozen=True):
     problems: tuple[str, ...] = ()
 
 
-class _Package(msgspec.Struct):
-    name: str
-    version: str
-
-
-class _Packages(msgspec.Struct):
-    packages: list[_Package] = []
-
-
-def package_differences(before: bytes | None, after: bytes) -> Sequence[str]:
-    """What changed in the packages that two manifests list: added, removed, other version."""
-    old, new = _packages(before), _packages(after)
-    if new is None or (before is not None and old is None):
-        return ("these manifests list no packages: look into the image before you approve",)
-    if old is None:
-        return (f"the first version, with {counted(len(new), 'package')}",)
-    changed = (
-        *(f"+ {name} {new[name]}" for name in sorted(new.keys() - old.keys())),
-        *(f"- {name} {old[name]}" for name in sorted(old.keys() - new.keys())),
-        *(f"{name} {old[name]} → {new[name]}" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]),
-    )
-    return tuple(map(readable, changed)) or ("the same packages",)
-
-
-def status(shelf: Shelf, differences: Differences = package_differences) -> Status:
+def status(shelf: Shelf, differences: Differences) -> Status:
     """Say how a repository stands. Raises: TrustError when it can't be read."""
     problems: list[str] = []
     return Status(
@@ -189,17 +162,12 @@ def waiting(shelf: Shelf, role: str) -> Waiting | None:
         max((result.missing for result in results), default=1),
         tuple(sorted(map(owner, signed.values()))),
         tuple(sorted(map(owner, lacks.values()))),
-        *_changes(shelf, settled and settled.signed, pending.signed, former and former.signed),
+        *changes_of(shelf, settled and settled.signed, pending.signed, former and former.signed),
         pending.signed_bytes,
     )
 
 
-def approvals(shelf: Shelf, differences: Differences = package_differences) -> tuple[Approval, ...]:
-    """What researchers have signed and approvers have not. Raises: ImageError."""
-    return tuple(one for project in _projects(shelf) for one in approvals_of(shelf, project, differences))
-
-
-def approvals_of(shelf: Shelf, project: str, differences: Differences = package_differences) -> Sequence[Approval]:
+def approvals_of(shelf: Shelf, project: str, differences: Differences) -> Sequence[Approval]:
     """What the researcher of one project has signed and its approver has not. Raises: ImageError."""
     researcher, approver = (shelf.settled(role) for role in project_roles(project))
     if researcher is None:
@@ -256,7 +224,7 @@ def _unapproved(shelf: Shelf, theirs: Targets, mine: Targets | None, differences
                 changes,
                 entry.plain,
                 pointer and pointer.plain,
-                _pointer_change(shelf, version, mine, pointer.plain) if pointer else "",
+                pointer_change(shelf, version, mine, pointer.plain) if pointer else "",
             )
         )
     return found + _moved(shelf, theirs, mine, {each.version for each in found})
@@ -272,7 +240,7 @@ def _moved(shelf: Shelf, theirs: Targets, mine: Targets | None, told: set[Versio
         pointer = decode(path, shelf.manifest(path, entry))
         version = Version(image.project, image.image, pointer.version)
         if version not in told:
-            becomes = _pointer_change(shelf, image, mine, entry.plain)
+            becomes = pointer_change(shelf, image, mine, entry.plain)
             known = entry_of(theirs, version.path)
             found.append(
                 Approval(version, None, True, ("no new content",), known and known.plain, entry.plain, becomes)
@@ -317,86 +285,3 @@ def _held(shelf: Shelf, role: str) -> Held | None:
         tuple(sorted(map(owner, keys.values()))),
         last.threshold if last else 0,
     )
-
-
-def _changes(shelf: Shelf, before: object, after: object, former: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a signature would change: sentences, and the paths of a project's role. former: under keys that are gone."""
-    if isinstance(after, Targets) and after.delegations is None:
-        old = before if isinstance(before, Targets) else Targets()
-        paths = tuple(
-            path
-            for path in dict.fromkeys((*after.targets, *old.targets))
-            if old.targets.get(path) != after.targets.get(path)
-        )
-        once = former if isinstance(former, Targets) else old
-        said = [_entry_change(shelf, path, old, after, once) for path in paths]
-        return tuple(said) or ("the same list, a new life",), paths
-    was, is_ = _role_keys(before), _role_keys(after)
-    said = []
-    for role in sorted(was.keys() | is_.keys()):
-        said += [f"new role {role}"] if before is not None and role not in was else []
-        said += [f"role {role} ends"] if role not in is_ else []
-        said += [f"{role}: + {key}" for key in sorted(is_.get(role, set()) - was.get(role, set()))]
-        said += [f"{role}: - {key}" for key in sorted(was.get(role, set()) - is_.get(role, set()))]
-    return tuple(said) or ("the same keys, a new life",), ()
-
-
-def _entry_change(shelf: Shelf, path: str, before: Targets, after: Targets, once: Targets) -> str:
-    was, is_, version = entry_of(before, path), entry_of(after, path), parse_path(path)
-    if is_ is None or version is None:
-        return f"TAKES AWAY {readable(path)}"
-    if version.version == LATEST:
-        return _pointer_change(shelf, version, before, is_)
-    whole = f"number {is_.number}: {_whole(is_)}; in words: {words_of(is_.sha256)}"
-    if is_.revoked is not None:
-        return f"REVOKES {version}: {is_.revoked}; {whole}"
-    known = entry_of(once, path)
-    if known is not None and known.revoked is not None:
-        return f"TAKES BACK the revocation of {version}: {known.revoked}; {whole}"
-    return f"{'changes' if was else 'adds'} {version}, {whole}"
-
-
-def _pointer_change(shelf: Shelf, image: Version, before: Targets | None, is_: Entry) -> str:
-    """What becomes the latest. before: the role as it is settled, whose pointer a step back is measured from."""
-    path = image.latest
-    was = entry_of(before, path) if before else None
-    old = decode(path, shelf.manifest(path, was)) if was else None
-    new = decode(path, shelf.manifest(path, is_))
-    said = f"latest of {image.project}/{image.image} becomes {new.version}, number {new.number}, serial {new.serial}"
-    said += f"{', a step BACK' if steps_back(old, new) else ''}: {_whole(is_)}"
-    if is_.earlier is None:
-        return said
-    earlier = decode(path, shelf.manifest(path, Entry(POINTER_BYTES, is_.earlier)))
-    return f"{said}; until its approver signs that, {earlier.version} stays the latest (SHA-256 {is_.earlier})"
-
-
-def _whole(entry: Entry) -> str:
-    return f"{entry.size_bytes} bytes with SHA-256 {entry.sha256}"
-
-
-def _role_keys(signed: object) -> dict[str, set[str]]:
-    if signed is None:
-        return {}
-    roles = delegated(signed) if isinstance(signed, Targets) else getattr(signed, "roles", {})
-    return {
-        role: {told_key(signed.get_key(keyid)) for keyid in held.keyids} | {f"{held.threshold} must sign"}  # type: ignore[attr-defined]
-        for role, held in roles.items()
-    }
-
-
-def told_key(key: Key) -> str:
-    """A key, whole, for people who compare it: its owner, its id in words, its id."""
-    return f"{owner(key).split(' ')[0]}, key in words: {words_of(key.keyid)}; whole: {key.keyid}"
-
-
-def _packages(manifest: bytes | None) -> dict[str, str] | None:
-    if manifest is None:
-        return None
-    try:
-        found = read_json(manifest, type=_Packages).packages
-    except msgspec.DecodeError:
-        return None
-    versions: dict[str, list[str]] = {}
-    for package in found:
-        versions.setdefault(package.name, []).append(package.version)
-    return {name: ", ".join(sorted(each)) for name, each in versions.items()} or None
