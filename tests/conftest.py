@@ -18,7 +18,19 @@ settings.register_profile("deep", parent=settings.get_profile("quick"), max_exam
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this one, if any, what was used here."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["used"] = condor.USED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Hear it."""
+    condor.USED.extend(getattr(node, "workeroutput", {}).get("used", []))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which versions of HTCondor the tests have run on."""
-    for line in condor.USED:
+    for line in sorted(set(condor.USED)):
         terminalreporter.write_line(line)

@@ -114,6 +114,7 @@ def test_a_keyboard_plugged_in_is_heard_and_one_unplugged_does_no_harm(guest: Gu
     refused(guest, "owner-active", seconds=5)
 
 
+@pytest.mark.alone
 def test_a_key_is_heard_in_a_moment_even_while_the_owner_and_virtual_machines_use_all_processors(
     watched: Guest,
 ) -> None:
