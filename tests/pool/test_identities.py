@@ -180,6 +180,29 @@ def test_no_ad_of_a_vm_lasts_or_is_large_and_what_is_there_can_be_taken_away(
     assert names(embedded, 'deskgrid_vm_id =?= "vm-loud"') == []
 
 
+def test_a_vm_has_no_more_ads_than_names(embedded: EmbeddedPool, pool: CondorPool) -> None:
+    loud = holder(embedded, pool.mint_token("vm-many", 600))
+    for number in range(3):
+        address = f'MyAddress = "<127.0.0.{number + 2}:{number + 1}?alias=a{number}>"'
+        says(loud, "UPDATE_STARTD_AD", *machine("slot1@vm-many", "vm-many", address))
+        for name in (
+            f"slot1@vm-many.{number}",
+            f"slot1@vm-many@{number}",
+            f"slot2_{number}@vm-many",
+            f"slot1_1{number:03}@vm-many",
+        ):
+            says(loud, "UPDATE_STARTD_AD", *machine(name, "vm-many"))
+    long = ", ".join(['"0123456789"'] * 2500)
+    says(loud, "UPDATE_STARTD_AD", *machine("slot1_1@vm-many", "vm-many", f"ChildName = {{{long}}}"))
+    says(
+        loud,
+        "UPDATE_STARTD_AD",
+        *machine("slot1@vm-many@vm-many.deskgrid.internal", "vm-many", f"ChildName = {{{long}}}"),
+    )
+    both = ["slot1@vm-many", "slot1@vm-many@vm-many.deskgrid.internal"]
+    eventually(lambda: names(embedded, 'deskgrid_vm_id =?= "vm-many"') == both)
+
+
 def test_without_our_settings_it_would_touch_them_all(embedded: EmbeddedPool, pool: CondorPool) -> None:
     """The control."""
     pool.advertise([IMAGE_A])

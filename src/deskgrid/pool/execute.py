@@ -157,7 +157,7 @@ def configuration(folder: Path, member: Member, collector: str) -> str:
             "SEC_USE_FAMILY_SESSION = False",
             "ALLOW_READ = *",
             f"STARTD_NAME = {member.vm_id}@{member.vm_id}.deskgrid.internal",  # its slots are named as a guest's
-            f"MASTER_NAME = {member.vm_id}",
+            f"MASTER_NAME = {member.vm_id}@{member.vm_id}.deskgrid.internal",
             f'vm_name = "{member.vm_name}"',
             f'deskgrid_vm_id = "{member.vm_id}"',
             f'deskgrid_desktop = "{member.desktop}"',

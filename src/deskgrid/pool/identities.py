@@ -9,7 +9,7 @@ Rules, told first
   `random` is one thing while it is weighed and another when the ad is filed. So nothing of a VM's ad is believed by
   its value: only the text as it is written counts, and only where it can be nothing but a plain value.
 - An ad ends: its lifetime is bounded, and when it was heard of is the collector's to say. What a snapshot reads of it
-  is short.
+  is short. The collector knows an ad by its name, so a VM has no more ads than it may have names.
 - A VM that has ended is named in a file that the collector reads (`ended.py`): its token is dead though it is valid.
 - HTCondor lets whoever may advertise a startd also take any startd's ads away (INVALIDATE_STARTD_ADS looks at nobody's
   identity), so the collector ignores such commands. Who may, writes `gone_ad` over an ad instead: it matches nothing,
@@ -26,13 +26,16 @@ ENDED_MAP = "deskgrid_ended"
 _PREFIX = f"{VM_USER}."
 _MINE = 'split(AuthenticatedIdentity, ".@")'
 _ID = f"{_MINE}[2]"
+_NAME = rf'strcat("^\"(slot1(_[0-9]{{1,3}})?@)?", {_ID}, "(@", {_ID}, ")?([.]deskgrid[.]internal)?\"$")'
+"""What a VM's ads may be called: its slots as guests name them, its daemons."""
 _TYPES = ("Machine", "StartD", "StartDaemon", "DaemonMaster")
 _NEVER = ("Offline", "deskgrid_offline", "LastHeardFrom")
 """What a VM's ad never has, whatever its value."""
 _WHOLE = "string(TARGET)"
 """The ad as it is written, in one line: `[ Name = "x"; Cpus = 1 ]`."""
 _LIFETIME_DIGITS = 3
-_AD_CHARS, _TEXT_CHARS, _OTHER_CHARS = 100_000, 1000, 100
+_AD_CHARS, _PART_CHARS, _TEXT_CHARS, _OTHER_CHARS = 100_000, 20_000, 1000, 100
+"""So long may be a slot's ad, one of a slot that is part of it (which names no others), and what is read of either."""
 GONE_SECONDS = 1
 
 
@@ -61,10 +64,10 @@ def requirements(read: str) -> str:
         (
             f"member({_written('MyType')}, {{ {types} }})",
             rf'{_written("deskgrid_vm_id")} =?= strcat("\"", {_ID}, "\"")',
-            rf'regexp(strcat("^\"(slot1(_[0-9]{{1,3}})?@)?", {_ID}, "([.@][A-Za-z0-9._-]*)?\"$"), {_written("Name")})',
+            f"regexp({_NAME}, {_written('Name')})",
             f"int({_MINE}[1]) > time()",
             f'userMap("{ENDED_MAP}", {_ID}) =?= undefined',
-            f"size({_WHOLE}) < {_AD_CHARS}",
+            f'size({_WHOLE}) < ifThenElse(regexp("^.slot1_", {_written("Name")}), {_PART_CHARS}, {_AD_CHARS})',
             f'regexp("[[;] deskgrid_vm_id = ", {_WHOLE}, "i")',  # it is written as _odd takes it to be
             f'! regexp("{_odd(read)}", {_WHOLE}, "i")',
         )
