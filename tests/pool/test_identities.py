@@ -19,6 +19,7 @@ from deskgrid.model.lease import Size
 from deskgrid.model.pool import OfflineAd
 from deskgrid.pool.contract import PoolError
 from deskgrid.pool.embedded import EmbeddedPool
+from deskgrid.pool.ended import EndedVms
 from deskgrid.pool.execute import ExecuteNode, Member
 from deskgrid.pool.head import HeadSettings
 from deskgrid.pool.reach import Reach, run_tool
@@ -247,6 +248,20 @@ def test_the_token_of_a_vm_that_has_ended_is_dead_at_once(embedded: EmbeddedPool
     other = holder(embedded, pool.mint_token("vm-other", 600))
     says(other, "UPDATE_STARTD_AD", *machine("slot1@vm-other", "vm-other"))
     eventually(lambda: names(embedded, 'deskgrid_vm_id =?= "vm-other"') == ["slot1@vm-other"])
+
+
+def test_a_vm_that_was_named_just_before_its_namer_died_is_dead_too(embedded: EmbeddedPool, pool: CondorPool) -> None:
+    late = holder(embedded, pool.mint_token("vm-late", 600))
+    pool.forget_vm("vm-another")
+    time.sleep(1)
+    assert EndedVms(Path(embedded.reach(10).ended)).add("vm-late")
+    says(late, "UPDATE_STARTD_AD", *machine("slot1@vm-late", "vm-late"))
+    eventually(lambda: names(embedded, 'deskgrid_vm_id =?= "vm-late"') != [])
+    CondorPool(embedded.reach(10), settle_seconds=5).forget_vm("vm-late")
+    says(late, "UPDATE_STARTD_AD", *machine("slot1@vm-late", "vm-late"))
+    eventually(lambda: names(embedded, 'deskgrid_vm_id =?= "vm-late"') == [])
+    time.sleep(0.5)
+    assert names(embedded, 'deskgrid_vm_id =?= "vm-late"') == []
 
 
 def test_a_vm_speaks_as_long_as_its_token_is_renewed(embedded: EmbeddedPool, pool: CondorPool) -> None:

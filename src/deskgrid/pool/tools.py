@@ -75,6 +75,7 @@ class CondorPool:
         self._schedds: dict[str, float] = {}
         self._ended = EndedVms(Path(reach.ended)) if reach.ended else None
         self._unread: set[str] = set()
+        self._told = False
         self._abroad: set[str] = set()
         self._silent: set[str] = set()
         self._counted: dict[str, int] = {}
@@ -227,13 +228,14 @@ class CondorPool:
             new = self._ended.add(vm_id)
         except OSError as error:
             return PoolError(f"{self._reach.ended}: VMs that ended can't be named: {error.strerror}")
-        if not new and vm_id not in self._unread:
-            return None
+        if not new and self._told and vm_id not in self._unread:
+            return None  # until we told it once, whoever wrote it may have died before he did
         self._unread.add(vm_id)
         try:
             run_tool(self._reach, ["condor_reconfig", "-daemon", "collector"], left.seconds())
         except PoolError as error:
             return error
+        self._told = True
         self._unread.discard(vm_id)
         return None
 
