@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from bench.machine import CannotMeasure
+from bench.machine import CannotMeasure, inside
 
 OURS, THEIRS = "10.213.78.1", "10.213.78.2"
 _ALONE = "DESKGRID_BENCH_ALONE"
@@ -38,7 +38,7 @@ class Cable:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.inside = ["ip", "netns", "exec", name]
+        self.inside = inside(name)
 
     def pull(self) -> None:
         """Take it out."""
@@ -65,11 +65,11 @@ def cable(ports: Sequence[int]) -> Iterator[Cable]:
     try:
         _run("ip", "link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b")
         _run("ip", "link", "set", f"{name}b", "netns", name)
-        for inside, address, end in (([], OURS, "a"), (made.inside, THEIRS, "b")):
-            _run(*inside, "ip", "addr", "add", f"{address}/30", "dev", f"{name}{end}")
+        for before, address, end in (([], OURS, "a"), (made.inside, THEIRS, "b")):
+            _run(*before, "ip", "addr", "add", f"{address}/30", "dev", f"{name}{end}")
             for link in ("lo", f"{name}{end}"):
-                _run(*inside, "ip", "link", "set", link, "up")
-            _run(*inside, "sysctl", "-q", "-w", "net.ipv4.conf.all.route_localnet=1")
+                _run(*before, "ip", "link", "set", link, "up")
+            _run(*before, "sysctl", "-q", "-w", "net.ipv4.conf.all.route_localnet=1")
         _nft(
             made.inside,
             "add table ip cable",
@@ -89,8 +89,8 @@ def cable(ports: Sequence[int]) -> Iterator[Cable]:
         _run("ip", "netns", "del", name)
 
 
-def _nft(inside: list[str], *commands: str) -> None:
-    _run(*inside, "nft", "-f", "-", said="\n".join(commands) + "\n")
+def _nft(before: list[str], *commands: str) -> None:
+    _run(*before, "nft", "-f", "-", said="\n".join(commands) + "\n")
 
 
 def _run(*argv: str, said: str = "") -> None:

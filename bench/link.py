@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.machine import CannotMeasure
+from bench.machine import CannotMeasure, inside
 
 OURS, THEIRS = "10.213.77.1", "10.213.77.2"
 _QUEUE_SECONDS = 0.2
@@ -80,8 +80,8 @@ def slow_link(root: Path, work: Path, delay_ms: float = 10.0, mbit: float = 100.
             raise CannotMeasure("the slow link did not come up")
         settings = work / "nginx.conf"
         settings.write_text(_NGINX.format(work=work, root=root, address=THEIRS, user="root"))
-        argv = ["ip", "netns", "exec", name, nginx, "-p", str(work), "-e", str(work / "error.log"), "-c", str(settings)]
-        processes.append(subprocess.Popen(argv))
+        argv = [nginx, "-p", str(work), "-e", str(work / "error.log"), "-c", str(settings)]
+        processes.append(subprocess.Popen([*inside(name), *argv]))
         _await(f"http://{THEIRS}/")
         (work / "access.log").write_bytes(b"")
         yield Web(work / "access.log")
@@ -151,12 +151,12 @@ def _tun(name: str) -> int:
 def main(name: str, delay_ms: str, mbit: str) -> None:
     """Carry packets until ended."""
     ours, theirs = _tun(f"{name}a"), _tun(f"{name}b")
-    inside = ["ip", "netns", "exec", name]
+    there = inside(name)
     _run("ip", "link", "set", f"{name}b", "netns", name)
     _run("ip", "addr", "add", OURS, "peer", THEIRS, "dev", f"{name}a")
-    _run(*inside, "ip", "addr", "add", THEIRS, "peer", OURS, "dev", f"{name}b")
+    _run(*there, "ip", "addr", "add", THEIRS, "peer", OURS, "dev", f"{name}b")
     _run("ip", "link", "set", f"{name}a", "up", "txqueuelen", "2000")
-    _run(*inside, "ip", "link", "set", f"{name}b", "up", "txqueuelen", "2000")
+    _run(*there, "ip", "link", "set", f"{name}b", "up", "txqueuelen", "2000")
     delay, rate = float(delay_ms) / 1000, float(mbit) * 1e6 / 8
     ways = [_Way(ours, theirs, delay, rate), _Way(theirs, ours, delay, rate)]
     os.write(1, b"up\n")

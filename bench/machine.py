@@ -15,6 +15,11 @@ QUIET_PERCENT = 10.0
 _CLOCK_OF_SCHEDULER = 2
 
 
+def inside(namespace: str) -> list[str]:
+    """What goes before an argv to run it in a network namespace; unlike `ip netns exec`, in a chroot too."""
+    return ["nsenter", f"--net=/run/netns/{namespace}"]
+
+
 class CannotMeasure(Exception):
     """Something can't be measured on this machine. The message is the figure's reason."""
 

@@ -59,6 +59,23 @@ def test_a_revocation_that_a_restored_database_does_not_know_is_made_again_and_s
         assert here.operator.status().problems == ()
 
 
+def test_an_enrolment_token_that_a_restored_database_holds_good_is_revoked_again_and_said(tmp_path: Path) -> None:
+    state, saved = tmp_path / "state", tmp_path / "saved.sqlite"
+    with service(state) as here:
+        token = here.operator.make_token(86_400, 5).token
+        token_id = token.split("_")[1]
+        backup(state, saved)
+        assert here.operator.revoke_token(token_id).sentence.startswith("Enrolment token")
+    restore(state, saved)
+    with service(state) as here:
+        (told,) = here.operator.status().problems
+        assert told.endswith(f"made again: enrolment token {token_id}")
+        body = msgspec.json.encode(Enrol(token, "desk-1"))
+        assert problem(here.post("/v1/enrol", body)) == (403, "token-expired")
+    with service(state) as here:
+        assert here.operator.status().problems == ()
+
+
 def test_a_desktop_that_was_enrolled_anew_since_stays_a_member(tmp_path: Path) -> None:
     with service(tmp_path) as here:
         here.enrol("desk-1").say()

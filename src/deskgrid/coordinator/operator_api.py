@@ -184,7 +184,8 @@ class OperatorApi:
         office, now, token_id = self._office, self._office.clock(), _named(request, "token_id", "token id")
         if token_id not in office.tokens:
             raise Refusal(404, "token-unknown", f"No enrolment token {token_id} is known; its text is dgt_ID_SECRET.")
-        over = await office.recorder.call(lambda c: membership.revoke_token(c, token_id, OPERATOR, now))
+        reason = (await _body(request, Because)).reason or "by the operator"
+        over = await office.recorder.call(lambda c: office.journal.revoke_token(c, token_id, reason, OPERATOR, now))
         if over is None:
             raise Refusal(409, "token-expired", f"Enrolment token {token_id} is over already.")
         office.tokens[token_id] = over

@@ -3,7 +3,8 @@
 Rules, told first:
 - A line is on the disk before the revocation is committed. Nothing is ever removed from it.
 - At the start journal and database are compared: a desktop that the journal has as revoked, by the very credential that
-  the database still holds good, is revoked again, and it is said. What only the database knows is added.
+  the database still holds good, is revoked again, an enrolment token likewise, and it is said. A desktop that only the
+  database knows as revoked is added.
 - When the whole state folder was restored, the journal is old too. Then desktops tell: every answer says how many
   revocations there were, every report how many its desktop has heard of. More than are here were undone.
 - A damaged line is skipped and said; a journal that can't be written revokes nothing.
@@ -19,7 +20,7 @@ import sqlalchemy as sa
 
 from deskgrid.coordinator import membership, records
 from deskgrid.coordinator.fleet import Known
-from deskgrid.coordinator.kept import COORDINATOR, Member
+from deskgrid.coordinator.kept import COORDINATOR, Member, TokenRecord
 from deskgrid.coordinator.problems import Refusal
 from deskgrid.model.counted import counted
 from deskgrid.model.outside import JsonReader
@@ -28,19 +29,25 @@ FILE = "revocations.log"
 
 
 class Revoked(msgspec.Struct, frozen=True):
-    """One line. credential_hash: of the credential that is void since."""
+    """One line: a desktop and the hash of its credential, which is void since, or an enrolment token's id."""
 
-    desktop: str
-    credential_hash: str
     at: datetime
     reason: str
+    desktop: str = ""
+    credential_hash: str = ""
+    token: str = ""
+
+    @property
+    def what(self) -> str:
+        """The desktop, or the token."""
+        return self.desktop or f"enrolment token {self.token}"
 
 
 _LINE = JsonReader(Revoked)
 
 
 class Journal:
-    """The journal in a file. again: desktops that were revoked again at the start, since a backup had undone it."""
+    """The journal in a file. again: what was revoked again at the start, since a backup had undone it."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Read it; without a path there is none but in memory. Raises: OSError."""
@@ -71,8 +78,9 @@ class Journal:
 
     def compare(self, connection: sa.Connection, now: datetime) -> None:
         """Bring journal and database together; what either knows as revoked is. Raises: OSError."""
-        here = {(one.desktop, one.credential_hash): one for one in self.entries}
-        again = []
+        here = {(one.desktop, one.credential_hash): one for one in self.entries if one.desktop}
+        ended = dict.fromkeys(one.token for one in self.entries if one.token)
+        again = [f"enrolment token {it}" for it in ended if membership.revoke_token(connection, it, COORDINATOR, now)]
         for member in records.members(connection):
             known = here.get((member.name, member.credential_hash))
             if member.revoked_at is not None and known is None:
@@ -86,13 +94,25 @@ class Journal:
         """Revoke a desktop, in the journal first. Returns: as `membership.revoke`. Raises: Refusal."""
         member = membership.revoke(connection, name, reason, who, now)
         if member is not None:
-            try:
-                self.add(_line(member))
-            except OSError as error:
-                raise Refusal(
-                    503, "journal", f"Nothing was revoked: {self._path} can't be written ({error.strerror}); mend that."
-                ) from None
+            self._must_add(_line(member))
         return member
+
+    def revoke_token(
+        self, connection: sa.Connection, token_id: str, reason: str, who: str, now: datetime
+    ) -> TokenRecord | None:
+        """Revoke an enrolment token, in the journal first. Returns: as `membership.revoke_token`. Raises: Refusal."""
+        over = membership.revoke_token(connection, token_id, who, now)
+        if over is not None:
+            self._must_add(Revoked(now, reason, token=token_id))
+        return over
+
+    def _must_add(self, revoked: Revoked) -> None:
+        try:
+            self.add(revoked)
+        except OSError as error:
+            raise Refusal(
+                503, "journal", f"Nothing was revoked: {self._path} can't be written ({error.strerror}); mend that."
+            ) from None
 
     def problems(self, fleet: Iterable[Known]) -> tuple[str, ...]:
         """What a backup that was restored has undone, as far as it is known here."""
@@ -107,11 +127,11 @@ class Journal:
         ahead = {one.name: one.report.revocations for one in fleet if one.report.revocations > len(self)}
         if ahead:
             last = self.entries[-1] if self.entries else None
-            since = f"the last one here is of {last.desktop}, {last.at:%F %H:%M} UTC" if last else "none is here"
+            since = f"the last one here is of {last.what}, {last.at:%F %H:%M} UTC" if last else "none is here"
             names = ", ".join(sorted(ahead)[:5]) + (f" and {len(ahead) - 5} more" if len(ahead) > 5 else "")
             found.append(
                 f"{counted(max(ahead.values()) - len(self), 'revocation')} may have been undone by restoring the state "
-                f"folder: {since}, and {names} heard of more. Revoke those desktops again (deskgrid desktop revoke)."
+                f"folder: {since}, and {names} heard of more. Revoke them again (deskgrid desktop, token revoke)."
             )
         return tuple(found)
 
@@ -122,4 +142,4 @@ def _private(path: str, flags: int) -> int:
 
 def _line(member: Member) -> Revoked:
     assert member.revoked_at is not None
-    return Revoked(member.name, member.credential_hash, member.revoked_at, member.revoked_reason or "")
+    return Revoked(member.revoked_at, member.revoked_reason or "", member.name, member.credential_hash)

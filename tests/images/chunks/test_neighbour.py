@@ -457,6 +457,11 @@ def test_who_lacks_one_pack_is_asked_for_the_next_at_once(tmp_path: Path) -> Non
 # Two computers
 
 
+def there(namespace: str) -> tuple[str, ...]:
+    """What goes before an argv to run it in a network namespace; unlike `ip netns exec`, in a chroot too."""
+    return ("nsenter", f"--net=/run/netns/{namespace}")
+
+
 def nodad(address: str) -> tuple[str, ...]:
     return ("nodad",) if ":" in address else ()  # an address of IPv6 that may be used at once
 
@@ -468,8 +473,9 @@ def lab() -> Iterator[str]:
         pytest.skip("network namespaces need root and ip(8)")
     name = f"dg{os.getpid()}"
 
-    def ip(*words: str, check: bool = True) -> None:
-        subprocess.run(["ip", *words], check=check, capture_output=True, timeout=60)
+    def ip(*words: str, check: bool = True, place: str = "") -> None:
+        before = there(name + place) if place else []
+        subprocess.run([*before, "ip", *words], check=check, capture_output=True, timeout=60)
 
     places = {
         "a": ("10.77.1.1/24", "fd77::1/64", "11.77.1.1/24"),
@@ -478,31 +484,18 @@ def lab() -> Iterator[str]:
     }
     try:
         ip("netns", "add", f"{name}w")
-        ip("-n", f"{name}w", "link", "add", "name", "wire", "type", "bridge")
-        ip("-n", f"{name}w", "link", "set", "dev", "wire", "up")
+        ip("link", "add", "name", "wire", "type", "bridge", place="w")
+        ip("link", "set", "dev", "wire", "up", place="w")
         for place, addresses in places.items():
             ip("netns", "add", name + place)
-            ip(
-                "-n",
-                f"{name}w",
-                "link",
-                "add",
-                "name",
-                f"to-{place}",
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "eth",
-                "netns",
-                name + place,
-            )
-            ip("-n", f"{name}w", "link", "set", "dev", f"to-{place}", "master", "wire", "up")
+            end = ("name", "eth", "netns", name + place)
+            ip("link", "add", "name", f"to-{place}", "type", "veth", "peer", *end, place="w")
+            ip("link", "set", "dev", f"to-{place}", "master", "wire", "up", place="w")
             for address in addresses if socket.has_dualstack_ipv6() else [one for one in addresses if "." in one]:
-                ip("-n", name + place, "address", "add", address, "dev", "eth", *nodad(address))
-            ip("-n", name + place, "link", "set", "dev", "eth", "up")
-        ip("-n", f"{name}a", "route", "add", "10.77.2.0/24", "dev", "eth")
-        ip("-n", f"{name}c", "route", "add", "10.77.1.0/24", "dev", "eth")
+                ip("address", "add", address, "dev", "eth", *nodad(address), place=place)
+            ip("link", "set", "dev", "eth", "up", place=place)
+        ip("route", "add", "10.77.2.0/24", "dev", "eth", place="a")
+        ip("route", "add", "10.77.1.0/24", "dev", "eth", place="c")
     except (OSError, subprocess.SubprocessError):
         for place in ("w", *places):
             ip("netns", "delete", name + place, check=False)
@@ -523,10 +516,10 @@ def test_between_computers_only_private_addresses_of_the_subnet_are_answered(tmp
 
     def asked(place: str, host: str) -> subprocess.CompletedProcess[str]:
         url = f"http://{host}:{beside.port}"
-        argv = ["ip", "netns", "exec", lab + place, sys.executable, "-c", asking, url]
+        argv = [*there(lab + place), sys.executable, "-c", asking, url]
         return subprocess.run(argv, capture_output=True, timeout=60, check=False, text=True)
 
-    beside = Giver(Serving(str(tmp_path / "a"), FAST), ("ip", "netns", "exec", f"{lab}a"))
+    beside = Giver(Serving(str(tmp_path / "a"), FAST), there(f"{lab}a"))
     try:
         for host in ("10.77.1.1", *(["[fd77::1]"] if socket.has_dualstack_ipv6() else [])):
             near = asked("b", host)
