@@ -21,6 +21,7 @@ demo: setup ## the main job on real parts: HTCondor, QEMU, a Linux guest, HTTPS
 
 test: setup $(VENV)/.tests ## everything: lint, types, fast tests, real parts, the demo
 	tools/system-packages --tests
+	tools/system-packages --bench
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -n 4 --cov --cov-report=term -m "not real" tests
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "real and not long and not alone" tests
@@ -28,6 +29,7 @@ test: setup $(VENV)/.tests ## everything: lint, types, fast tests, real parts, t
 
 test-long: setup $(VENV)/.tests ## what takes minutes for one answer
 	tools/system-packages --tests
+	tools/system-packages --bench
 	$(BIN)/pytest -m long tests
 
 check: lint ## lint, types, fast tests: a minute

@@ -15,7 +15,7 @@ from served import KEY
 
 from deskgrid.hypervisor.contract import Alive, Disk, Joined, VmSpec
 from deskgrid.images import manifest as built
-from deskgrid.images.build import images_folder
+from deskgrid.images.build import build
 from deskgrid.images.chunks.ahead import How
 from deskgrid.images.chunks.keys import ProjectKey
 from deskgrid.images.chunks.launch import disk_server
@@ -25,16 +25,14 @@ from deskgrid.images.chunks.source import Origin
 from deskgrid.images.chunks.store import ChunkStore, Limits
 from deskgrid.model.lease import Size
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+RECIPE = Path(__file__).parents[2] / "recipes/demo.toml"
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Published]:
-    """The newest build of the demo's image, published: the server's folder, and what was published."""
-    folders = sorted(images_folder().glob("demo/*/image.json"), key=lambda path: path.stat().st_mtime)
-    if not folders:
-        pytest.skip("the demo's image is not built here; `deskgrid demo` builds it")
-    folder, web = folders[-1].parent, tmp_path_factory.mktemp("web")
+    """The demo's image, published: the server's folder, and what was published."""
+    folder, web = build(RECIPE).folder, tmp_path_factory.mktemp("web")
     facts = msgspec.json.decode((folder / "image.json").read_bytes(), type=built.Manifest)
     files = (folder / "disk.raw", folder / "kernel", folder / "initrd")
     source = Source(*files, facts.cmdline, facts.memory_bytes, (), folder.name)

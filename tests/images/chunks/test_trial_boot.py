@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.build import images_folder
+from deskgrid.images.build import build
 from deskgrid.images.chunks.publish import Source
 from deskgrid.images.chunks.trial import keep_reads, kept_reads
 from deskgrid.images.chunks.trial_boot import QEMU, qemu_args, try_out
@@ -43,13 +43,12 @@ def test_a_machine_that_reads_nothing_is_an_error_with_qemus_words(tmp_path: Pat
 
 
 @pytest.mark.real
+@pytest.mark.timeout(900)
 def test_the_demos_guest_reads_its_member_and_htcondor() -> None:
-    folders = sorted(images_folder().glob("demo/*/image.json"), key=lambda path: path.stat().st_mtime)
-    if not folders or shutil.which(QEMU) is None:
-        pytest.skip("the demo's image is not built, or there is no QEMU")
-    facts = json.loads(folders[-1].read_bytes())
+    folder = build(Path(__file__).parents[3] / "recipes/demo.toml").folder
+    facts = json.loads((folder / "image.json").read_bytes())
     said: list[str] = []
-    source = _source(folders[-1].parent)
+    source = _source(folder)
     source = Source(source.disk, source.kernel, source.initrd, facts["cmdline"], facts["memory_bytes"], (), "0" * 64)
     tried = try_out(source, said.append)
     assert "HTCondor's daemons start" in said
