@@ -31,7 +31,7 @@ def run(ground: Ground, load: Load, with_vm: int = 8, with_agent: int = 8, turn_
     """Measure. Raises: CannotMeasure."""
     missing = [tool for tool in ("gcc", "zstd") if shutil.which(tool) is None]
     if missing:
-        raise CannotMeasure(f"an owner's work: got no {', '.join(missing)}, expected them (`tools/system-packages --bench`)")
+        raise CannotMeasure(f"an owner's work needs {' and '.join(missing)} (`tools/system-packages --bench`)")
     cores = len(os.sched_getaffinity(0))
     kind = Kind("bench-loaded", f"bench.fill=64 bench.spin={cores}", cpus=cores)
     fleet = Fleet(ground, kind, OBEDIENT)
