@@ -23,7 +23,7 @@ from deskgrid.host.entry import enter, run_in
 from deskgrid.host.files import own_folder, write_atomic
 from deskgrid.model.lease import Size
 from deskgrid.model.pool import OfflineAd
-from deskgrid.pool.config import PoolSettings, dropins
+from deskgrid.pool.config import PoolSettings, _lease, dropins
 from deskgrid.pool.contract import PoolError, Refused, Unreachable
 from deskgrid.pool.doctor import ask, examine
 from deskgrid.pool.embedded import EmbeddedError, EmbeddedPool, free_port
@@ -565,3 +565,31 @@ def test_a_machine_behind_nat_joins_runs_a_job_with_files_and_vacates(embedded: 
         namespace.kill()
         slirp.wait()
         namespace.wait()
+
+
+RUNS = {
+    "TransferSocket": '"<127.0.0.1:1>"',
+    "ClaimId": '"c"',
+    "RemoteHost": '"slot1_1@vm-abcdefghij.deskgrid.internal"',
+    "JobCurrentStartDate": "time() - 60",
+}
+LEASES = {
+    "its inputs have arrived": ({"TransferInFinished": "time() - 59"}, 2),
+    "it executes": ({"JobCurrentStartExecutingDate": "time() - 58"}, 2),
+    "it executed at an earlier start only": ({"JobCurrentStartExecutingDate": "time() - 90"}, 900),
+    "young": ({"JobCurrentStartDate": "time() - 5"}, 2),
+    "a starter's copy: from before it began": ({}, 900),
+    "a shadow that found it again": ({"TransferInFinished": "time() - 59", "TransferSocket": "undefined"}, 900),
+    "a startd's copy": ({"TransferInFinished": "time() - 59", "ClaimId": "undefined"}, 900),
+    "elsewhere": ({"TransferInFinished": "time() - 59", "RemoteHost": '"slot1@vm-17.example.edu"'}, 900),
+}
+
+
+@pytest.mark.parametrize("copy", LEASES)
+def test_only_the_shadow_that_began_a_job_on_a_machine_of_ours_waits_for_short(
+    embedded: EmbeddedPool, copy: str
+) -> None:
+    more, seconds = LEASES[copy]
+    facts = [f"{name} = {said}" for name, said in {**RUNS, **more}.items()]
+    said = embedded.command(["classad_eval", "-quiet", *facts, _lease(PoolSettings())])
+    assert said.stdout.strip() == str(seconds), said.stdout + said.stderr

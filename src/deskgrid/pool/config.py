@@ -246,7 +246,8 @@ def _lease(settings: PoolSettings) -> str:
       While it is young that can't be told apart, and so little work is lost.
     A job on a machine that is none of ours waits as long as all others do.
     """
-    began = ("JobCurrentStartExecutingDate >= JobCurrentStartDate", "TransferInStarted >= JobCurrentStartDate")
+    marks = ("JobCurrentStartExecutingDate", "TransferInStarted", "TransferInFinished")
+    began = [f"{mark} >= JobCurrentStartDate" for mark in marks]
     asks = " || ".join(f"(({it}) =?= true)" for it in (*began, f"time() - JobCurrentStartDate < {YOUNG_SECONDS}"))
     ours = f'regexp("{_OURS}", RemoteHost) =?= true'
     shadow = f"isString(TransferSocket) && isString(ClaimId) && ({ours}) && ({asks})"

@@ -1,9 +1,11 @@
-"""What to mend about a pool that is reached from this machine: versions, quotas that start nothing, a lease too short.
+"""What to mend about a pool that is reached from this machine: versions, quotas that start nothing, a lease too short,
+machines believed for minutes after their power is gone.
 
 `ask` asks HTCondor's tools, once; `examine` decides from those values alone.
 """
 
 import re
+from pathlib import Path
 
 import msgspec
 
@@ -13,15 +15,21 @@ from deskgrid.pool.contract import PoolError, Refused
 from deskgrid.pool.reach import Reach, run_tool
 from deskgrid.pool.versions import unfit
 
+_INTERVAL = Path("/proc/sys/net/ipv4/tcp_keepalive_intvl")
+_KEEPALIVE_SECONDS = 5
 _DAEMONS = 'MyType == "Collector" || MyType == "Negotiator"'
 _SETTING = re.compile(r"^([A-Z_a-z0-9.]+) = (.*)$", re.MULTILINE)
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """versions: CondorVersion by "collector" and "negotiator". settings: those here of groups, and the lease."""
+    """versions: CondorVersion by "collector" and "negotiator". settings: those here of groups, and the lease.
+
+    keepalive_seconds: how often the kernel asks a silent connection whether it is there; None: not known.
+    """
 
     versions: dict[str, str]
     settings: dict[str, str]
+    keepalive_seconds: int | None = None
 
 
 def ask(reach: Reach) -> Seen | None:
@@ -32,7 +40,14 @@ def ask(reach: Reach) -> Seen | None:
         settings = run_tool(reach, ["condor_config_val", "-dump", f"^(GROUP_|{_LEASE}$)"], reach.timeout_seconds)
     except PoolError:
         return None
-    return read(daemons, settings)
+    return msgspec.structs.replace(read(daemons, settings), keepalive_seconds=_keepalive())
+
+
+def _keepalive() -> int | None:
+    try:
+        return int(_INTERVAL.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def read(daemons: str, settings: str) -> Seen:
@@ -57,6 +72,14 @@ def examine(seen: Seen) -> tuple[Finding, ...]:
     if (lease := _lease(seen.settings)) is not None and (short := too_short(lease)) is not None:
         mend = ("deskgrid pool configure", "condor_reconfig")
         found.append(Finding("pool-lease", Level.WARN, f"{_LEASE}: {short}", mend))
+    if (seconds := seen.keepalive_seconds) is not None and seconds > _KEEPALIVE_SECONDS:
+        sentence = (
+            f"A desktop that loses its power is believed to run its job for {15 + 5 * seconds} s: if this computer has "
+            f"the pool's schedd, it should ask silent connections every {_KEEPALIVE_SECONDS} s, not every {seconds} s."
+        )
+        line = f"net.ipv4.tcp_keepalive_intvl = {_KEEPALIVE_SECONDS}"
+        mend = (f"echo {line!r} | tee /etc/sysctl.d/60-deskgrid.conf", "sysctl --system")
+        found.append(Finding("pool-keepalive", Level.WARN, sentence, mend))
     return tuple(found)
 
 
