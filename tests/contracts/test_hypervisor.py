@@ -215,11 +215,14 @@ def test_what_happened_while_no_agent_was_there_is_told_to_the_next_one(rig: Rig
     vm = rig.start("obedient")
     rig.wait(vm, Started)
     rig.crash()
+    before = kinds(rig, vm)
     rig.come_back()
     assert [seen.vm_id for seen in rig.driver.observe()] == [vm]
     rig.wait(vm, Joined)
-    told = dict.fromkeys(kinds(rig, vm))  # what it heard just before it crashed may be told again
-    assert list(told) == ["Started", "Alive", "Joined"]
+    once = ["Started", "Alive", "Joined"]
+    assert before == once[: len(before)]
+    after = kinds(rig, vm)[len(before) :]
+    assert after in (once[len(before) :], once[len(before) - 1 :]), "again at most the last, not acknowledged yet"
 
 
 def test_a_limit_of_cores_holds_for_vms_that_run_and_for_those_that_start_later(rig: Rig) -> None:

@@ -157,9 +157,6 @@ class RealBench:
         self._nodes.pop(vm_id).die()
 
     def restart_collector(self) -> None:
-        old = "time() - (StatsLastUpdateTime - StatsLifetime) > 5"  # so that the new one's start is seen to be later
-        ask = ["condor_status", "-collector", "-af", old]
-        self.eventually(lambda: self.embedded.command(ask).stdout.strip() == "true")
         os.kill(self.embedded.daemon_pids()["condor_collector"], signal.SIGKILL)
         end = time.monotonic() + 20
         while time.monotonic() < end:

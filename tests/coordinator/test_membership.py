@@ -85,10 +85,10 @@ def test_a_revoked_token_enrols_nobody_and_nobody_again(database: db.Database) -
     enrol(database, text)
     token_id, _ = token_parts(text) or ("", "")
     with database.begin() as connection:
-        over = membership.revoke_token(connection, token_id, "operator", START)
+        over = membership.revoke_token(connection, token_id, "leaked", "operator", START)
         assert over is not None and over.expires_at == START
-        assert membership.revoke_token(connection, token_id, "operator", START) is None
-        assert membership.revoke_token(connection, "nobody", "operator", START) is None
+        assert membership.revoke_token(connection, token_id, "leaked", "operator", START) is None
+        assert membership.revoke_token(connection, "nobody", "leaked", "operator", START) is None
     assert (refused(database, text), refused(database, text, "desk-2")) == ("token-expired", "token-expired")
 
 

@@ -585,11 +585,10 @@ LEASES = {
 }
 
 
+@pytest.mark.parametrize("which", condor.BOTH)
 @pytest.mark.parametrize("copy", LEASES)
-def test_only_the_shadow_that_began_a_job_on_a_machine_of_ours_waits_for_short(
-    embedded: EmbeddedPool, copy: str
-) -> None:
+def test_only_the_shadow_that_began_a_job_on_a_machine_of_ours_waits_for_short(copy: str, which: str) -> None:
     more, seconds = LEASES[copy]
     facts = [f"{name} = {said}" for name, said in {**RUNS, **more}.items()]
-    said = embedded.command(["classad_eval", "-quiet", *facts, _lease(PoolSettings())])
+    said = run_in(condor.tree(which), ["classad_eval", "-quiet", *facts, _lease(PoolSettings())], 30)
     assert said.stdout.strip() == str(seconds), said.stdout + said.stderr

@@ -83,5 +83,5 @@ def test_where_no_pool_answers_nothing_is_said_and_nothing_refused(tmp_path: Pat
 
 @pytest.mark.parametrize(("seconds", "said"), [(75, "for 390 s"), (5, ""), (None, "")])
 def test_a_computer_that_asks_silent_connections_too_seldom_is_named(seconds: int | None, said: str) -> None:
-    found = [one for one in examine(Seen({}, {}, keepalive_seconds=seconds)) if one.name == "pool-keepalive"]
+    found = [one for one in examine(Seen({}, {}, probe_seconds=seconds)) if one.name == "pool-keepalive"]
     assert [said in one.sentence and "tcp_keepalive_intvl = 5" in one.mend[0] for one in found] == [True] * bool(said)

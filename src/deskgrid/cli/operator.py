@@ -25,11 +25,12 @@ Because = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 @token_app.command("revoke")
 def revoke_token(
     token_id: Annotated[str, typer.Argument(metavar="ID", help="The part of its text between the first two '_'.")],
+    reason: Because = "",
     settings: Settings = None,
 ) -> None:
     """End an enrolment token. Desktops that have enrolled with it stay (see `deskgrid desktop revoke`)."""
     with office(settings) as client:
-        tell(client.revoke_token(check_name("token id", token_id)).sentence)
+        tell(client.revoke_token(check_name("token id", token_id), reason).sentence)
 
 
 @desktop_app.command("list")

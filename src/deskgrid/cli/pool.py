@@ -12,7 +12,7 @@ from deskgrid.host import trees
 from deskgrid.host.paths import cache_folder
 from deskgrid.pool.config import PoolSettings, dropins, install
 from deskgrid.pool.contract import Refused
-from deskgrid.pool.doctor import must_be_fit, too_short
+from deskgrid.pool.doctor import PROBE_OFTEN, must_be_fit, probe_seconds, too_late, too_short
 from deskgrid.pool.embedded import EmbeddedPool
 from deskgrid.pool.head import HeadSettings
 from deskgrid.pool.place import job_folders
@@ -63,6 +63,8 @@ def configure(
         raise Failed(Exit.REFUSED, f"{error.filename}: {error.strerror}; run as root or choose --output") from None
     if (short := too_short(lease_seconds)) is not None:
         tells(short)
+    if (late := too_late(probe_seconds() or 0)) is not None:
+        tells(f"{late} As root: {'; '.join(PROBE_OFTEN)}")
     for path in changed:
         tells(f"written {path}")
     tells("Run condor_reconfig on the central manager and the submit servers." if changed else "Nothing to change.")

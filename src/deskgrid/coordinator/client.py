@@ -130,9 +130,9 @@ class OperatorClient:
         """A new enrolment token, with the fingerprint that goes with it."""
         return self._post("/v1/tokens", MakeToken(lifetime_seconds, uses), MadeToken)
 
-    def revoke_token(self, token_id: str) -> Done:
+    def revoke_token(self, token_id: str, reason: str = "") -> Done:
         """End an enrolment token."""
-        return self._post(f"/v1/token/{quote(token_id, safe='')}/revoke", Because(), Done)
+        return self._post(f"/v1/token/{quote(token_id, safe='')}/revoke", Because(reason), Done)
 
     def revoke(self, desktop: str, reason: str = "") -> Done:
         """Take a desktop's membership away."""

@@ -106,13 +106,13 @@ class Cycle:
     async def _keep_time(self) -> None:
         office = self._office
         by = office.keep_time()
+        self._last_at += by
+        self._advertised_at += by
         self._tokens_by += by  # until the database has taken it
         if self._tokens_by:
             moved = await office.recorder.call(lambda connection: records.shift_tokens(connection, self._tokens_by))
             self._tokens_by = timedelta(0)
             office.tokens.update({token.id: token for token in moved})
-        self._last_at += by
-        self._advertised_at += by
 
     def _keep_leases(self, heard: PoolSnapshot, now: datetime) -> None:
         """Bring the ledger up to date with the collector and with time."""

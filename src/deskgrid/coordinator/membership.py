@@ -93,11 +93,11 @@ def check(token: TokenRecord | None, before: Member | None, request: Enrol, now:
     return token, again
 
 
-def revoke_token(connection: sa.Connection, token_id: str, who: str, now: datetime) -> TokenRecord | None:
+def revoke_token(connection: sa.Connection, token_id: str, reason: str, who: str, now: datetime) -> TokenRecord | None:
     """End an enrolment token; who enrolled with it stays. Returns: what is kept of it; None: it is over, or unknown."""
     if not records.end_token(connection, token_id, now):
         return None
-    records.note(connection, who, f"revoked enrolment token {token_id}", now)
+    records.note(connection, who, f"revoked enrolment token {token_id}: {reason}", now)
     return records.token(connection, token_id)
 
 

@@ -79,8 +79,11 @@ class Journal:
     def compare(self, connection: sa.Connection, now: datetime) -> None:
         """Bring journal and database together; what either knows as revoked is. Raises: OSError."""
         here = {(one.desktop, one.credential_hash): one for one in self.entries if one.desktop}
-        ended = dict.fromkeys(one.token for one in self.entries if one.token)
-        again = [f"enrolment token {it}" for it in ended if membership.revoke_token(connection, it, COORDINATOR, now)]
+        again = [
+            one.what
+            for one in self.entries
+            if one.token and membership.revoke_token(connection, one.token, one.reason, COORDINATOR, now)
+        ]
         for member in records.members(connection):
             known = here.get((member.name, member.credential_hash))
             if member.revoked_at is not None and known is None:
@@ -101,7 +104,7 @@ class Journal:
         self, connection: sa.Connection, token_id: str, reason: str, who: str, now: datetime
     ) -> TokenRecord | None:
         """Revoke an enrolment token, in the journal first. Returns: as `membership.revoke_token`. Raises: Refusal."""
-        over = membership.revoke_token(connection, token_id, who, now)
+        over = membership.revoke_token(connection, token_id, reason, who, now)
         if over is not None:
             self._must_add(Revoked(now, reason, token=token_id))
         return over
@@ -131,7 +134,8 @@ class Journal:
             names = ", ".join(sorted(ahead)[:5]) + (f" and {len(ahead) - 5} more" if len(ahead) > 5 else "")
             found.append(
                 f"{counted(max(ahead.values()) - len(self), 'revocation')} may have been undone by restoring the state "
-                f"folder: {since}, and {names} heard of more. Revoke them again (deskgrid desktop, token revoke)."
+                f"folder: {since}, and {names} heard of more. Revoke them again (deskgrid desktop revoke, "
+                "deskgrid token revoke)."
             )
         return tuple(found)
 

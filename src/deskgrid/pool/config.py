@@ -22,6 +22,8 @@ COORDINATOR_USER = "deskgrid-coordinator"
 
 _PATH = re.compile(r"/[A-Za-z0-9._/-]{1,200}\Z")
 
+SILENT_SECONDS, PROBES, PROBE_SECONDS = 15, 5, 5
+"""A connection is asked after so long a silence, so many times (HTCondor's number), and should be so often."""
 LOST_SECONDS = 2
 """So long a shadow tries to reach a machine again that the connection to has ended."""
 
@@ -150,7 +152,7 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 "schedd.",
             ),
             Setting(
-                "TCP_KEEPALIVE_INTERVAL = 15",
+                f"TCP_KEEPALIVE_INTERVAL = {SILENT_SECONDS}",
                 "A machine that has lost its power says nothing, not even that its connections end. Asked after 15 s "
                 "of silence, and five times more, it is given up. How often is the kernel's to say, as HTCondor leaves "
                 "it: every 75 s, so after six and a half minutes; with net.ipv4.tcp_keepalive_intvl=5 (sysctl) on this "
@@ -332,7 +334,7 @@ def _lifetimes(settings: PoolSettings) -> DropIn:
                 "of an ordinary node that is shut down stay for their 15 minutes.",
             ),
             Setting(
-                "TCP_KEEPALIVE_INTERVAL = 15",
+                f"TCP_KEEPALIVE_INTERVAL = {SILENT_SECONDS}",
                 "Machines behind NAT are called through the collector. It must know as soon as a job's shadow does "
                 "that one has lost its power (60-deskgrid-jobs.conf), or each call waits for an answer in vain.",
             ),

@@ -11,12 +11,12 @@ import msgspec
 
 from deskgrid.host.doctor_finding import Finding, Level
 from deskgrid.model.policy import GRACE_SECONDS_MOST
+from deskgrid.pool.config import PROBE_SECONDS, PROBES, SILENT_SECONDS
 from deskgrid.pool.contract import PoolError, Refused
 from deskgrid.pool.reach import Reach, run_tool
 from deskgrid.pool.versions import unfit
 
 _INTERVAL = Path("/proc/sys/net/ipv4/tcp_keepalive_intvl")
-_KEEPALIVE_SECONDS = 5
 _DAEMONS = 'MyType == "Collector" || MyType == "Negotiator"'
 _SETTING = re.compile(r"^([A-Z_a-z0-9.]+) = (.*)$", re.MULTILINE)
 
@@ -24,12 +24,12 @@ _SETTING = re.compile(r"^([A-Z_a-z0-9.]+) = (.*)$", re.MULTILINE)
 class Seen(msgspec.Struct, frozen=True):
     """versions: CondorVersion by "collector" and "negotiator". settings: those here of groups, and the lease.
 
-    keepalive_seconds: how often the kernel asks a silent connection whether it is there; None: not known.
+    probe_seconds: how often the kernel asks a silent connection whether it is there; None: not known.
     """
 
     versions: dict[str, str]
     settings: dict[str, str]
-    keepalive_seconds: int | None = None
+    probe_seconds: int | None = None
 
 
 def ask(reach: Reach) -> Seen | None:
@@ -40,10 +40,11 @@ def ask(reach: Reach) -> Seen | None:
         settings = run_tool(reach, ["condor_config_val", "-dump", f"^(GROUP_|{_LEASE}$)"], reach.timeout_seconds)
     except PoolError:
         return None
-    return msgspec.structs.replace(read(daemons, settings), keepalive_seconds=_keepalive())
+    return msgspec.structs.replace(read(daemons, settings), probe_seconds=probe_seconds())
 
 
-def _keepalive() -> int | None:
+def probe_seconds() -> int | None:
+    """How often this computer's kernel asks a silent connection whether it is there; None: not known."""
     try:
         return int(_INTERVAL.read_text())
     except (OSError, ValueError):
@@ -72,15 +73,24 @@ def examine(seen: Seen) -> tuple[Finding, ...]:
     if (lease := _lease(seen.settings)) is not None and (short := too_short(lease)) is not None:
         mend = ("deskgrid pool configure", "condor_reconfig")
         found.append(Finding("pool-lease", Level.WARN, f"{_LEASE}: {short}", mend))
-    if (seconds := seen.keepalive_seconds) is not None and seconds > _KEEPALIVE_SECONDS:
-        sentence = (
-            f"A desktop that loses its power is believed to run its job for {15 + 5 * seconds} s: if this computer has "
-            f"the pool's schedd, it should ask silent connections every {_KEEPALIVE_SECONDS} s, not every {seconds} s."
-        )
-        line = f"net.ipv4.tcp_keepalive_intvl = {_KEEPALIVE_SECONDS}"
-        mend = (f"echo {line!r} | tee /etc/sysctl.d/60-deskgrid.conf", "sysctl --system")
-        found.append(Finding("pool-keepalive", Level.WARN, sentence, mend))
+    if seen.probe_seconds is not None and (late := too_late(seen.probe_seconds)) is not None:
+        found.append(Finding("pool-keepalive", Level.WARN, late, PROBE_OFTEN))
     return tuple(found)
+
+
+_LINE = f"net.ipv4.tcp_keepalive_intvl = {PROBE_SECONDS}"
+PROBE_OFTEN = (f"echo {_LINE!r} | tee /etc/sysctl.d/60-deskgrid.conf", "sysctl --system")
+"""What mends a kernel that asks too seldom, as root."""
+
+
+def too_late(seconds: int) -> str | None:
+    """What follows when the kernel asks a silent connection every so many seconds; None: that is often enough."""
+    if seconds <= PROBE_SECONDS:
+        return None
+    return (
+        f"A desktop that loses its power is believed to run its job for {SILENT_SECONDS + PROBES * seconds} s: if this "
+        f"computer has the pool's schedd, it should ask silent connections every {PROBE_SECONDS} s, not {seconds} s."
+    )
 
 
 def too_short(seconds: int) -> str | None:

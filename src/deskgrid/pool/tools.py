@@ -116,7 +116,7 @@ class CondorPool:
         with self._lock:
             faults = list(self._forgotten(answer))
             matched = None if faults else self._matches(answer, at, idle, unasked)
-            settling = self._settling(answer, at)
+            settling = self._settling(answer, at, restarted=bool(faults))
         found = None if faults or settling else machines(answer.slots)
         return PoolSnapshot(
             at,
@@ -259,11 +259,16 @@ class CondorPool:
         self._seen = remembered(found, at, self._seen, answer.offline, waiting)
         return counted_once(self._seen)
 
-    def _settling(self, answer: Answer, at: datetime) -> tuple[str, ...]:
-        """Whether startds may not have reported again since the collector started. The caller holds the lock."""
+    def _settling(self, answer: Answer, at: datetime, restarted: bool) -> tuple[str, ...]:
+        """Whether startds may not have reported again since the collector started. The caller holds the lock.
+
+        restarted: it is known to have been; else its start tells, give or take the slack.
+        """
         before, self._collector_started = self._collector_started, answer.collector_started
         started = answer.collector_started
         if before is not None and started is not None and started - before > _CLOCK_SLACK_SECONDS:
+            restarted = True
+        if restarted:
             self._settled_at = at + self._settle
         if self._settled_at is None or at >= self._settled_at:
             return ()

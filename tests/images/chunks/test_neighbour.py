@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.machine import inside
 from deskgrid.images.chunks.door import MOST_FOR_ONE, MOST_INSIDE, Door, own_networks
 from deskgrid.images.chunks.fetch import Fetcher
 from deskgrid.images.chunks.held import MOST_RANGE_BYTES
@@ -457,11 +458,6 @@ def test_who_lacks_one_pack_is_asked_for_the_next_at_once(tmp_path: Path) -> Non
 # Two computers
 
 
-def there(namespace: str) -> tuple[str, ...]:
-    """What goes before an argv to run it in a network namespace; unlike `ip netns exec`, in a chroot too."""
-    return ("nsenter", f"--net=/run/netns/{namespace}")
-
-
 def nodad(address: str) -> tuple[str, ...]:
     return ("nodad",) if ":" in address else ()  # an address of IPv6 that may be used at once
 
@@ -474,7 +470,7 @@ def lab() -> Iterator[str]:
     name = f"dg{os.getpid()}"
 
     def ip(*words: str, check: bool = True, place: str = "") -> None:
-        before = there(name + place) if place else []
+        before = inside(name + place) if place else []
         subprocess.run([*before, "ip", *words], check=check, capture_output=True, timeout=60)
 
     places = {
@@ -516,10 +512,10 @@ def test_between_computers_only_private_addresses_of_the_subnet_are_answered(tmp
 
     def asked(place: str, host: str) -> subprocess.CompletedProcess[str]:
         url = f"http://{host}:{beside.port}"
-        argv = [*there(lab + place), sys.executable, "-c", asking, url]
+        argv = [*inside(lab + place), sys.executable, "-c", asking, url]
         return subprocess.run(argv, capture_output=True, timeout=60, check=False, text=True)
 
-    beside = Giver(Serving(str(tmp_path / "a"), FAST), there(f"{lab}a"))
+    beside = Giver(Serving(str(tmp_path / "a"), FAST), tuple(inside(f"{lab}a")))
     try:
         for host in ("10.77.1.1", *(["[fd77::1]"] if socket.has_dualstack_ipv6() else [])):
             near = asked("b", host)
