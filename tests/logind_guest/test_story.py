@@ -32,7 +32,7 @@ def machine() -> Iterator[Guest]:
     """A booted machine whose agent has spoken."""
     guest = start()
     try:
-        guest.until("the agent's first word", guest.status, 120)
+        guest.until("the agent's first word", guest.status, 300)
         yield guest
     finally:
         guest.close()
@@ -65,6 +65,14 @@ def test_with_nobody_logged_in_it_is_available_until_a_key_is_pressed(guest: Gue
     refused(guest, "owner-active", seconds=5)
     assert "input devices" in reading_behind(guest, "owner-active")
     available(guest)
+
+
+def test_as_a_real_time_task_it_may_take_long_to_load_but_not_to_turn(guest: Guest) -> None:
+    pid = guest.sure("systemctl", "show", "--value", "-p", "MainPID", "deskgrid-agent").strip()
+    assert guest.sure("chrt", "-p", pid).splitlines()[0].endswith("SCHED_RR|SCHED_RESET_ON_FORK")
+    limits = guest.sure("cat", f"/proc/{pid}/limits").splitlines()
+    assert next(line for line in limits if "realtime timeout" in line).split()[-3:-1] == ["2000000", "2000000"]
+    assert guest.sure("systemctl", "show", "--value", "-p", "LimitRTTIME", "deskgrid-agent").strip() == "60000000"
 
 
 def test_who_logs_in_and_types_is_seen_and_has_the_computer_until_long_after(guest: Guest) -> None:

@@ -3,7 +3,7 @@
 `deskgrid agent run` becomes this. Exit codes as everywhere (cli/output.py): 0 done, 2 wrong settings, 4 refused.
 """
 
-from deskgrid.agent.lean import give_back  # isort: skip  # first, before msgspec
+from deskgrid.agent.lean import settle  # isort: skip  # first, before msgspec
 
 import logging
 import sys
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     level = logging.INFO if "--verbose" in flags else logging.WARNING
     logs.set_up(level)
     try:
-        run(read(Path(path), AgentSettings), Path(path), settled=give_back)
+        run(read(Path(path), AgentSettings), Path(path), settled=settle)
     except BadSettings as error:
         return _say(error, 2)
     except AgentError as error:
