@@ -57,7 +57,7 @@ def desk(tmp_path: Path) -> Desk:
 
 def test_only_the_time_in_which_its_processors_run_is_given(desk: Desk) -> None:
     for state in (S.FETCHING, S.STARTING, S.BOOTING, S.RUNNING, S.PAUSED, S.RUNNING, S.LEAVING):
-        desk.during(10, vm(state))
+        desk.during(10, vm(state, reason="owner-active"))
     assert desk.used == {"img-a": Used(vm_seconds=30, core_seconds=60, vms=1, pauses=1, evictions=1)}
 
 
@@ -74,7 +74,7 @@ def test_each_image_has_its_own_account(desk: Desk) -> None:
         ("owner-active", 1),
         ("paused-overdue", 1),
         ("memory-short", 1),
-        ("paused-by-account", 1),
+        ("owner-paused", 1),
         ("withdrawn", 0),
         ("lease-over", 0),
         ("guest-unused", 0),

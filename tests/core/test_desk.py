@@ -186,7 +186,7 @@ def test_of_a_story_that_nobody_hears_the_oldest_lines_go() -> None:
 
 def test_the_owner_who_returns_pauses_and_who_leaves_lets_go_on() -> None:
     paused, orders = does(running("vm-1"), sensed(TYPING))
-    assert orders == [("vm-1", C.PAUSE)] and paused.go_on is not None
+    assert orders == [("vm-1", C.PAUSE)] and paused.standing.refusal is not None
     assert does(paused, sensed(TYPING))[1] == []
     on, orders = does(paused, sensed(AWAY))
     assert orders == [("vm-1", C.RESUME)] and states(on) == {"vm-1": S.RUNNING}
@@ -382,7 +382,7 @@ def test_without_grace_a_pause_ends_what_runs_within_the_leave_time() -> None:
 
 def test_a_wish_to_finish_lets_run_what_runs_and_refuses_starts() -> None:
     now, orders = does(running("vm-1"), wish(Ask.FINISH))
-    assert orders == [] and now.go_on is None
+    assert orders == [] and now.standing.refusal is None
     assert [reason.name for reason in now.availability.refusals] == ["owner-finishes"]
 
 
@@ -458,9 +458,10 @@ BESIDE = msgspec.structs.replace(ALL_DAY, max_vms_in_use=1)
 
 def test_where_the_policy_spares_one_the_oldest_runs_on_beside_the_owner_on_fewer_processors() -> None:
     before = running("vm-1", "vm-2", policy=BESIDE)
-    assert (before.cpus, before.in_use) == (6, False)
+    assert (before.standing.cpus, before.standing.in_use) == (6, False)
     now, orders = does(before, sensed(TYPING))
-    assert orders == [("vm-2", C.PAUSE)] and (now.cpus, now.in_use, now.spared) == (2, True, 1)
+    stands = now.standing
+    assert orders == [("vm-2", C.PAUSE)] and (stands.cpus, stands.in_use, stands.spared) == (2, True, 1)
     assert now.availability.refusals[0].name == "owner-active"
 
 

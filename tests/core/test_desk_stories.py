@@ -143,10 +143,10 @@ class DeskStory(RuleBasedStateMachine):
 
     def _refused(self) -> set[str]:
         """The VMs that may not run now: all but the oldest that are spared."""
-        if self.desk.go_on is None:
+        if self.desk.standing.refusal is None:
             return set()
         at_work = [vm.id for vm in self.desk.vms.values() if vm.state in (VmState.RUNNING, VmState.PAUSED)]
-        return set(self.desk.vms) - set(at_work[: self.desk.spared])
+        return set(self.desk.vms) - set(at_work[: self.desk.standing.spared])
 
     def take(self, given: Input) -> None:
         """One input, its orders carried out, and what is true of any step."""

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from deskgrid.core.neighbours import MOST, Giver, gives, neighbours_of, subnet
-from deskgrid.core.refusals import REFUSALS
+from deskgrid.core.refusals import BY_NAME, REFUSALS, Effect
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
@@ -33,8 +33,9 @@ def test_it_is_switched_off_unless_a_policy_says_otherwise() -> None:
 @pytest.mark.parametrize("name", [refusal.name for refusal in REFUSALS])
 def test_a_desktop_gives_only_while_virtual_machines_may_run_even_if_it_has_no_room_for_another(name: str) -> None:
     refused = Availability(False, (Reason(name, "So."),))
-    assert gives(ON, refused) == (name in ("memory-reserve", "disk-floor", "start-spacing", "start-offset"))
-    assert not (gives(ON, refused) and next(one.stops for one in REFUSALS if one.name == name))
+    full = ("memory-reserve", "memory-short", "disk-floor", "disk-short", "start-spacing", "start-offset")
+    assert gives(ON, refused) == (name in full)
+    assert not (gives(ON, refused) and BY_NAME[name].effect is Effect.STOP)
 
 
 def test_a_desktop_is_told_of_those_on_its_subnet_that_hold_the_image() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from deskgrid.core.cases import Case, Given, decided, differences, facts_of, policy_of
 from deskgrid.core.policy import availability, may_go_on
-from deskgrid.core.refusals import REFUSALS
+from deskgrid.core.refusals import BY_NAME, REFUSALS, Effect
 from deskgrid.model.policy import Policy
 
 from .values import ROOMY
@@ -38,13 +38,14 @@ def test_policy_decides(case: Case) -> None:
     names = [refusal.name for refusal in refusals if refusal not in facts.faults]
     assert names == sorted(names, key=order.index)
     stops = may_go_on(policy_of(case.given, TRIED), facts)
-    assert stops is None or next(refusal for refusal in REFUSALS if refusal.name == stops.name).stops
+    assert stops is None or BY_NAME[stops.name].effect is Effect.STOP
 
 
 def test_every_refusal_has_a_case() -> None:
     said = set()
     for _, case in _read():
-        said |= set(decided(case.given, TRIED, ZoneInfo(case.given.zone or "UTC"))["refusals"])
+        got = decided(case.given, TRIED, ZoneInfo(case.given.zone or "UTC"))
+        said |= {*got["refusals"], got["gives_back"]}
     assert {refusal.name for refusal in REFUSALS} <= said
 
 

@@ -97,7 +97,7 @@ class Loop:
         self.handed_over = False
         self.letters = Letters(around, incarnation, hold_seconds, jitter)
         self.desk = begin(desktop, policy, self._look(), now, self._found(policy, now), wish)
-        around.hypervisor.limit(self.desk.cpus)
+        around.hypervisor.limit(self.desk.standing.cpus)
         self._advance(self.desk.sensed)  # VMs that were found obey the owner at once
         self.letters.write(self.desk)
 
@@ -250,8 +250,8 @@ class Loop:
         self.desk, acts = advance(before, given, self.around.now())
         for line in self.desk.story[max(0, before.story_from + len(before.story) - self.desk.story_from) :]:
             log.info("%s %s: %s", line.vm_id, line.state, line.sentence)
-        if before.cpus != self.desk.cpus:
-            self.around.hypervisor.limit(self.desk.cpus)
+        if before.standing.cpus != self.desk.standing.cpus:
+            self.around.hypervisor.limit(self.desk.standing.cpus)
         for act in acts:
             self._perform(act)
         self._orders = {vm_id: order for vm_id, order in self._orders.items() if vm_id in self.desk.vms}

@@ -95,7 +95,7 @@ def status_of(
         desk.room,
         vm_reports(desk),
         reading.sources,
-        desk.go_on,
+        desk.standing.refusal,
         reached_at,
         link_fault,
         reading.faults,

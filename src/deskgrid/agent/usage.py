@@ -16,6 +16,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from deskgrid.core.refusals import takes_back
 from deskgrid.host.files import write_atomic
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.numbers import Count, Total
@@ -30,8 +31,6 @@ GAP_SECONDS = 120.0
 _GIVING = (VmState.BOOTING, VmState.RUNNING)
 _HAD_WORK = (VmState.RUNNING, VmState.PAUSED)
 _OVER = (VmState.LEAVING, VmState.KILLING, VmState.ENDED)
-_DONE = ("withdrawn", "lease-over", "running-overdue", "agent-stops", "gone", "died", "start-failed")
-"""Reasons for which a machine ends that are not the computer's being wanted back; those of guests begin `guest-`."""
 
 Given = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 """Seconds; more than any computer gives: a damaged file must not make sums that cannot be told."""
@@ -181,7 +180,7 @@ class UsageBook:
             self._add(local, image, Used(cpu_seconds=cpu - was.cpu))
         leaves = vm.state in _OVER and not was.over
         pauses = vm.state is VmState.PAUSED and was.state is VmState.RUNNING
-        evicted = leaves and was.had_work and vm.reason.name not in _DONE and not vm.reason.name.startswith("guest-")
+        evicted = leaves and was.had_work and takes_back(vm.reason)
         counts = Used(vms=int(gives and before is not None and not was.ran), pauses=int(pauses), evictions=int(evicted))
         if counts != Used():
             self._add(local, image, counts)

@@ -106,7 +106,7 @@ def _policy_settings() -> str:
 
 def _refusals() -> str:
     lines = ["| name | the computer is | running VMs | it ends | said when |", "|---|---|---|---|---|"]
-    lines += [f"| `{r.name}` | {r.state} | {'stop' if r.stops else 'go on'} | {r.ends} | {r.when} |" for r in REFUSALS]
+    lines += [f"| `{r.name}` | {r.state} | {r.effect} | {r.ends} | {r.when} |" for r in REFUSALS]
     return "\n".join([*lines, ""])
 
 

@@ -28,6 +28,7 @@ from deskgrid.cli.office import Json
 from deskgrid.cli.output import Exit, Failed, complain, console, show_json, tell
 from deskgrid.core.cases import Case, Difference, differences
 from deskgrid.core.layers import Effective
+from deskgrid.core.refusals import Name
 from deskgrid.core.week import Day, Slot, days
 from deskgrid.host import toml
 from deskgrid.host.files import decoded
@@ -44,7 +45,7 @@ Folder = Annotated[
     typer.Option("--folder", envvar="DESKGRID_POLICY", help=f"Folder of the layers' files. Default: {POLICY_FOLDER}."),
 ]
 Why = Annotated[bool, typer.Option("--why", help="What each setting means, from which file it is, what is ignored.")]
-LETTERS = {"": "#", "working-hours": "w", "closed-hours": "c", "day-closed": "d"}
+LETTERS = {"": "#", Name.WORKING_HOURS: "w", Name.CLOSED_HOURS: "c", Name.DAY_CLOSED: "d"}
 STYLES = {"#": "green", "+": "yellow", "w": "red", "c": "magenta", "d": "blue", "-": "bright_black"}
 MEANINGS = {
     "#": "gives",

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from deskgrid.core import limits
-from deskgrid.core.facts import Facts
-from deskgrid.core.pacing import Waits
+from deskgrid.core.facts import Facts, Waits
 from deskgrid.core.policy import availability, standing
 from deskgrid.core.vm import Vm
 from deskgrid.model.desktop import VmState
@@ -173,7 +172,6 @@ def decided(given: Given, tried: Policy, zone: tzinfo) -> dict[str, object]:
     policy, facts = policy_of(given, tried), facts_of(given, zone)
     answer, stands = availability(policy, facts), standing(policy, facts)
     first = answer.refusals[0] if answer.refusals else None
-    short = limits.memory_is_short(policy, facts.machine) or limits.disk_is_short(policy, facts.machine)
     left = limits.room(policy, facts.machine, [_vm(number, here, facts.local) for number, here in enumerate(given.vms)])
     return {
         "may_start": answer.available,
@@ -186,7 +184,7 @@ def decided(given: Given, tried: Policy, zone: tzinfo) -> dict[str, object]:
         "stopped_by": stands.refusal and stands.refusal.name,
         "spared": stands.spared,
         "cpus": stands.cpus,
-        "gives_back": short and short.name,
+        "gives_back": stands.gives_back and stands.gives_back.reason.name,
         "room_cpus": left.cpus,
         "room_memory_gib": left.memory_bytes / GIB,
         "room_disk_gib": left.disk_bytes / GIB,

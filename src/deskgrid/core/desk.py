@@ -6,8 +6,8 @@ Rules, told first:
   only if the policy allows it now and there is room. A refused order ends at once, with the reason, and is not retried.
 - A lease that is over is withdrawn, whether the coordinator can be reached or not.
 - Memory or disk short: VMs end at once, newest first, one at a time. Only a fresh reading says that it is (still)
-  short: one from before the last VM ended says nothing about the memory that is back. Pressure is a mean over 10 s,
-  so after one VM has ended for it, the next one is given that time.
+  short: one from before the last VM ended says nothing about the memory that is back. Of a reading that is a mean over
+  some time, that time must pass too.
 - A wish, another policy and a computer that sleeps or shuts down are obeyed at once, as the owner who returns is.
 - While somebody uses the computer the policy may let its oldest VMs run on, never new ones.
 - What has ended stays ended: a driver that says that such a VM runs is told to kill it.
@@ -19,7 +19,7 @@ from typing import assert_never
 
 import msgspec
 
-from deskgrid.core import limits, pacing
+from deskgrid.core import pacing
 from deskgrid.core.inputs import Act as Act
 from deskgrid.core.inputs import Finishing as Finishing
 from deskgrid.core.inputs import HandingOver as HandingOver
@@ -41,16 +41,12 @@ from deskgrid.core.vm import LEAVE_SECONDS, TABLE, Event, Kind, Vm, order, step,
 from deskgrid.model.counted import counted
 from deskgrid.model.desktop import Fault, Transition, VmState
 from deskgrid.model.lease import Lease
-from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 
 STORY_LINES = 1000
 """So many unacknowledged lines of story are kept; then the oldest go."""
-PRESSURE_SECONDS = 10.0 + LEAVE_SECONDS
-"""So long after a VM was ended because programs waited for memory, the mean says nothing new yet."""
 _LONGEST_LEASE = timedelta(days=31)
 """Whatever a coordinator says: one that is never heard again is not obeyed for ever."""
-_PRESSURE = timedelta(seconds=PRESSURE_SECONDS)
 _AT_WORK = (VmState.RUNNING, VmState.PAUSED)
 _WITHDRAWN = Reason("withdrawn", "The coordinator no longer wants this virtual machine here.")
 _ALLOWED = Reason("allowed", "The owner has left again.")
@@ -158,16 +154,15 @@ class _Work:
             self.happen(vm_id, Event(Kind.HANDED_OVER if handed else Kind.WITHDRAWN, given.reason))
 
     def obey_owner(self) -> None:
-        reason, policy, spared = self.desk.go_on, self.desk.policy, self.desk.spared
+        stop, spared = self.desk.standing.event, self.desk.standing.spared
         for vm_id in self.ids():
             vm = self.desk.vms[vm_id]
             spare = spared > 0 and vm.state in _AT_WORK
             spared -= spare
-            if reason is not None and not spare:
-                self.happen(vm_id, _refusal(policy, reason))
+            if stop is not None and not spare:
+                self.happen(vm_id, stop)
             elif vm.state is VmState.PAUSED:
-                told = _SPARED if reason is not None else _ALLOWED
-                self.happen(vm_id, Event(Kind.ALLOWED, told))
+                self.happen(vm_id, Event(Kind.ALLOWED, _ALLOWED if stop is None else _SPARED))
 
     def obey_coordinator(self, told: Told) -> None:
         if told.to <= self.desk.told:
@@ -236,28 +231,17 @@ class _Work:
                 self.happen(vm_id, Event(Kind.DUE, _due(vm), fault=Fault.IMAGE if silent else Fault.NONE))
 
     def obey_memory(self) -> None:
-        policy, machine, pace = self.desk.policy, self.desk.sensed.machine, self.desk.pace
-        reason = limits.memory_is_short(policy, machine) or limits.disk_is_short(policy, machine)
-        if reason is None:
+        short, pace = self.desk.standing.gives_back, self.desk.pace
+        if short is None:
             return
         ending = [vm.id for vm in self.desk.vms.values() if vm.state in ENDING]
-        pressed = reason.name == limits.MEMORY_PRESSURE
-        if pressed and not ending and pace.eased_at and self.now - pace.eased_at < _PRESSURE:
+        mean = short.refusal.mean_seconds
+        if mean and not ending and pace.eased_at and self.now - pace.eased_at < timedelta(seconds=mean + LEAVE_SECONDS):
             return
         for vm_id in ending or self.ids()[-1:]:
-            self.happen(vm_id, Event(Kind.REFUSED_NOW, reason))
-        if pressed and not ending:
+            self.happen(vm_id, Event(Kind.REFUSED_NOW, short.reason))
+        if mean and not ending:
             self.change(pace=msgspec.structs.replace(pace, eased_at=self.now))
-
-
-def _refusal(policy: Policy, reason: Reason) -> Event:
-    if reason.name == "computer-sleeps":
-        return Event(Kind.SLEEPING, reason, grace_seconds=policy.grace_seconds)
-    if reason.name == "computer-shuts-down":
-        return Event(Kind.SHUTTING_DOWN, reason)
-    if policy.grace_seconds > 0:
-        return Event(Kind.REFUSED, reason, grace_seconds=policy.grace_seconds)
-    return Event(Kind.REFUSED_NOW, reason)
 
 
 def _on_our_clock(lease: Lease, their_now: datetime, our_now: datetime) -> Lease:

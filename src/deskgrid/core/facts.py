@@ -4,11 +4,19 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from deskgrid.core.pacing import Waits
-from deskgrid.model.policy import Machine
+from deskgrid.model.policy import Machine, Policy
 from deskgrid.model.presence import Reading
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Ask, Wish
+
+
+class Waits(msgspec.Struct, frozen=True):
+    """What is remembered for pacing, as seconds until now. None: for ever. fraction: of the offset (0 to 1)."""
+
+    clear_seconds: float | None = None
+    started_seconds: float | None = None
+    loaded: bool = False
+    fraction: float = 0.0
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -33,3 +41,19 @@ def asked(facts: Facts) -> Wish | None:
         return None
     over = wish.until is not None and wish.until <= facts.local.astimezone(UTC)
     return None if over else wish
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What every check is asked: may a further VM start (`starting`), or may those that are here run on?"""
+
+    policy: Policy
+    facts: Facts
+    starting: bool = True
+
+
+class No(msgspec.Struct, frozen=True):
+    """A check's answer when it refuses: as in `Reason`, which the refusal's row makes of it."""
+
+    sentence: str
+    reading: str = ""
+    until: datetime | None = None

@@ -15,6 +15,7 @@ from deskgrid.core import policy as decide
 from deskgrid.core.facts import Facts
 from deskgrid.core.inputs import Sensed
 from deskgrid.core.pacing import Pace
+from deskgrid.core.policy import Standing
 from deskgrid.core.vm import Vm
 from deskgrid.model.desktop import Availability, Room, Transition, VmReport, VmState
 from deskgrid.model.policy import Policy
@@ -31,8 +32,7 @@ class Desk(msgspec.Struct, frozen=True):
     story_from: how many lines of story went before.
     spent: ids that ended, and when their leases end: a late answer may still name them. told: sequence of the newest
     answer.
-    go_on: why VMs may not run on now, or None. spared: so many, the oldest, may in spite of it.
-    in_use: somebody uses the computer. cpus: processors that all VMs together may use now.
+    standing: may the VMs that are here run on?
     wish: what the owner asked for. pace: what is remembered for pacing. wake_at: when pacing refuses no more, if
     nothing else refuses. proven: accelerators on which a guest has lived here.
     """
@@ -42,7 +42,7 @@ class Desk(msgspec.Struct, frozen=True):
     sensed: Sensed
     availability: Availability
     room: Room
-    go_on: Reason | None
+    standing: Standing
     vms: Mapping[str, Vm] = msgspec.field(default_factory=dict)
     ended: tuple[VmReport, ...] = ()
     story: tuple[Transition, ...] = ()
@@ -51,9 +51,6 @@ class Desk(msgspec.Struct, frozen=True):
     told: int = -1
     finishing: Reason | None = None
     proven: frozenset[str] = frozenset()
-    spared: int = 0
-    in_use: bool = False
-    cpus: int = 0
     wish: Wish | None = None
     pace: Pace = Pace()
     wake_at: datetime | None = None
@@ -71,7 +68,7 @@ def begin(
     proven = frozenset(vm.accelerator for vm in vms if vm.alive)
     here = {vm.id: vm for vm in vms}
     pace = pacing.load_seen(Pace(), policy, sensed.machine, now)
-    nothing = Availability(False), Room(0, 0, 0, 0), None
+    nothing = Availability(False), Room(0, 0, 0, 0), Standing(None, None, 0, False, 0)
     return judged(Desk(desktop, policy, sensed, *nothing, here, proven=proven, wish=wish, pace=pace), now)
 
 
@@ -80,20 +77,16 @@ def judged(desk: Desk, now: datetime) -> Desk:
     sensed, policy = desk.sensed, desk.policy
     waits = pacing.waits(desk.pace, desk.desktop, sensed.local.date(), now)
     facts = Facts(sensed.reading, sensed.machine, sensed.local, sensed.faults, desk.wish, waits)
-    refusals = decide.unpaced(policy, facts)
+    refusals, paced = decide.refusals(policy, facts)
     pace = pacing.cleared(desk.pace, not refusals, now)
     if pace is not desk.pace:
         facts = msgspec.structs.replace(facts, waits=pacing.waits(pace, desk.desktop, sensed.local.date(), now))
-    paced = pacing.paced(policy, facts.waits, sensed.local)
-    standing = decide.standing(policy, facts)
+        refusals, paced = decide.refusals(policy, facts)
     return msgspec.structs.replace(
         desk,
         availability=decide.available(facts, [*refusals, *paced]),
         room=limits.room(policy, sensed.machine, tuple(desk.vms.values())),
-        go_on=standing.refusal,
-        spared=standing.spared,
-        in_use=standing.in_use,
-        cpus=standing.cpus,
+        standing=decide.standing(policy, facts),
         pace=pace,
         wake_at=None if refusals else pacing.over_at(policy, facts.waits, now),
     )

@@ -18,14 +18,14 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import msgspec
 
+from deskgrid.core.refusals import REFUSALS, Whose
 from deskgrid.model.desktop import Availability
 from deskgrid.model.image import ImageRef
 from deskgrid.model.policy import Policy
 
 MOST = 3
 _V4_PREFIX, _V6_PREFIX = 24, 64
-_FULL = frozenset({"memory-reserve", "disk-floor", "start-spacing", "start-offset"})
-"""Refusals that speak against a further virtual machine only."""
+_FULL = frozenset(row.name.value for row in REFUSALS if row.whose in (Whose.CAPACITY, Whose.PACE))
 
 
 class Giver(msgspec.Struct, frozen=True):

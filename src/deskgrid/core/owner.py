@@ -1,22 +1,19 @@
 """What the people at a desktop refuse: by a wish, by being there, by the clock, by what they do.
 
-Rules, told first:
+Rules:
 - Unknown counts as busy; of what the policy permits anyway, nothing needs to be known.
 - Somebody logged in never needs less quiet than nobody logged in.
 - With `locked_is_away`, a computer whose sessions are all locked counts as one with nobody logged in.
+- Each function is the check of one row of `core/refusals.py`: None, or why not.
 """
 
 from datetime import UTC, timedelta
 
-from deskgrid.core.facts import Facts, asked
+from deskgrid.core.facts import No, Question, asked
 from deskgrid.core.hours import closed, day_closed
 from deskgrid.model.policy import Policy
 from deskgrid.model.presence import Ending, Reading
-from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Ask
-
-IN_USE = frozenset({"owner-active", "working-hours"})
-"""Under these alone, `max_vms_in_use` VMs may run on."""
 
 
 def somebody(policy: Policy, reading: Reading) -> bool | None:
@@ -33,103 +30,127 @@ def quiet_seconds(policy: Policy, reading: Reading) -> float:
     return max(policy.idle_seconds, policy.idle_seconds_nobody)
 
 
-def wishes(facts: Facts) -> list[Reason]:
-    """What somebody has asked for."""
-    wish = asked(facts)
-    if wish is None:
-        return []
+def paused(q: Question) -> No | None:
+    """A wish: nothing runs."""
+    return _wish(q, Ask.PAUSE, "Somebody at this computer has asked that nothing runs here.")
+
+
+def finishing(q: Question) -> No | None:
+    """A wish: nothing new starts."""
+    return _wish(q, Ask.FINISH, "Somebody at this computer has asked that nothing new starts here.")
+
+
+def _wish(q: Question, ask: Ask, sentence: str) -> No | None:
+    wish = asked(q.facts)
+    if wish is None or wish.ask is not ask:
+        return None
     until = None if wish.until is None else wish.until.astimezone(UTC)
-    said = f"said at {wish.at.astimezone(facts.local.tzinfo):%a %H:%M}"
-    if wish.ask is Ask.PAUSE:
-        return [Reason("owner-paused", "Somebody at this computer has asked that nothing runs here.", said, until)]
-    return [Reason("owner-finishes", "Somebody at this computer has asked that nothing new starts here.", said, until)]
+    return No(sentence, f"said at {wish.at.astimezone(q.facts.local.tzinfo):%a %H:%M}", until)
 
 
-def endings(reading: Reading) -> list[Reason]:
-    """What the computer is about to do."""
-    if reading.ending is Ending.SLEEP:
-        return [Reason("computer-sleeps", "The computer is about to sleep.")]
-    if reading.ending is Ending.SHUTDOWN:
-        return [Reason("computer-shuts-down", "The computer is about to shut down.")]
-    return []
+def sleeping(q: Question) -> No | None:
+    """The computer is about to sleep."""
+    return No("The computer is about to sleep.") if q.facts.reading.ending is Ending.SLEEP else None
 
 
-def presence(facts: Facts, needed: float) -> list[Reason]:
-    """Is somebody here? needed: so many quiet seconds are asked for."""
-    reading, refusals = facts.reading, []
+def shutting_down(q: Question) -> No | None:
+    """The computer is about to shut down."""
+    return No("The computer is about to shut down.") if q.facts.reading.ending is Ending.SHUTDOWN else None
+
+
+def unknown(q: Question) -> No | None:
+    """It can't be told whether somebody is here."""
+    reading = q.facts.reading
+    if reading.logged_in is not None and reading.idle_seconds is not None:
+        return None
+    what = "whether somebody is logged in" if reading.logged_in is None else "when the computer was last used"
+    seen = "; ".join(reading.faults) or ", ".join(reading.sources)
+    return No(f"It is not known {what}, and unknown counts as in use.", seen)
+
+
+def active(q: Question) -> No | None:
+    """The computer was used: going on needs a short quiet time, starting a long one."""
+    reading = q.facts.reading
+    needed = quiet_seconds(q.policy, reading)
+    if not q.starting:
+        needed = min(q.policy.resume_seconds, needed)
+    if reading.idle_seconds is None or reading.idle_seconds >= needed:
+        return None
     seen = ", ".join(reading.sources)
-    if reading.logged_in is None or reading.idle_seconds is None:
-        what = "whether somebody is logged in" if reading.logged_in is None else "when the computer was last used"
-        refusals.append(
-            Reason(
-                "presence-unknown",
-                f"It is not known {what}, and unknown counts as in use.",
-                "; ".join(reading.faults) or seen,
-            )
-        )
-    if reading.idle_seconds is not None and reading.idle_seconds < needed:
-        refusals.append(
-            Reason(
-                "owner-active",
-                f"Somebody used this computer {reading.idle_seconds:.0f} s ago; "
-                f"virtual machines wait for {needed:.0f} s without use.",
-                f"idle {reading.idle_seconds:.1f} s of {needed:.0f} s" + (f" ({seen})" if seen else ""),
-                facts.local.astimezone(UTC) + timedelta(seconds=needed - reading.idle_seconds),
-            )
-        )
-    return refusals
+    return No(
+        f"Somebody used this computer {reading.idle_seconds:.0f} s ago; "
+        f"virtual machines wait for {needed:.0f} s without use.",
+        f"idle {reading.idle_seconds:.1f} s of {needed:.0f} s" + (f" ({seen})" if seen else ""),
+        q.facts.local.astimezone(UTC) + timedelta(seconds=needed - reading.idle_seconds),
+    )
 
 
-def hours(policy: Policy, facts: Facts) -> list[Reason]:
-    """What the calendar says."""
-    refusals, local = [], facts.local
-    clock = f"local time {local:%a %H:%M}"
-    here = somebody(policy, facts.reading)
-    if here is not False and (shut := closed(policy.closed, local, policy.days_off)) is not None:
-        refusals.append(
-            Reason(
-                "working-hours",
-                f'Somebody is logged in, and in the hours "{shut.by}" nothing runs then.',
-                f"{clock}, logged in: {'unknown' if here is None else 'yes'}",
-                shut.until,
-            )
-        )
-    if (shut := closed(policy.closed_nobody, local)) is not None:
-        refusals.append(
-            Reason("closed-hours", f'In the hours "{shut.by}" nothing runs on this computer.', clock, shut.until)
-        )
-    if (shut := day_closed(policy.days_closed, local)) is not None:
-        refusals.append(
-            Reason("day-closed", "Today nothing runs on this computer.", f"closed on {shut.by}", shut.until)
-        )
-    return refusals
+def working_hours(q: Question) -> No | None:
+    """Somebody is logged in, and it is in `closed`."""
+    local, here = q.facts.local, somebody(q.policy, q.facts.reading)
+    if here is False or (shut := closed(q.policy.closed, local, q.policy.days_off)) is None:
+        return None
+    return No(
+        f'Somebody is logged in, and in the hours "{shut.by}" nothing runs then.',
+        f"{_clock(q)}, logged in: {'unknown' if here is None else 'yes'}",
+        shut.until,
+    )
 
 
-def doings(policy: Policy, facts: Facts) -> list[Reason]:
-    """What people do with the computer, though they may not touch it."""
-    reading, refusals = facts.reading, []
-    if not policy.remote_sessions and reading.remote is not False:
-        refusals.append(
-            Reason("remote-session", "Somebody is logged in from elsewhere.")
-            if reading.remote
-            else Reason("remote-session", "It is not known whether somebody is logged in from elsewhere.")
-        )
-    if policy.watching_is_use and reading.watching:
-        refusals.append(
-            Reason(
-                "watching", "A program keeps the screen awake, so somebody is watching.", "; ".join(reading.watching)
-            )
-        )
-    if not policy.full_screen and reading.full_screen:
-        refusals.append(Reason("full-screen", "A program fills the screen, so somebody is using it."))
-    elif not policy.full_screen and reading.full_screen is None and somebody(policy, reading) is not False:
-        refusals.append(Reason("full-screen", "It is not known whether a program fills the screen."))
-    wanted = {name.casefold() for name in policy.quiet_programs}
-    quiet = [name for name in facts.machine.programs if name.casefold() in wanted]
-    if quiet:
-        refusals.append(
-            Reason("quiet-program", "A program runs that must not be disturbed.", f"runs: {', '.join(quiet)}")
-        )
-    if reading.lid_closed and not policy.lid_closed:
-        refusals.append(Reason("lid-closed", "The lid is closed."))
-    return refusals
+def closed_hours(q: Question) -> No | None:
+    """It is in `closed_nobody`."""
+    if (shut := closed(q.policy.closed_nobody, q.facts.local)) is None:
+        return None
+    return No(f'In the hours "{shut.by}" nothing runs on this computer.', _clock(q), shut.until)
+
+
+def closed_day(q: Question) -> No | None:
+    """It is one of `days_closed`."""
+    if (shut := day_closed(q.policy.days_closed, q.facts.local)) is None:
+        return None
+    return No("Today nothing runs on this computer.", f"closed on {shut.by}", shut.until)
+
+
+def _clock(q: Question) -> str:
+    return f"local time {q.facts.local:%a %H:%M}"
+
+
+def remote(q: Question) -> No | None:
+    """Somebody works here from another computer."""
+    if q.policy.remote_sessions or q.facts.reading.remote is False:
+        return None
+    if q.facts.reading.remote:
+        return No("Somebody is logged in from elsewhere.")
+    return No("It is not known whether somebody is logged in from elsewhere.")
+
+
+def watching(q: Question) -> No | None:
+    """A film, a talk."""
+    programs = q.facts.reading.watching
+    if not (q.policy.watching_is_use and programs):
+        return None
+    return No("A program keeps the screen awake, so somebody is watching.", "; ".join(programs))
+
+
+def full_screen(q: Question) -> No | None:
+    """A program has the whole screen."""
+    reading = q.facts.reading
+    if q.policy.full_screen:
+        return None
+    if reading.full_screen:
+        return No("A program fills the screen, so somebody is using it.")
+    if reading.full_screen is None and somebody(q.policy, reading) is not False:
+        return No("It is not known whether a program fills the screen.")
+    return None
+
+
+def quiet_program(q: Question) -> No | None:
+    """A program of `quiet_programs` runs."""
+    wanted = {name.casefold() for name in q.policy.quiet_programs}
+    quiet = [name for name in q.facts.machine.programs if name.casefold() in wanted]
+    return No("A program runs that must not be disturbed.", f"runs: {', '.join(quiet)}") if quiet else None
+
+
+def lid_closed(q: Question) -> No | None:
+    """The laptop's lid."""
+    return No("The lid is closed.") if q.facts.reading.lid_closed and not q.policy.lid_closed else None

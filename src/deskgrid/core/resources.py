@@ -1,87 +1,123 @@
 """What the machine itself refuses: power, network, the load of others, memory, disk.
 
-Rules, told first:
+Rules:
 - What a policy permits anyway needs not be known; what it forbids and is not known counts against VMs.
 - A measure that a system does not give (others' load, memory pressure) is not counted: the reserves hold without it.
+- The disk's floor refuses starts; below half of it VMs end, so that one that just fitted does not end at once.
+- Each function is the check of one row of `core/refusals.py`: None, or why not.
 """
 
-from deskgrid.core.facts import Facts
-from deskgrid.core.limits import memory_pressure, mib, reserve_bytes
-from deskgrid.model.policy import Machine, Policy
-from deskgrid.model.reason import Reason
+from deskgrid.core.facts import No, Question
+from deskgrid.core.limits import mib, reserve_bytes
 
 
-def power(policy: Policy, machine: Machine) -> list[Reason]:
-    """The battery: none is (None or False, None)."""
-    refusals = []
-    charge = machine.battery_percent
-    if machine.on_battery and not policy.on_battery:
-        refusals.append(Reason("on-battery", "The computer runs on battery.", _charge(charge)))
-    if charge is not None and charge < policy.battery_min_percent:
-        refusals.append(
-            Reason(
-                "battery-low",
-                "The battery is to be charged first.",
-                f"{_charge(charge)}, at least {policy.battery_min_percent:.0f} % must be",
-            )
-        )
-    if machine.on_battery is None and charge is not None and not policy.on_battery:
-        refusals.append(Reason("battery-unknown", "It is not known whether the computer runs on battery."))
-    elif machine.on_battery and charge is None and policy.battery_min_percent > 0:
-        refusals.append(Reason("battery-unknown", "It is not known how much the battery is charged."))
-    return refusals
+def on_battery(q: Question) -> No | None:
+    """The laptop is not on mains power."""
+    machine = q.facts.machine
+    if not machine.on_battery or q.policy.on_battery:
+        return None
+    return No("The computer runs on battery.", _charge(machine.battery_percent))
 
 
-def network(policy: Policy, machine: Machine) -> list[Reason]:
-    """What the network costs."""
-    refusals = []
-    if not policy.metered and machine.metered is not False:
-        told = "The network is metered." if machine.metered else "It is not known whether the network is metered."
-        refusals.append(Reason("metered", told))
-    if not policy.wireless and machine.wireless is not False:
-        told = "The network is wireless." if machine.wireless else "It is not known whether the network is wireless."
-        refusals.append(Reason("wireless", told))
-    return refusals
+def battery_low(q: Question) -> No | None:
+    """The battery is to be charged first, whether it is in use or not."""
+    charge, least = q.facts.machine.battery_percent, q.policy.battery_min_percent
+    if charge is None or charge >= least:
+        return None
+    return No("The battery is to be charged first.", f"{_charge(charge)}, at least {least:.0f} % must be")
 
 
-def load(policy: Policy, facts: Facts) -> list[Reason]:
-    """What others do with the processors."""
-    if not facts.waits.loaded:
-        return []
-    used = facts.machine.others_cpu
+def battery_unknown(q: Question) -> No | None:
+    """There is a battery (none is: False or None, and no charge), and what must be known of it is not."""
+    used, charge = q.facts.machine.on_battery, q.facts.machine.battery_percent
+    if used is None and charge is not None and not q.policy.on_battery:
+        return No("It is not known whether the computer runs on battery.")
+    if used and charge is None and q.policy.battery_min_percent > 0:
+        return No("It is not known how much the battery is charged.")
+    return None
+
+
+def metered(q: Question) -> No | None:
+    """The network costs by what is carried."""
+    known = q.facts.machine.metered
+    if q.policy.metered or known is False:
+        return None
+    return No("The network is metered." if known else "It is not known whether the network is metered.")
+
+
+def wireless(q: Question) -> No | None:
+    """The network is shared by all in the air."""
+    known = q.facts.machine.wireless
+    if q.policy.wireless or known is False:
+        return None
+    return No("The network is wireless." if known else "It is not known whether the network is wireless.")
+
+
+def others_load(q: Question) -> No | None:
+    """Other programs need the processors."""
+    if not q.facts.waits.loaded:
+        return None
+    used = q.facts.machine.others_cpu
     now = "not known now" if used is None else f"{used:.0%} now"
-    return [
-        Reason(
-            "others-load",
-            "Other programs have used much of the processors, so virtual machines make way.",
-            f"{now}, at most {policy.others_cpu_max:.0%} for {policy.others_cpu_seconds:.0f} s",
-        )
-    ]
+    return No(
+        "Other programs have used much of the processors, so virtual machines make way.",
+        f"{now}, at most {q.policy.others_cpu_max:.0%} for {q.policy.others_cpu_seconds:.0f} s",
+    )
 
 
-def memory_and_disk(policy: Policy, machine: Machine) -> list[Reason]:
-    """What must stay with the system; asked before a start only."""
-    refusals = []
-    reserve = reserve_bytes(policy, machine)
-    if machine.memory_available_bytes <= reserve:
-        refusals.append(
-            Reason(
-                "memory-reserve",
-                "The memory that is free is kept for the computer itself.",
-                f"{mib(machine.memory_available_bytes)} available, reserve {mib(reserve)}",
-            )
-        )
-    if (pressed := memory_pressure(policy, machine)) is not None:
-        refusals.append(pressed)
-    if machine.disk_free_bytes <= policy.disk_floor_bytes:
-        refusals.append(
-            Reason(
-                "disk-floor",
-                "The disk is nearly full, and what is free is kept for the computer itself.",
-                f"{mib(machine.disk_free_bytes)} free, floor {mib(policy.disk_floor_bytes)}",
-            )
-        )
-    return refusals
+def memory_reserve(q: Question) -> No | None:
+    """No memory is free above the reserve."""
+    machine, reserve = q.facts.machine, reserve_bytes(q.policy, q.facts.machine)
+    if machine.memory_available_bytes > reserve:
+        return None
+    return No(
+        "The memory that is free is kept for the computer itself.",
+        f"{mib(machine.memory_available_bytes)} available, reserve {mib(reserve)}",
+    )
+
+
+def memory_short(q: Question) -> No | None:
+    """So little memory is available that what was given must come back."""
+    available, least = q.facts.machine.memory_available_bytes, q.policy.memory_short_bytes
+    if available >= least:
+        return None
+    return No(
+        "The computer is short of memory, so the newest virtual machine gives its memory back.",
+        f"{mib(available)} available, at least {mib(least)} must be",
+    )
+
+
+def memory_pressure(q: Question) -> No | None:
+    """Programs wait for memory more than they may. Unknown pressure is no pressure."""
+    pressure, most = q.facts.machine.memory_pressure, q.policy.memory_pressure_max
+    if pressure is None or pressure <= most:
+        return None
+    return No(
+        "Programs on this computer wait for memory, so the newest virtual machine gives its memory back.",
+        f"{pressure:.1f} % of the last 10 s, at most {most:.1f} %",
+    )
+
+
+def disk_floor(q: Question) -> No | None:
+    """No disk is free above the floor."""
+    free, floor = q.facts.machine.disk_free_bytes, q.policy.disk_floor_bytes
+    if free > floor:
+        return None
+    return No(
+        "The disk is nearly full, and what is free is kept for the computer itself.",
+        f"{mib(free)} free, floor {mib(floor)}",
+    )
+
+
+def disk_short(q: Question) -> No | None:
+    """So little disk is free that what was given must come back."""
+    free, floor = q.facts.machine.disk_free_bytes, q.policy.disk_floor_bytes
+    if free * 2 >= floor:
+        return None
+    return No(
+        "The disk is nearly full, so the newest virtual machine gives its disk back.",
+        f"{mib(free)} free, at least half of {mib(floor)} must be",
+    )
 
 
 def _charge(charge: float | None) -> str:
