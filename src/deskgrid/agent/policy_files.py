@@ -25,6 +25,7 @@ from deskgrid.agent.stamps import MISSING, Stamp, stamp
 from deskgrid.core.layers import Effective, Layer, combine
 from deskgrid.host.files import decoded, write_atomic
 from deskgrid.host.toml import BadSettings, convert
+from deskgrid.model.help import Help
 from deskgrid.model.outside import read_json, read_toml
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
@@ -50,15 +51,15 @@ Zone = Annotated[str, msgspec.Meta(extra={"check": zone_fault})]
 
 
 class PolicyTable(Policy, frozen=True, forbid_unknown_fields=True):
-    """What a layer's file may set: the policy's settings, and calendars.
+    """What a layer's file may set: the policy's settings, and calendars."""
 
-    days_off_file, days_closed_file: path of an iCalendar file, from the layer's folder; its days are added to days_off
-    or days_closed.
-    """
-
-    zone: Zone = ""
-    days_off_file: str = ""
-    days_closed_file: str = ""
+    zone: Annotated[Zone, Help("IANA name of the calendar's time zone; empty: the desktop's own")] = ""
+    days_off_file: Annotated[
+        str, Help("path of an iCalendar file, from the layer's folder; its days are added to days_off or days_closed")
+    ] = ""
+    days_closed_file: Annotated[
+        str, Help("path of an iCalendar file, from the layer's folder; its days are added to days_off or days_closed")
+    ] = ""
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from deskgrid.agent.policy_files import POLICY_FOLDER, PolicyTable, Zone
+from deskgrid.model.help import Help
 from deskgrid.model.names import Name
 from deskgrid.model.policy import Seconds
 
@@ -24,42 +25,42 @@ Presence = Annotated[str, msgspec.Meta(pattern=r"^(linux|file:/.+)$", descriptio
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One desktop's agent.
-
-    coordinator: "https://host:port". desktop: this computer's name in the grid. state: folder of its own, mode 0700.
-    images: folder of its store of images; none: in `state`. root: the first version of the signers' root, shipped with
-    the agent. repository: where signed metadata and packs are (a URL); empty: at the coordinator.
-    presence: "linux", or "file:/path" for a desktop without an owner (demo, tests).
-    hypervisor: "qemu" or "fake". idle_class: VMs get only the processor time that nobody else wants.
-    zone: IANA name of the owner's time zone; empty: the computer's own.
-    hold_seconds: how long a report may be held open. sense_seconds: how often presence is read with VMs
-    here. sense_seconds_at_rest: the same without VMs.
-    local: the socket where accounts of this computer are heard; none: in /run/deskgrid if it may, else in `state`.
-    neighbour_port: where desktops of its subnet ask for parts of images, if the policy says `neighbours`; 0: any free.
-    policy_folder: folder of grid.toml, group.toml and desktop.toml. policy: the desktop's layer, if it has no file.
-    """
+    """One desktop's agent."""
 
     coordinator: Annotated[
-        str, msgspec.Meta(pattern=ADDRESS, description="https://, a host, and a port: https://grid.example.org:9443")
+        str,
+        msgspec.Meta(pattern=ADDRESS, description="https://, a host, and a port: https://grid.example.org:9443"),
+        Help('"https://host:port"'),
     ]
-    desktop: Name
-    state: Path
-    images: Path | None = None
-    root: Path = ROOT
-    repository: Repository = ""
-    presence: Annotated[str, msgspec.Meta(pattern=r"^(linux|file:/.+)$", description="linux, or file:/ and a path")] = (
-        "linux"
-    )
-    hypervisor: Literal["qemu", "fake"] = "qemu"
-    idle_class: bool = True
-    zone: Zone = ""
-    hold_seconds: Seconds = 25.0
-    sense_seconds: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
-    sense_seconds_at_rest: Annotated[float, msgspec.Meta(gt=0, le=60)] = 5.0
-    local: Path | None = None
-    neighbour_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
-    policy_folder: Path = POLICY_FOLDER
-    policy: PolicyTable = PolicyTable()
+    desktop: Annotated[Name, Help("this computer's name in the grid")]
+    state: Annotated[Path, Help("folder of its own, mode 0700")]
+    images: Annotated[Path | None, Help("folder of its store of images; none: in `state`")] = None
+    root: Annotated[Path, Help("the first version of the signers' root, shipped with the agent")] = ROOT
+    repository: Annotated[
+        Repository, Help("where signed metadata and packs are (a URL); empty: at the coordinator")
+    ] = ""
+    presence: Annotated[
+        str,
+        msgspec.Meta(pattern=r"^(linux|file:/.+)$", description="linux, or file:/ and a path"),
+        Help('"linux", or "file:/path" for a desktop without an owner (demo, tests)'),
+    ] = "linux"
+    hypervisor: Annotated[Literal["qemu", "fake"], Help('"qemu" or "fake"')] = "qemu"
+    idle_class: Annotated[bool, Help("VMs get only the processor time that nobody else wants")] = True
+    zone: Annotated[Zone, Help("IANA name of the owner's time zone; empty: the computer's own")] = ""
+    hold_seconds: Annotated[Seconds, Help("how long a report may be held open")] = 25.0
+    sense_seconds: Annotated[float, msgspec.Meta(gt=0, le=60), Help("how often presence is read with VMs here")] = 1.0
+    sense_seconds_at_rest: Annotated[float, msgspec.Meta(gt=0, le=60), Help("the same without VMs")] = 5.0
+    local: Annotated[
+        Path | None,
+        Help("the socket where accounts of this computer are heard; none: in /run/deskgrid if it may, else in `state`"),
+    ] = None
+    neighbour_port: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=65535),
+        Help("where desktops of its subnet ask for parts of images, if the policy says `neighbours`; 0: any free"),
+    ] = 0
+    policy_folder: Annotated[Path, Help("folder of grid.toml, group.toml and desktop.toml")] = POLICY_FOLDER
+    policy: Annotated[PolicyTable, Help("the desktop's layer, if it has no file")] = PolicyTable()
 
     @property
     def store(self) -> Path:

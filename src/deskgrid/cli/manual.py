@@ -1,10 +1,9 @@
 """The manual's tables, drawn from the code: every setting with type, default and help; every command with its help.
 
-A setting's help is in its struct's docstring, as `name: text` or `name, other: text`; a test sees that none lacks.
+A setting's help stands beside its type (`model/help.py`); a test sees that none lacks.
 """
 
 import inspect
-import re
 from collections.abc import Iterator
 from datetime import date, time
 from itertools import groupby
@@ -19,6 +18,7 @@ from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.core.refusals import REFUSALS
 from deskgrid.host.account import Account
 from deskgrid.images.recipe import Recipe
+from deskgrid.model.help import helps
 from deskgrid.model.policy import ROWS, Policy, Tighter
 
 _NAMES = {
@@ -54,26 +54,18 @@ def settings_page() -> str:
 
 def rows(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Key, type, default and help of every setting of a struct and of the structs in it."""
-    helps = field_helps(kind)
+    said = helps(kind)
     for field in msgspec.structs.fields(kind):
         inner = _plain(field.type)
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             yield from rows(inner, f"{prefix}{field.encode_name}.")
             continue
-        yield prefix + field.encode_name, _type(field.type), _default(field), helps.get(field.name, "")
-
-
-def field_helps(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """What a struct's docstring says of its fields; of a policy's, its rows."""
-    text = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
-    names = "|".join(re.escape(field.name) for field in msgspec.structs.fields(kind))
-    heads = list(re.finditer(rf"(?:^|(?<=[.;] )|(?<=\) ))((?:{names})(?:, (?:{names}))*): ", text))
-    helps = {row.name: row.help.replace("|", "\\|") for row in ROWS} if issubclass(kind, Policy) else {}
-    for head, following in zip(heads, [*heads[1:], None], strict=False):
-        said = text[head.end() : following.start() if following else None].strip().rstrip(".;")
-        for name in head[1].split(", "):
-            helps[name] = said.replace("|", "\\|")
-    return helps
+        yield (
+            prefix + field.encode_name,
+            _type(field.type),
+            _default(field),
+            said.get(field.name, "").replace("|", "\\|"),
+        )
 
 
 def policy_page(page: str) -> str:

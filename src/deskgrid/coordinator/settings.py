@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from deskgrid.host import toml
+from deskgrid.model.help import Help
 from deskgrid.model.plan import PlanSettings
 from deskgrid.pool.reach import Reach
 
@@ -27,18 +28,25 @@ _COLLECTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}:([0-9]{1,5})(?:\?sock=
 
 
 class GuestSettings(msgspec.Struct, frozen=True):
-    """What every VM is told.
+    """What every VM is told."""
 
-    collector: "host:port" of the pool's collector as guests see it (10.0.2.2 is the host behind QEMU's user network);
-    a collector behind the shared port, such as one of several child collectors: "host:port?sock=collector3".
-    trust_domain: HTCondor's TRUST_DOMAIN. unused_seconds: a VM without a claim for so long leaves by itself.
-    token_seconds: how long a VM's pool token is valid; it is renewed after half of that, while its lease holds.
-    """
-
-    collector: str = "10.0.2.2:9618"
-    trust_domain: str = "deskgrid"
-    unused_seconds: Annotated[int, msgspec.Meta(ge=10, le=7 * 86400)] = 600
-    token_seconds: Annotated[int, msgspec.Meta(ge=300, le=86400)] = 1800
+    collector: Annotated[
+        str,
+        Help(
+            "\"host:port\" of the pool's collector as guests see it (10.0.2.2 is the host behind QEMU's "
+            "user network); a collector behind the shared port, such as one of several child "
+            'collectors: "host:port?sock=collector3"'
+        ),
+    ] = "10.0.2.2:9618"
+    trust_domain: Annotated[str, Help("HTCondor's TRUST_DOMAIN")] = "deskgrid"
+    unused_seconds: Annotated[
+        int, msgspec.Meta(ge=10, le=7 * 86400), Help("a VM without a claim for so long leaves by itself")
+    ] = 600
+    token_seconds: Annotated[
+        int,
+        msgspec.Meta(ge=300, le=86400),
+        Help("how long a VM's pool token is valid; it is renewed after half of that, while its lease holds"),
+    ] = 1800
 
     def __post_init__(self) -> None:
         found = _COLLECTOR.match(self.collector)
@@ -49,21 +57,27 @@ class GuestSettings(msgspec.Struct, frozen=True):
 
 
 class ImageSettings(msgspec.Struct, frozen=True):
-    """Where images come from.
+    """Where images come from."""
 
-    repository: folder with `metadata`, `targets`, `pending` and the packs, as `deskgrid trust` and `deskgrid image
-    publish` use it; without it no image is on offer. online_key: key file that says what is current; empty: that is
-    done elsewhere. online_password_file: file with its password. keys: folder of the projects' keys, `PROJECT.key`,
-    each with mode 600. sources: base addresses (http or https) where desktops fetch packs, asked in this order; empty:
-    this coordinator. renew_seconds: all is read, and said to be current, so often; a change is seen in the next cycle.
-    """
-
-    repository: Path | None = None
-    online_key: Path | None = None
-    online_password_file: Path | None = None
-    keys: Path | None = None
-    sources: tuple[str, ...] = ()
-    renew_seconds: Annotated[float, msgspec.Meta(ge=5, le=43200)] = 300.0
+    repository: Annotated[
+        Path | None,
+        Help(
+            "folder with `metadata`, `targets`, `pending` and the packs, as `deskgrid trust` and "
+            "`deskgrid image publish` use it; without it no image is on offer"
+        ),
+    ] = None
+    online_key: Annotated[Path | None, Help("key file that says what is current; empty: that is done elsewhere")] = None
+    online_password_file: Annotated[Path | None, Help("file with its password")] = None
+    keys: Annotated[Path | None, Help("folder of the projects' keys, `PROJECT.key`, each with mode 600")] = None
+    sources: Annotated[
+        tuple[str, ...],
+        Help("base addresses (http or https) where desktops fetch packs, asked in this order; empty: this coordinator"),
+    ] = ()
+    renew_seconds: Annotated[
+        float,
+        msgspec.Meta(ge=5, le=43200),
+        Help("all is read, and said to be current, so often; a change is seen in the next cycle"),
+    ] = 300.0
 
     def __post_init__(self) -> None:
         for source in self.sources:
@@ -81,38 +95,42 @@ class ImageSettings(msgspec.Struct, frozen=True):
 
 
 class CoordinatorSettings(msgspec.Struct, frozen=True):
-    """All settings of the coordinator.
+    """All settings of the coordinator."""
 
-    host, port: where it listens (port 0: a free one). state_dir: CA, keys, database; readable by the service only.
-    names: host names and IP addresses in the server's certificate, as agents will call it.
-    database: SQLAlchemy URL; empty: SQLite in the state folder.
-    cycle_seconds: time between two plans. report_seconds: how often a desktop reports at the least.
-    hold_seconds, max_held: how long, and how many, reports are held open until there is something to say.
-    advertise_seconds: offline ads are refreshed so often. pool_seconds: HTCondor is given up for this cycle after.
-    negotiation_seconds: HTCondor has surely negotiated in so long (for the answers of `why`).
-    keep_days: ended leases with their stories, spent tokens, and what revoked desktops were made of are kept for so
-    long. audit_days: the same for the audit.
-    pool: how HTCondor is asked. images: where images come from.
-    """
-
-    host: str = "127.0.0.1"
-    port: Port = 9443
-    state_dir: Path = Path("/var/lib/deskgrid/coordinator")
-    names: tuple[str, ...] = ("localhost", "127.0.0.1")
-    database: str = ""
-    cycle_seconds: Positive = 5.0
-    report_seconds: Positive = 20.0
-    hold_seconds: Annotated[float, msgspec.Meta(ge=0, le=600)] = 30.0
-    max_held: Count = 5000
-    advertise_seconds: Positive = 60.0
-    pool_seconds: Positive = 60.0
-    negotiation_seconds: Positive = 90.0
-    keep_days: Annotated[float, msgspec.Meta(ge=8, le=36525)] = 90.0
-    audit_days: Annotated[float, msgspec.Meta(ge=8, le=36525)] = 400.0
+    host: Annotated[str, Help("address where it listens")] = "127.0.0.1"
+    port: Annotated[Port, Help("port where it listens; 0: a free one")] = 9443
+    state_dir: Annotated[Path, Help("CA, keys, database; readable by the service only")] = Path(
+        "/var/lib/deskgrid/coordinator"
+    )
+    names: Annotated[
+        tuple[str, ...], Help("host names and IP addresses in the server's certificate, as agents will call it")
+    ] = ("localhost", "127.0.0.1")
+    database: Annotated[str, Help("SQLAlchemy URL; empty: SQLite in the state folder")] = ""
+    cycle_seconds: Annotated[Positive, Help("time between two plans")] = 5.0
+    report_seconds: Annotated[Positive, Help("how often a desktop reports at the least")] = 20.0
+    hold_seconds: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=600),
+        Help("how long a report is held open until there is something to say"),
+    ] = 30.0
+    max_held: Annotated[Count, Help("how many reports are held open at once")] = 5000
+    advertise_seconds: Annotated[Positive, Help("offline ads are refreshed so often")] = 60.0
+    pool_seconds: Annotated[Positive, Help("HTCondor is given up for this cycle after")] = 60.0
+    negotiation_seconds: Annotated[
+        Positive, Help("HTCondor has surely negotiated in so long (for the answers of `why`)")
+    ] = 90.0
+    keep_days: Annotated[
+        float,
+        msgspec.Meta(ge=8, le=36525),
+        Help(
+            "ended leases with their stories, spent tokens, and what revoked desktops were made of are kept for so long"
+        ),
+    ] = 90.0
+    audit_days: Annotated[float, msgspec.Meta(ge=8, le=36525), Help("the same for the audit")] = 400.0
     guest: GuestSettings = GuestSettings()
     plan: PlanSettings = PlanSettings()
-    pool: Reach = Reach()
-    images: ImageSettings = ImageSettings()
+    pool: Annotated[Reach, Help("how HTCondor is asked")] = Reach()
+    images: Annotated[ImageSettings, Help("where images come from")] = ImageSettings()
 
     def __post_init__(self) -> None:
         faults = [*_times(self), *_plan(self.plan)]

@@ -45,6 +45,7 @@ from deskgrid.host import toml
 from deskgrid.host.files import decoded, open_plain
 from deskgrid.images import recipe_faults
 from deskgrid.images.contract import ImageError
+from deskgrid.model.help import Help
 from deskgrid.model.names import Name
 from deskgrid.model.outside import read_toml
 
@@ -93,35 +94,39 @@ class RecipeUser(msgspec.Struct, frozen=True):
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """What an image is made of.
+    """What an image is made of."""
 
-    name: the image's name, which jobs ask for. suite: Debian's release, such as "trixie". packages: of Debian, beside
-    those that every image needs. files: copied into the image. scripts: run in its tree, in order.
-    disk_bytes: size of the (sparse) disk. memory_bytes: least memory a machine needs.
-    components: parts of Debian's archive. mirror: where it is; none: where mmdebstrap finds it.
-    source_date: no time stamp in the image is later (for the same bytes).
-    extra_suites: packages also come from these, such as "trixie-updates"; none given: from updates and security if the
-    suite is a release; an empty list: from the suite alone.
-    snapshot: the archive's state to build from, such as "20260901T000000Z".
-    users: accounts of the image, without passwords.
-    priorities: how much APT prefers packages of a suite (apt_preferences(5)); unsaid: what the archive says: 500, or
-    100 for backports. A package may name its suite itself: "golang-go/trixie-backports".
-    """
-
-    name: Name
-    suite: Word
-    packages: tuple[Package, ...] = ()
-    files: tuple[RecipeFile, ...] = ()
-    scripts: tuple[Source, ...] = ()
-    disk_bytes: Annotated[int, msgspec.Meta(ge=GIB, le=2048 * GIB)] = 2 * GIB
-    memory_bytes: Annotated[int, msgspec.Meta(ge=256 * MIB, le=1024 * GIB)] = 512 * MIB
-    components: tuple[Word, ...] = ("main",)
-    mirror: Mirror | None = None
-    source_date: Annotated[int, msgspec.Meta(ge=0, le=1 << 33)] = 1735689600
-    extra_suites: tuple[Word, ...] | None = None
-    snapshot: Snapshot | None = None
-    users: tuple[RecipeUser, ...] = ()
-    priorities: dict[Word, Priority] = {}
+    name: Annotated[Name, Help("the image's name, which jobs ask for")]
+    suite: Annotated[Word, Help('Debian\'s release, such as "trixie"')]
+    packages: Annotated[tuple[Package, ...], Help("of Debian, beside those that every image needs")] = ()
+    files: Annotated[tuple[RecipeFile, ...], Help("copied into the image")] = ()
+    scripts: Annotated[tuple[Source, ...], Help("run in its tree, in order")] = ()
+    disk_bytes: Annotated[int, msgspec.Meta(ge=GIB, le=2048 * GIB), Help("size of the (sparse) disk")] = 2 * GIB
+    memory_bytes: Annotated[int, msgspec.Meta(ge=256 * MIB, le=1024 * GIB), Help("least memory a machine needs")] = (
+        512 * MIB
+    )
+    components: Annotated[tuple[Word, ...], Help("parts of Debian's archive")] = ("main",)
+    mirror: Annotated[Mirror | None, Help("where it is; none: where mmdebstrap finds it")] = None
+    source_date: Annotated[
+        int, msgspec.Meta(ge=0, le=1 << 33), Help("no time stamp in the image is later (for the same bytes)")
+    ] = 1735689600
+    extra_suites: Annotated[
+        tuple[Word, ...] | None,
+        Help(
+            'packages also come from these, such as "trixie-updates"; none given: from updates and '
+            "security if the suite is a release; an empty list: from the suite alone"
+        ),
+    ] = None
+    snapshot: Annotated[Snapshot | None, Help('the archive\'s state to build from, such as "20260901T000000Z"')] = None
+    users: Annotated[tuple[RecipeUser, ...], Help("accounts of the image, without passwords")] = ()
+    priorities: Annotated[
+        dict[Word, Priority],
+        Help(
+            "how much APT prefers packages of a suite (apt_preferences(5)); unsaid: what the archive "
+            'says: 500, or 100 for backports. A package may name its suite itself: "golang-go/trixie-'
+            'backports"'
+        ),
+    ] = {}
 
 
 class Loaded(msgspec.Struct, frozen=True):

@@ -1,10 +1,12 @@
 """What the planner sees and what it answers."""
 
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
 from deskgrid.model.desktop import Desktop, Fault
+from deskgrid.model.help import Help
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.names import Name
@@ -13,32 +15,26 @@ from deskgrid.model.reason import Reason
 
 
 class PlanSettings(msgspec.Struct, frozen=True):
-    """How boldly the planner acts.
+    """How boldly the planner acts."""
 
-    lease_seconds: how long a lease holds without being renewed. stale_seconds: a desktop silent for so long is not
-    counted on. match_seconds: a match of the negotiator older than this is no demand. ramp: new leases in one cycle.
-    max_starting: leases that may be on their way to the pool at once. join_seconds: a VM that has not joined after so
-    long is no longer counted as on its way. settle_seconds: a VM that has joined counts as on its way for so long, or
-    until it is claimed. backoff_seconds, backoff_max_seconds: first and longest wait after failures.
-    desktop_vms, desktop_starting: VMs that one desktop may have, and may have on their way to the pool, whatever room
-    it says it has. sizes: the VM sizes that are offered. filler: the image that desktops run while no job waits; none:
-    they run nothing then. filler_vms: so many of it at most.
-    """
-
-    lease_seconds: Span = 300.0
-    stale_seconds: Span = 120.0
-    match_seconds: Span = 180.0
-    ramp: Count = 20
-    max_starting: Count = 100
-    join_seconds: Span = 900.0
-    settle_seconds: Span = 60.0
-    backoff_seconds: Span = 60.0
-    backoff_max_seconds: Span = 3600.0
-    desktop_vms: Count = 64
-    desktop_starting: Count = 4
-    sizes: tuple[Size, ...] = (Size(1, 1 << 30),)
-    filler: str = ""
-    filler_vms: Count = 100
+    lease_seconds: Annotated[Span, Help("how long a lease holds without being renewed")] = 300.0
+    stale_seconds: Annotated[Span, Help("a desktop silent for so long is not counted on")] = 120.0
+    match_seconds: Annotated[Span, Help("a match of the negotiator older than this is no demand")] = 180.0
+    ramp: Annotated[Count, Help("new leases in one cycle")] = 20
+    max_starting: Annotated[Count, Help("leases that may be on their way to the pool at once")] = 100
+    join_seconds: Annotated[Span, Help("a VM that has not joined after so long is no longer counted as on its way")] = (
+        900.0
+    )
+    settle_seconds: Annotated[
+        Span, Help("a VM that has joined counts as on its way for so long, or until it is claimed")
+    ] = 60.0
+    backoff_seconds: Annotated[Span, Help("first wait after failures")] = 60.0
+    backoff_max_seconds: Annotated[Span, Help("longest wait after failures")] = 3600.0
+    desktop_vms: Annotated[Count, Help("VMs that one desktop may have, whatever room it says it has")] = 64
+    desktop_starting: Annotated[Count, Help("VMs that one desktop may have on their way to the pool, likewise")] = 4
+    sizes: Annotated[tuple[Size, ...], Help("the VM sizes that are offered")] = (Size(1, 1 << 30),)
+    filler: Annotated[str, Help("the image that desktops run while no job waits; none: they run nothing then")] = ""
+    filler_vms: Annotated[Count, Help("so many of it at most")] = 100
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -112,7 +112,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metered: Annotated[bool, Meaning(NO, "network", "VMs may run while the network is metered")] = False
     wireless: Annotated[bool, Meaning(NO, "network", "VMs may run while the network is wireless")] = True
     download_bytes_per_second: Annotated[
-        Annotated[int, msgspec.Meta(ge=10_000, le=1 << 40)],
+        int,
+        msgspec.Meta(ge=10_000, le=1 << 40),
         Meaning(
             LESS,
             "network",
@@ -146,12 +147,12 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 10.0
     disk_floor_bytes: Annotated[Bytes, Meaning(MORE, "disk", "free disk that stays free")] = 5 * GIB
     vm_disk_bytes: Annotated[
-        Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 60)], Meaning(LESS, "disk", "what one VM may write at most")
+        int, msgspec.Meta(ge=1 << 20, le=1 << 60), Meaning(LESS, "disk", "what one VM may write at most")
     ] = 20 * GIB
     images_bytes: Annotated[
         Bytes, Meaning(LESS, "disk", "what images may take on this disk at most; then the least recently used go")
     ] = 200 * GIB
-    max_vms: Annotated[Annotated[int, msgspec.Meta(ge=0, le=64)], Meaning(LESS, "limits", "VMs at a time")] = 4
+    max_vms: Annotated[int, msgspec.Meta(ge=0, le=64), Meaning(LESS, "limits", "VMs at a time")] = 4
     cpu_share: Annotated[
         Share,
         Meaning(
@@ -161,7 +162,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 0.75
     max_vms_in_use: Annotated[
-        Annotated[int, msgspec.Meta(ge=0, le=64)],
+        int,
+        msgspec.Meta(ge=0, le=64),
         Meaning(LESS, "limits", "VMs that may run on while somebody uses the computer; 0: none"),
     ] = 0
     cpu_share_in_use: Annotated[

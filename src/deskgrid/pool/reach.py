@@ -15,6 +15,7 @@ from deskgrid.host.account import Account, become
 from deskgrid.host.entry import NoWay, direct
 from deskgrid.host.process import Finished, run
 from deskgrid.host.programs import environment
+from deskgrid.model.help import Help
 from deskgrid.pool.contract import Partial, PoolError, Refused, Unreachable
 
 _DENIED = ("DENIED", "not authorized", "Permission denied", "AUTHENTICATE:", "Failed to read file", "Not authorized")
@@ -23,26 +24,21 @@ _SBIN = frozenset({"condor_advertise", "condor_reconfig"})
 
 
 class Reach(msgspec.Struct, frozen=True):
-    """Where the pool is and who asks.
+    """Where the pool is and who asks."""
 
-    tree: folder of a root tree whose tools are used; "": those of this machine.
-    config: the file for CONDOR_CONFIG; "": the machine's own.
-    account: who the tools run as when the caller is root; None: the caller.
-    tokens: folder with the caller's IDTOKEN. keys: folder with the signing key; "": as configured. key: the signing
-    key's name. trust_domain: HTCondor's TRUST_DOMAIN.
-    ended: the file in which the collector finds the VMs that have ended; "": it was told of none.
-    timeout_seconds: for one call of the contract, however many tools it runs.
-    """
-
-    tree: str = ""
-    config: str = ""
-    account: Account | None = None
-    tokens: str = ""
-    keys: str = ""
-    key: str = "deskgrid"
-    trust_domain: str = "deskgrid"
-    ended: str = ""
-    timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=600)] = 20.0
+    tree: Annotated[str, Help('folder of a root tree whose tools are used; "": those of this machine')] = ""
+    config: Annotated[str, Help('the file for CONDOR_CONFIG; "": the machine\'s own')] = ""
+    account: Annotated[Account | None, Help("who the tools run as when the caller is root; None: the caller")] = None
+    tokens: Annotated[str, Help("folder with the caller's IDTOKEN")] = ""
+    keys: Annotated[str, Help('folder with the signing key; "": as configured')] = ""
+    key: Annotated[str, Help("the signing key's name")] = "deskgrid"
+    trust_domain: Annotated[str, Help("HTCondor's TRUST_DOMAIN")] = "deskgrid"
+    ended: Annotated[
+        str, Help('the file in which the collector finds the VMs that have ended; "": it was told of none')
+    ] = ""
+    timeout_seconds: Annotated[
+        float, msgspec.Meta(gt=0, le=600), Help("for one call of the contract, however many tools it runs")
+    ] = 20.0
 
 
 def run_tool(reach: Reach, argv: Sequence[str], timeout_seconds: float, stdin: str = "") -> str:
