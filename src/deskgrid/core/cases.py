@@ -1,14 +1,15 @@
 """Policy cases: facts in, decision out, named by a sentence. What an administrator writes, and what our own tests read.
 
-Rules, told first:
+Rules:
 - `given` says what differs from an idle desktop at noon, with nobody logged in, 8 processors, 16 GiB of memory (14 of
   them available) and 100 GiB of free disk, on mains power and a wired network, up for a day.
 - `given.policy` holds settings that differ from the policy that is tried.
 - `expect` holds exactly what is to be compared; what it does not name may be anything.
 """
 
+import re
 from datetime import datetime, tzinfo
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -21,12 +22,13 @@ from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.moment import Moment, check_moments
 from deskgrid.model.numbers import Cpus, Span
-from deskgrid.model.policy import GIB, Machine, Percent, Policy, Share
-from deskgrid.model.presence import Ending, Reading
+from deskgrid.model.policy import GIB, Machine, Policy, Share
+from deskgrid.model.presence import Reading
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Ask, Wish
 
 Gib = Annotated[float, msgspec.Meta(ge=0, le=1 << 20)]
+T = TypeVar("T", bound=msgspec.Struct)
 Fold = Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
@@ -38,12 +40,12 @@ class Here(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_gib: Gib = 1
 
 
-class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Facts. at: the wall clock, ISO without zone. fold: 1 in the second pass of an hour that comes twice.
+class _Beside(msgspec.Struct, frozen=True):
+    """What a case may give beside a reading of presence and one of the machine.
 
-    zone: IANA name; empty: the policy's, and where that has none, UTC. asked, asked_until: a wish. loaded: others'
-    load counts as too high. clear_seconds, started_seconds, offset_fraction: what pacing remembers. The others: as in a
-    reading of presence or of the machine.
+    at: the wall clock, ISO without zone. fold: 1 in the second pass of an hour that comes twice. zone: IANA name;
+    empty: the policy's, and where that has none, UTC. asked, asked_until: a wish. loaded: others' load counts as too
+    high. clear_seconds, started_seconds, offset_fraction: what pacing remembers.
     """
 
     policy: dict[str, Any] = {}
@@ -53,33 +55,48 @@ class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     asked: Ask | None = None
     asked_until: Moment | None = None
     faults: tuple[Reason, ...] = ()
-    logged_in: bool | None = False
-    idle_seconds: Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)] | None = 86400.0
-    sources: tuple[str, ...] = ()
-    presence_faults: tuple[str, ...] = ()
-    locked: bool | None = None
-    remote: bool | None = False
-    watching: tuple[str, ...] = ()
-    full_screen: bool | None = False
-    lid_closed: bool = False
-    ending: Ending | None = None
-    cpus: Cpus = 8
-    memory_gib: Gib = 16
-    memory_available_gib: Gib = 14
-    memory_pressure: Percent | None = None
-    disk_free_gib: Gib = 100
-    others_cpu: Share | None = None
-    on_battery: bool | None = False
-    battery_percent: Percent | None = None
-    metered: bool | None = False
-    wireless: bool | None = False
-    programs: tuple[str, ...] = ()
-    up_seconds: Span | None = 86400.0
     loaded: bool = False
     clear_seconds: Span | None = None
     started_seconds: Span | None = None
     offset_fraction: Share = 0.0
     vms: tuple[Here, ...] = ()
+
+
+_IDLE = Reading(False, 86400.0)
+_ORDINARY = Machine(8, 16 * GIB, 14 * GIB, 100 * GIB, up_seconds=86400.0)
+_SIZE = "_bytes"
+
+
+def _key(of: msgspec.Struct, name: str) -> str:
+    """What a case calls a field: sizes are in GiB, and what a reading could not read is its own."""
+    return "presence_faults" if (type(of), name) == (Reading, "faults") else re.sub(f"{_SIZE}$", "_gib", name)
+
+
+def _fields(of: msgspec.Struct) -> list[tuple[str, Any, Any]]:
+    """A case's keys for a struct, with their types and defaults."""
+    found = []
+    for field in msgspec.structs.fields(of):
+        size, value = field.name.endswith(_SIZE), getattr(of, field.name)
+        found.append((_key(of, field.name), Gib if size else field.type, value / GIB if size else value))
+    return found
+
+
+if TYPE_CHECKING:
+    Given: TypeAlias = Any
+else:
+    Given = msgspec.defstruct(
+        "Given", [*_fields(_Beside()), *_fields(_IDLE), *_fields(_ORDINARY)], frozen=True, forbid_unknown_fields=True
+    )
+    """Facts: what differs from an idle desktop, all in one table."""
+
+
+def _given(given: Given, usual: T) -> T:
+    """A struct with what a case gives of it."""
+    values = {}
+    for field in msgspec.structs.fields(usual):
+        value = getattr(given, _key(usual, field.name))
+        values[field.name] = int(value * GIB) if field.name.endswith(_SIZE) else value
+    return msgspec.structs.replace(usual, **values)
 
 
 class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,7 +129,7 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One sentence, what is given, and what is expected."""
 
     name: str
-    given: Given = Given()
+    given: Given = msgspec.field(default_factory=lambda: Given())
     expect: Expect = Expect()
 
 
@@ -128,38 +145,9 @@ def facts_of(given: Given, zone: tzinfo) -> Facts:
     """The facts that a case gives. zone: `given.zone`, looked up. Raises: ValueError: `at` is no time."""
     local = datetime.fromisoformat(given.at).replace(tzinfo=zone, fold=given.fold)
     check_moments(local)
-    memory, available, disk = (
-        int(size * GIB) for size in (given.memory_gib, given.memory_available_gib, given.disk_free_gib)
-    )
-    reading = Reading(
-        given.logged_in,
-        given.idle_seconds,
-        given.sources,
-        given.presence_faults,
-        given.locked,
-        given.remote,
-        given.watching,
-        given.full_screen,
-        given.lid_closed,
-        given.ending,
-    )
-    machine = Machine(
-        given.cpus,
-        memory,
-        available,
-        disk,
-        given.memory_pressure,
-        given.others_cpu,
-        given.on_battery,
-        given.battery_percent,
-        given.metered,
-        given.wireless,
-        given.programs,
-        given.up_seconds,
-    )
     wish = None if given.asked is None else Wish(given.asked, "owner", local, given.asked_until)
     waits = Waits(given.clear_seconds, given.started_seconds, given.loaded, given.offset_fraction)
-    return Facts(reading, machine, local, given.faults, wish, waits)
+    return Facts(_given(given, _IDLE), _given(given, _ORDINARY), local, given.faults, wish, waits)
 
 
 def policy_of(given: Given, tried: Policy) -> Policy:

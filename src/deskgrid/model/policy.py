@@ -15,7 +15,7 @@ import msgspec
 
 from deskgrid.model.hours import Hours, window
 from deskgrid.model.moment import FIRST, LAST
-from deskgrid.model.numbers import Bytes
+from deskgrid.model.numbers import Bytes, Cpus, Span
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=7 * 86400)]
 GRACE_SECONDS_MOST = 780.0
@@ -213,15 +213,15 @@ class Machine(msgspec.Struct, frozen=True):
     programs: those of the policy's `quiet_programs` that run. up_seconds: since the computer has started.
     """
 
-    cpus: int
-    memory_bytes: int
-    memory_available_bytes: int
-    disk_free_bytes: int
-    memory_pressure: float | None = None
-    others_cpu: float | None = None
+    cpus: Cpus
+    memory_bytes: Bytes
+    memory_available_bytes: Bytes
+    disk_free_bytes: Bytes
+    memory_pressure: Percent | None = None
+    others_cpu: Share | None = None
     on_battery: bool | None = False
-    battery_percent: float | None = None
+    battery_percent: Percent | None = None
     metered: bool | None = False
     wireless: bool | None = False
     programs: tuple[str, ...] = ()
-    up_seconds: float | None = None
+    up_seconds: Span | None = None

@@ -1,6 +1,7 @@
 """What is known about the owner at one moment."""
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -27,7 +28,7 @@ class Reading(msgspec.Struct, frozen=True):
     """
 
     logged_in: bool | None
-    idle_seconds: float | None
+    idle_seconds: Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)] | None
     sources: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     locked: bool | None = None
