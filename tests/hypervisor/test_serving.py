@@ -15,7 +15,7 @@ from deskgrid.hypervisor import keeper_words as words
 from deskgrid.hypervisor.contract import Disk, VmSpec
 from deskgrid.hypervisor.keeper_disk import Begun, begin
 from deskgrid.hypervisor.keeper_place import CannotKeep
-from deskgrid.hypervisor.keeper_serving import MOST_SAID, SAID_CHARS, NotServed, Patience, Serving, shown
+from deskgrid.hypervisor.keeper_serving import MOST_SAID, SAID_CHARS, NotServed, Patience, Serving
 from deskgrid.hypervisor.spawn import Limits
 from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
@@ -150,7 +150,6 @@ for number in range(2000): say({'said': f'fault {number} \\x1b[2J ' + 'y' * 5000
     assert max(map(len, heard[:-1])) == SAID_CHARS
     assert heard[0].startswith("fault 0 [2J yyy")
     assert "not told any more" in heard[-1]
-    assert shown("a\u202eb\n\tc…") == "a b c…"
 
 
 def test_an_opening_longer_than_a_socket_holds_arrives_whole(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.model.plain import plain, plain_json
+from deskgrid.model.plain import plain, plain_json, printable
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(WORDS, lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner))
@@ -48,3 +48,9 @@ def test_json_says_the_same_and_is_printable(value: object) -> None:
     text = plain_json(json.dumps(value, ensure_ascii=False, indent=2))
     assert json.loads(text) == value
     assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_what_is_printable_stays_in_one_short_line() -> None:
+    assert printable("a\u202eb\n\t c…\x1b[2J\x00\u3164d", 100) == "a b c… [2J d"
+    assert printable("\n" * 1000 + "x" * 1000, 10) == ""
+    assert printable("x" * 1000, 10) == "x" * 10

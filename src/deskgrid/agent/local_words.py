@@ -12,6 +12,7 @@ from deskgrid.agent.status import Status
 from deskgrid.model.moment import Moment, check_moments
 from deskgrid.model.numbers import Count
 from deskgrid.model.outside import JsonReader
+from deskgrid.model.plain import printable
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.wish import Ask, Wish
 
@@ -116,13 +117,9 @@ def sane(reading: SessionReading) -> SessionReading:
     """A reading whose values lie where they can: a helper may say anything. Less than no time ago is now."""
     idle = reading.idle_seconds
     return SessionReading(
-        _text(reading.source, SOURCE_CHARS),
+        printable(reading.source, SOURCE_CHARS),
         None if idle is None else min(max(idle, 0.0), IDLE_SECONDS_MAX),
         reading.locked,
         reading.full_screen,
-        tuple(_text(one, WATCHING_CHARS) for one in reading.watching[:WATCHING_COUNT]),
+        tuple(printable(one, WATCHING_CHARS) for one in reading.watching[:WATCHING_COUNT]),
     )
-
-
-def _text(text: str, limit: int) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:limit]

@@ -15,6 +15,7 @@ from deskgrid.coordinator.kept import COORDINATOR, LeaseRecord, Line
 from deskgrid.coordinator.tellers import Tellers
 from deskgrid.model.desktop import Transition, VmReport
 from deskgrid.model.lease import Lease
+from deskgrid.model.plain import printable
 from deskgrid.model.plan import LiveLease
 from deskgrid.model.reason import Reason
 
@@ -132,8 +133,8 @@ class Changes:
 
 
 def clean(text: str) -> str:
-    """Text from a desktop, fit for a terminal and a table: no control characters, not too long."""
-    return "".join(c if c.isprintable() else " " for c in text[:_SENTENCE])
+    """Text from a desktop, fit for a terminal and a table."""
+    return printable(text, _SENTENCE)
 
 
 def _moments(told: datetime, skew: timedelta, now: datetime) -> tuple[datetime, datetime]:

@@ -18,6 +18,7 @@ from deskgrid.host.process import run
 from deskgrid.host.programs import python
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.outside import read_json
+from deskgrid.model.plain import printable
 
 READ_SECONDS = 60.0
 _TRIAL_SECONDS = 20.0
@@ -74,7 +75,7 @@ def look(state: Path | None) -> Inventory:
 
 def _text(words: str) -> str:
     """What firmware says of itself may hold anything."""
-    return "".join(letter if letter.isprintable() else " " for letter in words)[:_TEXT_CHARS].strip()
+    return printable(words, _TEXT_CHARS)
 
 
 def main(argv: Sequence[str]) -> None:

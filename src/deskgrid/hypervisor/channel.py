@@ -4,7 +4,8 @@ A guest runs other people's programs: whatever it writes, however much and howev
 memory and time here. Pure: bytes in, values out.
 """
 
-from deskgrid.wire.guest import LINE_BYTES, printable
+from deskgrid.model.plain import printable
+from deskgrid.wire.guest import LINE_BYTES
 
 TAIL_BYTES = 64 * 1024
 WORDS_CHARS = 600
@@ -52,7 +53,7 @@ class Console:
         del self._tail[: -self._limit]
 
     def last_words(self, *secrets: str) -> str:
-        """The end of it in one line of printable ASCII, from the panic on if there is one.
+        """The end of it in one printable line, from the panic on if there is one.
 
         secrets: are not repeated, if the guest has printed them.
         """

@@ -13,7 +13,7 @@ import subprocess
 from deskgrid.hypervisor.cores import keep_on
 from deskgrid.hypervisor.reap import release_memory
 from deskgrid.hypervisor.spawn import FAIR_SHARE, LEAST_SHARE, set_share, to_idle_class
-from deskgrid.wire.guest import printable
+from deskgrid.model.plain import printable
 
 SHARE_TRIES, SHARE_SECONDS = 10, 0.03
 _ERROR_CHARS = 400

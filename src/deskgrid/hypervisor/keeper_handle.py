@@ -35,7 +35,7 @@ from deskgrid.hypervisor.keeper_words import (
 )
 from deskgrid.hypervisor.reap import release_memory, wait_until_ended
 from deskgrid.model.outside import JsonReader
-from deskgrid.wire.guest import printable
+from deskgrid.model.plain import printable
 
 _WORD = JsonReader(Word)
 END_SECONDS = 2.0

@@ -20,6 +20,7 @@ from deskgrid.hypervisor.channel import Lines
 from deskgrid.hypervisor.child import Child
 from deskgrid.hypervisor.endings import server_words
 from deskgrid.hypervisor.keeper_disk import Begun, seal
+from deskgrid.model.plain import printable
 from deskgrid.wire.disk import Command, Word, decode_word, encode_command
 
 MOST_SAID, SAID_CHARS = 40, 400
@@ -94,7 +95,7 @@ class Serving(Child):
 
     def _take(self, word: Word) -> None:
         if word.said:
-            self._on_said(shown(word.said))
+            self._on_said(printable(word.said, SAID_CHARS))
         elif word.ready is not None and not self._ready.done():
             self._ready.set_result(None)
         elif isinstance(word.answer, dict):
@@ -108,7 +109,7 @@ class Serving(Child):
         self._waited = self._heard_at, float(told) if isinstance(told, int | float) else 0.0
         slow = at and not self._paused and self._waited[1] - waited > (self._heard_at - at) / 2
         if away or slow:
-            self._waits(shown(away) or _SLOW)
+            self._waits(printable(away, SAID_CHARS) or _SLOW)
 
     def _on_said(self, sentence: str) -> None:
         self.last_said = sentence
@@ -204,10 +205,3 @@ class Serving(Child):
         self._loop.remove_writer(self.begun.link)
         self.begun.link.close()
         self._closed = True
-
-
-def shown(text: str) -> str:
-    """The text without anything that is not printed, cut to a bounded length."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * SAID_CHARS]).split())[
-        :SAID_CHARS
-    ]

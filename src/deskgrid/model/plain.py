@@ -22,6 +22,11 @@ def plain(text: str, *, lines: bool = False) -> str:
     return _ODD.sub(lambda match: _spelled(match[0], lines), text)
 
 
+def printable(text: str, limit: int) -> str:
+    """What can be printed of a text, in one line of at most `limit` characters; all else is blank."""
+    return " ".join("".join(char if _shown(char) else " " for char in text[: 4 * limit]).split())[:limit]
+
+
 def plain_json(text: str) -> str:
     """JSON that says the same, but has nothing odd in it: within its strings that is written as JSON writes it."""
     return _ODD.sub(lambda match: match[0] if _shown(match[0]) or match[0] == "\n" else _escaped(match[0]), text)

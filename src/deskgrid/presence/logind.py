@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 from jeepney.fds import FileDescriptor
 
+from deskgrid.model.plain import printable
 from deskgrid.model.presence import Ending
 from deskgrid.presence.bus import LOST, Bus, Failed, Service, Signal
 from deskgrid.presence.sessions import Session, session_of
@@ -149,7 +150,7 @@ class Logind:
     def _inhibitors(self, found: "_Found", answer: tuple[Any, ...] | Failed) -> None:
         if not isinstance(answer, Failed):
             watching = {
-                _clean(f"{who}: {why}")
+                printable(f"{who}: {why}", 80)
                 for what, who, why, mode, uid, _ in answer[0]
                 if "idle" in what.split(":") and mode.startswith("block") and uid not in self._grid_uids
             }
@@ -249,7 +250,3 @@ def _facts(of: Mapping[str, Any]) -> dict[str, str]:
     if "LockedHint" in of:
         facts["LOCKED"] = "1" if of["LockedHint"] else "0"
     return facts
-
-
-def _clean(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)[:80]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from deskgrid.model.plain import printable
 from deskgrid.model.presence import SessionReading
 from deskgrid.presence.sessions import Session
 
@@ -88,12 +89,12 @@ def _word(uid: int, reading: SessionReading, age_seconds: float) -> Word:
     idle = reading.idle_seconds
     return Word(
         uid,
-        _clean(reading.source),
+        printable(reading.source, _TEXT_CHARS),
         None if idle is None else max(0.0, idle) + age_seconds,
         age_seconds <= FRESH_SECONDS,
         reading.locked,
         reading.full_screen,
-        tuple(_clean(text) for text in reading.watching[:_TEXTS]),
+        tuple(printable(text, _TEXT_CHARS) for text in reading.watching[:_TEXTS]),
     )
 
 
@@ -101,7 +102,3 @@ def _grown(reading: SessionReading, age_seconds: float) -> SessionReading:
     if reading.idle_seconds is None:
         return reading
     return msgspec.structs.replace(reading, idle_seconds=max(0.0, reading.idle_seconds) + age_seconds)
-
-
-def _clean(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)[:_TEXT_CHARS]

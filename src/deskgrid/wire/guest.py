@@ -8,7 +8,8 @@ JSON lines, ASCII, at most 64 KiB each. The rules:
   says `renew` when the token has been renewed.
 - Each side ignores messages of unknown type and lines that it does not understand; unknown fields are ignored.
 
-A guest is not trusted: `decode_from_guest` never raises, and every text that it gives is cut to printable ASCII.
+A guest is not trusted: `decode_from_guest` never raises, and of each text that it gives stays what can be printed,
+cut to a bounded length.
 """
 
 import json
@@ -19,6 +20,7 @@ import msgspec
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.numbers import AnyFloat, AnyInt
 from deskgrid.model.outside import JsonReader
+from deskgrid.model.plain import printable
 
 LINE_BYTES = 64 * 1024
 SENTENCE_CHARS = 300
@@ -98,9 +100,3 @@ def decode_to_guest(line: bytes) -> ToGuest | None:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return message
-
-
-def printable(text: str, limit: int) -> str:
-    """The text with everything but printable ASCII replaced by a blank, runs of blanks folded, cut to `limit`."""
-    shown = "".join(char if " " <= char <= "~" else " " for char in text[: 4 * limit])
-    return " ".join(shown.split())[:limit]

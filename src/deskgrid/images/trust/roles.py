@@ -25,6 +25,7 @@ from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.tufapi import DelegatedRole, Key, Root, SSlibKey, TargetFile, Targets
 from deskgrid.images.trust.words import MANIFEST_BYTES, Entry, Version, readable
 from deskgrid.model.names import BadName, name
+from deskgrid.model.plain import printable
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 OFFLINE, ONLINE = (ROOT, TARGETS), (SNAPSHOT, TIMESTAMP)
@@ -165,8 +166,7 @@ def _loaded(key: Key) -> Ed25519PublicKey | EllipticCurvePublicKey:
 
 def owner(key: Key) -> str:
     """Whose key it is, with the start of its id, for people."""
-    said = str(key.unrecognized_fields.get(OWNER, ""))
-    who = "".join(c for c in said if c.isprintable())[:64]
+    who = printable(str(key.unrecognized_fields.get(OWNER, "")), 64)
     start = readable(key.keyid[:8])
     return f"{who} ({start})" if who else start
 

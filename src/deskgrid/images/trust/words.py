@@ -8,6 +8,7 @@ import msgspec
 
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.model.names import BadName, Digest, Name, name
+from deskgrid.model.plain import plain
 
 LATEST = "latest"
 MANIFEST_BYTES = 32 << 20
@@ -15,8 +16,8 @@ POINTER_BYTES = 4096
 
 
 def readable(text: str, most: int = 200) -> str:
-    """Text from outside for a terminal or a page: nothing in it that moves a cursor, and not too long."""
-    shown = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
+    """Text from outside for a terminal or a page: what is odd in it is spelled out, and it is not too long."""
+    shown = plain(text[: most + 1])
     return shown if len(shown) <= most else f"{shown[:most]}…"
 
 
