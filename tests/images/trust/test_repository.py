@@ -284,7 +284,7 @@ def test_what_a_signer_wrote_cannot_move_the_cursor_of_who_reads_it(grid: Grid, 
     grid.revoke("einstein-approver", ONE, "\x1b[2J" + "x" * 1000)
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
-        assert trusted.revoked([ONE], NOW)[ONE] == "\\x1b[2J" + "x" * 196 + "…"
+        assert trusted.revoked([ONE], NOW)[ONE] == "\\x1b[2J" + "x" * 193 + "…"
 
 
 def test_metadata_of_absurd_size_and_a_folder_without_root_are_sentences(grid: Grid, tmp_path: Path) -> None:
