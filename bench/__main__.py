@@ -25,11 +25,11 @@ from bench.ground import ground
 from bench.machine import QUIET_PERCENT, CannotMeasure, await_quiet
 from bench.schedule import Part, fit
 from deskgrid.cli.demo import RECIPE
-from deskgrid.cli.image import build_with_bar
-from deskgrid.cli.pool import provide_tree
+from deskgrid.cli.grid.pool import provide_tree
+from deskgrid.cli.image.image import build_with_bar
 from deskgrid.demo.cast import DemoError
-from deskgrid.host.files import write_atomic
-from deskgrid.pool.embedded import EmbeddedError
+from deskgrid.host.system.files import write_atomic
+from deskgrid.pool.embedded.pool import EmbeddedError
 
 MINUTES, FIRST_MINUTES = 30.0, 45.0
 FRESH = ("make_demo_fresh_s", "make_demo_again_s", "make_test_s")

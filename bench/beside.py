@@ -20,7 +20,7 @@ from bench.ground import Ground
 from bench.guest import OBEDIENT, Kind
 from bench.machine import CannotMeasure
 from bench.workload import PARTS, Spent, Workload, best, slower_percent, typical
-from deskgrid.host.account import become
+from deskgrid.host.system.account import become
 from deskgrid.model.policy import GRACE_SECONDS_MOST
 
 NAMES = ("owner_beside_vm_slower_percent", *waits.NAMES)

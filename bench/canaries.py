@@ -29,7 +29,7 @@ from bench.fleet import Fleet
 from bench.ground import Ground
 from bench.guest import MIB, OUTPUT, SECRETIVE
 from bench.machine import CannotMeasure
-from deskgrid.images.manifest import DISK, INITRD, KERNEL
+from deskgrid.images.format.manifest import DISK, INITRD, KERNEL
 
 NAMES = ("plaintext_canaries_found",)
 SHARED = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run"))
@@ -119,7 +119,7 @@ def _places(ground: Ground, since: float, agent: int | None = None) -> Iterator[
 
 def _server(keeper: psutil.Process) -> psutil.Process:
     """What serves the disk of a keeper's machine."""
-    return next(one for one in keeper.children() if "deskgrid.images.chunks.serve" in one.cmdline())
+    return next(one for one in keeper.children() if "deskgrid.images.serve.serve" in one.cmdline())
 
 
 def overlay_of(qemu: psutil.Process) -> Path:

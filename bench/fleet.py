@@ -23,7 +23,7 @@ from bench.guest import MIB, Kind, make_image
 from bench.machine import CannotMeasure, qemu_of, sample, threads_named
 from bench.stillness import grew, stopped_at
 from deskgrid.coordinator.client import OperatorClient
-from deskgrid.host.files import write_atomic
+from deskgrid.host.system.files import write_atomic
 from deskgrid.presence.fake import set_presence
 
 BOOT_SECONDS = 400.0

@@ -16,10 +16,10 @@ from bench.machine import CannotMeasure
 from deskgrid.coordinator.client import NoAnswer, OperatorClient
 from deskgrid.demo.cast import Cast
 from deskgrid.demo.signers import Places
-from deskgrid.host.account import become
-from deskgrid.host.trees import Tree
-from deskgrid.images.build import Built
-from deskgrid.pool.embedded import free_port
+from deskgrid.host.system.account import become
+from deskgrid.host.trees.trees import Tree
+from deskgrid.images.build.build import Built
+from deskgrid.pool.embedded.pool import free_port
 
 Say = Callable[[str], None]
 

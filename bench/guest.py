@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 
 from bench.toucher import WORDS, toucher
-from deskgrid.images import cpio
-from deskgrid.images.build import Built
-from deskgrid.images.manifest import DISK, FILE, INITRD, KERNEL, FileFacts, Manifest, digest, encode, measure
-from deskgrid.images.recipe import Recipe
+from deskgrid.images.build import cpio
+from deskgrid.images.build.build import Built
+from deskgrid.images.format.manifest import DISK, FILE, INITRD, KERNEL, FileFacts, Manifest, digest, encode, measure
+from deskgrid.images.format.recipe import Recipe
 
 MIB = 1 << 20
 FILLED_MIB = 256

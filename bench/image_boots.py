@@ -25,10 +25,10 @@ from bench.link import Web
 from bench.machine import CannotMeasure
 from deskgrid.demo.signers import Places
 from deskgrid.demo.stage import CYCLE_SECONDS, LEASE_SECONDS, Stage
-from deskgrid.images.chunks.publish import Source
-from deskgrid.images.chunks.trial_boot import WORTHLESS, qemu_args
+from deskgrid.images.publish.publish import Source
+from deskgrid.images.publish.trial_boot import WORTHLESS, qemu_args
 from deskgrid.pool.config import PoolSettings
-from deskgrid.pool.head import HeadSettings
+from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.wire.guest import Hello, Join, Joined, decode_from_guest, encode
 
 _MOST_SECONDS = 240.0

@@ -19,7 +19,7 @@ import msgspec
 
 from bench.link import Web
 from bench.machine import CannotMeasure
-from deskgrid.images.manifest import DISK, INITRD, KERNEL
+from deskgrid.images.format.manifest import DISK, INITRD, KERNEL
 
 FILES = (DISK, KERNEL, INITRD)
 _MOST_SECONDS = 420.0

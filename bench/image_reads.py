@@ -9,12 +9,12 @@ from pathlib import Path
 import psutil
 
 from bench.machine import pin
-from deskgrid.images.chunks.ahead import How
-from deskgrid.images.chunks.client import Client
-from deskgrid.images.chunks.launch import Server
-from deskgrid.images.chunks.serve import Order
-from deskgrid.images.chunks.source import Origin
-from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.images.fetch.source import Origin
+from deskgrid.images.serve.client import Client
+from deskgrid.images.serve.launch import Server
+from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.serve import Order
+from deskgrid.images.store.store import ChunkStore, Limits
 
 KEY = bytes(range(32))
 UNCACHED = Limits(1 << 40, 0)

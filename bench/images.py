@@ -32,20 +32,20 @@ from bench.link import Web, slow_link
 from bench.machine import CannotMeasure
 from deskgrid.cli.demo import RECIPE as DEMO
 from deskgrid.demo.cast import DemoError
-from deskgrid.host.paths import cache_folder
-from deskgrid.images.build import Built, build, images_folder
-from deskgrid.images.chunks.ahead import How
-from deskgrid.images.chunks.fetch import Fetcher
-from deskgrid.images.chunks.keys import ProjectKey
-from deskgrid.images.chunks.launch import Server
-from deskgrid.images.chunks.publish import Published, Source, publish
-from deskgrid.images.chunks.serve import Order
-from deskgrid.images.chunks.source import Origin, open_source
-from deskgrid.images.chunks.store import ChunkStore
-from deskgrid.images.chunks.trial import keep_reads, kept_reads
-from deskgrid.images.chunks.trial_boot import QEMU, try_out
+from deskgrid.host.system.paths import cache_folder
+from deskgrid.images.build.build import Built, build, images_folder
 from deskgrid.images.contract import ImageError
-from deskgrid.images.manifest import DISK, INITRD, KERNEL
+from deskgrid.images.fetch.fetch import Fetcher
+from deskgrid.images.fetch.source import Origin, open_source
+from deskgrid.images.format.keys import ProjectKey
+from deskgrid.images.format.manifest import DISK, INITRD, KERNEL
+from deskgrid.images.publish.publish import Published, Source, publish
+from deskgrid.images.publish.trial import keep_reads, kept_reads
+from deskgrid.images.publish.trial_boot import QEMU, try_out
+from deskgrid.images.serve.launch import Server
+from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.serve import Order
+from deskgrid.images.store.store import ChunkStore
 
 NAMES = (
     "image_delta_mb",

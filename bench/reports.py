@@ -22,8 +22,8 @@ from bench.machine import CannotMeasure, two_cores
 from bench.report_load import Result, Task
 from bench.updates import Rate, collector_rate
 from deskgrid.agent.enrol import enrol
-from deskgrid.agent.files import credential_file
-from deskgrid.pool.embedded import EmbeddedError
+from deskgrid.agent.settings import credential_file
+from deskgrid.pool.embedded.pool import EmbeddedError
 
 NAMES = ("coordinator_reports_per_s", "coordinator_reports_per_cpu_s")
 DESKTOPS = 64

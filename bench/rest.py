@@ -20,10 +20,10 @@ import psutil
 from bench.figure import Figure, Load, measured
 from bench.ground import Ground
 from bench.machine import CannotMeasure, cpu_seconds, switches
-from deskgrid.pool.embedded import EmbeddedPool, free_port
-from deskgrid.pool.execute import ExecuteNode, Member
-from deskgrid.pool.head import HeadSettings
-from deskgrid.pool.tools import CondorPool
+from deskgrid.pool.embedded.execute import ExecuteNode, Member
+from deskgrid.pool.embedded.head import HeadSettings
+from deskgrid.pool.embedded.pool import EmbeddedPool, free_port
+from deskgrid.pool.tools.driver import CondorPool
 from deskgrid.presence.fake import set_presence
 
 NAMES = (

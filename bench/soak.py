@@ -39,15 +39,15 @@ import psutil
 from bench.cable import Cable, alone, cable
 from bench.machine import CannotMeasure, qemu_of
 from deskgrid.cli.demo import RECIPE
-from deskgrid.cli.image import build_with_bar
-from deskgrid.cli.pool import provide_tree
+from deskgrid.cli.grid.pool import provide_tree
+from deskgrid.cli.image.image import build_with_bar
 from deskgrid.demo.cast import Cast, DemoError
 from deskgrid.demo.stage import Stage
-from deskgrid.host.account import become
-from deskgrid.host.files import write_atomic
+from deskgrid.host.system.account import become
+from deskgrid.host.system.files import write_atomic
 from deskgrid.pool.config import PoolSettings
-from deskgrid.pool.embedded import EmbeddedError
-from deskgrid.pool.head import HeadSettings
+from deskgrid.pool.embedded.head import HeadSettings
+from deskgrid.pool.embedded.pool import EmbeddedError
 
 T = TypeVar("T")
 CUT_SECONDS = 20.0
@@ -219,7 +219,7 @@ class Soak:
             self.stage.start_coordinator()
             return True
         if victim == "serve":
-            next(one for one in keeper.children() if "deskgrid.images.chunks.serve" in one.cmdline()).kill()
+            next(one for one in keeper.children() if "deskgrid.images.serve.serve" in one.cmdline()).kill()
         elif victim in ("qemu", "keeper"):
             {"qemu": qemu, "keeper": keeper}[victim].kill()
         else:

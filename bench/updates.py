@@ -25,10 +25,10 @@ from bench.ground import Ground
 from bench.machine import CannotMeasure, cpu_seconds, pin
 from bench.rest import slot_ad, start_node, start_pool
 from bench.stillness import Sample
-from deskgrid.host.account import become
-from deskgrid.host.entry import direct
-from deskgrid.pool.embedded import EmbeddedPool
-from deskgrid.pool.reach import Reach
+from deskgrid.host.system.account import become
+from deskgrid.host.trees.entry import direct
+from deskgrid.pool.embedded.pool import EmbeddedPool
+from deskgrid.pool.tools.reach import Reach
 
 SENDERS = 4
 _STILL_SECONDS, _STEP_SECONDS, _IDLING_NS = 0.3, 0.02, 500_000

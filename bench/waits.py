@@ -19,7 +19,7 @@ import msgspec
 from bench.figure import Figure, Load, measured
 from bench.ground import Ground
 from bench.machine import CannotMeasure, cpu_seconds, switches
-from deskgrid.host.account import become
+from deskgrid.host.system.account import become
 
 NAMES = ("owner_waits_for_agent_percent", "agent_beside_owner_cpu_percent", "agent_beside_owner_wakeups_per_s")
 _LOOP = """

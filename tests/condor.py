@@ -9,9 +9,9 @@ import re
 
 import pytest
 
-from deskgrid.host import trees
-from deskgrid.host.debstrap import BuildFailed
-from deskgrid.host.entry import run_in
+from deskgrid.host.trees import trees
+from deskgrid.host.trees.debstrap import BuildFailed
+from deskgrid.host.trees.entry import run_in
 from deskgrid.model.image import Attribute
 
 STABLE, NEWEST = "stable", "newest"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from deskgrid.coordinator.trust import Authority, prepare
+from deskgrid.coordinator.authority import Authority, prepare
 
 Reply = tuple[int, bytes]
 

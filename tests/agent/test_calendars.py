@@ -13,7 +13,7 @@ from dateutil.rrule import rrulestr  # type: ignore[import-untyped]
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deskgrid.agent.calendar_events import days_of
+from deskgrid.agent.policy.calendar_events import days_of
 
 BERLIN, YORK, AUCKLAND = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York"), ZoneInfo("Pacific/Auckland")
 HEAD = "BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:-//test//EN\n"
@@ -200,7 +200,7 @@ def test_an_event_that_would_be_computed_for_ever_is_named(tmp_path: Path) -> No
 def test_the_process_says_days_in_the_zone_that_it_is_told(tmp_path: Path) -> None:
     file = tmp_path / "exam.ics"
     file.write_bytes(calendar(event("DTSTART:20260310T003000Z\nDURATION:PT1H")))
-    argv = [sys.executable, "-m", "deskgrid.agent.calendar_days", str(file), "closed", "2026-03-01", "60"]
+    argv = [sys.executable, "-m", "deskgrid.agent.policy.calendar_days", str(file), "closed", "2026-03-01", "60"]
     said = subprocess.run([*argv, "America/New_York"], capture_output=True, text=True, timeout=120, check=True)
     assert json.loads(said.stdout) == ["2026-03-09"]
 

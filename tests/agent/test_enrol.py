@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from deskgrid.agent.enrol import EnrolError, ca_file, credential_file, enrol
-from deskgrid.model.names import BadName
+from deskgrid.model.values.names import BadName
 from deskgrid.wire.messages import Enrol, Enrolled, Problem
 
 from .server import Server, serving

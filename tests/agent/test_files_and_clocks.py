@@ -7,11 +7,11 @@ import pytest
 
 from deskgrid.agent.clock import calendar, steady_clock
 from deskgrid.agent.leases import LeaseFile
-from deskgrid.agent.policy_files import PolicyTable
+from deskgrid.agent.owner.status import read_status, status_of, write_status
+from deskgrid.agent.policy.files import PolicyTable
 from deskgrid.agent.settings import AgentSettings
-from deskgrid.agent.status import read_status, status_of, write_status
-from deskgrid.core.desk import Sensed, begin
-from deskgrid.host.toml import BadSettings, parse
+from deskgrid.core.desktop.advance import Sensed, begin
+from deskgrid.host.system.toml import BadSettings, parse
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.policy import Policy
 from deskgrid.model.presence import Reading

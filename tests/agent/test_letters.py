@@ -3,7 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
-from deskgrid.agent.items import Answered, Looked
+from deskgrid.agent.inbox import Answered, Looked
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.policy import Policy
 from deskgrid.wire.messages import Answer, Report

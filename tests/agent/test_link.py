@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.items import Answered, Item, LinkDown
+from deskgrid.agent.inbox import Answered, Item, LinkDown
 from deskgrid.agent.link import HttpsLink
 from deskgrid.model.desktop import Availability, Room
 from deskgrid.wire.messages import Answer, Problem, Report

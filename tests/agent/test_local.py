@@ -15,9 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.local import DEFAULT, LocalServer
-from deskgrid.agent.local_socket import Limits, LocalError, listening_place
-from deskgrid.agent.local_words import (
+from deskgrid.agent.owner.messages import (
     Answer,
     AskStatus,
     Done,
@@ -31,9 +29,11 @@ from deskgrid.agent.local_words import (
     decode_answer,
     encode,
 )
-from deskgrid.agent.status import Status
-from deskgrid.agent.wishes import WishBook
-from deskgrid.host.account import become, service_account
+from deskgrid.agent.owner.server import DEFAULT, LocalServer
+from deskgrid.agent.owner.socket import Limits, LocalError, listening_place
+from deskgrid.agent.owner.status import Status
+from deskgrid.agent.owner.wishes import WishBook
+from deskgrid.host.system.account import become, service_account
 from deskgrid.model.desktop import Availability, Room
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.reason import Reason

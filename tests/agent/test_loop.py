@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.items import Stop, vm_event
-from deskgrid.agent.letters import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
-from deskgrid.core.vm import Kind
+from deskgrid.agent.inbox import Stop, vm_event
+from deskgrid.agent.report_session import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
+from deskgrid.core.desktop.vm import Kind
 from deskgrid.hypervisor import contract as hv
 from deskgrid.hypervisor.fake import GuestBehaviour
 from deskgrid.images.fake import FakeStore

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.items import Asked, HandOver, Looked, Sense
+from deskgrid.agent.inbox import Asked, HandOver, Looked, Sense
 from deskgrid.model.inventory import Inventory, Trial, Verdict
 from deskgrid.model.policy import Policy
 from deskgrid.model.presence import Ending

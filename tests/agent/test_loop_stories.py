@@ -15,7 +15,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deskgrid.core.vm import LEAVE_SECONDS
+from deskgrid.core.desktop.vm import LEAVE_SECONDS
 from deskgrid.hypervisor.fake import GuestBehaviour
 from deskgrid.model.policy import Policy
 from deskgrid.wire.messages import Report

@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from deskgrid.agent.neighbour import Neighbour
-from deskgrid.coordinator.neighbours import Neighbours
-from deskgrid.images.chunks.fetch import Fetcher
-from deskgrid.images.chunks.source import Origin, open_source
-from deskgrid.images.chunks.store import ChunkStore
-from deskgrid.images.chunks.upkeep import verify
+from deskgrid.coordinator.state.neighbours import Neighbours
+from deskgrid.images.fetch.fetch import Fetcher
+from deskgrid.images.fetch.source import Origin, open_source
+from deskgrid.images.store.store import ChunkStore
+from deskgrid.images.store.upkeep import verify
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason

@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from deskgrid.agent.calendar_events import days_of
-from deskgrid.agent.policy_files import GONE_SECONDS, PolicyFiles
-from deskgrid.core.layers import Effective
+from deskgrid.agent.policy.calendar_events import days_of
+from deskgrid.agent.policy.files import GONE_SECONDS, PolicyFiles
+from deskgrid.core.policy.layers import Effective
 from deskgrid.model.policy import Policy
 
 TODAY = date(2026, 12, 1)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.agent.usage import GAP_SECONDS, KEEP_DAYS, KEEP_MONTHS, Book, UsageBook, Used, add, gift, spans
+from deskgrid.agent.owner.usage import GAP_SECONDS, KEEP_DAYS, KEEP_MONTHS, Book, UsageBook, Used, add, gift, spans
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size

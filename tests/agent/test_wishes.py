@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.agent.wishes import MAX_ACCOUNTS, ROOT, Denied, Said, WishBook, decide, standing, strongest
+from deskgrid.agent.owner.wishes import MAX_ACCOUNTS, ROOT, Denied, Said, WishBook, decide, standing, strongest
 from deskgrid.model.wish import Ask, Wish
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from deskgrid.agent.around import Around
-from deskgrid.agent.items import Answered, Item, LinkDown, Sense, Tick
+from deskgrid.agent.inbox import Answered, Item, LinkDown, Sense, Tick
 from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.loop import Loop
+from deskgrid.agent.ports import Around
 from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour
 from deskgrid.images.fake import FakeStore
 from deskgrid.model.desktop import Transition, VmReport

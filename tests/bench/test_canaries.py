@@ -11,7 +11,7 @@ import pytest
 
 from bench.canaries import Canary, Found, below, count, held, key, overlay_keys, pieces, shared
 from bench.machine import CannotMeasure
-from deskgrid.hypervisor.overlay import create, fill
+from deskgrid.hypervisor.machine.overlay import create, fill
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.coordinator.settings import CoordinatorSettings, GuestSettings
-from deskgrid.core.vm import FINISH_SECONDS, KILL_AGAIN_SECONDS, LEAVE_SECONDS
+from deskgrid.core.desktop.vm import FINISH_SECONDS, KILL_AGAIN_SECONDS, LEAVE_SECONDS
 from deskgrid.hypervisor import contract as hv
 from deskgrid.hypervisor.fake import GuestBehaviour
 from deskgrid.model.desktop import VmState

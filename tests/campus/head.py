@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from deskgrid.coordinator import membership, records
-from deskgrid.coordinator.catalogue import FixedCatalogue
 from deskgrid.coordinator.coordinator import Coordinator, Loaded
 from deskgrid.coordinator.cycle import Cycle
-from deskgrid.coordinator.database import Database, open_database
-from deskgrid.coordinator.fleet import AnotherAgent
+from deskgrid.coordinator.db import queries
+from deskgrid.coordinator.db.database import Database, open_database
+from deskgrid.coordinator.images.catalogue import FixedCatalogue
 from deskgrid.coordinator.orders import answer
 from deskgrid.coordinator.settings import CoordinatorSettings
+from deskgrid.coordinator.state import membership
+from deskgrid.coordinator.state.fleet import AnotherAgent
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.plan import Plan
 from deskgrid.pool.fake import FakePool
@@ -69,7 +70,7 @@ class Head:
         """Why VMs ended, as the database tells it, and how often."""
         database = open_database(self.settings.database_url)
         with database.begin() as connection:
-            every = records.recent_leases(connection, datetime(2000, 1, 1, tzinfo=UTC), 1_000_000)
+            every = queries.recent_leases(connection, datetime(2000, 1, 1, tzinfo=UTC), 1_000_000)
         database.close()
         return dict(Counter(record.end.name if record.end else "lives" for record in every).most_common())
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.agent.local_words import AskStatus, Done, Now, Resume
+from deskgrid.agent.owner.messages import AskStatus, Done, Now, Resume
 from deskgrid.cli.output import Exit
-from deskgrid.host.account import become, service_account
-from deskgrid.host.files import own_folder
+from deskgrid.host.system.account import become, service_account
+from deskgrid.host.system.files import own_folder
 from deskgrid.model.wish import Ask
 from deskgrid.session.client import NoAgent, ask, places
 from tests.waiting import eventually

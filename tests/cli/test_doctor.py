@@ -12,12 +12,12 @@ import msgspec
 import pytest
 
 from deskgrid.agent.enrol import enrol
-from deskgrid.agent.files import ca_file, credential_file
-from deskgrid.cli.doctor import way
+from deskgrid.agent.settings import ca_file, credential_file
+from deskgrid.cli.desktop.doctor import way
 from deskgrid.cli.output import Exit
-from deskgrid.host.doctor_finding import Level
-from deskgrid.hypervisor.cgroup import Level as Group
-from deskgrid.hypervisor.cgroup import Seen
+from deskgrid.host.doctor.facts import Level
+from deskgrid.hypervisor.confine.cgroup import Level as Group
+from deskgrid.hypervisor.confine.cgroup import Seen
 from deskgrid.model.desktop import Availability, Room
 from deskgrid.model.inventory import Inventory, Trial, Verdict, Virtualisation
 from deskgrid.wire.messages import Report

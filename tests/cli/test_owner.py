@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.agent.status import write_status
+from deskgrid.agent.owner.status import write_status
 from deskgrid.cli.output import Exit
 from deskgrid.model.desktop import VmState
 from deskgrid.model.wish import Ask, Wish

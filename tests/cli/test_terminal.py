@@ -13,7 +13,7 @@ import pytest
 from deskgrid.cli import output
 from deskgrid.cli.main import run
 from deskgrid.cli.output import PlainConsole, complain, progress, show, show_json, show_text, tell
-from deskgrid.host.logs import FORMAT, PlainFormatter
+from deskgrid.host.system.logs import FORMAT, PlainFormatter
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b1m\u202eevil\u2066\x7f\r[red]x[/red] :skull: [link=https://x]y[/link]"
 SOURCE = Path(output.__file__).parents[1]
@@ -93,7 +93,7 @@ def test_a_log_line_is_one_line_of_text() -> None:
 def test_what_nobody_caught_is_told_as_text() -> None:
     program = f"""
 import logging, threading
-from deskgrid.host.logs import set_up
+from deskgrid.host.system.logs import set_up
 set_up(logging.INFO)
 def fails():
     raise ValueError({EVIL!r})
@@ -111,10 +111,18 @@ def test_nothing_is_printed_or_logged_past_the_one_place() -> None:
     past = re.compile(
         r"\btyper\.echo\(|(?<![\w.])print\(|\bsys\.std(out|err)\.write\(|(?<!Plain)Console\(|basicConfig\("
     )
-    allowed = {"cli/output.py", "host/logs.py"}
+    allowed = {"cli/output.py", "host/system/logs.py"}
     found = [
         f"{file.relative_to(SOURCE)}: {line.strip()}"
-        for room in ("cli", "coordinator", "agent/run.py", "agent/loop.py", "host/logs.py", "session", "demo/play.py")
+        for room in (
+            "cli",
+            "coordinator",
+            "agent/run.py",
+            "agent/loop.py",
+            "host/system/logs.py",
+            "session",
+            "demo/play.py",
+        )
         for file in ([SOURCE / room] if room.endswith(".py") else sorted((SOURCE / room).rglob("*.py")))
         if str(file.relative_to(SOURCE)) not in allowed
         for line in file.read_text().splitlines()

@@ -18,12 +18,20 @@ from deskgrid.cli.output import Exit
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.demo import first_look
 from deskgrid.demo.signers import Places
-from deskgrid.host.account import Account, become, service_account
-from deskgrid.host.files import own_folder
-from deskgrid.host.toml import read
-from deskgrid.host.trees import Tree
-from deskgrid.pool.embedded import EmbeddedPool
-from deskgrid.pool.place import EmbeddedError, State, check_binds, folders_of, free_port, job_folders, usual_port
+from deskgrid.host.system.account import Account, become, service_account
+from deskgrid.host.system.files import own_folder
+from deskgrid.host.system.toml import read
+from deskgrid.host.trees.trees import Tree
+from deskgrid.pool.embedded.place import (
+    EmbeddedError,
+    State,
+    check_binds,
+    folders_of,
+    free_port,
+    job_folders,
+    usual_port,
+)
+from deskgrid.pool.embedded.pool import EmbeddedPool
 
 from .conftest import Said
 

@@ -12,20 +12,20 @@ from typing import Protocol
 
 import pytest
 
-from deskgrid.core.demand import wants
-from deskgrid.core.why import vm_of
-from deskgrid.host import trees
-from deskgrid.host.files import own_folder, write_atomic
+from deskgrid.core.fleet.demand import wants
+from deskgrid.core.fleet.why import vm_of
+from deskgrid.host.system.files import own_folder, write_atomic
+from deskgrid.host.trees import trees
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings
 from deskgrid.model.pool import Foreign, Match, OfflineAd, PoolSnapshot
 from deskgrid.pool.config import PoolSettings
 from deskgrid.pool.contract import Pool, PoolError, Refused, Unreachable
-from deskgrid.pool.embedded import EmbeddedPool, free_port
-from deskgrid.pool.execute import ExecuteNode, Member
+from deskgrid.pool.embedded.execute import ExecuteNode, Member
+from deskgrid.pool.embedded.head import HeadSettings
+from deskgrid.pool.embedded.pool import EmbeddedPool, free_port
 from deskgrid.pool.fake import FakePool
-from deskgrid.pool.head import HeadSettings
-from deskgrid.pool.tools import CondorPool
+from deskgrid.pool.tools.driver import CondorPool
 from tests import condor
 
 MIB = 1 << 20

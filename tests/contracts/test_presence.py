@@ -15,7 +15,7 @@ import pytest
 from deskgrid.model.presence import Ending, Reading, SessionReading
 from deskgrid.presence.contract import Presence, SystemPresence
 from deskgrid.presence.fake import AWAY, PRESENT, FakePresence, Has, Owner, set_presence
-from deskgrid.presence.linux import LinuxPresence, Roots
+from deskgrid.presence.linux.presence import LinuxPresence, Roots
 from tests.presence.mock_bus import MANAGER, NETWORK, SESSION, MockBus, needs_bus
 from tests.waiting import SOON_SECONDS, Calls, eventually, short_folder
 

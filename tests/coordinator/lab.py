@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.coordinator.settings import ImageSettings
-from deskgrid.images.chunks.keys import ProjectKey, make_key, read_key
-from deskgrid.images.chunks.publish import Source, publish
+from deskgrid.images.format.keys import ProjectKey, make_key, read_key
+from deskgrid.images.publish.publish import Source, publish
 from deskgrid.images.trust.keys import make_key as make_signing_key
 from deskgrid.images.trust.keys import open_signer
 from deskgrid.images.trust.words import Version

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import urllib3
 
-from deskgrid.coordinator.catalogue import FixedCatalogue
 from deskgrid.coordinator.client import OperatorClient
+from deskgrid.coordinator.images.catalogue import FixedCatalogue
 from deskgrid.coordinator.service import Ready, run
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.model.desktop import VmReport

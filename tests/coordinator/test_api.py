@@ -15,9 +15,9 @@ import msgspec
 import pytest
 import urllib3
 
+from deskgrid.coordinator.authority import fingerprint
 from deskgrid.coordinator.client import NoAnswer, OperatorClient, Refused
 from deskgrid.coordinator.service import ServiceError
-from deskgrid.coordinator.trust import fingerprint
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Enrol
@@ -250,7 +250,7 @@ def test_who_is_right_is_never_refused_for_what_a_neighbour_guesses_and_all_refu
 
 
 def test_a_body_that_trickles_is_ended_as_a_whole_also_after_a_refusal(shared: Service, monkeypatch) -> None:
-    from deskgrid.coordinator import api, connection
+    from deskgrid.coordinator.http import api, connection
 
     monkeypatch.setattr(api, "BODY_SECONDS", 1.0)
     monkeypatch.setattr(connection, "BODY_SECONDS", 2.0)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.coordinator.catalogue import FixedCatalogue, Unreadable
-from deskgrid.coordinator.signed import SignedCatalogue
-from deskgrid.core.catalogue import Choice, Listed, Listing, choose, gone
-from deskgrid.images.chunks.keys import make_key
-from deskgrid.images.chunks.manifest import digest
+from deskgrid.coordinator.images.catalogue import FixedCatalogue, Unreadable
+from deskgrid.coordinator.images.signed import SignedCatalogue
+from deskgrid.core.fleet.catalogue import Choice, Listed, Listing, choose, gone
+from deskgrid.images.format.keys import make_key
+from deskgrid.images.format.published import digest
 from deskgrid.images.trust.keys import make_key as make_signing_key
 from deskgrid.images.trust.words import Version
 from deskgrid.model.image import ImageRef

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from deskgrid.coordinator.settings import ImageSettings
-from deskgrid.core.why import Why
-from deskgrid.images.chunks.manifest import digest
+from deskgrid.core.fleet.why import Why
 from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Allowance, DesktopStore, Origins
-from deskgrid.images.trust.place import Place
-from deskgrid.images.trust.words import Version
+from deskgrid.images.format.published import digest
+from deskgrid.images.trust.words import Place, Version
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.coordinator import explain, records
-from deskgrid.coordinator.database import inventories
-from deskgrid.coordinator.inventories import Kind
-from deskgrid.coordinator.kept import DesktopInventory
+from deskgrid.coordinator import explain
+from deskgrid.coordinator.db import queries
+from deskgrid.coordinator.db.database import inventories
+from deskgrid.coordinator.db.values import DesktopInventory
+from deskgrid.coordinator.state.inventories import Kind
 from deskgrid.model.inventory import Inventory, Trial, Verdict, Virtualisation
 
 from .values import START, Clock, Desk, member, office
@@ -32,7 +33,7 @@ def test_an_inventory_is_recorded_when_its_report_is_answered_and_shown_with_the
             await desk.say()
             assert here.part.inventories.get("desk-1") is None
             await desk.say(inventory=GOOD)
-            assert await here.part.recorder.call(records.inventories) == [DesktopInventory("desk-1", START, GOOD)]
+            assert await here.part.recorder.call(queries.inventories) == [DesktopInventory("desk-1", START, GOOD)]
             await desk.say()
             member = here.part.members["desk-1"]
             assert explain.desktop(here.part, member, whole=True).inventory == DesktopInventory("desk-1", START, GOOD)
@@ -52,7 +53,7 @@ def test_it_is_still_known_after_a_restart_and_a_changed_one_takes_its_place(tmp
             known = here.part.inventories.get("desk-1")
             assert known is not None and known.inventory == OFF
             await Desk(here, incarnation="second").say(inventory=GOOD)
-            (kept,) = await here.part.recorder.call(records.inventories)
+            (kept,) = await here.part.recorder.call(queries.inventories)
             assert (kept.at, kept.inventory) == (clock(), GOOD)
 
     asyncio.run(story())
@@ -67,7 +68,7 @@ def test_one_that_differs_only_in_how_fast_a_trial_was_is_not_written_again(tmp_
             here.clock.pass_by(60)
             trials = (Trial("kvm", Verdict.WORKS, 99, "a guest ran on it in 99 ms"), GOOD.trials[1])
             await desk.say(inventory=msgspec.structs.replace(GOOD, trials=trials, disk_free_gib=7))
-            (kept,) = await here.part.recorder.call(records.inventories)
+            (kept,) = await here.part.recorder.call(queries.inventories)
             assert kept.at == START
 
     asyncio.run(story())
@@ -81,7 +82,7 @@ def test_many_at_once_are_all_kept(tmp_path: Path) -> None:
                 await here.enrol(f"desk-{number}")
                 desks.append(Desk(here, f"desk-{number}"))
             await asyncio.gather(*(desk.say(inventory=GOOD) for desk in desks))
-            assert len(await here.part.recorder.call(records.inventories)) == 20
+            assert len(await here.part.recorder.call(queries.inventories)) == 20
 
     asyncio.run(story())
 
@@ -92,7 +93,7 @@ def test_what_another_version_wrote_and_this_one_can_not_read_is_left_out(tmp_pa
             await here.enrol("desk-1")
             await Desk(here).say(inventory=GOOD)
             await here.part.recorder.call(lambda c: c.execute(inventories.update().values(content="{[")))
-            assert await here.part.recorder.call(records.inventories) == []
+            assert await here.part.recorder.call(queries.inventories) == []
 
     asyncio.run(story())
 
@@ -134,7 +135,7 @@ def test_one_that_changes_with_each_report_is_written_now_and_then_and_known_all
             known = here.part.inventories
             assert known.get("desk-1").inventory == known.all()[0].inventory == changing[-1]
             await known.write(here.part.recorder)
-            (kept,) = await call(records.inventories)
+            (kept,) = await call(queries.inventories)
             assert kept.inventory == changing[-1]
 
     asyncio.run(play())

@@ -14,8 +14,8 @@ import pytest
 import urllib3
 
 from deskgrid.coordinator.client import OperatorClient
-from deskgrid.coordinator.database import open_database
-from deskgrid.coordinator.records import lease, live_leases, story
+from deskgrid.coordinator.db.database import open_database
+from deskgrid.coordinator.db.queries import lease, live_leases, story
 from deskgrid.model.desktop import Transition, VmReport, VmState
 from deskgrid.wire.messages import Answer, Enrol, Enrolled
 from tests.waiting import eventually
@@ -29,7 +29,7 @@ PROGRAM = """
 import sys, threading, time
 from pathlib import Path
 import msgspec
-from deskgrid.coordinator.catalogue import FixedCatalogue
+from deskgrid.coordinator.images.catalogue import FixedCatalogue
 from deskgrid.coordinator.service import run, utc_now
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.model.image import ImageFacts, ImageRef

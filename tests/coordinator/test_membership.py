@@ -8,11 +8,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from deskgrid.coordinator import database as db
-from deskgrid.coordinator import membership, records
-from deskgrid.coordinator.credentials import Guard, digest, proves, token_parts
-from deskgrid.coordinator.database import DatabaseError, open_database
+from deskgrid.coordinator.db import database as db
+from deskgrid.coordinator.db import queries
+from deskgrid.coordinator.db.database import DatabaseError, open_database
 from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.state import membership
+from deskgrid.coordinator.state.credentials import Guard, digest, proves, token_parts
 from deskgrid.wire.messages import Enrol
 
 from .values import START
@@ -162,7 +163,7 @@ def test_a_first_use_that_comes_after_a_revocation_does_not_undo_it(database: db
         used = membership.first_use(connection, member)  # as it was read before
         assert used is not None and used.revoked_at == START
         assert membership.revoke(connection, "desk-1", "again", "operator", LATER) is None
-        assert records.member(connection, "desk-1") == used
+        assert queries.member(connection, "desk-1") == used
 
 
 def test_a_first_use_of_an_earlier_credential_says_nothing_of_the_new_one(database: db.Database) -> None:
@@ -199,7 +200,7 @@ def test_a_database_that_is_no_database_is_said(tmp_path: Path) -> None:
 
 def test_naive_times_never_reach_the_database(database: db.Database) -> None:
     with pytest.raises(sa.exc.StatementError, match="naive"), database.begin() as connection:
-        records.note(connection, "x", "y", START.replace(tzinfo=None))
+        queries.note(connection, "x", "y", START.replace(tzinfo=None))
 
 
 def test_every_table_can_be_made_in_postgresql() -> None:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import msgspec
 
-from deskgrid.coordinator.neighbours import Neighbours
+from deskgrid.coordinator.state.neighbours import Neighbours
 from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.model.lease import Lease, Size
 from deskgrid.wire.messages import Report

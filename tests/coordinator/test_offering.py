@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from deskgrid.coordinator import records
-from deskgrid.coordinator.catalogue import FixedCatalogue, Unreadable
 from deskgrid.coordinator.coordinator import Coordinator, Loaded
 from deskgrid.coordinator.cycle import Cycle
-from deskgrid.coordinator.database import open_database
-from deskgrid.core.catalogue import Listed, Listing
+from deskgrid.coordinator.db import queries
+from deskgrid.coordinator.db.database import open_database
+from deskgrid.coordinator.images.catalogue import FixedCatalogue, Unreadable
+from deskgrid.core.fleet.catalogue import Listed, Listing
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from deskgrid.model.reason import Reason
 from deskgrid.pool.fake import FakePool
@@ -182,7 +182,7 @@ def test_a_names_owner_is_recorded_before_it_is_offered_and_a_database_that_refu
         assert rig.part.offering.images(START) == {}
         await rig.sql("ALTER TABLE away RENAME TO image_names")
         assert await rig.look() == {"search": "1.0"}
-        assert await rig.part.recorder.call(records.image_names) == {"search": "einstein"}
+        assert await rig.part.recorder.call(queries.image_names) == {"search": "einstein"}
         await rig.close()
 
     asyncio.run(story())
@@ -193,7 +193,7 @@ def test_a_name_is_free_again_when_its_project_is_no_more(tmp_path: Path) -> Non
         rig = Rig(tmp_path, Said(listing(listed(ONE)), Listing((), frozenset({"newton"}), UNTIL)))
         await rig.look()
         await rig.look()
-        assert await rig.part.recorder.call(records.image_names) == {}
+        assert await rig.part.recorder.call(queries.image_names) == {}
         assert rig.part.offering.revoked == {ONE.digest: "project einstein is no more"}
         await rig.close()
 

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from deskgrid.coordinator import database as db
 from deskgrid.coordinator import explain
-from deskgrid.coordinator.records import STORY_LINES
-from deskgrid.coordinator.tellers import REPORT_LINES
-from deskgrid.core.why import why_job
+from deskgrid.coordinator.db import database as db
+from deskgrid.coordinator.db.queries import STORY_LINES
+from deskgrid.coordinator.db.tellers import REPORT_LINES
+from deskgrid.core.fleet.why import why_job
 from deskgrid.model.desktop import Availability, Room, Transition, VmState
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.reason import Reason

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.coordinator.fleet import AnotherAgent
+from deskgrid.coordinator.state.fleet import AnotherAgent
 from deskgrid.model.desktop import Fault, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.reason import Reason

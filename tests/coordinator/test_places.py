@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.coordinator import connection
+from deskgrid.coordinator.http import connection
 from deskgrid.coordinator.places import Places, Whereabouts
 from tests.waiting import SOON_SECONDS
 

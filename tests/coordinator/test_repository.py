@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import urllib3
 
+from deskgrid.coordinator.http.repository import PART_BYTES, TRANSPORT, Part, RepositoryFiles, part_of
 from deskgrid.coordinator.problems import Refusal
-from deskgrid.coordinator.repository import PART_BYTES, TRANSPORT, Part, RepositoryFiles, part_of
-from deskgrid.images.chunks.source import Origin, open_source
-from deskgrid.images.trust.client import Trusted
-from deskgrid.images.trust.source import HttpSource
+from deskgrid.images.fetch.source import Origin, open_source
+from deskgrid.images.trust.desktop.client import Trusted
+from deskgrid.images.trust.desktop.source import HttpSource
 from deskgrid.images.trust.words import Version
 
 from .lab import Lab

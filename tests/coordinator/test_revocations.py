@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.coordinator import database as db
-from deskgrid.coordinator import membership
-from deskgrid.coordinator.database import open_database
+from deskgrid.coordinator.db import database as db
+from deskgrid.coordinator.db.database import open_database
 from deskgrid.coordinator.problems import Refusal
-from deskgrid.coordinator.revocations import FILE, Journal
 from deskgrid.coordinator.settings import CoordinatorSettings, GuestSettings
+from deskgrid.coordinator.state import membership
+from deskgrid.coordinator.state.revocations import FILE, Journal
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Enrol
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deskgrid.coordinator.settings import CoordinatorSettings, read_settings
-from deskgrid.host.toml import BadSettings
+from deskgrid.host.system.toml import BadSettings
 from deskgrid.model.lease import Size
 
 

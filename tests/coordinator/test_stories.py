@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as looking
 from hypothesis import strategies as st
 
-from deskgrid.coordinator.fleet import AnotherAgent
+from deskgrid.coordinator.state.fleet import AnotherAgent
 from deskgrid.model.desktop import Fault, VmState
 from deskgrid.pool.fake import FakePool
 from deskgrid.wire.messages import Answer, Report

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from deskgrid.coordinator.trust import SERVER_DAYS, TrustError, fingerprint, prepare
+from deskgrid.coordinator.authority import SERVER_DAYS, TrustError, fingerprint, prepare
 
 from .values import START
 

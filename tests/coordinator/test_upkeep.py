@@ -9,12 +9,14 @@ import pytest
 import sqlalchemy as sa
 import uvicorn
 
-from deskgrid.coordinator import database as db
-from deskgrid.coordinator import membership, records, service, upkeep
-from deskgrid.coordinator.connection import BoundedConnection
-from deskgrid.coordinator.database import Database, open_database
-from deskgrid.coordinator.kept import LeaseRecord, Line
-from deskgrid.coordinator.upkeep import prune, prune_all
+from deskgrid.coordinator import retention, service
+from deskgrid.coordinator.db import database as db
+from deskgrid.coordinator.db import queries
+from deskgrid.coordinator.db.database import Database, open_database
+from deskgrid.coordinator.db.values import LeaseRecord, Line
+from deskgrid.coordinator.http.connection import BoundedConnection
+from deskgrid.coordinator.retention import prune, prune_all
+from deskgrid.coordinator.state import membership
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Enrol
@@ -38,8 +40,8 @@ def fill(database: Database, ended: int, living: int = 1) -> None:
         for n in range(ended + living):
             at = START + n * DAY
             lease = Lease(f"vm-{n}", "desk-1", IMAGE, Size(1, GIB), at, at, WHY)
-            records.write_leases(c, [LeaseRecord(lease, at, ended_at=at if n < ended else None, end=WHY)])
-            records.write_story(c, [Line(f"vm-{n}", at, at, "desk-1", "s", event, "") for event in "ab"])
+            queries.write_leases(c, [LeaseRecord(lease, at, ended_at=at if n < ended else None, end=WHY)])
+            queries.write_story(c, [Line(f"vm-{n}", at, at, "desk-1", "s", event, "") for event in "ab"])
 
 
 def count(database: Database, table: sa.Table) -> int:
@@ -61,8 +63,8 @@ def test_what_ended_long_ago_goes_with_its_story_bite_by_bite_and_what_lives_sta
     assert count(database, db.tokens) == 1, "the one that a desktop came by stays"
     assert count(database, db.audit) == 0
     with database.begin() as c:
-        assert [r.lease.vm_id for r in records.live_leases(c)] == ["vm-10", "vm-11"]
-        assert len(records.members(c)) == 1
+        assert [r.lease.vm_id for r in queries.live_leases(c)] == ["vm-10", "vm-11"]
+        assert len(queries.members(c)) == 1
     database.close()
 
 
@@ -70,10 +72,10 @@ def test_numbers_of_lines_go_on_growing_after_all_is_old(tmp_path: Path) -> None
     database = opened(tmp_path)
     fill(database, ended=3, living=0)
     with database.begin() as c:
-        before = records.last_line(c)
+        before = queries.last_line(c)
         while prune(c, START + 100 * DAY, START):
             pass
-        assert records.last_line(c) == before
+        assert queries.last_line(c) == before
     database.close()
 
 
@@ -125,7 +127,7 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -
             assert names == {index.name for index in db.leases.indexes}
             assert c.execute(sa.select(db.meta.c.value)).scalar() == str(db.SCHEMA_VERSION)
             assert c.exec_driver_sql("PRAGMA auto_vacuum").scalar() == 2
-            assert len(records.leases(c, None, 10)) == 3
+            assert len(queries.leases(c, None, 10)) == 3
         database.close()
 
 
@@ -135,12 +137,12 @@ def test_no_question_about_leases_sorts_all_that_ever_lived(tmp_path: Path) -> N
     sa.event.listen(database._engine, "before_cursor_execute", lambda c, cur, s, p, ctx, m: seen.append((s, p)))
     with database.begin() as c:
         for ask in (
-            lambda: records.leases(c, None, 10_000),
-            lambda: records.leases(c, "desk-1", 100),
-            lambda: records.recent_leases(c, START, 100),
-            lambda: records.ended_leases(c, START, 100),
-            lambda: records.lease(c, "vm-1"),
-            lambda: records.story(c, "vm-1"),
+            lambda: queries.leases(c, None, 10_000),
+            lambda: queries.leases(c, "desk-1", 100),
+            lambda: queries.recent_leases(c, START, 100),
+            lambda: queries.ended_leases(c, START, 100),
+            lambda: queries.lease(c, "vm-1"),
+            lambda: queries.story(c, "vm-1"),
         ):
             seen.clear()
             ask()
@@ -154,9 +156,9 @@ def test_no_question_about_leases_sorts_all_that_ever_lived(tmp_path: Path) -> N
 def test_no_more_than_so_many_leases_are_told_at_once(tmp_path: Path, monkeypatch) -> None:
     database = opened(tmp_path)
     fill(database, ended=5)
-    monkeypatch.setattr(records, "MOST_LEASES", 3)
+    monkeypatch.setattr(queries, "MOST_LEASES", 3)
     with database.begin() as c:
-        assert [r.lease.vm_id for r in records.leases(c, None, 10_000)] == ["vm-5", "vm-4", "vm-3"]
+        assert [r.lease.vm_id for r in queries.leases(c, None, 10_000)] == ["vm-5", "vm-4", "vm-3"]
     database.close()
 
 
@@ -175,14 +177,14 @@ def test_upkeep_and_the_certificates_renewal_outlive_a_fault_that_nobody_thought
 
     monkeypatch.setattr(service.trust, "prepare", renews)
     monkeypatch.setattr(service, "_RENEW_SECONDS", 0.01)
-    monkeypatch.setattr(upkeep, "prune_all", prunes)
-    monkeypatch.setattr(upkeep, "EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(retention, "prune_all", prunes)
+    monkeypatch.setattr(retention, "EVERY_SECONDS", 0.01)
 
     async def play() -> None:
         stopping = asyncio.Event()
         async with office(tmp_path) as here:
             server = service._Server(uvicorn.Config("none"), here.part, BoundedConnection)
-            tasks = [upkeep.keep_small(here.part, stopping), service._renew(server, here.part, stopping)]
+            tasks = [retention.keep_small(here.part, stopping), service._renew(server, here.part, stopping)]
             going = asyncio.gather(*tasks)
             async with asyncio.timeout(5):
                 while min(looked.count("certificate"), looked.count("database")) < 3:

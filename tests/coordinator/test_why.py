@@ -5,9 +5,9 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from deskgrid.core.plan import plan
-from deskgrid.core.view import View, with_waiting
-from deskgrid.core.why import Membership, abroad, ran_before, vm_of, why_desktop, why_job
+from deskgrid.core.fleet.plan import plan
+from deskgrid.core.fleet.view import View, with_waiting
+from deskgrid.core.fleet.why import Membership, abroad, ran_before, vm_of, why_desktop, why_job
 from deskgrid.model.desktop import Desktop, Fault, VmReport, VmState
 from deskgrid.model.image import Attribute, ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size

@@ -9,10 +9,12 @@ import pytest
 import sqlalchemy as sa
 from cryptography import x509
 
-from deskgrid.coordinator import membership, records, trust
-from deskgrid.coordinator.outcomes import KEPT_DAYS, Outcomes
-from deskgrid.coordinator.signed import SignedCatalogue
-from deskgrid.core.health import Health
+from deskgrid.coordinator import authority
+from deskgrid.coordinator.db import queries
+from deskgrid.coordinator.images.signed import SignedCatalogue
+from deskgrid.coordinator.state import membership
+from deskgrid.coordinator.state.outcomes import KEPT_DAYS, Outcomes
+from deskgrid.core.fleet.health import Health
 from deskgrid.model.desktop import Fault
 from deskgrid.model.plan import Outcome, PlanSettings
 
@@ -81,7 +83,7 @@ def test_an_enrolment_token_that_a_wrong_clock_made_ends_when_it_should(tmp_path
             await here.cycle(30.0)
             token = here.part.tokens[kept.id]
             assert token.expires_at - here.clock.now == timedelta(seconds=3600 - 30)
-            assert await here.part.recorder.call(lambda c: records.token(c, kept.id)) == token
+            assert await here.part.recorder.call(lambda c: queries.token(c, kept.id)) == token
 
     asyncio.run(story())
 
@@ -95,7 +97,7 @@ def test_tokens_move_with_the_clock_also_when_the_database_refuses_at_first(
             _, kept = await here.part.recorder.call(lambda c: membership.make_token(c, 3600, 1, "operator", made_at))
             here.clock.is_set(3600)
             with monkeypatch.context() as patch:
-                patch.setattr(records, "shift_tokens", _full)
+                patch.setattr(queries, "shift_tokens", _full)
                 with pytest.raises(sa.exc.OperationalError):
                     await here.cycle()
             await here.cycle()
@@ -152,12 +154,12 @@ def test_leases_that_were_recorded_by_a_clock_that_was_ahead_lapse_in_time_after
 
 def test_certificates_that_were_made_by_a_wrong_clock_are_good_or_made_again(tmp_path: Path) -> None:
     for off in (-50 * YEAR, YEAR, timedelta(0)):
-        trust.prepare(tmp_path, ["localhost"], NOW + off)
+        authority.prepare(tmp_path, ["localhost"], NOW + off)
     for name in ("ca.pem", "server.pem"):
         found = x509.load_pem_x509_certificate((tmp_path / name).read_bytes())
         assert found.not_valid_before_utc < NOW < found.not_valid_after_utc
     before = (tmp_path / "server.pem").read_bytes()
-    trust.prepare(tmp_path, ["localhost"], NOW)
+    authority.prepare(tmp_path, ["localhost"], NOW)
     assert (tmp_path / "server.pem").read_bytes() == before
 
 
@@ -176,12 +178,12 @@ def test_what_is_current_is_said_and_listed_again_at_once(tmp_path: Path) -> Non
 
 def test_the_ca_of_before_comes_back_with_the_right_time(tmp_path: Path) -> None:
     def pinned(at: datetime) -> str:
-        return trust.prepare(tmp_path, ["localhost"], at).fingerprint
+        return authority.prepare(tmp_path, ["localhost"], at).fingerprint
 
     first, ahead = pinned(NOW), NOW + 11 * YEAR
     later = pinned(ahead)
     assert later != first
     assert pinned(ahead) == later
     assert pinned(NOW) == first == pinned(NOW + YEAR)
-    chain = trust.prepare(tmp_path, ["localhost"], NOW).chain.read_bytes()
+    chain = authority.prepare(tmp_path, ["localhost"], NOW).chain.read_bytes()
     assert (tmp_path / "ca.pem").read_bytes() in chain

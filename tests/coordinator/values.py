@@ -7,15 +7,16 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.coordinator import membership, records
-from deskgrid.coordinator.catalogue import FixedCatalogue
 from deskgrid.coordinator.coordinator import Coordinator, Loaded
 from deskgrid.coordinator.cycle import Cycle
-from deskgrid.coordinator.database import open_database
+from deskgrid.coordinator.db import queries
+from deskgrid.coordinator.db.database import open_database
+from deskgrid.coordinator.images.catalogue import FixedCatalogue
 from deskgrid.coordinator.orders import answer
-from deskgrid.coordinator.own_time import OwnTime
-from deskgrid.coordinator.revocations import FILE, Journal
 from deskgrid.coordinator.settings import CoordinatorSettings, GuestSettings
+from deskgrid.coordinator.state import membership
+from deskgrid.coordinator.state.own_time import OwnTime
+from deskgrid.coordinator.state.revocations import FILE, Journal
 from deskgrid.model.desktop import Availability, Fault, Room, Transition, VmReport, VmState
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
@@ -93,16 +94,16 @@ class Office:
         self.catalogue.offer(facts)
         await self.part.offering.refresh(self.clock(), 10.0)
 
-    async def lease(self, vm_id: str) -> records.LeaseRecord:
+    async def lease(self, vm_id: str) -> queries.LeaseRecord:
         """What is recorded of a lease."""
-        found = await self.part.recorder.call(lambda c: records.lease(c, vm_id))
+        found = await self.part.recorder.call(lambda c: queries.lease(c, vm_id))
         assert found is not None
         return found
 
     async def story(self, vm_id: str) -> list[str]:
         """The events of a VM's story."""
         await self.part.recorder.flush()
-        return [line.event for line in await self.part.recorder.call(lambda c: records.story(c, vm_id))]
+        return [line.event for line in await self.part.recorder.call(lambda c: queries.story(c, vm_id))]
 
 
 class Desk:

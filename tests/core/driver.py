@@ -7,8 +7,8 @@ process needs a second KILL to give its memory back; what was ordered to start m
 import dataclasses
 from enum import StrEnum
 
-from deskgrid.core.desk import Act
-from deskgrid.core.vm import Command, Event, Kind
+from deskgrid.core.desktop.advance import Act
+from deskgrid.core.desktop.vm import Command, Event, Kind
 from deskgrid.model.desktop import Fault
 
 from .values import event

@@ -7,9 +7,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 from hypothesis import strategies as st
 
-from deskgrid.core.facts import Facts, Waits
-from deskgrid.core.layers import LAYERS, Layer
-from deskgrid.core.pacing import Pace, load_seen
+from deskgrid.core.policy.facts import Facts, Waits
+from deskgrid.core.policy.layers import LAYERS, Layer
+from deskgrid.core.policy.pacing import Pace, load_seen
 from deskgrid.model.policy import GIB, ROWS, Machine, Policy
 from deskgrid.model.presence import Ending, Reading
 from deskgrid.model.wish import Ask, Wish

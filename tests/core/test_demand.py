@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.core.demand import ad_of, could_start, covered, fresh, jobs_per_vm, offers, wants
-from deskgrid.core.health import Health
+from deskgrid.core.fleet.demand import ad_of, could_start, covered, fresh, jobs_per_vm, offers, wants
+from deskgrid.core.fleet.health import Health
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import Attribute
 from deskgrid.model.lease import Size

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from deskgrid.core.desk import (
+from deskgrid.core.desktop.advance import (
     STORY_LINES,
     Act,
     Desk,
@@ -21,7 +21,7 @@ from deskgrid.core.desk import (
     reports,
     unsaid,
 )
-from deskgrid.core.vm import LEAVE_SECONDS, WAIT_SECONDS, Command, Kind, Vm
+from deskgrid.core.desktop.vm import LEAVE_SECONDS, WAIT_SECONDS, Command, Kind, Vm
 from deskgrid.model.desktop import Fault, VmState
 from deskgrid.model.policy import GIB, Policy
 from deskgrid.model.presence import Ending, Reading

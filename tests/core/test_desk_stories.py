@@ -7,7 +7,7 @@ import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from deskgrid.core.desk import (
+from deskgrid.core.desktop.advance import (
     Desk,
     Finishing,
     HandingOver,
@@ -22,7 +22,7 @@ from deskgrid.core.desk import (
     begin,
     next_due,
 )
-from deskgrid.core.vm import FINISH_SECONDS, KILL_AGAIN_SECONDS, LEAVE_SECONDS, Command, adopt
+from deskgrid.core.desktop.vm import FINISH_SECONDS, KILL_AGAIN_SECONDS, LEAVE_SECONDS, Command, adopt
 from deskgrid.model.desktop import Transition, VmReport, VmState
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.policy import GIB

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from deskgrid.core.desktop.vm import Kind
 from deskgrid.core.figure import KINDS, STATES, vm_life
-from deskgrid.core.vm import Kind
 from deskgrid.model.desktop import VmState
 
 PAGE = Path(__file__).parents[2] / "docs" / "vm-life.md"

@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from deskgrid.core import filler
-from deskgrid.core.demand import offers
-from deskgrid.core.health import Health
-from deskgrid.core.plan import plan
+from deskgrid.core.fleet import backfill
+from deskgrid.core.fleet.demand import offers
+from deskgrid.core.fleet.health import Health
+from deskgrid.core.fleet.plan import plan
 from deskgrid.model.desktop import Desktop, Room, VmReport, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size
@@ -93,7 +93,7 @@ def test_what_a_desktop_could_start_is_offered_as_if_its_filler_were_not_there()
     seen = snapshot(home, leases=(idle,))
     health = Health((), SETTINGS)
     assert offers(seen, SETTINGS, health, NOW) == ()
-    spare = filler.without(seen.desktops, filler.idle(seen.leases, SETTINGS))
+    spare = backfill.without(seen.desktops, backfill.idle(seen.leases, SETTINGS))
     assert {ad.image for ad in offers(msgspec.structs.replace(seen, desktops=spare), SETTINGS, health, NOW)} == {
         IMAGE.name,
         BOINC.name,

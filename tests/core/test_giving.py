@@ -2,9 +2,9 @@
 
 import msgspec
 
-from deskgrid.core.demand import wants
-from deskgrid.core.giving import BARREN, Giving, bounded, passed_over
-from deskgrid.core.plan import plan
+from deskgrid.core.fleet.demand import wants
+from deskgrid.core.fleet.giving import BARREN, Giving, bounded, passed_over
+from deskgrid.core.fleet.plan import plan
 from deskgrid.model.desktop import Desktop, Fault, Room, VmReport, VmState
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import LiveLease, PlanSettings, Snapshot, Spent, Want

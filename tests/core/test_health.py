@@ -5,7 +5,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.core.health import Health
+from deskgrid.core.fleet.health import Health
 from deskgrid.model.desktop import Fault
 from deskgrid.model.plan import Outcome, PlanSettings
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.core.hours import closed, day_closed
+from deskgrid.core.policy.hours import closed, day_closed
 from deskgrid.model.hours import DAYS, Hours, window
 from deskgrid.model.policy import Policy
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.core.cases import Given, decided
-from deskgrid.core.facts import Facts
-from deskgrid.core.layers import LAYERS, Layer, combine, tightens
-from deskgrid.core.limits import room
-from deskgrid.core.policy import availability, standing
-from deskgrid.core.refusals import REFUSALS, Effect
+from deskgrid.core.desktop.cases import Given, decided
+from deskgrid.core.desktop.room import room
+from deskgrid.core.policy.availability import availability, standing
+from deskgrid.core.policy.facts import Facts
+from deskgrid.core.policy.layers import LAYERS, Layer, combine, tightens
+from deskgrid.core.policy.refusals import REFUSALS, Effect
 from deskgrid.model.policy import GIB, ROWS, Policy, Tighter
 
 from .facts import FACTS, LAYER_SETS, LOADS, loaded

@@ -5,8 +5,8 @@ from collections import Counter
 import msgspec
 import pytest
 
-from deskgrid.core.neighbours import MOST, Giver, gives, neighbours_of, subnet
-from deskgrid.core.refusals import BY_NAME, REFUSALS, Effect
+from deskgrid.core.fleet.neighbours import MOST, Giver, gives, neighbours_of, subnet
+from deskgrid.core.policy.refusals import BY_NAME, REFUSALS, Effect
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason

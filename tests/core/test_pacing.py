@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.core.desk import Desk, Ticked, advance, begin, next_due
-from deskgrid.core.facts import Facts, Waits
-from deskgrid.core.pacing import Pace, fraction, load_seen, over_at
-from deskgrid.core.policy import refusals
+from deskgrid.core.desktop.advance import Desk, Ticked, advance, begin, next_due
+from deskgrid.core.policy.availability import refusals
+from deskgrid.core.policy.facts import Facts, Waits
+from deskgrid.core.policy.pacing import Pace, fraction, load_seen, over_at
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from deskgrid.core.demand import fits
-from deskgrid.core.health import Health
-from deskgrid.core.plan import plan
+from deskgrid.core.fleet.demand import fits
+from deskgrid.core.fleet.health import Health
+from deskgrid.core.fleet.plan import plan
 from deskgrid.model.desktop import Desktop, Fault, Room, VmReport, VmState
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import LiveLease, Outcome, Plan, PlanSettings, Snapshot, Want

@@ -1,4 +1,4 @@
-"""Policy: each case is a sentence in `cases/policy-*.json`, facts in, decision out; see `deskgrid.core.cases`.
+"""Policy: each case is a sentence in `cases/policy-*.json`, facts in, decision out; see `deskgrid.core.desktop.cases`.
 
 They are tried on the default policy without spacing and offset, which have cases of their own.
 """
@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from deskgrid.core.cases import Case, Given, decided, differences, facts_of, policy_of
-from deskgrid.core.policy import availability, may_go_on
-from deskgrid.core.refusals import BY_NAME, REFUSALS, Effect
+from deskgrid.core.desktop.cases import Case, Given, decided, differences, facts_of, policy_of
+from deskgrid.core.policy.availability import availability, may_go_on
+from deskgrid.core.policy.refusals import BY_NAME, REFUSALS, Effect
 from deskgrid.model.policy import Policy
 
 from .values import ROOMY

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deskgrid.core.promise import Promise, belongs, promise
+from deskgrid.core.fleet.promise import Promise, belongs, promise
 from deskgrid.model.image import Attribute
 
 AD: dict[str, str | int | float | bool] = {

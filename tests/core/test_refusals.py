@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.core.facts import Facts
-from deskgrid.core.layers import combine
-from deskgrid.core.policy import standing
-from deskgrid.core.refusals import REFUSALS, Effect, Name, Refusal, holding, state, tally
-from deskgrid.core.vm import TABLE, Event, Kind, step
+from deskgrid.core.desktop.vm import TABLE, Event, Kind, step
+from deskgrid.core.policy.availability import standing
+from deskgrid.core.policy.facts import Facts
+from deskgrid.core.policy.layers import combine
+from deskgrid.core.policy.refusals import REFUSALS, Effect, Name, Refusal, holding, state, tally
 from deskgrid.model.desktop import Availability, Room, VmState
 from deskgrid.model.policy import Policy
 from deskgrid.model.presence import Ending

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from deskgrid.core.requirements import Unmet, unmet
+from deskgrid.core.fleet.requirements import Unmet, unmet
 from deskgrid.model.image import Attribute
 from deskgrid.model.lease import Size
 from deskgrid.model.policy import GIB

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from deskgrid.core.vm import (
+from deskgrid.core.desktop.vm import (
     ALIVE_SECONDS_HARDWARE,
     ALIVE_SECONDS_SOFTWARE,
     FETCH_SECONDS,

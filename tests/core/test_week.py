@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from deskgrid.core.week import days
+from deskgrid.core.policy.week import days
 from deskgrid.model.policy import Policy
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from deskgrid.core.desk import Desk, Sensed, Told, begin
-from deskgrid.core.vm import Command, Event, Kind, Vm, order
+from deskgrid.core.desktop.advance import Desk, Sensed, Told, begin
+from deskgrid.core.desktop.vm import Command, Event, Kind, Vm, order
 from deskgrid.model.desktop import Availability, Desktop, Fault, Room, VmReport, VmState
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from deskgrid.host.deadline import Deadline, read_within
+from deskgrid.host.system.deadline import Deadline, read_within
 
 
 @contextlib.contextmanager

@@ -8,13 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from deskgrid.host import sandbox
-from deskgrid.host.doctor import examine
-from deskgrid.host.doctor_contact import Contact
-from deskgrid.host.doctor_desktop import virtualisation
-from deskgrid.host.doctor_facts import GIB, PACKAGES, Agent, Facts, Kvm, Namespaces
-from deskgrid.host.doctor_finding import Finding, Level, worst
-from deskgrid.host.doctor_gather import Who, gather
+from deskgrid.host.doctor.contact import Contact
+from deskgrid.host.doctor.desktop import virtualisation
+from deskgrid.host.doctor.facts import GIB, PACKAGES, Agent, Facts, Finding, Kvm, Level, Namespaces, worst
+from deskgrid.host.doctor.findings import examine
+from deskgrid.host.doctor.gather import Who, gather
+from deskgrid.host.system import sandbox
 from deskgrid.model.inventory import Trial, Verdict, Virtualisation
 
 pytestmark = pytest.mark.slow

@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.coordinator.trust import Authority, prepare
-from deskgrid.host.doctor_contact import contact
-from deskgrid.host.doctor_machine import cpuid, look
-from deskgrid.host.inventory import read_inventory
+from deskgrid.coordinator.authority import Authority, prepare
+from deskgrid.host.doctor.contact import contact
+from deskgrid.host.doctor.inventory import read_inventory
+from deskgrid.host.doctor.machine import cpuid, look
 from deskgrid.model.inventory import Inventory
 
 
@@ -120,9 +120,12 @@ def test_an_inventory_that_takes_too_long_is_none() -> None:
 
 
 def test_reading_an_inventory_loads_nothing_that_the_agent_does_not_have() -> None:
-    code = "import sys, deskgrid.host.inventory; print([m for m in sys.modules if 'doctor' in m or m == 'ctypes'])"
+    code = (
+        "import sys, deskgrid.host.doctor.inventory; "
+        "print([m for m in sys.modules if m.startswith('deskgrid.host.doctor.') or m == 'ctypes'])"
+    )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert said.stdout == "[]\n"
+    assert said.stdout == "['deskgrid.host.doctor.inventory']\n"
 
 
 def test_what_was_proven_is_what_works() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.host.doctor_guest import EXIT_CODE, boot_sector, disk
-from deskgrid.host.doctor_trial import Run, arguments, judge, try_all
-from deskgrid.host.process import Finished
+from deskgrid.host.doctor.guest import EXIT_CODE, boot_sector, disk
+from deskgrid.host.doctor.trial import Run, arguments, judge, try_all
+from deskgrid.host.system.process import Finished
 from deskgrid.model.inventory import Verdict
 
 DONE = Finished(EXIT_CODE, "123", "")
@@ -94,7 +94,7 @@ def test_an_accelerator_that_is_not_here_fails_with_qemus_words() -> None:
 
 @pytest.mark.real
 def test_a_guest_whose_disk_is_empty_comes_through_nowhere(tmp_path: Path) -> None:
-    from deskgrid.host.process import run
+    from deskgrid.host.system.process import run
 
     file = tmp_path / "disk"
     file.write_bytes(bytes(1 << 20))

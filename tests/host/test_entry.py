@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.host import entry, trees
-from deskgrid.host.entry import NoWay, direct, enter, run_in, tidy
-from deskgrid.host.process import run
+from deskgrid.host.system.process import run
+from deskgrid.host.trees import entry, trees
+from deskgrid.host.trees.entry import NoWay, direct, enter, run_in, tidy
 
 pytestmark = pytest.mark.real
 ENTER = Path(entry.__file__).with_name("enter.sh")

@@ -8,13 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.host.account import service_account
-from deskgrid.host.files import Locked, create_plain, give, locked, own_folder, take_back, write_atomic, write_new
+from deskgrid.host.system.account import service_account
+from deskgrid.host.system.files import (
+    Locked,
+    create_plain,
+    give,
+    locked,
+    own_folder,
+    take_back,
+    write_atomic,
+    write_new,
+)
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from deskgrid.host.files import locked
+from deskgrid.host.system.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from deskgrid.host.firmware import Feature, Plan, Role, Setting, Setup, Write, is_on, plan
-from deskgrid.host.firmware_sysfs import CLASS, carry_out, may_write, read, without_settings
-from deskgrid.host.firmware_windows import WindowsSetup, windows_plan
+from deskgrid.host.firmware.plan import Feature, Plan, Role, Setting, Setup, Write, is_on, plan
+from deskgrid.host.firmware.sysfs import CLASS, carry_out, may_write, read, without_settings
+from deskgrid.host.firmware.windows import WindowsSetup, windows_plan
 
 BOTH = (Feature.CPU, Feature.IO)
 DELL = Setup(

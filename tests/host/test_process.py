@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from deskgrid.host.process import run
+from deskgrid.host.system.process import run
 from tests.waiting import eventually
 
 

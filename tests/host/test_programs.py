@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import deskgrid
-from deskgrid.host.process import run
-from deskgrid.host.programs import FOLDERS, KEPT, environment, program, python, search_path
+from deskgrid.host.system.process import run
+from deskgrid.host.system.programs import FOLDERS, KEPT, environment, program, python, search_path
 
 pytestmark = pytest.mark.slow
 
 SOURCES = Path(deskgrid.__file__).parent
-OWN_SESSION = {"session/__main__.py", "cli/owner.py"}
+OWN_SESSION = {"session/__main__.py", "cli/desktop/owner.py"}
 """These start what a person's own session starts: a browser needs all of it."""
 _EVIL = "import pathlib; pathlib.Path({mark!r}).write_text('loaded')\n"
 
@@ -35,10 +35,10 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_child_loads_our_own_package_and_nothing_that_its_starter_points_to(trap: Path) -> None:
-    control = subprocess.run([sys.executable, "-m", "deskgrid.host.inventory"], capture_output=True, check=False)
+    control = subprocess.run([sys.executable, "-m", "deskgrid.host.doctor.inventory"], capture_output=True, check=False)
     assert trap.exists() and control.returncode
     trap.unlink()
-    done = run(python("deskgrid.host.inventory"), 120)
+    done = run(python("deskgrid.host.doctor.inventory"), 120)
     assert done.ok, done.stderr
     assert not trap.exists()
     whole = run(python("deskgrid", ["--help"]), 60, env=dict(os.environ))  # even where somebody passes all on
@@ -51,7 +51,7 @@ def test_a_child_runs_the_package_of_its_starter(tmp_path: Path) -> None:
     shutil.copytree(SOURCES / "host", copy / "host")
     (copy / "__init__.py").write_text("")
     (copy / "said.py").write_text("print(__file__)")
-    argv = [sys.executable, "-I", str(copy / "host/start.py"), "deskgrid.said"]
+    argv = [sys.executable, "-I", str(copy / "host/system/start.py"), "deskgrid.said"]
     assert run(argv, 60).stdout.strip() == str(copy / "said.py")
 
 
@@ -98,7 +98,7 @@ def test_every_process_that_we_start_has_an_environment_of_ours() -> None:
         if where not in OWN_SESSION and not where.startswith("guest/"):
             wrong += [f"{where}:{line}" for line in _bare(ast.parse(text))]
         if 'sys.executable, "-m"' in text or 'sys.executable, "-P"' in text:
-            wrong.append(f"{where}: a child that is not isolated; see host/programs.py")
+            wrong.append(f"{where}: a child that is not isolated; see host/system/programs.py")
     assert not wrong
 
 

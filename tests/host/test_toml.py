@@ -6,13 +6,13 @@ from typing import get_args
 import msgspec
 import pytest
 
-from deskgrid.agent.policy_files import PolicyTable
+from deskgrid.agent.policy.files import PolicyTable
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.coordinator.settings import CoordinatorSettings
-from deskgrid.host.toml import BadSettings, parse, parse_bytes, read
-from deskgrid.images.recipe import Recipe
-from deskgrid.model.names import Name
+from deskgrid.host.system.toml import BadSettings, parse, parse_bytes, read
+from deskgrid.images.format.recipe import Recipe
 from deskgrid.model.policy import Policy
+from deskgrid.model.values.names import Name
 
 
 class Part(msgspec.Struct, frozen=True):

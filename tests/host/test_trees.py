@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deskgrid.host import debstrap, entry, trees
-from deskgrid.host.account import Account, service_account
-from deskgrid.host.debstrap import BuildFailed
+from deskgrid.host.system.account import Account, service_account
+from deskgrid.host.trees import debstrap, entry, trees
+from deskgrid.host.trees.debstrap import BuildFailed
 
 SMALL = trees.Recipe("trixie", ("mount",))
 
@@ -123,6 +123,6 @@ def test_a_suite_that_does_not_exist_fails_with_a_sentence_and_leaves_nothing(tm
 
 
 def test_the_folder_of_the_cache_is_the_users_own_unless_root() -> None:
-    from deskgrid.host.paths import cache_folder
+    from deskgrid.host.system.paths import cache_folder
 
     assert (cache_folder() == Path("/var/cache/deskgrid")) == (os.geteuid() == 0)

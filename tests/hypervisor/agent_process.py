@@ -15,7 +15,7 @@ from rigs import spec_of
 from tiny_guest import TinyGuest
 
 from deskgrid.hypervisor.contract import Event
-from deskgrid.hypervisor.qemu import QemuHypervisor
+from deskgrid.hypervisor.qemu.driver import QemuHypervisor
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from tiny_guest import CMDLINE, TinyGuest, tiny_guest
 
 from deskgrid.hypervisor.contract import Disk, Event, GuestLeft, Hypervisor, VmSpec
 from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour
-from deskgrid.hypervisor.qemu import QemuHypervisor
+from deskgrid.hypervisor.qemu.driver import QemuHypervisor
 from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.lease import Size
@@ -318,10 +318,6 @@ def servers(vm_id: str) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             told = any(word.endswith(f"/{vm_id}/disk.sock") for word in process.cmdline())
-            if (
-                told
-                and "deskgrid.images.chunks.serve" in process.cmdline()
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
+            if told and "deskgrid.images.serve.serve" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found

@@ -16,14 +16,14 @@ from rigs import MIB, QemuRig
 from tiny_guest import DISK_LINE, tiny_guest
 
 from deskgrid.hypervisor.contract import Disk, VmSpec
-from deskgrid.images.chunks import manifest as published
-from deskgrid.images.chunks.ahead import How
-from deskgrid.images.chunks.keys import ProjectKey
-from deskgrid.images.chunks.launch import disk_server
-from deskgrid.images.chunks.publish import Source, publish
-from deskgrid.images.chunks.serve import Order
-from deskgrid.images.chunks.source import Origin
-from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.images.fetch.source import Origin
+from deskgrid.images.format import published
+from deskgrid.images.format.keys import ProjectKey
+from deskgrid.images.publish.publish import Source, publish
+from deskgrid.images.serve.launch import disk_server
+from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.serve import Order
+from deskgrid.images.store.store import ChunkStore, Limits
 from deskgrid.wire.disk import DiskServer
 
 KEY = bytes(range(1, 33))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.hypervisor.accelerators import NoHypervisor, Trust, find_qemu, mend, offered
-from deskgrid.hypervisor.folders import folders, has_keeper, sweep
+from deskgrid.hypervisor.keeper.place import folders, has_keeper, sweep
+from deskgrid.hypervisor.machine.accelerators import NoHypervisor, Trust, find_qemu, mend, offered
 
 
 def program(folder: Path, words: str, code: int = 0) -> str:

@@ -1,6 +1,6 @@
 """Where a group for VMs is made, and whether it gives way: from tables as the kernel writes them and a tree of files.
 
-A real hierarchy with controllers needs systemd: `python -m deskgrid.hypervisor.cgroup` is run in such a guest.
+A real hierarchy with controllers needs systemd: `python -m deskgrid.hypervisor.confine.cgroup` is run in such a guest.
 """
 
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.hypervisor.cgroup import Level, Seen, base_of, gives_way, levels_of, make, mount_point, own_path
-from deskgrid.hypervisor.spawn import Limits, spawn
+from deskgrid.hypervisor.confine.cgroup import Level, Seen, base_of, gives_way, levels_of, make, mount_point, own_path
+from deskgrid.hypervisor.confine.spawn import Limits, spawn
 
 MOUNTS = """24 30 0:22 / /proc rw,nosuid shared:12 - proc proc rw
 35 30 0:30 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate
@@ -123,6 +123,6 @@ def test_a_program_is_in_its_group_and_on_its_cores_from_the_first_instruction()
 
 def test_the_check_prints_what_it_finds() -> None:
     said = subprocess.run(
-        [sys.executable, "-m", "deskgrid.hypervisor.cgroup"], capture_output=True, check=True, timeout=60
+        [sys.executable, "-m", "deskgrid.hypervisor.confine.cgroup"], capture_output=True, check=True, timeout=60
     )
     msgspec.json.decode(said.stdout, type=Seen)

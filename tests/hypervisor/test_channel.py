@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.hypervisor.channel import TAIL_BYTES, WORDS_CHARS, Budget, Console, Lines
+from deskgrid.hypervisor.keeper.channel import TAIL_BYTES, WORDS_CHARS, Budget, Console, Lines
 from deskgrid.model.instance import InstanceData
 from deskgrid.wire import guest
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.hypervisor.cores import choose, here, keep_on, parse, threads
+from deskgrid.hypervisor.confine.cores import choose, here, keep_on, parse, threads
 
 EIGHT = frozenset(range(8))
 PAIRS = {core: frozenset({core, core ^ 1}) for core in EIGHT}  # 0 and 1, 2 and 3, …

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rigs import MIB, SECRET, QemuRig, qemus, spec_of
 from tiny_guest import DISK_LINE
 
-from deskgrid.hypervisor.accelerators import offered
 from deskgrid.hypervisor.contract import Alive, Event, Gone, GuestLeft, Joined, Paused, Started, StartFailed
-from deskgrid.hypervisor.qemu import QemuHypervisor
+from deskgrid.hypervisor.machine.accelerators import offered
+from deskgrid.hypervisor.qemu.driver import QemuHypervisor
 from tests.waiting import comes_true
 
 pytestmark = pytest.mark.real

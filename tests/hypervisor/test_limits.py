@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from rigs import QemuRig, qemus
 
+from deskgrid.hypervisor.confine.cores import here
 from deskgrid.hypervisor.contract import Gone, Joined, Paused, Started
-from deskgrid.hypervisor.cores import here
-from deskgrid.hypervisor.keeper_life import KEEP_CORES_SECONDS
+from deskgrid.hypervisor.keeper.life import KEEP_CORES_SECONDS
 from tests.waiting import comes_true
 
 pytestmark = pytest.mark.real

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.hypervisor.overlay import CLUSTER_BYTES, OverlayError, create, fill, layout
+from deskgrid.hypervisor.machine.overlay import CLUSTER_BYTES, OverlayError, create, fill, layout
 
 PASSPHRASE = b"0123456789abcdef" * 4
 MIB = 1024 * 1024

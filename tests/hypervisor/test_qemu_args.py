@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host import sandbox
-from deskgrid.host.doctor_trial import arguments
-from deskgrid.hypervisor.qemu_args import Handles, Machine, qemu_args
+from deskgrid.host.doctor.trial import arguments
+from deskgrid.host.system import sandbox
+from deskgrid.hypervisor.machine.arguments import Handles, Machine, qemu_args
 from deskgrid.model.lease import Size
 
 HANDLES = Handles(qmp=11, console=12, channel=13, overlay=14, passphrase=15)

@@ -17,10 +17,10 @@ from rigs import QemuRig, servers
 from served import CANARY, KEY, ServedRig, publication
 from tiny_guest import DISK_LINE
 
+from deskgrid.hypervisor.confine.cores import here
 from deskgrid.hypervisor.contract import Alive, Gone, Joined, Paused, Started, StartFailed
-from deskgrid.hypervisor.cores import here
-from deskgrid.hypervisor.qemu import QemuHypervisor
-from deskgrid.images.chunks.serve import Order
+from deskgrid.hypervisor.qemu.driver import QemuHypervisor
+from deskgrid.images.serve.serve import Order
 from tests.images.chunks.ground import Web, web
 from tests.waiting import comes_true
 

@@ -14,15 +14,15 @@ from rigs import MIB, QemuRig
 from served import KEY
 
 from deskgrid.hypervisor.contract import Alive, Disk, Joined, VmSpec
-from deskgrid.images import manifest as built
-from deskgrid.images.build import build
-from deskgrid.images.chunks.ahead import How
-from deskgrid.images.chunks.keys import ProjectKey
-from deskgrid.images.chunks.launch import disk_server
-from deskgrid.images.chunks.publish import Published, Source, publish
-from deskgrid.images.chunks.serve import Order
-from deskgrid.images.chunks.source import Origin
-from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.images.build.build import build
+from deskgrid.images.fetch.source import Origin
+from deskgrid.images.format import manifest as built
+from deskgrid.images.format.keys import ProjectKey
+from deskgrid.images.publish.publish import Published, Source, publish
+from deskgrid.images.serve.launch import disk_server
+from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.serve import Order
+from deskgrid.images.store.store import ChunkStore, Limits
 from deskgrid.model.lease import Size
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]

@@ -11,12 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.hypervisor import keeper_words as words
+from deskgrid.hypervisor.confine.spawn import Limits
 from deskgrid.hypervisor.contract import Disk, VmSpec
-from deskgrid.hypervisor.keeper_disk import Begun, begin
-from deskgrid.hypervisor.keeper_place import CannotKeep
-from deskgrid.hypervisor.keeper_serving import MOST_SAID, SAID_CHARS, NotServed, Patience, Serving
-from deskgrid.hypervisor.spawn import Limits
+from deskgrid.hypervisor.keeper import messages as words
+from deskgrid.hypervisor.keeper.disk import MOST_SAID, SAID_CHARS, Begun, NotServed, Patience, Serving, begin
+from deskgrid.hypervisor.keeper.place import CannotKeep
 from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.lease import Size
@@ -204,9 +203,9 @@ def test_the_secret_is_in_no_argument_and_no_environment(tmp_path: Path) -> None
 UNPRIVILEGED = """
 import asyncio, ctypes, os, sys, time
 from pathlib import Path
-from deskgrid.hypervisor.keeper_disk import begin
-from deskgrid.hypervisor.keeper_serving import Serving
-from deskgrid.hypervisor.spawn import Limits
+from deskgrid.hypervisor.keeper.disk import begin
+from deskgrid.hypervisor.keeper.disk import Serving
+from deskgrid.hypervisor.confine.spawn import Limits
 from deskgrid.wire.disk import DiskServer
 
 PROGRAM = '''

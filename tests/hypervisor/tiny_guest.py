@@ -24,9 +24,9 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.files import locked
-from deskgrid.host.paths import cache_folder
-from deskgrid.images import cpio
+from deskgrid.host.system.files import locked
+from deskgrid.host.system.paths import cache_folder
+from deskgrid.images.build import cpio
 
 SUITE = "trixie"
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static")

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from deskgrid.images import manifest
-from deskgrid.images.manifest import Manifest, Package
-from deskgrid.images.recipe import Recipe
+from deskgrid.images.format import manifest
+from deskgrid.images.format.manifest import Manifest, Package
+from deskgrid.images.format.recipe import Recipe
 
 
 def built_image(folder: Path, name: str = "demo", disk: bytes = b"a disk of few words\n" * 5000) -> Path:

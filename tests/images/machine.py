@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from deskgrid.host.account import service_account
-from deskgrid.images import manifest
-from deskgrid.images.build import Built
+from deskgrid.host.system.account import service_account
+from deskgrid.images.build.build import Built
+from deskgrid.images.format import manifest
 from deskgrid.model.instance import InstanceData
 from deskgrid.wire.guest import Hello, Join, Leave, decode_from_guest, encode
 

@@ -3,16 +3,16 @@
 import json
 from typing import Any
 
-from deskgrid.core.demand import ad_of
-from deskgrid.core.promise import Promise, belongs
-from deskgrid.images.build import Built
-from deskgrid.images.chunks.publish import source_of
-from deskgrid.images.chunks.trial import keep_promise, keep_reads, kept_promise
-from deskgrid.images.chunks.trial_boot import try_out
+from deskgrid.core.fleet.demand import ad_of
+from deskgrid.core.fleet.promise import Promise, belongs
+from deskgrid.images.build.build import Built
+from deskgrid.images.publish.publish import source_of
+from deskgrid.images.publish.trial import keep_promise, keep_reads, kept_promise
+from deskgrid.images.publish.trial_boot import try_out
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Size
-from deskgrid.pool.embedded import EmbeddedPool
-from deskgrid.pool.offline import offline_ad
+from deskgrid.pool.embedded.pool import EmbeddedPool
+from deskgrid.pool.tools.offline import offline_ad
 
 SIZES = ("Cpus", "TotalCpus", "TotalSlotCpus", "DetectedCpus", "Memory", "TotalMemory", "TotalSlotMemory")
 OURS = frozenset(

@@ -5,12 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deskgrid.demo.signers import Places, Signers
-from deskgrid.images.chunks.manifest import decode, digest
 from deskgrid.images.contract import ImageStore
 from deskgrid.images.desktop import Allowance, DesktopStore, Origins
-from deskgrid.images.trust.online import renew
-from deskgrid.images.trust.place import Place
-from deskgrid.images.trust.words import Version
+from deskgrid.images.format.published import decode, digest
+from deskgrid.images.trust.signing.online import renew
+from deskgrid.images.trust.words import Place, Version
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from tests.images.built import built_image
 

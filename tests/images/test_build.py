@@ -10,14 +10,15 @@ import msgspec
 import pytest
 
 from deskgrid import guest
-from deskgrid.host.files import locked
-from deskgrid.images import disk, manifest
-from deskgrid.images.build import build, find, inputs
+from deskgrid.host.system.files import locked
+from deskgrid.images.build import disk
+from deskgrid.images.build.build import build, find, inputs
+from deskgrid.images.build.listing import inspect, listed
+from deskgrid.images.build.tree import HOOK, in_plain_words, wanted_packages, write_hook
 from deskgrid.images.contract import ImageError
-from deskgrid.images.listing import inspect, listed
-from deskgrid.images.manifest import Manifest
-from deskgrid.images.recipe import Loaded, load
-from deskgrid.images.tree import HOOK, in_plain_words, wanted_packages, write_hook
+from deskgrid.images.format import manifest
+from deskgrid.images.format.manifest import Manifest
+from deskgrid.images.format.recipe import Loaded, load
 
 RECIPE = 'name = "demo"\nsuite = "trixie"\nscripts = ["a script"]\n[[files]]\nsource = "motd"\nto = "/etc/motd"\n'
 

@@ -15,13 +15,13 @@ import msgspec
 import pytest
 
 from deskgrid.demo.signers import Signers
-from deskgrid.images.chunks.client import Client
-from deskgrid.images.chunks.manifest import digest
-from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.images.build.disk_import import import_disk
 from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Allowance, DesktopStore
-from deskgrid.images.disk_import import import_disk
-from deskgrid.images.trust.online import renew
+from deskgrid.images.format.published import digest
+from deskgrid.images.serve.client import Client
+from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.trust.signing.online import renew
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
 from deskgrid.wire.disk import DiskServer, decode_word
@@ -204,7 +204,7 @@ def test_a_check_that_dies_is_a_sentence_and_its_reason_is_logged(rig: Rig, capl
 
 def test_the_agents_part_and_the_command_line_import_nothing_heavy() -> None:
     code = (
-        "import sys, deskgrid.images.desktop, deskgrid.cli.trust\n"
+        "import sys, deskgrid.images.desktop, deskgrid.cli.trust.trust\n"
         "print([m for m in sys.modules if m.split('.')[0] in ('tuf', 'securesystemslib', 'pkcs11', 'zstandard')])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

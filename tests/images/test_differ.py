@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from deskgrid.images.contents import Entry
-from deskgrid.images.differ import Change, Side, cause, compare
-from deskgrid.images.manifest import FileFacts, Imported, Manifest, Package
-from deskgrid.images.recipe import Recipe
+from deskgrid.images.build.contents import Entry
+from deskgrid.images.build.differ import Change, Side, cause, compare
+from deskgrid.images.format.manifest import FileFacts, Imported, Manifest, Package
+from deskgrid.images.format.recipe import Recipe
 
 FACTS = FileFacts(10, "a" * 64)
 

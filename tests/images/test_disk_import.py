@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images import disk_import, manifest
-from deskgrid.images.chunks.keys import ProjectKey
-from deskgrid.images.chunks.publish import publish, source_of
+from deskgrid.images.build import disk_import
+from deskgrid.images.build.disk_import import fault_of, import_disk, inspect_disk
+from deskgrid.images.build.listing import find_image
 from deskgrid.images.contract import ImageError
-from deskgrid.images.disk_import import fault_of, import_disk, inspect_disk
-from deskgrid.images.listing import find_image
+from deskgrid.images.format import manifest
+from deskgrid.images.format.keys import ProjectKey
+from deskgrid.images.publish.publish import publish, source_of
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 pytestmark = [needs_qemu, pytest.mark.slow]

@@ -15,15 +15,15 @@ import msgspec
 import pytest
 
 from deskgrid.demo.signers import Signers
-from deskgrid.images.chunks.client import Client
-from deskgrid.images.chunks.manifest import digest
-from deskgrid.images.chunks.store import ChunkStore, Limits
-from deskgrid.images.chunks.upkeep import Verified, verify
 from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Allowance, DesktopStore, Origins
-from deskgrid.images.trust.online import renew
+from deskgrid.images.format.published import digest
+from deskgrid.images.serve.client import Client
+from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.store.upkeep import Verified, verify
+from deskgrid.images.trust.signing.online import renew
 from deskgrid.model.image import ImageGrant, ImageRef
-from deskgrid.pool.embedded import free_port
+from deskgrid.pool.embedded.pool import free_port
 from deskgrid.wire.disk import DiskServer, decode_word
 from tests.images.built import built_image
 from tests.images.signed import grant_of, store_of

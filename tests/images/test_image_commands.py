@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from deskgrid.cli.main import run
-from deskgrid.images import contents, manifest, sbom
-from deskgrid.images.contents import Entry
-from deskgrid.images.manifest import Manifest, Package
-from deskgrid.images.recipe import Recipe
-from deskgrid.images.sbom import Deb
+from deskgrid.images.build import contents, sbom
+from deskgrid.images.build.contents import Entry
+from deskgrid.images.build.sbom import Deb
+from deskgrid.images.format import manifest
+from deskgrid.images.format.manifest import Manifest, Package
+from deskgrid.images.format.recipe import Recipe
 
 
 def place(images: Path, version: str, mode: int = 0o644) -> Path:

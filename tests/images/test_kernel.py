@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images import cpio, kernel
+from deskgrid.images.build import cpio, kernel
+from deskgrid.images.build.roottar import RootTar
 from deskgrid.images.contract import ImageError
-from deskgrid.images.roottar import RootTar
 
 from .trees import plain, write
 

@@ -9,8 +9,8 @@ import time
 import pycdlib
 import pytest
 
-from deskgrid.images.nocloud import LABEL, UNIT, iso, member_program, seed
-from deskgrid.model.names import BadName
+from deskgrid.images.build.nocloud import LABEL, UNIT, iso, member_program, seed
+from deskgrid.model.values.names import BadName
 
 
 def config(packages: tuple[str, ...] = ()) -> dict[str, object]:
@@ -69,7 +69,7 @@ def test_the_iso_has_the_label_and_both_files_by_their_names() -> None:
 def test_the_library_is_not_loaded_until_an_iso_is_made() -> None:
     import subprocess
 
-    code = "import sys, deskgrid.images.nocloud; sys.exit('pycdlib' in sys.modules)"
+    code = "import sys, deskgrid.images.build.nocloud; sys.exit('pycdlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.host.account import service_account
-from deskgrid.images import contents, manifest, nocloud
-from deskgrid.images.build import Built, build
-from deskgrid.images.disk_import import import_disk
-from deskgrid.images.manifest import reference
+from deskgrid.host.system.account import service_account
+from deskgrid.images.build import contents, nocloud
+from deskgrid.images.build.build import Built, build
+from deskgrid.images.build.disk_import import import_disk
+from deskgrid.images.format import manifest
+from deskgrid.images.format.manifest import reference
 from deskgrid.wire.guest import Hello, Leave, Left
 
 from .machine import Machine

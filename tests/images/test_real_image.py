@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.host import trees
-from deskgrid.host.account import service_account
-from deskgrid.host.entry import run_in
-from deskgrid.host.files import own_folder
-from deskgrid.host.paths import cache_folder
-from deskgrid.images import disk
-from deskgrid.images.build import Built, build
+from deskgrid.host.system.account import service_account
+from deskgrid.host.system.files import own_folder
+from deskgrid.host.system.paths import cache_folder
+from deskgrid.host.trees import trees
+from deskgrid.host.trees.entry import run_in
+from deskgrid.images.build import disk
+from deskgrid.images.build.build import Built, build
+from deskgrid.images.build.listing import inspect
+from deskgrid.images.build.roottar import RootTar
 from deskgrid.images.contract import ImageError
-from deskgrid.images.listing import inspect
-from deskgrid.images.manifest import measure
-from deskgrid.images.roottar import RootTar
+from deskgrid.images.format.manifest import measure
 from deskgrid.model.instance import InstanceData
-from deskgrid.pool.embedded import EmbeddedPool
-from deskgrid.pool.head import HeadSettings
-from deskgrid.pool.tools import CondorPool
+from deskgrid.pool.embedded.head import HeadSettings
+from deskgrid.pool.embedded.pool import EmbeddedPool
+from deskgrid.pool.tools.driver import CondorPool
 from deskgrid.wire.guest import Hello, Joined, Leave, Left
 from tests.waiting import eventually
 

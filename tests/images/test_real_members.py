@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.host import trees
-from deskgrid.host.account import service_account
-from deskgrid.host.files import own_folder
-from deskgrid.host.paths import cache_folder
-from deskgrid.images.build import build
+from deskgrid.host.system.account import service_account
+from deskgrid.host.system.files import own_folder
+from deskgrid.host.system.paths import cache_folder
+from deskgrid.host.trees import trees
+from deskgrid.images.build.build import build
 from deskgrid.model.instance import InstanceData
-from deskgrid.pool.embedded import EmbeddedPool
-from deskgrid.pool.head import HeadSettings
-from deskgrid.pool.tools import CondorPool
+from deskgrid.pool.embedded.head import HeadSettings
+from deskgrid.pool.embedded.pool import EmbeddedPool
+from deskgrid.pool.tools.driver import CondorPool
 from deskgrid.wire.guest import Joined, Leave, Left
 
 from .machine import Machine

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images import contents, manifest
-from deskgrid.images.build import Built, build
-from deskgrid.images.recipe import load
+from deskgrid.images.build import contents
+from deskgrid.images.build.build import Built, build
+from deskgrid.images.format import manifest
+from deskgrid.images.format.recipe import load
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PRIVATE = re.compile(

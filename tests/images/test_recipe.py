@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.recipe import BadRecipe, Recipe, RecipeFile, load
-from deskgrid.images.tree import preferences, wanted_packages
+from deskgrid.images.build.tree import preferences, wanted_packages
+from deskgrid.images.format.recipe import BadRecipe, Recipe, RecipeFile, load
 
 GOOD = """
 name = "its-sl6"

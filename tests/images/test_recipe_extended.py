@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.recipe import BadRecipe, RecipeFile, RecipeUser, address, load
+from deskgrid.images.format.recipe import BadRecipe, RecipeFile, RecipeUser, address, load
 
 BASE = """
 name = "base"

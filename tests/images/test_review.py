@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 
-from deskgrid.images.chunks.manifest import decode, encode, encode_order
-from deskgrid.images.manifest import Package
-from deskgrid.images.review import differences
+from deskgrid.images.format.manifest import Package
+from deskgrid.images.format.published import decode, encode, encode_order
+from deskgrid.images.publish.review import differences
 from deskgrid.model.image import Attribute
 from tests.images.trust.published import manifest
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.contents import Entry, decode, encode
+from deskgrid.images.build.contents import Entry, decode, encode
+from deskgrid.images.build.roottar import RootTar
 from deskgrid.images.contract import ImageError
-from deskgrid.images.roottar import RootTar
 
 from .trees import EPOCH, folder, member, plain, write
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images import sbom
-from deskgrid.images.roottar import RootTar
-from deskgrid.images.sbom import Deb, document, installed, sums
-from deskgrid.images.tree import FACTS_LIST
+from deskgrid.images.build import sbom
+from deskgrid.images.build.roottar import RootTar
+from deskgrid.images.build.sbom import Deb, document, installed, sums
+from deskgrid.images.build.tree import FACTS_LIST
 
 from .trees import plain, write
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from deskgrid.images.build.starter import write
 from deskgrid.images.contract import ImageError
-from deskgrid.images.recipe import load
-from deskgrid.images.starter import write
+from deskgrid.images.format.recipe import load
 
 
 def test_a_first_recipe_has_no_faults(tmp_path: Path) -> None:

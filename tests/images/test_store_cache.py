@@ -5,7 +5,7 @@ import mmap
 import os
 from pathlib import Path
 
-from deskgrid.images.manifest import measure
+from deskgrid.images.format.manifest import measure
 
 
 def cached_pages(path: Path) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.images.recipe import Loaded, Recipe, RecipeUser
-from deskgrid.images.tree import FACTS, SOURCES, USERS, in_plain_words, suites, wanted_packages, write_hook
+from deskgrid.images.build.tree import FACTS, SOURCES, USERS, in_plain_words, suites, wanted_packages, write_hook
+from deskgrid.images.format.recipe import Loaded, Recipe, RecipeUser
 
 WRITTEN = """\
 deb [signed-by="/a b/keys.gpg"] http://m.example.org/debian trixie main contrib

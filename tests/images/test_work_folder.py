@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.work_folder import KEPT_SECONDS, TREE, clean, finish, leave, tree_is_whole
+from deskgrid.images.build.work_folder import KEPT_SECONDS, TREE, clean, finish, leave, tree_is_whole
 
 
 @pytest.fixture

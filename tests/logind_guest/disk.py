@@ -10,13 +10,13 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host import trees
-from deskgrid.host.debstrap import bootstrap
-from deskgrid.host.files import locked, own_folder
-from deskgrid.host.paths import cache_folder
-from deskgrid.images import disk, kernel
-from deskgrid.images.roottar import RootTar
-from deskgrid.images.tree import DPKG_OPTIONS
+from deskgrid.host.system.files import locked, own_folder
+from deskgrid.host.system.paths import cache_folder
+from deskgrid.host.trees import trees
+from deskgrid.host.trees.debstrap import bootstrap
+from deskgrid.images.build import disk, kernel
+from deskgrid.images.build.roottar import RootTar
+from deskgrid.images.build.tree import DPKG_OPTIONS
 
 HERE = Path(__file__).parent
 SUITE = "trixie"

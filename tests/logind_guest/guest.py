@@ -23,8 +23,8 @@ from pathlib import Path
 import msgspec
 
 import deskgrid
-from deskgrid.host.account import become, service_account
-from deskgrid.host.files import own_folder
+from deskgrid.host.system.account import become, service_account
+from deskgrid.host.system.files import own_folder
 
 from .disk import HERE, Debian, debian
 

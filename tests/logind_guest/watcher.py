@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.presence.linux import LinuxPresence
+from deskgrid.presence.linux.presence import LinuxPresence
 
 _SET_CLOCK, _MONOTONIC = 0x400445A0, 1  # EVIOCSCLOCKID of linux/input.h
 _EVENT = struct.Struct("qqHHi")

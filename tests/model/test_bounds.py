@@ -12,33 +12,33 @@ from hypothesis import strategies as st
 
 pytest.importorskip("sqlalchemy")  # the coordinator does not run on Windows
 
-from deskgrid.agent.local_words import Done, Now, Question
-from deskgrid.agent.policy_files import PolicyTable
-from deskgrid.agent.usage import Book, Used, add, gift
-from deskgrid.agent.wishes import Said, decide, strongest
-from deskgrid.coordinator.changes import Changes
-from deskgrid.coordinator.fleet import Fleet
-from deskgrid.coordinator.signed import Facts
-from deskgrid.core.cases import Given, facts_of
-from deskgrid.core.demand import offers, wants
-from deskgrid.core.desk import Ruled, Ticked, Told, Wished, advance, next_due
-from deskgrid.core.desk import reports as vm_reports
-from deskgrid.core.health import Health
-from deskgrid.core.inputs import Sensed
-from deskgrid.core.plan import plan
-from deskgrid.core.vm import adopt
+from deskgrid.agent.owner.messages import Done, Now, Question
+from deskgrid.agent.owner.usage import Book, Used, add, gift
+from deskgrid.agent.owner.wishes import Said, decide, strongest
+from deskgrid.agent.policy.files import PolicyTable
+from deskgrid.coordinator.db.changes import Changes
+from deskgrid.coordinator.images.signed import Facts
+from deskgrid.coordinator.state.fleet import Fleet
+from deskgrid.core.desktop.advance import Ruled, Ticked, Told, Wished, advance, next_due
+from deskgrid.core.desktop.advance import reports as vm_reports
+from deskgrid.core.desktop.cases import Given, facts_of
+from deskgrid.core.desktop.inputs import Sensed
+from deskgrid.core.desktop.vm import adopt
+from deskgrid.core.fleet.demand import offers, wants
+from deskgrid.core.fleet.health import Health
+from deskgrid.core.fleet.plan import plan
 from deskgrid.model.desktop import Availability, Room, Transition, VmReport, VmState
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.inventory import Inventory, Trial, Verdict
 from deskgrid.model.lease import Lease, Size
-from deskgrid.model.moment import FIRST, LAST, moment_of
 from deskgrid.model.plan import PlanSettings, Snapshot
 from deskgrid.model.policy import Policy
 from deskgrid.model.pool import OfflineAd, PoolSnapshot
 from deskgrid.model.reason import Reason
+from deskgrid.model.values.moment import FIRST, LAST, moment_of
 from deskgrid.model.wish import Ask, Wish
-from deskgrid.pool.offline import MARK, matches, offline_ad
-from deskgrid.pool.reading import idle_groups, job_of, machines
+from deskgrid.pool.tools.offline import MARK, matches, offline_ad
+from deskgrid.pool.tools.reading import idle_groups, job_of, machines
 from deskgrid.wire import disk, guest, messages, neighbour
 from tests.core.values import ALL_DAY, AWAY, GIB, IMAGE, NOW, ROOMY, SMALL, desk, facts, lease
 
@@ -51,8 +51,8 @@ MESSAGES = (
     *(Done, Said, Lease, Wish, Book, PolicyTable, Policy, PlanSettings, Inventory, Facts, Given),
 )
 LENIENT = {
-    "Transition.at": "set right where it is recorded (coordinator/changes.py)",
-    "SessionReading.idle_seconds": "made a possible one where it comes in (agent/local_words.py)",
+    "Transition.at": "set right where it is recorded (coordinator/db/changes.py)",
+    "SessionReading.idle_seconds": "made a possible one where it comes in (agent/owner/messages.py)",
 }
 ODD_NUMBERS = (-1, -(1 << 70), 1 << 31, 1 << 63, 10**30, 10**300, -1e300, 1e300, 0, 0.5)
 ODD_TIMES = (
@@ -142,7 +142,7 @@ def unbounded(kind: kinds.Type, where: str, seen: set[type]) -> Iterator[str]:
 @pytest.mark.parametrize("message", [*MESSAGES, Now], ids=lambda kind: kind.__name__)
 def test_every_number_of_a_message_has_bounds(message: type) -> None:
     found = set(unbounded(kinds.type_info(message), message.__name__, set())) - LENIENT.keys()
-    assert not found, f"{sorted(found)}: give them a type of model/numbers.py"
+    assert not found, f"{sorted(found)}: give them a type of model/values/numbers.py"
 
 
 @pytest.mark.parametrize("odd", [one for one in ODD_TIMES if one[:4] not in ("1970", "2900")])

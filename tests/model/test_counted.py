@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import deskgrid
-from deskgrid.model.counted import counted
+from deskgrid.model.values.text import counted
 
 _THINGS = re.compile(
     r" (?:[a-z]+ )?(?:accounts|ads|blocks|cases|chunks|cores|CPUs?|days|desktops|devices|entries|failures|files|images|"

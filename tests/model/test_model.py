@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.lease import Lease
-from deskgrid.model.names import BadName, Name, name
 from deskgrid.model.policy import Policy
+from deskgrid.model.values.names import BadName, Name, name
 
 GOOD = ["a", "7", "its-sl6-lscsoft-20120415", "A.b_c-d", "x" * 64]
 BAD = ["", " a", "a b", "-a", ".hidden", "_x", "a/b", "a\n", "a\0", 'a"', "ä", "x" * 65, "../a"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.model.outside import JsonReader, read_json, read_plain_json, read_toml
+from deskgrid.model.values.outside import JsonReader, read_json, read_plain_json, read_toml
 
 
 class Box(msgspec.Struct):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.pool.ads import (
+from deskgrid.pool.tools.ads import (
     MOST,
     BadText,
     Expression,

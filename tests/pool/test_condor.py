@@ -16,22 +16,22 @@ import msgspec
 import psutil
 import pytest
 
-from deskgrid.host import trees
-from deskgrid.host.account import service_account
-from deskgrid.host.doctor_finding import Level
-from deskgrid.host.entry import enter, run_in
-from deskgrid.host.files import own_folder, write_atomic
+from deskgrid.host.doctor.facts import Level
+from deskgrid.host.system.account import service_account
+from deskgrid.host.system.files import own_folder, write_atomic
+from deskgrid.host.trees import trees
+from deskgrid.host.trees.entry import enter, run_in
 from deskgrid.model.lease import Size
 from deskgrid.model.pool import OfflineAd
 from deskgrid.pool.config import PoolSettings, _lease, dropins
 from deskgrid.pool.contract import PoolError, Refused, Unreachable
 from deskgrid.pool.doctor import ask, examine
-from deskgrid.pool.embedded import EmbeddedError, EmbeddedPool, free_port
-from deskgrid.pool.execute import ExecuteNode, Member
-from deskgrid.pool.head import HeadSettings
-from deskgrid.pool.identities import identity
-from deskgrid.pool.reach import Reach, run_tool
-from deskgrid.pool.tools import CondorPool
+from deskgrid.pool.embedded.execute import ExecuteNode, Member
+from deskgrid.pool.embedded.head import HeadSettings
+from deskgrid.pool.embedded.pool import EmbeddedError, EmbeddedPool, free_port
+from deskgrid.pool.tools.driver import CondorPool
+from deskgrid.pool.tools.identities import identity
+from deskgrid.pool.tools.reach import Reach, run_tool
 from tests import condor, waiting
 
 pytestmark = pytest.mark.real

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.coordinator.credentials import new_id
+from deskgrid.coordinator.state.credentials import new_id
 from deskgrid.guest.member import CONFIGURATION
 from deskgrid.pool.config import ForeignFile, PoolSettings, dropins, install
 

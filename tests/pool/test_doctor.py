@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.host.doctor_finding import Level
+from deskgrid.host.doctor.facts import Level
 from deskgrid.pool.config import PoolSettings, _lease
 from deskgrid.pool.doctor import Seen, ask, examine, must_be_fit, read, unfit_daemons
-from deskgrid.pool.reach import Reach
+from deskgrid.pool.tools.reach import Reach
 
 GOOD = {"collector": "$CondorVersion: 23.9.6 x $", "negotiator": "$CondorVersion: 25.14.1 x $"}
 BAD = GOOD | {"negotiator": "$CondorVersion: 24.0.2 x $"}

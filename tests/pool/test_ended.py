@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from deskgrid.pool.ended import KEEP_SECONDS, EndedVms
+from deskgrid.pool.tools.ended import KEEP_SECONDS, EndedVms
 
 
 def test_each_vm_is_named_once_and_every_writing_makes_the_file_newer_by_whole_seconds(tmp_path: Path) -> None:

@@ -13,17 +13,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.host.account import service_account
-from deskgrid.host.files import own_folder, write_atomic
+from deskgrid.host.system.account import service_account
+from deskgrid.host.system.files import own_folder, write_atomic
 from deskgrid.model.lease import Size
 from deskgrid.model.pool import OfflineAd
 from deskgrid.pool.contract import PoolError
-from deskgrid.pool.embedded import EmbeddedPool
-from deskgrid.pool.ended import EndedVms
-from deskgrid.pool.execute import ExecuteNode, Member
-from deskgrid.pool.head import HeadSettings
-from deskgrid.pool.reach import Reach, run_tool
-from deskgrid.pool.tools import CondorPool
+from deskgrid.pool.embedded.execute import ExecuteNode, Member
+from deskgrid.pool.embedded.head import HeadSettings
+from deskgrid.pool.embedded.pool import EmbeddedPool
+from deskgrid.pool.tools.driver import CondorPool
+from deskgrid.pool.tools.ended import EndedVms
+from deskgrid.pool.tools.reach import Reach, run_tool
 from tests import condor, waiting
 
 pytestmark = pytest.mark.real

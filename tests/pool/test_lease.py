@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.host import trees
+from deskgrid.host.trees import trees
 from deskgrid.pool.config import YOUNG_SECONDS, PoolSettings
-from deskgrid.pool.embedded import EmbeddedPool
-from deskgrid.pool.execute import ExecuteNode, Member
-from deskgrid.pool.head import HeadSettings
-from deskgrid.pool.tools import CondorPool
+from deskgrid.pool.embedded.execute import ExecuteNode, Member
+from deskgrid.pool.embedded.head import HeadSettings
+from deskgrid.pool.embedded.pool import EmbeddedPool
+from deskgrid.pool.tools.driver import CondorPool
 from tests import waiting
 
 pytestmark = pytest.mark.real

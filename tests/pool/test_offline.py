@@ -7,10 +7,10 @@ import pytest
 
 from deskgrid.model.image import Attribute
 from deskgrid.model.lease import Size
-from deskgrid.model.names import BadName
 from deskgrid.model.pool import Match, OfflineAd
-from deskgrid.pool.ads import Ad
-from deskgrid.pool.offline import ad_name, counted_once, lost, matches, offline_ad, remembered
+from deskgrid.model.values.names import BadName
+from deskgrid.pool.tools.ads import Ad
+from deskgrid.pool.tools.offline import ad_name, counted_once, lost, matches, offline_ad, remembered
 
 MIB = 1 << 20
 SMALL, LARGE = Size(1, 512 * MIB), Size(4, 2048 * MIB)

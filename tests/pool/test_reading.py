@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from deskgrid.model.pool import JobGroup, Machine
-from deskgrid.pool.ads import Ad
-from deskgrid.pool.reading import idle_groups, job_of, machines, sort_answer
+from deskgrid.pool.tools.ads import Ad
+from deskgrid.pool.tools.reading import idle_groups, job_of, machines, sort_answer
 
 
 def slot(vm_id: str, **more: object) -> Ad:

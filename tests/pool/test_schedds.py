@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from deskgrid.model.pool import Foreign
-from deskgrid.pool import tools
-from deskgrid.pool.ads import Ad
 from deskgrid.pool.contract import PoolError, Refused, Unreachable
-from deskgrid.pool.reach import Reach
+from deskgrid.pool.tools import driver
+from deskgrid.pool.tools.ads import Ad
+from deskgrid.pool.tools.reach import Reach
 
 Answers = Callable[[float], str]
 OURS: Ad = {"MyType": "Submitter", "ScheddName": "ours", "IdleJobs": 5}
@@ -28,8 +28,8 @@ class Pool:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, evil: Answers, *submitters: Ad) -> None:
         self.submitters, self.evil, self.ours = submitters, evil, self.five
         self.schedds = ["evil", "ours"]
-        monkeypatch.setattr(tools, "run_tool", self.run)
-        self.driver = tools.CondorPool(Reach(timeout_seconds=1))
+        monkeypatch.setattr(driver, "run_tool", self.run)
+        self.driver = driver.CondorPool(Reach(timeout_seconds=1))
 
     def five(self, left_seconds: float) -> str:
         return '7 1 512 "img"\n' * 5
@@ -91,10 +91,10 @@ def test_a_schedd_that_is_silent_keeps_no_other_from_telling_of_a_job(monkeypatc
             return ads if "-json" in argv else "1 1 1 true"
         return run(reach, argv, left_seconds, stdin)
 
-    monkeypatch.setattr(tools, "run_tool", asked)
+    monkeypatch.setattr(driver, "run_tool", asked)
     job = pool.driver.job("1.0")
     assert job is not None and job.schedd == "ours"
-    monkeypatch.setattr(tools, "run_tool", run)
+    monkeypatch.setattr(driver, "run_tool", run)
     with pytest.raises(PoolError):
         pool.driver.job("1.0")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deskgrid.pool.versions import limits_matches, unfit, version
+from deskgrid.pool.tools.versions import limits_matches, unfit, version
 
 
 def written(short: str) -> str:

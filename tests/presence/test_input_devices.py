@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.presence.input_devices import InputDevices
+from deskgrid.presence.linux.input_devices import InputDevices
 
 KEY = struct.pack("llHHi", 0, 0, 1, 30, 1)  # struct input_event (linux/input.h): EV_KEY, KEY_A, pressed
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.presence.interrupts import Interrupts, buses_of_people, parse_interrupts
+from deskgrid.presence.linux.interrupts import Interrupts, buses_of_people, parse_interrupts
 
 pytestmark = pytest.mark.slow
 

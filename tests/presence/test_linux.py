@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.presence.linux import ALL_SECONDS, LinuxPresence, Roots
+from deskgrid.presence.linux.presence import ALL_SECONDS, LinuxPresence, Roots
 from tests.waiting import SOON_SECONDS
 
 

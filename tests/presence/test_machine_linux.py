@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from deskgrid.model.policy import Policy
-from deskgrid.presence.linux import Roots
-from deskgrid.presence.load import Total, grown, memory_pressure, others_share, parse_total
-from deskgrid.presence.machine_linux import MachineReader, read_memory
-from deskgrid.presence.processes import Processes, Used, parse_stat
+from deskgrid.presence.linux.presence import Roots
+from deskgrid.presence.machine.linux import MachineReader, read_memory
+from deskgrid.presence.machine.load import Total, grown, memory_pressure, others_share, parse_total
+from deskgrid.presence.machine.processes import Processes, Used, parse_stat
 from tests.waiting import eventually
 
 POLICY = Policy()

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from deskgrid.model.presence import SessionReading
-from deskgrid.presence.macos import LAZY_SECONDS, MacPresence
+from deskgrid.presence.macos.presence import LAZY_SECONDS, MacPresence
 from tests.waiting import SOON_SECONDS
 
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="here its calls would be answered")

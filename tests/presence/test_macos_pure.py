@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deskgrid.model.presence import SessionReading
-from deskgrid.presence.macos_values import (
+from deskgrid.presence.macos.values import (
     UTMPX_BYTES,
     Facts,
     Login,

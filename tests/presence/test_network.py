@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.presence.network import default_device, wireless
+from deskgrid.presence.linux.network import default_device, wireless
 
 ROUTES = """\
 Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.presence.power import Power, lid_closed, read_power
+from deskgrid.presence.linux.power import Power, lid_closed, read_power
 
 
 def supply(sysfs: Path, name: str, **facts: str) -> None:

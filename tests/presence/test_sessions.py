@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.presence.sessions import Kind, Session, parse_logind, parse_utmp, read_logins
+from deskgrid.presence.linux.sessions import Kind, Session, parse_logind, parse_utmp, read_logins
 
 # as logind of Debian 12 and 13 writes them
 HEAD = "# This is private data. Do not parse.\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deskgrid.model.presence import Ending, Reading, SessionReading
-from deskgrid.presence.linux import FIRST_ANSWERS_SECONDS, LinuxPresence, Roots
+from deskgrid.presence.linux.presence import FIRST_ANSWERS_SECONDS, LinuxPresence, Roots
 from tests.presence.mock_bus import MANAGER, NETWORK, SESSION, MockBus, needs_bus
 from tests.waiting import SOON_SECONDS, eventually, short_folder
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from deskgrid.presence.teller import Teller
+from deskgrid.presence.notifier import Teller
 from tests.waiting import SOON_SECONDS, Calls
 
 

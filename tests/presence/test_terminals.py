@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.presence.terminals import GRANULARITY_SECONDS, Terminals
+from deskgrid.presence.linux.terminals import GRANULARITY_SECONDS, Terminals
 
 NOBODY_OF_THE_GRID: frozenset[int] = frozenset()
 

@@ -3,7 +3,7 @@
 import time
 
 from deskgrid.model.presence import SessionReading
-from deskgrid.presence.told import Told
+from deskgrid.presence.helpers import Told
 
 
 def test_what_was_idle_grows_until_it_is_said_again() -> None:

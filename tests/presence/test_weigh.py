@@ -4,10 +4,10 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as some
 
-from deskgrid.presence.sessions import Kind, Logins, Session
-from deskgrid.presence.terminals import Quiet
-from deskgrid.presence.told import Word
-from deskgrid.presence.weigh import BUSY_SECONDS, Hands, weigh
+from deskgrid.presence.helpers import Word
+from deskgrid.presence.linux.combine import BUSY_SECONDS, Hands, weigh
+from deskgrid.presence.linux.sessions import Kind, Logins, Session
+from deskgrid.presence.linux.terminals import Quiet
 
 NOBODY = Logins((), known=True, sources=("logind: 0 sessions",))
 HEARD = Hands("5 input devices", 300.0, complete=True)

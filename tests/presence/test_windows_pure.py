@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deskgrid.model.presence import Ending, SessionReading
-from deskgrid.presence.machine_windows import Times, others_share, running_of
-from deskgrid.presence.windows_events import (
+from deskgrid.presence.machine.windows import Times, others_share, running_of
+from deskgrid.presence.windows.combine import Facts, weigh
+from deskgrid.presence.windows.events import (
     CONSOLE_DISCONNECT,
     LOCK,
     LOGOFF,
@@ -31,7 +32,7 @@ from deskgrid.presence.windows_events import (
     encode_setting,
     follow,
 )
-from deskgrid.presence.windows_values import (
+from deskgrid.presence.windows.values import (
     Power,
     RawSession,
     Session,
@@ -44,7 +45,6 @@ from deskgrid.presence.windows_values import (
     watching_of,
     wireless_of,
 )
-from deskgrid.presence.windows_weigh import Facts, weigh
 
 DAY_MS = 86_400_000
 OURS = Session(1, attended=True, remote=False, locked=False)

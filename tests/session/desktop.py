@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.agent.local import LocalServer
-from deskgrid.agent.local_words import Rights
-from deskgrid.agent.status import Status
-from deskgrid.agent.usage import Gift, Used
-from deskgrid.agent.wishes import WishBook
+from deskgrid.agent.owner.messages import Rights
+from deskgrid.agent.owner.server import LocalServer
+from deskgrid.agent.owner.status import Status
+from deskgrid.agent.owner.usage import Gift, Used
+from deskgrid.agent.owner.wishes import WishBook
 from deskgrid.model.desktop import Availability, Room, VmReport, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size

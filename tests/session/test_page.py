@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.local_words import AskStatus, Question
+from deskgrid.agent.owner.messages import AskStatus, Question
 from deskgrid.model.desktop import VmState
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.host import entry, trees
-from deskgrid.host.account import service_account
-from deskgrid.host.files import own_folder
+from deskgrid.host.system.account import service_account
+from deskgrid.host.system.files import own_folder
+from deskgrid.host.trees import entry, trees
 from deskgrid.model.presence import SessionReading
 from deskgrid.session.eyes import QUIET_SECONDS
 from deskgrid.session.wayland import WaylandEye

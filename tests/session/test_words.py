@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from deskgrid.agent.local_words import Done
-from deskgrid.agent.usage import Used
+from deskgrid.agent.owner.messages import Done
+from deskgrid.agent.owner.usage import Used
 from deskgrid.model.desktop import VmState
 from deskgrid.model.wish import Ask, Wish
 from deskgrid.session.words import (

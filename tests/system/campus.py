@@ -12,14 +12,14 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from deskgrid.agent.status import Status, read_status
-from deskgrid.coordinator.catalogue import FixedCatalogue
+from deskgrid.agent.owner.status import Status, read_status
 from deskgrid.coordinator.client import OperatorClient
+from deskgrid.coordinator.images.catalogue import FixedCatalogue
 from deskgrid.coordinator.service import Ready, run
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.demo.cast import Cast
 from deskgrid.demo.stage import AGENT, over, write_agent
-from deskgrid.host.account import become
+from deskgrid.host.system.account import become
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings
@@ -35,7 +35,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from deskgrid.agent.run import run
 from deskgrid.agent.settings import AgentSettings
-from deskgrid.host.toml import read
+from deskgrid.host.system.toml import read
 run(read(Path(sys.argv[1]), AgentSettings), wall=lambda: datetime.now(UTC) + timedelta(hours=float(sys.argv[2])))
 """
 

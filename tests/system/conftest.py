@@ -7,10 +7,10 @@ import pytest
 
 from deskgrid.demo.cast import Cast
 from deskgrid.demo.stage import Stage
-from deskgrid.host import trees
-from deskgrid.host.files import own_folder
-from deskgrid.images.build import Built, build
-from deskgrid.pool.head import HeadSettings
+from deskgrid.host.system.files import own_folder
+from deskgrid.host.trees import trees
+from deskgrid.images.build.build import Built, build
+from deskgrid.pool.embedded.head import HeadSettings
 
 from .grid import Grid, tiny_images
 

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "hypervisor"))
 
 from tiny_guest import CMDLINE, DISK_BYTES, tiny_guest
 
-from deskgrid.coordinator.kept import LeaseRecord
+from deskgrid.coordinator.db.values import LeaseRecord
 from deskgrid.demo.stage import Stage, Table
-from deskgrid.images import manifest
+from deskgrid.images.format import manifest
 from tests.images.built import sealed
 
 IDLE, RUNNING, DONE = "1", "2", "4"

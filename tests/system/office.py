@@ -24,20 +24,21 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "hypervisor"))
 from tiny_guest import CMDLINE, DISK_BYTES, DISK_LINE, tiny_guest
 
 from deskgrid.coordinator.client import OperatorClient
-from deskgrid.coordinator.kept import LeaseRecord
+from deskgrid.coordinator.db.values import LeaseRecord
 from deskgrid.coordinator.service import Ready, run
 from deskgrid.coordinator.settings import CoordinatorSettings, ImageSettings
 from deskgrid.demo.cast import Cast
 from deskgrid.demo.signers import Signers
 from deskgrid.demo.stage import AGENT, over, write_agent
-from deskgrid.host.account import become
-from deskgrid.images import cpio, manifest
-from deskgrid.images.chunks.store import ChunkStore, Limits
-from deskgrid.images.chunks.upkeep import Verified, verify
+from deskgrid.host.system.account import become
+from deskgrid.images.build import cpio
+from deskgrid.images.format import manifest
+from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.store.upkeep import Verified, verify
 from deskgrid.images.trust.words import Version
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings
-from deskgrid.pool.embedded import free_port
+from deskgrid.pool.embedded.pool import free_port
 from deskgrid.presence.fake import set_presence
 from tests.images.built import sealed
 
@@ -53,7 +54,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from deskgrid.agent.run import run
 from deskgrid.agent.settings import AgentSettings
-from deskgrid.host.toml import read
+from deskgrid.host.system.toml import read
 wrong = Path(sys.argv[2])
 run(read(Path(sys.argv[1]), AgentSettings), wall=lambda: datetime.now(UTC) + timedelta(days=float(wrong.read_text())))
 """
@@ -305,7 +306,7 @@ class Office:
         assert qemu is not None
         keeper = qemu.parent()
         assert keeper is not None
-        (serve,) = [one for one in keeper.children() if "deskgrid.images.chunks.serve" in one.cmdline()]
+        (serve,) = [one for one in keeper.children() if "deskgrid.images.serve.serve" in one.cmdline()]
         return {"keeper": keeper, "qemu": qemu, "serve": serve}
 
     def left_behind(self, desktop: str, vm_id: str, pids: list[int]) -> list[str]:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.host import trees
-from deskgrid.host.account import Account, service_account
-from deskgrid.host.files import own_folder
-from deskgrid.host.paths import cache_folder
-from deskgrid.images.build import Built
+from deskgrid.host.system.account import Account, service_account
+from deskgrid.host.system.files import own_folder
+from deskgrid.host.system.paths import cache_folder
+from deskgrid.host.trees import trees
+from deskgrid.images.build.build import Built
 
 from .grid import HANG_SECONDS, until
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from deskgrid.coordinator.kept import LeaseRecord, Line
+from deskgrid.coordinator.db.values import LeaseRecord, Line
 from deskgrid.pool.config import YOUNG_SECONDS
 
 from .grid import DONE, IDLE, RUNNING, Bell, Grid, ended_after_seconds, qemu_of, the_qemu_of, until

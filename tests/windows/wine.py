@@ -22,12 +22,12 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deskgrid.host import entry, trees
-from deskgrid.host.account import Account
-from deskgrid.host.debstrap import Progress, quiet
-from deskgrid.host.files import locked
-from deskgrid.host.paths import cache_folder
-from deskgrid.host.process import Finished
+from deskgrid.host.system.account import Account
+from deskgrid.host.system.files import locked
+from deskgrid.host.system.paths import cache_folder
+from deskgrid.host.system.process import Finished
+from deskgrid.host.trees import entry, trees
+from deskgrid.host.trees.debstrap import Progress, quiet
 
 CHECKOUT = Path(__file__).parents[2]
 WINE_TREE = trees.Recipe("trixie", ("wine", "wine64", "xvfb"))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from deskgrid.agent.run import AgentError, run
 from deskgrid.agent.settings import AgentSettings
-from deskgrid.host import logs
-from deskgrid.host.toml import BadSettings, read
-from deskgrid.model.plain import plain
+from deskgrid.host.system import logs
+from deskgrid.host.system.toml import BadSettings, read
+from deskgrid.model.values.text import plain
 
 
 def main(argv: list[str]) -> int:

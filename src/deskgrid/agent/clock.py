@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from deskgrid.host.steady import steady_seconds
+from deskgrid.host.system.steady import steady_seconds
 
 LOCALTIME = Path("/etc/localtime")
 Clock = Callable[[], datetime]

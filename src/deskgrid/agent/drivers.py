@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from deskgrid.agent.clock import Clock, utc_now
-from deskgrid.agent.files import ca_file
-from deskgrid.agent.items import Item
-from deskgrid.agent.settings import AgentSettings
+from deskgrid.agent.inbox import Item
+from deskgrid.agent.settings import AgentSettings, ca_file
 from deskgrid.hypervisor.contract import Hypervisor
 from deskgrid.images.contract import ImageStore
 from deskgrid.model.policy import Machine, Policy
@@ -51,37 +50,37 @@ def presence_of(settings: AgentSettings) -> tuple[SystemPresence, ReadMachine]:
 def _own_presence() -> SystemPresence:
     """That of the system that we run on; docs/platforms.md says on which it ran."""
     if sys.platform == "win32":
-        from deskgrid.presence.windows import WindowsPresence
+        from deskgrid.presence.windows.presence import WindowsPresence
 
         return WindowsPresence()
     if sys.platform == "darwin":
-        from deskgrid.presence.macos import MacPresence
+        from deskgrid.presence.macos.presence import MacPresence
 
         return MacPresence()
-    from deskgrid.presence.linux import LinuxPresence
+    from deskgrid.presence.linux.presence import LinuxPresence
 
     return LinuxPresence()
 
 
 def _machine(settings: AgentSettings, metered: Callable[[], bool | None]) -> _Machine:
     if sys.platform == "win32":
-        from deskgrid.presence import machine_windows
+        from deskgrid.presence.machine import windows
 
-        return machine_windows.MachineReader(settings.state, metered=metered)
+        return windows.MachineReader(settings.state, metered=metered)
     if sys.platform == "darwin":
-        from deskgrid.presence import machine_macos
+        from deskgrid.presence.machine import macos
 
-        return machine_macos.MachineReader(settings.state)
-    from deskgrid.presence import machine_linux
+        return macos.MachineReader(settings.state)
+    from deskgrid.presence.machine import linux
 
-    return machine_linux.MachineReader(settings.state, metered=metered)
+    return linux.MachineReader(settings.state, metered=metered)
 
 
 def hypervisor_of(settings: AgentSettings, inbox: Inbox) -> Hypervisor:
     """What runs virtual machines; what happens to them goes to the inbox."""
     if settings.hypervisor == "fake":
         return _fake_hypervisor(inbox.put, lambda call: inbox.put(Due(call)))
-    from deskgrid.hypervisor.qemu import QemuHypervisor
+    from deskgrid.hypervisor.qemu.driver import QemuHypervisor
 
     return QemuHypervisor(settings.state, inbox.put, idle_class=settings.idle_class)
 
@@ -93,7 +92,7 @@ def store_of(settings: AgentSettings, policy: Callable[[], Policy], wall: Clock)
 
         return FakeStore(settings.store, anything=True)
     from deskgrid.images.desktop import Allowance, DesktopStore, Origins
-    from deskgrid.images.trust.place import Place
+    from deskgrid.images.trust.words import Place
 
     def allowance() -> Allowance:
         now = policy()

@@ -18,12 +18,11 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from deskgrid.agent.files import ca_file, credential_file
-from deskgrid.agent.settings import ADDRESS
-from deskgrid.host.deadline import Deadline, read_within
-from deskgrid.host.files import write_atomic
-from deskgrid.model.names import name
-from deskgrid.model.outside import read_json
+from deskgrid.agent.settings import ADDRESS, ca_file, credential_file
+from deskgrid.host.system.deadline import Deadline, read_within
+from deskgrid.host.system.files import write_atomic
+from deskgrid.model.values.names import name
+from deskgrid.model.values.outside import read_json
 from deskgrid.wire.messages import Enrol, Enrolled, Problem
 
 _TEXT = re.compile(r"(?P<token>[A-Za-z0-9._-]{8,200})@(?P<fingerprint>[0-9a-f]{64})\Z")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.files import write_atomic
-from deskgrid.host.steady import steady_seconds
+from deskgrid.host.system.files import write_atomic
+from deskgrid.host.system.steady import steady_seconds
 from deskgrid.model.lease import Lease
-from deskgrid.model.moment import Moment
-from deskgrid.model.outside import read_json
+from deskgrid.model.values.moment import Moment
+from deskgrid.model.values.outside import read_json
 
 _REWRITE_AFTER = timedelta(seconds=60)
 

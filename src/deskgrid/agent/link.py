@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from deskgrid.agent.items import Answered, Item, LinkDown
-from deskgrid.host.deadline import Deadline, read_within
-from deskgrid.model.outside import read_json
+from deskgrid.agent.inbox import Answered, Item, LinkDown
+from deskgrid.host.system.deadline import Deadline, read_within
+from deskgrid.model.values.outside import read_json
 from deskgrid.wire.messages import Answer, Problem, Report
 
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 20.0

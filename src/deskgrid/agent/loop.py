@@ -3,7 +3,7 @@
 Rules, told first:
 - `turn` takes one item, asks `core.desk.advance` what it means, and carries the commands out. It is the only place
   that changes the agent's state, and it never waits: drivers answer later, through the inbox.
-- What the loop is driven by is passed in (`agent/around.py`), so that the same loop runs on a desktop with threads and
+- What the loop is driven by is passed in (`agent/ports.py`), so that the same loop runs on a desktop with threads and
   in a simulated campus with a virtual clock.
 - The owner first: an item that tells of the owner is sensed and obeyed before anything is reported.
 - The system waits with an announced sleep or shutdown until no VM runs, or has nothing more to lose.
@@ -17,22 +17,10 @@ from functools import partial
 
 import msgspec
 
-from deskgrid.agent.around import Around
-from deskgrid.agent.items import (
-    Answered,
-    Asked,
-    Fetched,
-    HandOver,
-    Item,
-    LinkDown,
-    Looked,
-    Sense,
-    Stop,
-    Tick,
-    of_vm,
-)
-from deskgrid.agent.letters import Letters
-from deskgrid.core.desk import (
+from deskgrid.agent.inbox import Answered, Asked, Fetched, HandOver, Item, LinkDown, Looked, Sense, Stop, Tick, of_vm
+from deskgrid.agent.ports import Around
+from deskgrid.agent.report_session import Letters
+from deskgrid.core.desktop.advance import (
     Act,
     Finishing,
     HandingOver,
@@ -47,7 +35,7 @@ from deskgrid.core.desk import (
     next_due,
     unsaid,
 )
-from deskgrid.core.vm import Command, Vm, adopt
+from deskgrid.core.desktop.vm import Command, Vm, adopt
 from deskgrid.hypervisor import contract as hv
 from deskgrid.images.contract import ImageError
 from deskgrid.model.desktop import VmState

@@ -1,4 +1,4 @@
-"""Starts and ends the process that gives parts of images to neighbours (`images/chunks/neighbour.py`).
+"""Starts and ends the process that gives parts of images to neighbours (`images/neighbour/serve.py`).
 
 Rules, told first
 - It runs only while the policy says `neighbours` and virtual machines may run here (`core/neighbours.gives`). When that
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.core.neighbours import gives
-from deskgrid.host.programs import KEPT, environment, python
+from deskgrid.core.fleet.neighbours import gives
+from deskgrid.host.system.programs import KEPT, environment, python
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
 from deskgrid.wire.disk import Command, decode_word, encode_command
@@ -71,7 +71,7 @@ class Neighbour:
         self._bytes_per_second = rate
         try:
             self._process = subprocess.Popen(
-                python("deskgrid.images.chunks.neighbour"),
+                python("deskgrid.images.neighbour.serve"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment(*KEPT) | _SPARING,

@@ -17,27 +17,26 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from deskgrid.agent.around import Around
 from deskgrid.agent.clock import Clock, calendar, steady_clock, utc_now
 from deskgrid.agent.drivers import Due, Inbox, hypervisor_of, presence_of, store_of
-from deskgrid.agent.files import ca_file, credential_file, status_file
-from deskgrid.agent.items import Asked, HandOver, Item, Looked, Sense, Stop, Tick
+from deskgrid.agent.inbox import Asked, HandOver, Item, Looked, Sense, Stop, Tick
 from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.link import HttpsLink
-from deskgrid.agent.local import LocalServer
-from deskgrid.agent.local_socket import RUN_FOLDER, LocalError, listening_place
 from deskgrid.agent.loop import Loop
 from deskgrid.agent.neighbour import Neighbour
-from deskgrid.agent.policy_files import PolicyFiles
-from deskgrid.agent.settings import AgentSettings
-from deskgrid.agent.status import Status, status_of, write_status
-from deskgrid.agent.usage import UsageBook
-from deskgrid.agent.wishes import WishBook
-from deskgrid.core.desk import Desk
-from deskgrid.core.desk import reports as vm_reports
-from deskgrid.core.layers import combine
-from deskgrid.host.files import Locked, locked
-from deskgrid.host.inventory import read_inventory
+from deskgrid.agent.owner.server import LocalServer
+from deskgrid.agent.owner.socket import RUN_FOLDER, LocalError, listening_place
+from deskgrid.agent.owner.status import Status, status_of, write_status
+from deskgrid.agent.owner.usage import UsageBook
+from deskgrid.agent.owner.wishes import WishBook
+from deskgrid.agent.policy.files import PolicyFiles
+from deskgrid.agent.ports import Around
+from deskgrid.agent.settings import AgentSettings, ca_file, credential_file, status_file
+from deskgrid.core.desktop.advance import Desk
+from deskgrid.core.desktop.advance import reports as vm_reports
+from deskgrid.core.policy.layers import combine
+from deskgrid.host.doctor.inventory import read_inventory
+from deskgrid.host.system.files import Locked, locked
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 

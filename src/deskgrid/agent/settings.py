@@ -1,14 +1,14 @@
-"""agent.toml: what an agent must be told. Everything else has a default."""
+"""agent.toml: what an agent must be told (everything else has a default), and where its files lie."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from deskgrid.agent.policy_files import POLICY_FOLDER, PolicyTable, Zone
-from deskgrid.model.help import Help
-from deskgrid.model.names import Name
+from deskgrid.agent.policy.files import POLICY_FOLDER, PolicyTable, Zone
 from deskgrid.model.policy import Seconds
+from deskgrid.model.values.help import Help
+from deskgrid.model.values.names import Name
 
 ADDRESS = r"^https://[A-Za-z0-9.\[\]:-]+\Z"
 """Where a coordinator may be: never without TLS, and nothing but host and port."""
@@ -71,3 +71,18 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def repository_url(self) -> str:
         """Where signed metadata and packs are."""
         return self.repository.rstrip("/") or f"{self.coordinator}/repository"
+
+
+def credential_file(state: Path) -> Path:
+    """The desktop's own credential, mode 0600. SECRET."""
+    return state / "credential"
+
+
+def ca_file(state: Path) -> Path:
+    """The coordinator's CA certificate, pinned at enrolment."""
+    return state / "coordinator-ca.pem"
+
+
+def status_file(state: Path) -> Path:
+    """What the agent tells its owner."""
+    return state / "status.json"

@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from deskgrid.cli.doctor import missing_for_demo
-from deskgrid.cli.image import build_with_bar
-from deskgrid.cli.image_store import tried
+from deskgrid.cli.desktop.doctor import missing_for_demo
+from deskgrid.cli.grid.pool import provide_tree
+from deskgrid.cli.image.image import build_with_bar
+from deskgrid.cli.image.store import tried
 from deskgrid.cli.output import Exit, Failed, show, tell
-from deskgrid.cli.pool import provide_tree
 from deskgrid.demo import figures as figuring
 from deskgrid.demo.cast import Cast, DemoError
 from deskgrid.demo.jobs import JOBS
 from deskgrid.demo.play import Play
 from deskgrid.demo.stage import Stage
-from deskgrid.images.chunks.publish import source_of
+from deskgrid.images.publish.publish import source_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RECIPE = Path(__file__).parents[1] / "recipes/demo.toml"

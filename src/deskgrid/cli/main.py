@@ -11,20 +11,24 @@ import typer
 from deskgrid import __version__
 from deskgrid.agent.enrol import EnrolError
 from deskgrid.agent.run import AgentError
-from deskgrid.cli import agent, coordinator, demo, doctor, firmware, image, operator, owner, policy, pool, trust
+from deskgrid.cli import demo
+from deskgrid.cli.desktop import agent, doctor, firmware, owner, policy
+from deskgrid.cli.grid import coordinator, operator, pool
+from deskgrid.cli.image import image
 from deskgrid.cli.output import Exit, Failed, complain, errors, show_text
+from deskgrid.cli.trust import trust
 from deskgrid.coordinator.client import NoAnswer, Refused
-from deskgrid.host import logs
-from deskgrid.host.debstrap import BuildFailed
-from deskgrid.host.entry import NoWay
-from deskgrid.host.start import set_umask
-from deskgrid.host.toml import BadSettings
+from deskgrid.host.system import logs
+from deskgrid.host.system.start import set_umask
+from deskgrid.host.system.toml import BadSettings
+from deskgrid.host.trees.debstrap import BuildFailed
+from deskgrid.host.trees.entry import NoWay
 from deskgrid.images.contract import ImageError
-from deskgrid.images.recipe import BadRecipe
-from deskgrid.model.names import BadName
+from deskgrid.images.format.recipe import BadRecipe
+from deskgrid.model.values.names import BadName
 from deskgrid.pool.config import ForeignFile
 from deskgrid.pool.contract import PoolError
-from deskgrid.pool.embedded import EmbeddedError
+from deskgrid.pool.embedded.pool import EmbeddedError
 
 log = logging.getLogger("deskgrid.cli")
 

@@ -1,6 +1,6 @@
 """The manual's tables, drawn from the code: every setting with type, default and help; every command with its help.
 
-A setting's help stands beside its type (`model/help.py`); a test sees that none lacks.
+A setting's help stands beside its type (`model/values/help.py`); a test sees that none lacks.
 """
 
 import inspect
@@ -15,11 +15,11 @@ import typer
 
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.coordinator.settings import CoordinatorSettings
-from deskgrid.core.refusals import REFUSALS
-from deskgrid.host.account import Account
-from deskgrid.images.recipe import Recipe
-from deskgrid.model.help import helps
+from deskgrid.core.policy.refusals import REFUSALS
+from deskgrid.host.system.account import Account
+from deskgrid.images.format.recipe import Recipe
 from deskgrid.model.policy import ROWS, Policy, Tighter
+from deskgrid.model.values.help import helps
 
 _NAMES = {
     str: "text",

@@ -8,8 +8,8 @@ from urllib.parse import quote, urlencode
 import msgspec
 import urllib3
 
-from deskgrid.coordinator.inventories import FleetInventory
-from deskgrid.coordinator.kept import LeaseRecord, Line
+from deskgrid.coordinator.db.values import LeaseRecord, Line
+from deskgrid.coordinator.state.inventories import FleetInventory
 from deskgrid.coordinator.views import (
     Because,
     DesktopView,
@@ -21,9 +21,9 @@ from deskgrid.coordinator.views import (
     Status,
     VmView,
 )
-from deskgrid.core.why import Why
+from deskgrid.core.fleet.why import Why
 from deskgrid.model.image import ImageFacts
-from deskgrid.model.outside import read_json
+from deskgrid.model.values.outside import read_json
 from deskgrid.wire.messages import Problem
 
 T = TypeVar("T")

@@ -11,25 +11,25 @@ from typing import TypeVar
 import msgspec
 import sqlalchemy as sa
 
-from deskgrid.coordinator import records
-from deskgrid.coordinator.catalogue import Catalogue, FixedCatalogue
-from deskgrid.coordinator.database import Database
-from deskgrid.coordinator.fleet import Fleet
-from deskgrid.coordinator.forgetting import DELAYS_SECONDS, Forgetting
-from deskgrid.coordinator.holding import Holding
-from deskgrid.coordinator.inventories import Inventories
-from deskgrid.coordinator.kept import DesktopInventory, LeaseRecord, Member, outcomes_of, spent_of
-from deskgrid.coordinator.ledger import Ledger
-from deskgrid.coordinator.neighbours import Neighbours
-from deskgrid.coordinator.offering import Offering
-from deskgrid.coordinator.outcomes import KEPT_DAYS, LastVms, Outcomes
-from deskgrid.coordinator.own_time import Clock, OwnTime
+from deskgrid.coordinator.db import queries
+from deskgrid.coordinator.db.database import Database
+from deskgrid.coordinator.db.recorder import Recorder
+from deskgrid.coordinator.db.values import DesktopInventory, LeaseRecord, Member, outcomes_of, spent_of
+from deskgrid.coordinator.images.catalogue import Catalogue, FixedCatalogue
+from deskgrid.coordinator.images.offering import Offering
+from deskgrid.coordinator.images.signed import SignedCatalogue
+from deskgrid.coordinator.long_polls import Holding
 from deskgrid.coordinator.places import Places, Whereabouts
-from deskgrid.coordinator.recorder import Recorder
-from deskgrid.coordinator.revocations import Journal
 from deskgrid.coordinator.settings import CoordinatorSettings
-from deskgrid.coordinator.signed import SignedCatalogue
-from deskgrid.core.view import View
+from deskgrid.coordinator.state.ad_invalidation import DELAYS_SECONDS, Forgetting
+from deskgrid.coordinator.state.fleet import Fleet
+from deskgrid.coordinator.state.inventories import Inventories
+from deskgrid.coordinator.state.ledger import Ledger
+from deskgrid.coordinator.state.neighbours import Neighbours
+from deskgrid.coordinator.state.outcomes import KEPT_DAYS, LastVms, Outcomes
+from deskgrid.coordinator.state.own_time import Clock, OwnTime
+from deskgrid.coordinator.state.revocations import Journal
+from deskgrid.core.fleet.view import View
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import Pool
@@ -195,11 +195,11 @@ class Loaded:
             self._read(connection, now)
 
     def _read(self, connection: sa.Connection, now: datetime) -> None:
-        self.members: list[Member] = records.members(connection)
-        self.tokens = records.tokens(connection)
-        self.image_names = records.image_names(connection)
-        self.inventories: list[DesktopInventory] = records.inventories(connection)
-        self.living: list[LeaseRecord] = records.live_leases(connection)
-        self.gone = records.ended_leases(connection, now - _TOKEN_DAY, 10_000)
-        self.recent = records.recent_leases(connection, now - timedelta(days=KEPT_DAYS), 20_000)
-        self.last_line = records.last_line(connection)
+        self.members: list[Member] = queries.members(connection)
+        self.tokens = queries.tokens(connection)
+        self.image_names = queries.image_names(connection)
+        self.inventories: list[DesktopInventory] = queries.inventories(connection)
+        self.living: list[LeaseRecord] = queries.live_leases(connection)
+        self.gone = queries.ended_leases(connection, now - _TOKEN_DAY, 10_000)
+        self.recent = queries.recent_leases(connection, now - timedelta(days=KEPT_DAYS), 20_000)
+        self.last_line = queries.last_line(connection)

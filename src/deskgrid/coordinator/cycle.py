@@ -17,15 +17,15 @@ from datetime import datetime, timedelta
 import msgspec
 import sqlalchemy as sa
 
-from deskgrid.coordinator import records
 from deskgrid.coordinator.coordinator import Coordinator
-from deskgrid.coordinator.credentials import new_id
-from deskgrid.core.demand import offers, wants
-from deskgrid.core.filler import idle, without
-from deskgrid.core.giving import PassedOver, bounded, passed_over
-from deskgrid.core.health import Health
-from deskgrid.core.plan import plan
-from deskgrid.core.view import View, with_waiting
+from deskgrid.coordinator.db import queries
+from deskgrid.coordinator.state.credentials import new_id
+from deskgrid.core.fleet.backfill import idle, without
+from deskgrid.core.fleet.demand import offers, wants
+from deskgrid.core.fleet.giving import PassedOver, bounded, passed_over
+from deskgrid.core.fleet.health import Health
+from deskgrid.core.fleet.plan import plan
+from deskgrid.core.fleet.view import View, with_waiting
 from deskgrid.model.lease import Lease
 from deskgrid.model.plan import Grant, Plan, PlanSettings, Snapshot
 from deskgrid.model.pool import OfflineAd, PoolSnapshot
@@ -110,7 +110,7 @@ class Cycle:
         self._advertised_at += by
         self._tokens_by += by  # until the database has taken it
         if self._tokens_by:
-            moved = await office.recorder.call(lambda connection: records.shift_tokens(connection, self._tokens_by))
+            moved = await office.recorder.call(lambda connection: queries.shift_tokens(connection, self._tokens_by))
             self._tokens_by = timedelta(0)
             office.tokens.update({token.id: token for token in moved})
 

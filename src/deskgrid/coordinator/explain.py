@@ -6,12 +6,13 @@ import msgspec
 
 from deskgrid import __version__
 from deskgrid.coordinator.coordinator import Coordinator
-from deskgrid.coordinator.inventories import FleetInventory, fleet
-from deskgrid.coordinator.kept import LeaseRecord, Member
+from deskgrid.coordinator.db.values import LeaseRecord, Member
+from deskgrid.coordinator.state.inventories import FleetInventory, fleet
 from deskgrid.coordinator.views import DesktopView, ImageList, ImageView, Status, VmView
-from deskgrid.core import refusals, why
-from deskgrid.core.view import View
-from deskgrid.core.why import Why
+from deskgrid.core.fleet import why
+from deskgrid.core.fleet.view import View
+from deskgrid.core.fleet.why import Why
+from deskgrid.core.policy import refusals
 from deskgrid.model.pool import Job
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolError

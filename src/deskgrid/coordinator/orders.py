@@ -9,9 +9,9 @@ Rules, told first:
 - A report that finds nothing to say may be held open, if its desktop can take orders.
 """
 
-from deskgrid.coordinator.changes import Live
 from deskgrid.coordinator.coordinator import Coordinator
-from deskgrid.coordinator.tellers import REPORT_LINES
+from deskgrid.coordinator.db.changes import Live
+from deskgrid.coordinator.db.tellers import REPORT_LINES
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Answer, Order, Report

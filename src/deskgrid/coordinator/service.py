@@ -24,22 +24,22 @@ from pathlib import Path
 import msgspec
 import uvicorn
 
-from deskgrid.coordinator import trust
-from deskgrid.coordinator.api import Api, Application
-from deskgrid.coordinator.authentication import Authentication
-from deskgrid.coordinator.catalogue import Catalogue
-from deskgrid.coordinator.connection import BoundedConnection, bounded
+from deskgrid.coordinator.authority import Authority, TrustError, prepare
 from deskgrid.coordinator.coordinator import Coordinator, Loaded
-from deskgrid.coordinator.credentials import Guard, operator_token
 from deskgrid.coordinator.cycle import run_cycles
-from deskgrid.coordinator.database import DatabaseError, open_database
-from deskgrid.coordinator.door import Door
-from deskgrid.coordinator.operator_api import OperatorApi
-from deskgrid.coordinator.own_time import Clock, OwnTime
-from deskgrid.coordinator.revocations import FILE, Journal
+from deskgrid.coordinator.db.database import DatabaseError, open_database
+from deskgrid.coordinator.http.api import Api, Application
+from deskgrid.coordinator.http.authentication import Authentication
+from deskgrid.coordinator.http.connection import BoundedConnection, bounded
+from deskgrid.coordinator.http.limiter import Door
+from deskgrid.coordinator.http.operator_api import OperatorApi
+from deskgrid.coordinator.images.catalogue import Catalogue
+from deskgrid.coordinator.retention import keep_small
 from deskgrid.coordinator.settings import CoordinatorSettings
-from deskgrid.coordinator.upkeep import keep_small
-from deskgrid.host.files import Locked, locked
+from deskgrid.coordinator.state.credentials import Guard, operator_token
+from deskgrid.coordinator.state.own_time import Clock, OwnTime
+from deskgrid.coordinator.state.revocations import FILE, Journal
+from deskgrid.host.system.files import Locked, locked
 from deskgrid.pool.contract import Pool
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def run(
         raise ServiceError(
             f"state folder {settings.state_dir}: another coordinator uses it; stop that one, or choose another folder"
         ) from None
-    except (trust.TrustError, DatabaseError) as error:
+    except (TrustError, DatabaseError) as error:
         raise ServiceError(str(error)) from None
 
 
@@ -138,7 +138,7 @@ async def _serve(
     catalogue: Catalogue | None,
     most_connections: int,
 ) -> None:
-    authority = trust.prepare(settings.state_dir, settings.names, clock())
+    authority = prepare(settings.state_dir, settings.names, clock())
     token = operator_token(settings.state_dir)
     database = open_database(settings.database_url)
     try:
@@ -225,7 +225,7 @@ async def _renew(server: "_Server", office: Coordinator, stopping: asyncio.Event
             async with asyncio.timeout(_RENEW_SECONDS):
                 await stopping.wait()
         try:
-            trust.prepare(settings.state_dir, settings.names, office.clock())
+            prepare(settings.state_dir, settings.names, office.clock())
             server.reload(settings.state_dir)
         except Exception:
             log.exception("the server's certificate could not be looked after; it is tried again")
@@ -233,7 +233,7 @@ async def _renew(server: "_Server", office: Coordinator, stopping: asyncio.Event
 
 def _config(
     settings: CoordinatorSettings,
-    authority: trust.Authority,
+    authority: Authority,
     application: Application,
     connection: type[BoundedConnection],
 ) -> uvicorn.Config:

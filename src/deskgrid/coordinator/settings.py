@@ -2,7 +2,7 @@
 
 Rules, told first:
 - Everything has a default that works on one machine; a file names only what differs.
-- All faults of a file are told at once, with their paths (`host/toml.py` reads it).
+- All faults of a file are told at once, with their paths (`host/system/toml.py` reads it).
 - Times that would defeat each other are refused here: a held report must not make its desktop look silent, and a
   lease must outlive several missed reports.
 """
@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from deskgrid.host import toml
-from deskgrid.model.help import Help
+from deskgrid.host.system import toml
 from deskgrid.model.plan import PlanSettings
-from deskgrid.pool.reach import Reach
+from deskgrid.model.values.help import Help
+from deskgrid.pool.tools.reach import Reach
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=31 * 86400)]

@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 
-from deskgrid.coordinator.kept import DesktopInventory, LeaseRecord, Line
-from deskgrid.core.why import Why
+from deskgrid.coordinator.db.values import DesktopInventory, LeaseRecord, Line
+from deskgrid.core.fleet.why import Why
 from deskgrid.model.desktop import Availability, Room, VmReport
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Size
-from deskgrid.model.names import Name
 from deskgrid.model.plan import Shortage, Want
 from deskgrid.model.pool import OfflineAd
 from deskgrid.model.reason import Reason
+from deskgrid.model.values.names import Name
 
 __all__ = ["LeaseRecord", "Line", "Why"]
 

@@ -1,4 +1,4 @@
-"""Draws docs/vm-life.md from the table of `core/vm.py`: a figure of what moves, and every row in words.
+"""Draws docs/vm-life.md from the table of `core/desktop/vm.py`: a figure of what moves, and every row in words.
 
 Pure functions from the table to text; `make docs` writes the page, a test says when it is out of date.
 """
@@ -6,7 +6,7 @@ Pure functions from the table to text; `make docs` writes the page, a test says 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from deskgrid.core.vm import TABLE, WAIT_SECONDS, Event, Kind, Row, Vm
+from deskgrid.core.desktop.vm import TABLE, WAIT_SECONDS, Event, Kind, Row, Vm
 from deskgrid.model.desktop import VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Lease, Size
@@ -47,8 +47,8 @@ _LEASE_END = _NOW + timedelta(days=2)
 _HEAD = """\
 # The life of a virtual machine
 
-This page is drawn from the table in `src/deskgrid/core/vm.py`; `make docs` renews it, and a test fails when it is out
-of date. Every event has a row in every state. Edges read *event / orders to the drivers*.
+This page is drawn from the table in `src/deskgrid/core/desktop/vm.py`; `make docs` renews it, and a test fails when it
+is out of date. Every event has a row in every state. Edges read *event / orders to the drivers*.
 """
 _TAIL = f"""\
 An empty cell orders nothing and moves nothing (a lease still renews the lease). An accelerator is distrusted only where

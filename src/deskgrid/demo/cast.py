@@ -1,7 +1,7 @@
 """The demo's processes: coordinator and agents, without privileges, in one folder of their own.
 
 Rules, told first:
-- Whoever calls, the parts run as the unprivileged service account (`host/account.py`); root only prepares.
+- Whoever calls, the parts run as the unprivileged service account (`host/system/account.py`); root only prepares.
 - Everything is put away in reverse order, whatever happened, also on Ctrl-C; a process that does not end is killed.
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import psutil
 
-from deskgrid.host.account import become, service_account
-from deskgrid.host.files import own_folder
-from deskgrid.host.programs import python
+from deskgrid.host.system.account import become, service_account
+from deskgrid.host.system.files import own_folder
+from deskgrid.host.system.programs import python
 
 DESKTOPS = ("desk-1", "desk-2")
 STOP_SECONDS = 15.0

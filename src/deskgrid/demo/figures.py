@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.files import write_atomic
+from deskgrid.host.system.files import write_atomic
 
 
 class Figures(msgspec.Struct, omit_defaults=False):

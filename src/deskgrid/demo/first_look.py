@@ -14,10 +14,10 @@ import msgspec
 from deskgrid.demo.cast import DESKTOPS
 from deskgrid.demo.signers import Places
 from deskgrid.demo.stage import AGENT, COORDINATOR, Table, over, settings_text
-from deskgrid.host.files import write_atomic
-from deskgrid.model.outside import read_toml
-from deskgrid.pool.embedded import EmbeddedPool
-from deskgrid.pool.place import EmbeddedError, check_port, free_port
+from deskgrid.host.system.files import write_atomic
+from deskgrid.model.values.outside import read_toml
+from deskgrid.pool.embedded.place import EmbeddedError, check_port, free_port
+from deskgrid.pool.embedded.pool import EmbeddedPool
 
 MARK = "# Written by `deskgrid trust first-look --write`; a file without this line is never written over."
 PORT = 9443

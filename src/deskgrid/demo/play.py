@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psutil
 
 from deskgrid.coordinator.client import NoAnswer
-from deskgrid.coordinator.kept import Line
+from deskgrid.coordinator.db.values import Line
 from deskgrid.demo.cast import DESKTOPS, HANG_SECONDS, DemoError
 from deskgrid.demo.figures import Figures
 from deskgrid.demo.jobs import IMAGE, JOBS, LONG, LOOK, PLAIN, DemoJob

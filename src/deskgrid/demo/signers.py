@@ -14,18 +14,18 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.core.promise import Promise
-from deskgrid.images.chunks.keys import ProjectKey
-from deskgrid.images.chunks.keys import make_key as make_project_key
-from deskgrid.images.chunks.keys import read_key as read_project_key
-from deskgrid.images.chunks.manifest import encode
-from deskgrid.images.chunks.publish import Progress, publish, source_of
-from deskgrid.images.chunks.trial import kept_promise, kept_reads
-from deskgrid.images.manifest import reference
+from deskgrid.core.fleet.promise import Promise
+from deskgrid.images.format.keys import ProjectKey
+from deskgrid.images.format.keys import make_key as make_project_key
+from deskgrid.images.format.keys import read_key as read_project_key
+from deskgrid.images.format.manifest import reference
+from deskgrid.images.format.published import encode
+from deskgrid.images.publish.publish import Progress, publish, source_of
+from deskgrid.images.publish.trial import kept_promise, kept_reads
 from deskgrid.images.trust.keys import make_key, open_signer
-from deskgrid.images.trust.repository import first_root, first_targets
 from deskgrid.images.trust.roles import ROOT, TARGETS, project_roles
-from deskgrid.images.trust.shelf import Shelf
+from deskgrid.images.trust.signing.editor import Shelf
+from deskgrid.images.trust.signing.repository import first_root, first_targets
 from deskgrid.images.trust.tufapi import Signer
 from deskgrid.images.trust.words import Version
 

@@ -13,10 +13,10 @@ from deskgrid.coordinator.client import NoAnswer, OperatorClient
 from deskgrid.demo.cast import DESKTOPS, HANG_SECONDS, Cast, DemoError
 from deskgrid.demo.jobs import write_jobs
 from deskgrid.demo.signers import Places
-from deskgrid.host import trees
+from deskgrid.host.trees import trees
 from deskgrid.pool.config import PoolSettings
-from deskgrid.pool.embedded import EmbeddedPool, free_port
-from deskgrid.pool.head import HeadSettings
+from deskgrid.pool.embedded.head import HeadSettings
+from deskgrid.pool.embedded.pool import EmbeddedPool, free_port
 from deskgrid.presence.fake import set_presence
 
 CYCLE_SECONDS = 2

@@ -10,21 +10,21 @@ import sys
 
 import msgspec
 
-from deskgrid.images.chunks import manifest as published
-from deskgrid.images.chunks.ahead import How
-from deskgrid.images.chunks.index import HeldImage
-from deskgrid.images.chunks.launch import disk_server
-from deskgrid.images.chunks.manifest import HOLE
-from deskgrid.images.chunks.serve import Order
-from deskgrid.images.chunks.source import Origin
-from deskgrid.images.chunks.store import ChunkStore, Limits
 from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Admission, Question, Reply
-from deskgrid.images.trust.opened import opened
+from deskgrid.images.fetch.source import Origin
+from deskgrid.images.format import published
+from deskgrid.images.format.published import HOLE
+from deskgrid.images.serve.launch import disk_server
+from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.serve import Order
+from deskgrid.images.store.index import HeldImage
+from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.trust.desktop.client import opened
 from deskgrid.images.trust.words import Version
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageRef
-from deskgrid.model.outside import read_json
+from deskgrid.model.values.outside import read_json
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 Rules, told first
 - Before each start a short process (`admit.py`) checks that the version may start now, and lets it into the store of
   chunks: python-tuf and the store take memory that an agent at rest has not.
-- What a virtual machine reads comes from a process of its own (`chunks/serve.py`), which its keeper starts; here is
+- What a virtual machine reads comes from a process of its own (`serve/serve.py`), which its keeper starts; here is
   only said how. The project's key goes through here in memory and is not kept.
 - An image is held when all is here that a boot reads. That is looked up by the same short process, now and then.
-- While a virtual machine of it is here, an image is not removed: its lock is held (`chunks/store.py`).
+- While a virtual machine of it is here, an image is not removed: its lock is held (`store/store.py`).
 """
 
 import logging
@@ -20,14 +20,13 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.programs import KEPT, environment, python
+from deskgrid.host.system.programs import KEPT, environment, python
 from deskgrid.images.contract import ImageError, OpenedImage
-from deskgrid.images.trust.place import Place
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.words import Place, Version
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
-from deskgrid.model.moment import Moment
-from deskgrid.model.outside import read_json
+from deskgrid.model.values.moment import Moment
+from deskgrid.model.values.outside import read_json
 from deskgrid.wire.disk import DiskServer
 
 log = logging.getLogger("deskgrid.images")

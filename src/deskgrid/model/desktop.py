@@ -6,14 +6,14 @@ import msgspec
 
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size
-from deskgrid.model.moment import Moment, check_moments
-from deskgrid.model.names import Name
-from deskgrid.model.numbers import Bytes, Count, Cpus, Span
 from deskgrid.model.reason import Reason
+from deskgrid.model.values.moment import Moment, check_moments
+from deskgrid.model.values.names import Name
+from deskgrid.model.values.numbers import Bytes, Count, Cpus, Span
 
 
 class VmState(StrEnum):
-    """The states of a VM's life; the table that moves between them is `core/vm.py`."""
+    """The states of a VM's life; the table that moves between them is `core/desktop/vm.py`."""
 
     FETCHING = "fetching"
     STARTING = "starting"

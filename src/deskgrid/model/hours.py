@@ -53,7 +53,9 @@ def hours_fault(text: str) -> None:
 
 
 Hours = Annotated[str, msgspec.Meta(max_length=100, extra={"check": hours_fault})]
-"""The text of a window, for use as a msgspec field type; `host/toml.py` asks the check, and a policy itself too."""
+"""The text of a window, for use as a msgspec field type; `host/system/toml.py` asks the check, and a policy itself
+too.
+"""
 
 
 def _minutes(clock: str) -> int:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import msgspec
 
-from deskgrid.model.names import Digest, Name
-from deskgrid.model.numbers import Bytes
+from deskgrid.model.values.names import Digest, Name
+from deskgrid.model.values.numbers import Bytes
 
 
 class Attribute(msgspec.Struct, frozen=True, order=True):

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import msgspec
 
-from deskgrid.model.names import Name
-from deskgrid.model.numbers import Cpus
+from deskgrid.model.values.names import Name
+from deskgrid.model.values.numbers import Cpus
 
 
 class InstanceData(msgspec.Struct, frozen=True):

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import msgspec
 
-from deskgrid.model.names import Name
-from deskgrid.model.numbers import Bytes, Cpus
+from deskgrid.model.values.names import Name
+from deskgrid.model.values.numbers import Bytes, Cpus
 
 Text = Annotated[str, msgspec.Meta(max_length=240)]
 

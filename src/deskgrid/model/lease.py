@@ -5,9 +5,9 @@ from typing import Annotated
 import msgspec
 
 from deskgrid.model.image import ImageRef
-from deskgrid.model.moment import Moment, check_moments
-from deskgrid.model.names import Name
 from deskgrid.model.reason import Reason
+from deskgrid.model.values.moment import Moment, check_moments
+from deskgrid.model.values.names import Name
 
 
 class Size(msgspec.Struct, frozen=True, order=True):

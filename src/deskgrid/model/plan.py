@@ -6,12 +6,12 @@ from typing import Annotated
 import msgspec
 
 from deskgrid.model.desktop import Desktop, Fault
-from deskgrid.model.help import Help
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
-from deskgrid.model.names import Name
-from deskgrid.model.numbers import Count, Span
 from deskgrid.model.reason import Reason
+from deskgrid.model.values.help import Help
+from deskgrid.model.values.names import Name
+from deskgrid.model.values.numbers import Count, Span
 
 
 class PlanSettings(msgspec.Struct, frozen=True):

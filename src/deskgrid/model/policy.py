@@ -1,8 +1,8 @@
 """What a desktop allows, one row per setting, and what is known of the machine when it is asked.
 
 Rules:
-- A policy is put together from layers: built-in, grid, group, desktop, owner (`core/layers.py`). The grid may set
-  anything; each layer after it may only tighten. What is tighter is said here, setting by setting, by `Tighter`.
+- A policy is put together from layers: built-in, grid, group, desktop, owner (`core/policy/layers.py`). The grid may
+  set anything; each layer after it may only tighten. What is tighter is said here, setting by setting, by `Tighter`.
 - Units are in the names.
 """
 
@@ -14,8 +14,8 @@ from typing import Annotated, get_args, get_type_hints
 import msgspec
 
 from deskgrid.model.hours import Hours, window
-from deskgrid.model.moment import FIRST, LAST
-from deskgrid.model.numbers import Bytes, Cpus, Span
+from deskgrid.model.values.moment import FIRST, LAST
+from deskgrid.model.values.numbers import Bytes, Cpus, Span
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=7 * 86400)]
 GRACE_SECONDS_MOST = 780.0

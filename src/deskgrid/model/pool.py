@@ -6,7 +6,7 @@ import msgspec
 
 from deskgrid.model.image import Attribute
 from deskgrid.model.lease import Size
-from deskgrid.model.names import Name
+from deskgrid.model.values.names import Name
 
 ON_SERVER = {7: "scheduler", 9: "grid", 12: "local"}
 """JobUniverse numbers of jobs that run on the submit server, not in a slot. DAGMan is in the scheduler universe."""

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from deskgrid.model.moment import Moment, check_moments
+from deskgrid.model.values.moment import Moment, check_moments
 
 
 class Reason(msgspec.Struct, frozen=True, omit_defaults=True):

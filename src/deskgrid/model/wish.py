@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
-from deskgrid.model.moment import Moment, check_moments
+from deskgrid.model.values.moment import Moment, check_moments
 
 
 class Ask(StrEnum):

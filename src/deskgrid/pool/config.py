@@ -1,7 +1,7 @@
 """HTCondor's configuration for deskgrid, as drop-in files with an explanation for each setting.
 
 `dropins` is pure: settings in, files out. `install` writes them, and never over a file that is not ours. The same
-files serve an existing pool (`deskgrid pool configure`) and the embedded one (`pool/embedded.py` adds its head).
+files serve an existing pool (`deskgrid pool configure`) and the embedded one (`pool/embedded/pool.py` adds its head).
 """
 
 import re
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.files import write_atomic
+from deskgrid.host.system.files import write_atomic
 from deskgrid.model.pool import ON_SERVER
-from deskgrid.pool.identities import ENDED_MAP, identities, requirements
-from deskgrid.pool.reading import COLLECTOR_ATTRIBUTES
+from deskgrid.pool.tools.identities import ENDED_MAP, identities, requirements
+from deskgrid.pool.tools.reading import COLLECTOR_ATTRIBUTES
 
 MARK = "# Written by deskgrid"
 COORDINATOR_USER = "deskgrid-coordinator"

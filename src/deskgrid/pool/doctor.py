@@ -9,12 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.doctor_finding import Finding, Level
+from deskgrid.host.doctor.facts import Finding, Level
 from deskgrid.model.policy import GRACE_SECONDS_MOST
 from deskgrid.pool.config import PROBE_SECONDS, PROBES, SILENT_SECONDS
 from deskgrid.pool.contract import PoolError, Refused
-from deskgrid.pool.reach import Reach, run_tool
-from deskgrid.pool.versions import unfit
+from deskgrid.pool.tools.reach import Reach, run_tool
+from deskgrid.pool.tools.versions import unfit
 
 _INTERVAL = Path("/proc/sys/net/ipv4/tcp_keepalive_intvl")
 _DAEMONS = 'MyType == "Collector" || MyType == "Negotiator"'

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from deskgrid.model.names import BadName, name
 from deskgrid.model.pool import Foreign, Job, JobGroup, Machine, Match, OfflineAd, PoolSnapshot
+from deskgrid.model.values.names import BadName, name
 from deskgrid.pool.contract import Partial, Refused, Unreachable
 from deskgrid.pool.fake_world import COMPLETED, IDLE, REMOVED, RUNNING, Faults, Group, Slot, Task
 

@@ -55,7 +55,7 @@ class SystemPresence(Presence, Protocol):
 
     It MUST
     - let no word of a helper make the desktop count as less used than it does without, except that an account may
-      vouch for its own session (`presence/told.py` says for what);
+      vouch for its own session (`presence/helpers.py` says for what);
     - keep the computer from sleeping and shutting down, for as long as the system allows, while virtual machines may
       run, until `ready_to_end`.
     """

@@ -27,12 +27,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from deskgrid.model.outside import read_json
 from deskgrid.model.policy import Machine
 from deskgrid.model.presence import Ending, Reading, SessionReading
+from deskgrid.model.values.outside import read_json
+from deskgrid.presence.helpers import Told, Word
 from deskgrid.presence.inotify import ENTRIES, IN_CLOSE_WRITE, Inotify, open_inotify
 from deskgrid.presence.listener import Listener
-from deskgrid.presence.told import Told, Word
 
 POLL_SECONDS = 0.05
 _MAX_BYTES = 4096

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from deskgrid.agent.local_socket import RUN_FOLDER, SOCKET_NAME
-from deskgrid.agent.local_words import ANSWER_BYTES, Answer, Question, Refused, decode_answer, encode
+from deskgrid.agent.owner.messages import ANSWER_BYTES, Answer, Question, Refused, decode_answer, encode
+from deskgrid.agent.owner.socket import RUN_FOLDER, SOCKET_NAME
 
 ANSWER_SECONDS = 10.0
 START = "start it with `systemctl start deskgrid-agent`, or ask your administrator whether this computer takes part"

@@ -16,9 +16,9 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from deskgrid.agent.local_words import AskStatus, Finish, Now, Pause, Question, Resume, Tell
-from deskgrid.model.plain import plain
+from deskgrid.agent.owner.messages import AskStatus, Finish, Now, Pause, Question, Resume, Tell
 from deskgrid.model.presence import SessionReading
+from deskgrid.model.values.text import plain
 from deskgrid.session.client import Agent, NoAgent, ask
 from deskgrid.session.eyes import QUIET_SECONDS, Eye, Say
 from deskgrid.session.session_bus import BusEye, bus_path

@@ -13,10 +13,10 @@ from string import Template
 
 import msgspec
 
-from deskgrid.agent.local_words import Rights
-from deskgrid.agent.status import Status
-from deskgrid.model.counted import counted
+from deskgrid.agent.owner.messages import Rights
+from deskgrid.agent.owner.status import Status
 from deskgrid.model.desktop import VmReport, VmState
+from deskgrid.model.values.text import counted
 from deskgrid.model.wish import Ask
 from deskgrid.session import pictures, words
 from deskgrid.session.words import escape

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from deskgrid.core.hours import closed, day_closed
-from deskgrid.model.counted import counted
+from deskgrid.core.policy.hours import closed, day_closed
 from deskgrid.model.policy import Policy
+from deskgrid.model.values.text import counted
 from deskgrid.session.words import escape, span
 
 WIDTH = 640

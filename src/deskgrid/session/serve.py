@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from deskgrid.agent.clerk import account_name
-from deskgrid.agent.local_words import Answer, AskStatus, Done, Finish, Now, Pause, Question, Refused, Resume
-from deskgrid.agent.status import Status
+from deskgrid.agent.owner.messages import Answer, AskStatus, Done, Finish, Now, Pause, Question, Refused, Resume
+from deskgrid.agent.owner.requests import account_name
+from deskgrid.agent.owner.status import Status
 from deskgrid.session import words
 from deskgrid.session.client import NoAgent
 from deskgrid.session.lobby import SILENT_SECONDS, Lobby

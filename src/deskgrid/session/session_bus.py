@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deskgrid.model.presence import SessionReading
-from deskgrid.presence.bus import Bus, Failed, Service, Signal
+from deskgrid.presence.linux.bus import Bus, Failed, Service, Signal
 from deskgrid.session.eyes import QUIET_SECONDS, Say
 
 MUTTER = "org.gnome.Mutter.IdleMonitor"

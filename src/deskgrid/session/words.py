@@ -8,12 +8,11 @@ import re
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from deskgrid.agent.local_words import Done
-from deskgrid.agent.status import Status
-from deskgrid.agent.usage import Used
-from deskgrid.model.counted import counted
+from deskgrid.agent.owner.messages import Done
+from deskgrid.agent.owner.status import Status
+from deskgrid.agent.owner.usage import Used
 from deskgrid.model.desktop import VmReport, VmState
-from deskgrid.model.plain import plain
+from deskgrid.model.values.text import counted, plain
 from deskgrid.model.wish import Ask, Wish
 
 _PARTS = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,4})h)?(?:(\d{1,4})m(?:in)?)?\Z")

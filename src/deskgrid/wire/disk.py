@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from deskgrid.model.numbers import Bytes
-from deskgrid.model.outside import read_json
+from deskgrid.model.values.numbers import Bytes
+from deskgrid.model.values.outside import read_json
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
 _SPARING = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "1048576"}

@@ -2,7 +2,7 @@
 
 JSON lines, ASCII, at most 64 KiB each. The rules:
 - guest: says `hello` every second until it has got `join`; then starts HTCondor's daemons and says `joined`; says
-  `left` when its jobs have been vacated, asked or by itself. In a trial (images/chunks/trial_boot.py) it says
+  `left` when its jobs have been vacated, asked or by itself. In a trial (images/publish/trial_boot.py) it says
   `machine` before that.
 - keeper: answers each `hello` with `join`; says `leave` when the owner wants the desktop back, perhaps more than once;
   says `renew` when the token has been renewed.
@@ -18,9 +18,9 @@ from typing import Literal
 import msgspec
 
 from deskgrid.model.instance import InstanceData
-from deskgrid.model.numbers import AnyFloat, AnyInt
-from deskgrid.model.outside import JsonReader
-from deskgrid.model.plain import printable
+from deskgrid.model.values.numbers import AnyFloat, AnyInt
+from deskgrid.model.values.outside import JsonReader
+from deskgrid.model.values.text import printable
 
 LINE_BYTES = 64 * 1024
 SENTENCE_CHARS = 300

@@ -14,9 +14,9 @@ from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease
-from deskgrid.model.moment import Moment, check_moments
-from deskgrid.model.names import Name
-from deskgrid.model.numbers import Bytes, Count, Cpus, Port, Whole
+from deskgrid.model.values.moment import Moment, check_moments
+from deskgrid.model.values.names import Name
+from deskgrid.model.values.numbers import Bytes, Count, Cpus, Port, Whole
 
 PROTOCOL = 1
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]

@@ -9,7 +9,7 @@ Rules, told first
 
 import msgspec
 
-from deskgrid.model.numbers import Bytes, Count, Port
+from deskgrid.model.values.numbers import Bytes, Count, Port
 
 
 class Serving(msgspec.Struct, frozen=True):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.images.chunks.source import Origin
+from deskgrid.images.fetch.source import Origin
 from deskgrid.wire.disk import Command, Word, decode_word, encode_command
 from deskgrid.wire.neighbour import Given, Serving
 
-ARGV = (sys.executable, "-m", "deskgrid.images.chunks.neighbour")
+ARGV = (sys.executable, "-m", "deskgrid.images.neighbour.serve")
 FAST = 1 << 30
 
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from deskgrid.coordinator.trust import Authority
-from deskgrid.images.chunks.ahead import How
-from deskgrid.images.chunks.keys import ProjectKey
-from deskgrid.images.chunks.publish import Published, Source, publish
-from deskgrid.images.chunks.serve import Order
-from deskgrid.images.chunks.source import Origin
-from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.coordinator.authority import Authority
+from deskgrid.images.fetch.source import Origin
+from deskgrid.images.format.keys import ProjectKey
+from deskgrid.images.publish.publish import Published, Source, publish
+from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.serve import Order
+from deskgrid.images.store.store import ChunkStore, Limits
 
 KEY = bytes(range(32))
 CANARY = b"a canary that nobody may find in the clear "

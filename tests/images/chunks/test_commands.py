@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from deskgrid.cli.main import run
-from deskgrid.images import manifest
-from deskgrid.images.chunks.fetch import Fetcher
-from deskgrid.images.chunks.source import FolderSource
-from deskgrid.images.chunks.store import ChunkStore
-from deskgrid.images.manifest import Manifest
-from deskgrid.images.recipe import Recipe
+from deskgrid.images.fetch.fetch import Fetcher
+from deskgrid.images.fetch.source import FolderSource
+from deskgrid.images.format import manifest
+from deskgrid.images.format.manifest import Manifest
+from deskgrid.images.format.recipe import Recipe
+from deskgrid.images.store.store import ChunkStore
 from tests.images.chunks.ground import ROOMY, content
 
 

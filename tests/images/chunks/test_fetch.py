@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.coordinator.trust import prepare
-from deskgrid.images.chunks.fetch import Fetcher, Paused, Stopped, Unreachable
-from deskgrid.images.chunks.packs import PackIndex, assemble
-from deskgrid.images.chunks.patience import Patience
-from deskgrid.images.chunks.ranges import Pace, ranges
-from deskgrid.images.chunks.source import HttpSource, Origin, open_source
-from deskgrid.images.chunks.store import Admitted, ChunkStore
-from deskgrid.images.chunks.upkeep import verify
+from deskgrid.coordinator.authority import prepare
 from deskgrid.images.contract import ImageError
+from deskgrid.images.fetch.fetch import Fetcher, Paused, Stopped, Unreachable
+from deskgrid.images.fetch.patience import Patience
+from deskgrid.images.fetch.source import HttpSource, Origin, open_source
+from deskgrid.images.format.packs import PackIndex, assemble
+from deskgrid.images.format.ranges import Pace, ranges
+from deskgrid.images.store.store import Admitted, ChunkStore
+from deskgrid.images.store.upkeep import verify
 from tests.images.chunks.ground import ROOMY, content, origin, published, web
 
 

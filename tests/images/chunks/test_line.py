@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deskgrid.images.chunks.line import Cut, Line
+from deskgrid.images.fetch.line import Cut, Line
 
 LONG_SECONDS = 1000.0
 

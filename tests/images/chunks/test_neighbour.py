@@ -17,15 +17,15 @@ import psutil
 import pytest
 
 from bench.machine import inside
-from deskgrid.images.chunks.door import MOST_FOR_ONE, MOST_INSIDE, Door, own_networks
-from deskgrid.images.chunks.fetch import Fetcher
-from deskgrid.images.chunks.held import MOST_RANGE_BYTES
-from deskgrid.images.chunks.packs import MOST_BLOBS, index_bytes
-from deskgrid.images.chunks.patience import ANOTHER_FOLLOWS, LAST, Patience
-from deskgrid.images.chunks.publish import Published
-from deskgrid.images.chunks.source import Origin, PackSource, open_source, open_sources
-from deskgrid.images.chunks.store import ChunkStore
-from deskgrid.images.chunks.upkeep import verify
+from deskgrid.images.fetch.fetch import Fetcher
+from deskgrid.images.fetch.patience import ANOTHER_FOLLOWS, LAST, Patience
+from deskgrid.images.fetch.source import Origin, PackSource, open_source, open_sources
+from deskgrid.images.format.packs import MOST_BLOBS, index_bytes
+from deskgrid.images.neighbour.door import MOST_FOR_ONE, MOST_INSIDE, Door, own_networks
+from deskgrid.images.neighbour.held import MOST_RANGE_BYTES
+from deskgrid.images.publish.publish import Published
+from deskgrid.images.store.store import ChunkStore
+from deskgrid.images.store.upkeep import verify
 from deskgrid.wire.neighbour import Serving
 from tests.images.chunks.beside import ARGV, FAST, Giver, ask, get, giver
 from tests.images.chunks.ground import KEY, ROOMY, content, origin, published, web
@@ -506,7 +506,7 @@ def test_between_computers_only_private_addresses_of_the_subnet_are_answered(tmp
     filled(tmp_path, "a", made)
     pack = made.manifest.packs[0].name
     asking = (
-        "import sys; from deskgrid.images.chunks.source import Origin, open_source\n"
+        "import sys; from deskgrid.images.fetch.source import Origin, open_source\n"
         f"print(len(b''.join(open_source(Origin(sys.argv[1])).read('lab', '{pack}', 0, 100))))"
     )
 

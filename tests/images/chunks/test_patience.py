@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from deskgrid.images.chunks.patience import ANOTHER_FOLLOWS, LAST, LIAR_SECONDS, Health, Patience
+from deskgrid.images.fetch.patience import ANOTHER_FOLLOWS, LAST, LIAR_SECONDS, Health, Patience
 
 
 def left_alone(health: Health) -> float:

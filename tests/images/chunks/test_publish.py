@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.images.chunks import manifest as published_manifest
-from deskgrid.images.chunks.cut import MOST_BYTES, cut
-from deskgrid.images.chunks.keys import Damaged, ProjectKey, make_key, read_key
-from deskgrid.images.chunks.manifest import HOLE, boot_order, decode, encode
-from deskgrid.images.chunks.packs import PackIndex, assemble
-from deskgrid.images.chunks.publish import Published, pack_path, publish
 from deskgrid.images.contract import ImageError
-from deskgrid.model.names import BadName
+from deskgrid.images.format import published as published_manifest
+from deskgrid.images.format.cut import MOST_BYTES, cut
+from deskgrid.images.format.keys import Damaged, ProjectKey, make_key, read_key
+from deskgrid.images.format.packs import PackIndex, assemble
+from deskgrid.images.format.published import HOLE, boot_order, decode, encode
+from deskgrid.images.publish.publish import Published, pack_path, publish
+from deskgrid.model.values.names import BadName
 from tests.images.chunks.ground import CANARY, KEY, content, published, source
 
 pytestmark = pytest.mark.slow

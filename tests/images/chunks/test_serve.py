@@ -15,16 +15,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.images.chunks import launch
-from deskgrid.images.chunks import manifest as published_manifest
-from deskgrid.images.chunks.ahead import How
-from deskgrid.images.chunks.client import Client
-from deskgrid.images.chunks.launch import Server, blockdev
-from deskgrid.images.chunks.publish import Published
-from deskgrid.images.chunks.serve import Order
-from deskgrid.images.chunks.store import ChunkStore, Limits
-from deskgrid.images.chunks.trial import trial
 from deskgrid.images.contract import ImageError
+from deskgrid.images.format import published as published_manifest
+from deskgrid.images.publish.publish import Published
+from deskgrid.images.publish.trial import trial
+from deskgrid.images.serve import launch
+from deskgrid.images.serve.client import Client
+from deskgrid.images.serve.launch import Server, blockdev
+from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.serve import Order
+from deskgrid.images.store.store import ChunkStore, Limits
 from deskgrid.wire.disk import Command, decode_word, encode_command
 from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, order, origin, published, web
 from tests.waiting import eventually

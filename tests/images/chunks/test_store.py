@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.chunks import upkeep
-from deskgrid.images.chunks.fetch import Fetcher
-from deskgrid.images.chunks.index import HeldImage, Index
-from deskgrid.images.chunks.keys import ProjectKey
-from deskgrid.images.chunks.manifest import wanted
-from deskgrid.images.chunks.publish import Published
-from deskgrid.images.chunks.reader import Pieces, StreamBlocks
-from deskgrid.images.chunks.source import FolderSource
-from deskgrid.images.chunks.store import Admitted, ChunkStore, Limits, StoreFull
 from deskgrid.images.contract import ImageError
+from deskgrid.images.fetch.fetch import Fetcher
+from deskgrid.images.fetch.source import FolderSource
+from deskgrid.images.format.keys import ProjectKey
+from deskgrid.images.format.published import wanted
+from deskgrid.images.publish.publish import Published
+from deskgrid.images.serve.reader import Pieces, StreamBlocks
+from deskgrid.images.store import upkeep
+from deskgrid.images.store.index import HeldImage, Index
+from deskgrid.images.store.store import Admitted, ChunkStore, Limits, StoreFull
 from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, published
 
 
@@ -123,9 +123,9 @@ def test_after_the_index_was_lost_nothing_is_fetched_again_that_is_there(tmp_pat
 _WRITER = """
 import sys
 from pathlib import Path
-from deskgrid.images.chunks.fetch import Fetcher
-from deskgrid.images.chunks.source import FolderSource
-from deskgrid.images.chunks.store import ChunkStore, Limits
+from deskgrid.images.fetch.fetch import Fetcher
+from deskgrid.images.fetch.source import FolderSource
+from deskgrid.images.store.store import ChunkStore, Limits
 from deskgrid.images.chunks import upkeep
 folder, manifests = Path(sys.argv[1]), sys.argv[2:]
 store = ChunkStore(folder / "store", Limits(1 << 30, 0))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.build import build
-from deskgrid.images.chunks.publish import Source
-from deskgrid.images.chunks.trial import keep_reads, kept_reads
-from deskgrid.images.chunks.trial_boot import QEMU, qemu_args, try_out
+from deskgrid.images.build.build import build
 from deskgrid.images.contract import ImageError
+from deskgrid.images.publish.publish import Source
+from deskgrid.images.publish.trial import keep_reads, kept_reads
+from deskgrid.images.publish.trial_boot import QEMU, qemu_args, try_out
 
 
 def _source(folder: Path) -> Source:

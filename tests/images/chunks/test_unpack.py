@@ -6,13 +6,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.images.chunks.keys import Damaged, ProjectKey, sum_of
-from deskgrid.images.chunks.manifest import encode
-from deskgrid.images.chunks.packs import assemble
-from deskgrid.images.chunks.publish import Published, pack_path, publish, source_of
-from deskgrid.images.chunks.unpack import same_as_built, unpack
 from deskgrid.images.contract import ImageError
-from deskgrid.images.manifest import Package
+from deskgrid.images.format.keys import Damaged, ProjectKey, sum_of
+from deskgrid.images.format.manifest import Package
+from deskgrid.images.format.packs import assemble
+from deskgrid.images.format.published import encode
+from deskgrid.images.publish.publish import Published, pack_path, publish, source_of
+from deskgrid.images.publish.unpack import same_as_built, unpack
 from tests.images.built import built_image
 
 KEY = ProjectKey(b"k" * 32)
@@ -72,7 +72,7 @@ def test_a_chunk_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> No
 
     import msgspec
 
-    from deskgrid.images.chunks.manifest import Pack, Stream, Table, encode_order
+    from deskgrid.images.format.published import Pack, Stream, Table, encode_order
 
     evil = msgspec.structs.replace(
         made.manifest,

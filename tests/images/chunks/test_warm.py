@@ -3,13 +3,13 @@
 import time
 from pathlib import Path
 
-from deskgrid.images.chunks.fetch import Fetcher
-from deskgrid.images.chunks.keys import ProjectKey
-from deskgrid.images.chunks.manifest import boot_order
-from deskgrid.images.chunks.reader import Pieces
-from deskgrid.images.chunks.source import open_source
-from deskgrid.images.chunks.store import ChunkStore
-from deskgrid.images.chunks.warm import Warm
+from deskgrid.images.fetch.fetch import Fetcher
+from deskgrid.images.fetch.source import open_source
+from deskgrid.images.format.keys import ProjectKey
+from deskgrid.images.format.published import boot_order
+from deskgrid.images.serve.prefetch import Warm
+from deskgrid.images.serve.reader import Pieces
+from deskgrid.images.store.store import ChunkStore
 from tests.images.chunks.ground import KEY, ROOMY, content, origin, published
 
 

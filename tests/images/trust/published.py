@@ -2,8 +2,8 @@
 
 from array import array
 
-from deskgrid.images.chunks.manifest import HOLE, Pack, PublishedManifest, Stream, Table, encode, encode_order
-from deskgrid.images.manifest import Package
+from deskgrid.images.format.manifest import Package
+from deskgrid.images.format.published import HOLE, Pack, PublishedManifest, Stream, Table, encode, encode_order
 
 
 def manifest(

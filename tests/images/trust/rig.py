@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from deskgrid.images.trust.client import Trusted
+from deskgrid.images.trust.desktop.client import Trusted
+from deskgrid.images.trust.desktop.source import Absent, FolderSource, Source
 from deskgrid.images.trust.errors import Fault, TrustError
-from deskgrid.images.trust.held import Held
-from deskgrid.images.trust.online import Renewed, renew
-from deskgrid.images.trust.repository import first_root, first_targets
 from deskgrid.images.trust.roles import OWNER
-from deskgrid.images.trust.shelf import Shelf
-from deskgrid.images.trust.source import Absent, FolderSource, Source
+from deskgrid.images.trust.signing.editor import Shelf
+from deskgrid.images.trust.signing.held import Held
+from deskgrid.images.trust.signing.online import Renewed, renew
+from deskgrid.images.trust.signing.repository import first_root, first_targets
 from deskgrid.images.trust.tufapi import CryptoSigner, Metadata
 from deskgrid.images.trust.words import Version
 

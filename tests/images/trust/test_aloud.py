@@ -4,7 +4,7 @@ import hashlib
 
 from mnemonic import Mnemonic
 
-from deskgrid.images.trust.aloud import words_of
+from deskgrid.images.trust.signing.covered import words_of
 
 
 def test_eight_words_say_the_first_88_bits() -> None:

@@ -13,11 +13,18 @@ from typing import Any
 import pytest
 
 from deskgrid.images.trust import roles
-from deskgrid.images.trust.client import Trusted
+from deskgrid.images.trust.desktop.client import Trusted
+from deskgrid.images.trust.desktop.source import HttpSource
 from deskgrid.images.trust.errors import Fault, TrustError
-from deskgrid.images.trust.repository import again, edit_project, listed, next_snapshot, next_timestamp, target_file
 from deskgrid.images.trust.roles import OWNER, entry_of
-from deskgrid.images.trust.source import HttpSource
+from deskgrid.images.trust.signing.repository import (
+    again,
+    edit_project,
+    listed,
+    next_snapshot,
+    next_timestamp,
+    target_file,
+)
 from deskgrid.images.trust.tufapi import CryptoSigner, Metadata, SSlibKey
 from deskgrid.images.trust.words import MANIFEST_BYTES, Entry, Version, version
 

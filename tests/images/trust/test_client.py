@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.trust.client import Trusted
+from deskgrid.images.trust.desktop.client import Trusted
+from deskgrid.images.trust.desktop.source import HttpSource
 from deskgrid.images.trust.errors import Fault
-from deskgrid.images.trust.source import HttpSource
 from deskgrid.images.trust.words import Version
 
 from .rig import DAY, HOUR, NOW, ONE, TWO, Attacker, Grid, desktop, refused, served

@@ -12,9 +12,9 @@ import pytest
 
 from deskgrid.cli.main import run
 from deskgrid.cli.output import Exit
-from deskgrid.images.manifest import Package
-from deskgrid.images.trust.aloud import words_of
+from deskgrid.images.format.manifest import Package
 from deskgrid.images.trust.keys import make_key, read_public
+from deskgrid.images.trust.signing.covered import words_of
 from tests.images.built import built_image
 
 from .published import manifest

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from deskgrid.images.trust.errors import Fault, TrustError
-from deskgrid.images.trust.online import renew
 from deskgrid.images.trust.pointer import check_pointer, next_pointer
-from deskgrid.images.trust.repository import first_root, key_named
 from deskgrid.images.trust.roles import project_of
-from deskgrid.images.trust.shelf import Shelf, keys_of
-from deskgrid.images.trust.status import approvals_of, revocations, status, waiting
+from deskgrid.images.trust.signing.editor import Shelf, keys_of
+from deskgrid.images.trust.signing.online import renew
+from deskgrid.images.trust.signing.repository import first_root, key_named
+from deskgrid.images.trust.signing.status import approvals_of, revocations, status, waiting
 from deskgrid.images.trust.words import Pointer, Version
 
 from .rig import DAY, HOUR, NOW, ONE, TWO, Grid, desktop, person, refused, told

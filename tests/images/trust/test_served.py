@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from deskgrid.images.trust import repository
 from deskgrid.images.trust.errors import Fault
 from deskgrid.images.trust.form import MOST_VERSION
-from deskgrid.images.trust.held import Held, Holding, digest_of
-from deskgrid.images.trust.repository import again
-from deskgrid.images.trust.shelf import Shelf
-from deskgrid.images.trust.status import approvals_of, status, waiting
+from deskgrid.images.trust.signing import repository
+from deskgrid.images.trust.signing.editor import Shelf
+from deskgrid.images.trust.signing.held import Held, Holding, digest_of
+from deskgrid.images.trust.signing.repository import again
+from deskgrid.images.trust.signing.status import approvals_of, status, waiting
 from deskgrid.images.trust.tufapi import DelegatedRole, Delegations, Metadata, Targets
 from deskgrid.images.trust.words import Version
 

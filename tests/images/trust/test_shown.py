@@ -14,16 +14,16 @@ import msgspec
 import pytest
 import typer
 
-from deskgrid.cli import trust
+from deskgrid.cli.trust import trust
+from deskgrid.coordinator.images.signed import SignedCatalogue
 from deskgrid.coordinator.settings import ImageSettings
-from deskgrid.coordinator.signed import SignedCatalogue
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.keys import make_key
 from deskgrid.images.trust.pointer import check_pointer, decode
-from deskgrid.images.trust.repository import target_file
 from deskgrid.images.trust.roles import entry_of
-from deskgrid.images.trust.shelf import Shelf
-from deskgrid.images.trust.status import approvals_of, status, waiting
+from deskgrid.images.trust.signing.editor import Shelf
+from deskgrid.images.trust.signing.repository import target_file
+from deskgrid.images.trust.signing.status import approvals_of, status, waiting
 from deskgrid.images.trust.tufapi import Metadata
 from deskgrid.images.trust.words import Entry, Pointer
 

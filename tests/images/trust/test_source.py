@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.coordinator.trust import prepare
+from deskgrid.coordinator.authority import prepare
+from deskgrid.images.trust.desktop.client import source_of
+from deskgrid.images.trust.desktop.source import Absent, FolderSource, HttpSource
 from deskgrid.images.trust.errors import Fault
-from deskgrid.images.trust.opened import source_of
-from deskgrid.images.trust.place import Place
-from deskgrid.images.trust.source import Absent, FolderSource, HttpSource
+from deskgrid.images.trust.words import Place
 
 from .rig import Quiet, refused, served
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deskgrid.images.trust.client import Trusted
+from deskgrid.images.trust.desktop.client import Trusted
 from deskgrid.images.trust.errors import TrustError
 from deskgrid.images.trust.words import Version
 

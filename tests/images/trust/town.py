@@ -26,15 +26,15 @@ from typing import Any
 import msgspec
 import typer
 
-from deskgrid.cli import trust
 from deskgrid.cli.output import Failed
+from deskgrid.cli.trust import trust
 from deskgrid.images.contract import ImageError
-from deskgrid.images.trust.client import Trusted
+from deskgrid.images.trust.desktop.client import Trusted
+from deskgrid.images.trust.desktop.source import FolderSource
 from deskgrid.images.trust.errors import TrustError
 from deskgrid.images.trust.keys import make_key, open_signer, read_public
-from deskgrid.images.trust.repository import first_root, listed, next_snapshot, next_timestamp, target_file
 from deskgrid.images.trust.roles import OWNER, pattern
-from deskgrid.images.trust.source import FolderSource
+from deskgrid.images.trust.signing.repository import first_root, listed, next_snapshot, next_timestamp, target_file
 from deskgrid.images.trust.tufapi import CryptoSigner, DelegatedRole, Delegations, Key, Metadata, Signer, Targets
 from deskgrid.images.trust.words import Entry, Pointer, Version
 

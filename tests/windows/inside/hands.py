@@ -4,15 +4,15 @@ import ctypes
 import struct
 from ctypes import c_int, c_ssize_t, c_uint32, c_void_p, wintypes
 
-from deskgrid.presence.windows import WindowsPresence
-from deskgrid.presence.windows_calls import function
-from deskgrid.presence.windows_events import (
+from deskgrid.presence.windows.calls import function
+from deskgrid.presence.windows.events import (
     PBT_POWERSETTINGCHANGE,
     WM_POWERBROADCAST,
     WM_WTSSESSION_CHANGE,
     What,
     encode_setting,
 )
+from deskgrid.presence.windows.presence import WindowsPresence
 
 _MOUSE, _KEYBOARD, _MOVE, _KEY_UP = 0, 1, 1, 2
 _INPUT_BYTES = 40  # sizeof(INPUT), 64 bits

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from deskgrid.host.windows_job import Job
+from deskgrid.host.system.windows_job import Job
 
 name, depth = sys.argv[1], int(sys.argv[2])
 if name:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from deskgrid.model.presence import Ending
-from deskgrid.presence.windows import WindowsPresence
-from deskgrid.presence.windows_calls import own_session
-from deskgrid.presence.windows_events import (
+from deskgrid.presence.windows.calls import own_session
+from deskgrid.presence.windows.events import (
     LOCK,
     PBT_APMRESUMEAUTOMATIC,
     PBT_APMSUSPEND,
@@ -19,13 +18,14 @@ from deskgrid.presence.windows_events import (
     WM_QUERYENDSESSION,
     What,
 )
+from deskgrid.presence.windows.presence import WindowsPresence
 from tests.windows.inside import hands
 
 # The suite makes benches of other drivers too, whose modules Windows can't import; only its tests are wanted here.
 _ELSEWHERE = {
     "pty": (),
     "deskgrid.presence.fake": ("AWAY", "PRESENT", "FakePresence", "Has", "Owner", "set_presence"),
-    "deskgrid.presence.linux": ("LinuxPresence", "Roots"),
+    "deskgrid.presence.linux.presence": ("LinuxPresence", "Roots"),
     "tests.presence.mock_bus": ("MANAGER", "NETWORK", "SESSION", "MockBus"),
 }
 for _name, _things in _ELSEWHERE.items():

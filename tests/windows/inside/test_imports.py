@@ -10,9 +10,9 @@ import deskgrid
 ROOMS = ("model", "core", "wire", "host", "presence", "hypervisor", "images", "agent")
 POSIX = ("uname", "epoll", "eventfd", "geteuid", "fork")
 MUST = (
-    *("deskgrid.agent", "deskgrid.core", "deskgrid.model", "deskgrid.wire", "deskgrid.host.windows_job"),
-    "deskgrid.presence.windows",
-    *("deskgrid.presence.machine_windows", "deskgrid.presence.macos", "deskgrid.presence.teller"),
+    *("deskgrid.agent", "deskgrid.core", "deskgrid.model", "deskgrid.wire", "deskgrid.host.system.windows_job"),
+    "deskgrid.presence.windows.presence",
+    *("deskgrid.presence.machine.windows", "deskgrid.presence.macos.presence", "deskgrid.presence.notifier"),
 )
 NAMES = sorted(
     module.name

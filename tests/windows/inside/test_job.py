@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deskgrid.host.windows_job import QUIET, Job, JobFailed, stand_back, used_by
+from deskgrid.host.system.windows_job import QUIET, Job, JobFailed, stand_back, used_by
 
 KEEPER = Path(__file__).with_name("keeper_of_vms.py")
 IDLE_PRIORITY_CLASS, NORMAL_PRIORITY_CLASS = 0x40, 0x20
@@ -104,7 +104,7 @@ def test_ecoqos_is_asked_for_and_a_refusal_is_a_fault() -> None:
 
 def test_a_job_can_be_ended_as_a_whole() -> None:
     code = (
-        "from deskgrid.host.windows_job import Job\n"
+        "from deskgrid.host.system.windows_job import Job\n"
         "import subprocess, sys\n"
         "job = Job(); job.join()\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"

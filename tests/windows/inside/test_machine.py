@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 from deskgrid.model.policy import Policy
-from deskgrid.presence.machine_windows import MachineReader, process_names, system_seconds
+from deskgrid.presence.machine.windows import MachineReader, process_names, system_seconds
 
 
 def test_memory_and_disk_are_what_others_say_too(tmp_path: Path) -> None:

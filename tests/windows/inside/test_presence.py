@@ -9,10 +9,10 @@ from ctypes import c_int, c_void_p
 import pytest
 
 from deskgrid.model.presence import Ending, SessionReading
-from deskgrid.presence import windows_calls as calls
-from deskgrid.presence.windows import WindowsPresence
-from deskgrid.presence.windows_calls import function
-from deskgrid.presence.windows_events import LOCK, LOGON, PBT_APMSUSPEND, UNLOCK, WM_POWERBROADCAST, What
+from deskgrid.presence.windows import calls
+from deskgrid.presence.windows.calls import function
+from deskgrid.presence.windows.events import LOCK, LOGON, PBT_APMSUSPEND, UNLOCK, WM_POWERBROADCAST, What
+from deskgrid.presence.windows.presence import WindowsPresence
 from tests.waiting import Calls
 from tests.windows.inside.hands import move_mouse, press_key, send, session, setting
 

@@ -30,7 +30,7 @@ from deskgrid.images.trust.roles import (
 )
 from deskgrid.images.trust.tufapi import DelegatedRole, Delegations, Key, Metadata, Role, Root, SSlibKey, Targets
 from deskgrid.images.trust.words import LATEST, Entry
-from deskgrid.model.names import BadName, name
+from deskgrid.model.values.names import BadName, name
 
 MOST_VERSION = 1 << 31
 

@@ -30,13 +30,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from deskgrid.host.files import write_atomic
+from deskgrid.host.system.files import write_atomic
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.roles import OWNER, key_bytes
 from deskgrid.images.trust.tufapi import CryptoSigner, HSMSigner, Key, Signer, SSlibKey
-from deskgrid.model.counted import counted
-from deskgrid.model.names import Name
-from deskgrid.model.outside import read_json
+from deskgrid.model.values.names import Name
+from deskgrid.model.values.outside import read_json
+from deskgrid.model.values.text import counted
 
 Kind = Literal["ed25519", "ecdsa"]
 Ask = Callable[[str], str]

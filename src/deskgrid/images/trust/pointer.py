@@ -11,7 +11,7 @@ import msgspec
 
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.words import Pointer
-from deskgrid.model.outside import read_json
+from deskgrid.model.values.outside import read_json
 
 
 def next_pointer(before: Pointer | None, version: str, number: int, back: bool = False) -> Pointer:

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from deskgrid.images.trust.errors import Fault, TrustError
 from deskgrid.images.trust.tufapi import DelegatedRole, Key, Root, SSlibKey, TargetFile, Targets
 from deskgrid.images.trust.words import MANIFEST_BYTES, Entry, Version, readable
-from deskgrid.model.names import BadName, name
-from deskgrid.model.plain import printable
+from deskgrid.model.values.names import BadName, name
+from deskgrid.model.values.text import printable
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 OFFLINE, ONLINE = (ROOT, TARGETS), (SNAPSHOT, TIMESTAMP)

@@ -7,8 +7,8 @@ from typing import Annotated
 import msgspec
 
 from deskgrid.images.trust.errors import Fault, TrustError
-from deskgrid.model.names import BadName, Digest, Name, name
-from deskgrid.model.plain import plain
+from deskgrid.model.values.names import BadName, Digest, Name, name
+from deskgrid.model.values.text import plain
 
 LATEST = "latest"
 MANIFEST_BYTES = 32 << 20
@@ -101,3 +101,16 @@ class Freshness(msgspec.Struct, frozen=True):
     root: int
     expires_at: datetime
     offline: str = ""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a desktop keeps its metadata, the root that was shipped, and where the repository is.
+
+    repository: a URL, or a folder. seconds: for one file. certificates: file of CAs for https.
+    """
+
+    folder: Path
+    bootstrap: Path
+    repository: str
+    seconds: float = 20.0
+    certificates: Path | None = None

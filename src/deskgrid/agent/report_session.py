@@ -1,0 +1,116 @@
+"""The agent's side of its conversation with the coordinator: when to report, what is answered, when to try again.
+
+Rules, told first:
+- A report says all. One that is answered makes all earlier ones void, and so does a newer one that is sent.
+- Unreachable: it tries again, later each time, at a random moment so that a fleet does not return as one.
+- What the computer is made of goes along until a report with it was answered.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import msgspec
+
+from deskgrid import __version__
+from deskgrid.agent.inbox import LinkDown
+from deskgrid.agent.ports import Around
+from deskgrid.core.desktop.advance import Desk
+from deskgrid.core.desktop.advance import reports as vm_reports
+from deskgrid.core.policy.refusals import outward
+from deskgrid.model.desktop import Availability, VmReport
+from deskgrid.model.inventory import Inventory
+from deskgrid.wire.messages import Answer, Report
+
+log = logging.getLogger("deskgrid.agent")
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
+
+
+class Letters:
+    """What was said, what was heard. due: when a report must be written. reached_at: when it was last answered.
+
+    fault: why the coordinator cannot be reached, or "".
+    """
+
+    def __init__(self, around: Around, incarnation: str, hold_seconds: float, jitter: Callable[[], float]) -> None:
+        self._around, self._incarnation, self._hold, self._jitter = around, incarnation, hold_seconds, jitter
+        self._sequence = self._failures = self._revocations = 0
+        self._said: dict[int, tuple[int, datetime]] = {}
+        self._inventory: Inventory | None = None
+        self._inventory_said = 0
+        self.due = around.now()
+        self.reached_at: datetime | None = None
+        self.fault = ""
+
+    def enclose(self, inventory: Inventory) -> None:
+        """Say from now on, until it was heard, what this computer is made of."""
+        self._inventory, self._inventory_said, self.due = inventory, 0, self._around.now()
+
+    def heard(self, answer: Answer, now: datetime, desk: Desk) -> int:
+        """An answer came. Returns: so many lines of story, counted from the agent's start, are recorded there."""
+        if self.fault:
+            log.info("the coordinator answers again")
+        self.reached_at, self.fault, self._failures = now, "", 0
+        self._revocations = max(self._revocations, answer.revocations)
+        story_from, said_at = self._said.get(answer.to, (0, now))
+        if self._inventory_said and answer.to >= self._inventory_said:
+            self._inventory = None
+        self._said = {to: said for to, said in self._said.items() if to > answer.to}
+        if answer.to == self._sequence:  # a newer report is still open: its answer will say when to write again
+            held = self._holds(desk) and now - said_at > timedelta(seconds=self._hold / 2)
+            self.due = now + timedelta(seconds=0 if held else max(0.1, answer.next_report_seconds))
+        return story_from + answer.story_count
+
+    def unheard(self, down: LinkDown, now: datetime) -> None:
+        """A report was not answered."""
+        self._said.pop(down.to, None)
+        if down.to != self._sequence:
+            return  # a newer report is on its way
+        if down.sentence != self.fault:
+            log.warning("the coordinator cannot be reached: %s", down.sentence)
+        self.fault = down.sentence
+        wait = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 10))
+        self._failures += 1
+        self.due = now + timedelta(seconds=wait * (0.5 + 0.5 * self._jitter()))
+
+    def write(self, desk: Desk) -> None:
+        """Report."""
+        around = self._around
+        self._sequence += 1
+        self._said[self._sequence] = (desk.story_from, around.now())
+        wait = self._hold if self._holds(desk) else 0.0
+        self.due = around.now() + timedelta(seconds=wait + LAST_RETRY_SECONDS)
+        if self._inventory is not None and not self._inventory_said:
+            self._inventory_said = self._sequence
+        around.link.say(
+            Report(
+                incarnation=self._incarnation,
+                sequence=self._sequence,
+                sent_at=around.wall(),
+                availability=_outward(desk.availability),
+                room=desk.room,
+                cpus=desk.sensed.machine.cpus,
+                memory_bytes=desk.sensed.machine.memory_bytes,
+                agent_version=__version__,
+                wait_seconds=wait,
+                images=tuple(facts.ref for facts in around.store.held()),
+                vms=tuple(_of(vm) for vm in vm_reports(desk)),
+                ended=tuple(_of(vm) for vm in desk.ended),
+                story=desk.story,
+                inventory=self._inventory,
+                revocations=self._revocations,
+                neighbour_port=around.neighbour_port(),
+            )
+        )
+
+    def _holds(self, desk: Desk) -> bool:
+        """Whether a report may be held open; not after one that failed: leases are to be renewed at once then."""
+        return self._hold > 0 and desk.availability.available and not self.fault
+
+
+def _outward(availability: Availability) -> Availability:
+    return msgspec.structs.replace(availability, refusals=tuple(map(outward, availability.refusals)))
+
+
+def _of(vm: VmReport) -> VmReport:
+    return msgspec.structs.replace(vm, reason=outward(vm.reason))

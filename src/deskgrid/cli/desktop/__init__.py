@@ -1,0 +1,1 @@
+"""Commands for one desktop: its administrator's and its owner's."""

@@ -1,0 +1,1 @@
+"""Commands for the grid: coordinator, pool, operator, the demo."""

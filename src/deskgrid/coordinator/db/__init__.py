@@ -1,0 +1,1 @@
+"""What must last: tables, the queries, the one thread that writes, and what is forgotten when."""

@@ -1,0 +1,1 @@
+"""The images that the coordinator offers, from a signed repository."""

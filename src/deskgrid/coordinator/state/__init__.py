@@ -1,0 +1,1 @@
+"""What the coordinator knows: leases, desktops, members; rebuilt from rows and reports."""

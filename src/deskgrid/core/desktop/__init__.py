@@ -1,0 +1,1 @@
+"""What a desktop's agent decides: the table of a VM's life, and one step from an input to commands."""

@@ -1,0 +1,1 @@
+"""What holds a VM's processes: a sandbox, processors, memory, and that nothing of them stays."""

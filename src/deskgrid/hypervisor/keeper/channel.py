@@ -1,0 +1,83 @@
+"""What a guest writes, made harmless: bounded lines from its channel, and the last words of its console.
+
+A guest runs other people's programs: whatever it writes, however much and however fast, costs a bounded amount of
+memory and time here. Pure: bytes in, values out.
+"""
+
+from deskgrid.model.values.text import printable
+from deskgrid.wire.guest import LINE_BYTES
+
+TAIL_BYTES = 64 * 1024
+WORDS_CHARS = 600
+_PANIC = b"Kernel panic - not syncing"
+
+
+class Lines:
+    """Cuts a stream into lines; a line longer than `limit` bytes is dropped whole."""
+
+    def __init__(self, limit: int = LINE_BYTES) -> None:
+        self._limit = limit
+        self._part = bytearray()
+        self._dropping = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take the next bytes; return the lines that they complete, without their ends."""
+        *ended, rest = data.split(b"\n")
+        lines = []
+        for piece in ended:
+            if not self._dropping and len(self._part) + len(piece) <= self._limit:
+                lines.append(bytes(self._part) + piece)
+            self._part.clear()
+            self._dropping = False
+        if self._dropping or len(self._part) + len(rest) > self._limit:
+            self._part.clear()
+            self._dropping = True
+        else:
+            self._part += rest
+        return lines
+
+
+class Console:
+    """The last 64 KiB that a guest's console said. panicked: its kernel has given up."""
+
+    def __init__(self, limit: int = TAIL_BYTES) -> None:
+        self._limit = limit
+        self._tail = bytearray()
+        self.panicked = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        if not self.panicked:
+            self.panicked = _PANIC in bytes(self._tail[-len(_PANIC) :]) + data
+        self._tail += data
+        del self._tail[: -self._limit]
+
+    def last_words(self, *secrets: str) -> str:
+        """The end of it in one printable line, from the panic on if there is one.
+
+        secrets: are not repeated, if the guest has printed them.
+        """
+        text = self._tail.decode("ascii", errors="replace")
+        for secret in filter(None, secrets):
+            text = text.replace(secret, "<secret>")
+        start = text.find(_PANIC.decode())
+        if start >= 0:
+            return printable(text[start:], WORDS_CHARS // 2)
+        lines = [words for line in text.splitlines()[-200:] if (words := printable(line, 300))]
+        return " / ".join(lines)[-WORDS_CHARS:]
+
+
+class Budget:
+    """At most so many bytes a second, and so many at once after a quiet time. Seconds come from outside."""
+
+    def __init__(self, bytes_per_second: int, bytes_at_once: int, now_seconds: float) -> None:
+        self._rate = bytes_per_second
+        self._most = float(bytes_at_once)
+        self._left = self._most
+        self._at = now_seconds
+
+    def spend(self, count: int, now_seconds: float) -> float:
+        """Take `count` bytes; return for how many seconds to read no more (0 or less: go on)."""
+        self._left = min(self._most, self._left + (now_seconds - self._at) * self._rate) - count
+        self._at = now_seconds
+        return -self._left / self._rate

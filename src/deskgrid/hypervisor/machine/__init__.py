@@ -1,0 +1,1 @@
+"""A QEMU process: its arguments, its overlay, which accelerators are fit for use."""

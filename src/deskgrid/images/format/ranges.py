@@ -1,0 +1,66 @@
+"""What to ask for in one request, and how fast. Pure, but for the clock of `Pace`.
+
+Rules, told first
+- A request costs a round trip: blobs that lie close to each other are asked for together; small gaps are asked for
+  too, and what lies in them is kept when it belongs to the image.
+- A request is at most so long, so that something more urgent need not wait for long.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+from deskgrid.images.format.packs import PackIndex
+
+GAP_BYTES = 32 << 10
+MOST_BYTES, LONG_BYTES = 1 << 20, 8 << 20
+"""Of one request: for what is waited for, and for what is fetched ahead of need on a connection of its own."""
+
+
+def ranges(index: PackIndex, wanted: Iterable[int], gap: int = GAP_BYTES, most: int = MOST_BYTES) -> Iterator[range]:
+    """Return runs of blobs, each to be asked for at once, that cover the wanted ones.
+
+    Args:
+        wanted: numbers of blobs, in any order. gap: so many bytes between two may be asked for in vain.
+        most: so many bytes a request may have (a single blob may be longer).
+    """
+    run: range | None = None
+    for blob in sorted(set(wanted)):
+        start, end = index.span(blob)
+        if run is not None:
+            begin, last = index.offsets[run.start], index.offsets[run.stop]
+            if start - last <= gap and end - begin <= most:
+                run = range(run.start, blob + 1)
+                continue
+            yield run
+        run = range(blob, blob + 1)
+    if run is not None:
+        yield run
+
+
+class Pace:
+    """So many bytes a second, for all who share it; a second's worth may come at once. 0: as fast as it goes."""
+
+    def __init__(self, bytes_per_second: int = 0) -> None:
+        """Start with nothing saved up."""
+        self._mutex = threading.Lock()
+        self._rate = bytes_per_second
+        self._free_at = time.monotonic()
+
+    def set(self, bytes_per_second: int) -> None:
+        """Change it, also for who is waiting for the next bytes."""
+        with self._mutex:
+            self._rate = bytes_per_second
+            self._free_at = min(self._free_at, time.monotonic() + 1.0)
+
+    def take(self, count: int, stop: threading.Event) -> None:
+        """Account for bytes that came, and wait as long as that takes; not when stopped."""
+        with self._mutex:
+            now = time.monotonic()
+            if not self._rate:
+                self._free_at = now
+                return
+            self._free_at = max(self._free_at, now - 0.25) + count / self._rate
+            wait = self._free_at - now
+        if wait > 0:
+            stop.wait(wait)

@@ -1,0 +1,1 @@
+"""The process that serves a VM its disk over NBD, from the desktop's store."""

@@ -1,0 +1,261 @@
+"""The process that serves one image to one VM: `python -m deskgrid.images.serve.serve SOCKET KERNEL INITRD`.
+
+    to it      4 bytes: length (big-endian) of an `Order` as JSON; the order; 32 bytes: the project's key
+               then commands; see `wire/disk.py`, also for the arguments and for what it says
+
+Rules, told first
+- It lives as long as whoever holds its standard input, and no longer; it does not need the agent.
+- The key comes in by standard input straight into a locked page: never argv, environment, a file or a log.
+- It reads and fills the store, holds the image's lease there, puts kernel and initrd into memory files, and serves all
+  three on a Unix socket, to its own user only. It never writes plain bytes to a disk.
+- A guest may wait, for minutes if need be, but gets no error because a source is away.
+"""
+
+import os
+import socket
+import struct
+import sys
+import threading
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from queue import SimpleQueue
+
+import msgspec
+
+from deskgrid.images.contract import ImageError
+from deskgrid.images.fetch.fetch import Fetcher
+from deskgrid.images.fetch.source import Origin, open_sources
+from deskgrid.images.format.keys import KEY_BYTES, ProjectKey
+from deskgrid.images.format.published import STREAMS, boot_order, span
+from deskgrid.images.format.ranges import Pace
+from deskgrid.images.serve.harden import LockedRoom, forbid_dumps, lock_everything
+from deskgrid.images.serve.nbd import Connection
+from deskgrid.images.serve.prefetch import How, Lanes, Waiting, Warm
+from deskgrid.images.serve.reader import PLAIN_BYTES, Part, Pieces, StreamBlocks
+from deskgrid.images.store.store import Admitted, ChunkStore, Limits
+from deskgrid.model.values.outside import read_json
+from deskgrid.wire.disk import Command, Word, decode_command, encode_word
+
+MOST_ORDER_BYTES = 64 << 10
+_FILL_BYTES = 4 << 20
+_NO_FILE = "-"
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What to serve. digest: of an image that was admitted. ahead: how far to fetch. bytes_per_second: 0: no limit."""
+
+    store: str
+    limits: Limits
+    digest: str
+    sources: tuple[Origin, ...] = ()
+    ahead: How = How.BOOT
+    bytes_per_second: int = 0
+    plain_bytes: int = PLAIN_BYTES
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How it goes. away: why the guest waits; "" when it does not. ahead_done: all was fetched ahead that should be."""
+
+    fetched_bytes: int
+    requests: int
+    waited_seconds: float
+    away: str
+    ahead_done: bool
+    read_pieces: int
+
+
+class _Service:
+    """Store, lanes and socket of one image."""
+
+    def __init__(self, order: Order, key: memoryview, room: LockedRoom, listen: str, stack: ExitStack) -> None:
+        if not Path(order.store).is_dir():
+            raise ImageError(f"store {order.store}: it is not there any more; the image is fetched anew")
+        self._pace = Pace(order.bytes_per_second)
+        self._paused = False
+        store = ChunkStore(Path(order.store), order.limits, said)
+        stack.callback(store.close)
+        self._image: Admitted = stack.enter_context(store.admit(store.manifest_of(order.digest)))
+        self._pieces = Pieces(store, self._image, ProjectKey(key, room), order.plain_bytes)
+        urgent, ahead = (Fetcher(store, self._image, open_sources(order.sources), self._pace, said) for _ in range(2))
+        self._urgent = urgent
+        self._lanes = Lanes(store, self._pieces, (urgent, ahead), order.ahead, self._report)
+        self._warm: Warm | None = None
+        self._filled: SimpleQueue[list[Part] | None] = SimpleQueue()
+        stack.callback(self.end)
+        self._exports = {name: StreamBlocks(self._pieces, self._image, name) for name in STREAMS}
+        self._listener = _listen(listen)
+        stack.callback(self._close, listen)
+        threading.Thread(target=self._accept, name="accept", daemon=True).start()
+
+    def fill(self, stream: str, handle: int) -> None:
+        """Put all of a stream into a memory file, and close it. Raises: ImageError."""
+        blocks = self._exports[stream]
+        with os.fdopen(handle, "wb") as file:
+            for offset in range(0, blocks.size, _FILL_BYTES):
+                length = min(_FILL_BYTES, blocks.size - offset)
+                parts = blocks.read(offset, length)
+                if parts is None:
+                    self._lanes.wait_for(Waiting(blocks, offset, length, self._filled.put))
+                    parts = self._filled.get()
+                if parts is None:
+                    raise ImageError(f"image {self._image.digest[:12]}…: its {stream} can't be read; publish it again")
+                file.writelines(parts)
+
+    def warm(self) -> None:
+        """Begin to unpack what a boot reads, ahead of the guest."""
+        order = boot_order(self._image.manifest)
+        self._warm = Warm(self._pieces, [number for number in order if number < self._image.manifest.disk.pieces])
+
+    def end(self) -> None:
+        """End both lanes, and whatever waits for them."""
+        if self._warm is not None:
+            self._warm.close()
+        self._filled.put(None)
+        self._lanes.close()
+
+    def do(self, command: Command) -> object:
+        """Obey a command; return its answer."""
+        if command.do == "rate":
+            self._pace.set(command.value)
+        elif command.do in ("pause", "resume"):
+            self._pause(command.do == "pause")
+        elif command.do == "order":
+            return {"order": self._first_reads()}
+        elif command.do != "status":
+            return {"unknown": command.do}
+        lanes = self._lanes
+        return Status(
+            lanes.fetched_bytes,
+            lanes.requests,
+            round(lanes.waited_seconds, 3),
+            "" if self._paused else lanes.away,
+            lanes.ahead_done,
+            len(self._pieces.first_reads),
+        )
+
+    def _pause(self, paused: bool) -> None:
+        """Stop fetching at once, also what a guest waits for: it is paused too."""
+        self._paused = paused
+        self._urgent.pause(paused)
+        self._lanes.pause(paused)
+
+    def _report(self, sentence: str) -> None:
+        if not self._paused:
+            said(sentence)
+
+    def _first_reads(self) -> list[int]:
+        """Offsets of the disk in the order of their first reads, for the next version's boot order."""
+        disk = span(self._image.manifest, self._image.table, "disk")
+        with self._pieces.mutex:
+            numbers = list(self._pieces.first_reads)
+        return [disk.offsets[number] for number in numbers if number < self._image.manifest.disk.pieces]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                link, _ = self._listener.accept()
+            except OSError:
+                return
+            if _peer(link) not in (os.geteuid(), 0):
+                link.close()
+                continue
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            connection = Connection(link, self._exports, self._lanes.wait_for)
+            threading.Thread(target=connection.serve, name="nbd", daemon=True).start()
+
+    def _close(self, path: str) -> None:
+        self._listener.close()
+        Path(path).unlink(missing_ok=True)
+
+
+def main() -> int:
+    """Serve until standard input ends. Returns: the exit code; 1 with a sentence when it can't be done."""
+    listen, *files = sys.argv[1:]
+    room = LockedRoom()
+    over = threading.Event()
+    with ExitStack() as stack:
+        stack.callback(room.wipe)
+        try:
+            order = _take_order()
+            # Until now its keeper may open what it needs of this process in /proc.
+            dumps, locked = forbid_dumps(), lock_everything()
+            key = memoryview(_exactly(room(bytes(KEY_BYTES))))
+            service = _Service(order, key, room, listen, stack)
+            threading.Thread(target=_obey, args=(service, over), name="commands", daemon=True).start()
+            for stream, handle in zip(("kernel", "initrd"), files, strict=True):
+                if handle != _NO_FILE:
+                    service.fill(stream, int(handle))
+            service.warm()
+        except (ImageError, msgspec.MsgspecError, OSError) as error:
+            if over.is_set():
+                return 0
+            said(str(error))
+            return 1
+        _tell(Word(ready={"no_dumps": dumps, "key_locked": room.locked, "all_locked": locked}))
+        over.wait()
+    return 0
+
+
+def _obey(service: _Service, over: threading.Event) -> None:
+    """Obey commands until there are no more."""
+    for line in sys.stdin.buffer:
+        try:
+            _tell(Word(answer=service.do(decode_command(line))))
+        except msgspec.MsgspecError as error:
+            said(f"command: {error}")
+    over.set()
+    service.end()
+
+
+def said(sentence: str) -> None:
+    """Report something, in a sentence."""
+    _tell(Word(said=sentence))
+
+
+_telling = threading.Lock()
+
+
+def _tell(word: Word) -> None:
+    with _telling, suppress(OSError):
+        os.write(1, encode_word(word))
+
+
+def _take_order() -> Order:
+    """Read the order. Raises: ImageError, MsgspecError."""
+    length = struct.unpack(">I", _exactly(bytearray(4)))[0]
+    if length > MOST_ORDER_BYTES:
+        raise ImageError(f"order: got {length} bytes, expected at most {MOST_ORDER_BYTES}")
+    return read_json(_exactly(bytearray(length)), type=Order)
+
+
+def _exactly(place: bytearray | memoryview) -> bytearray | memoryview:
+    """Fill a place from standard input, without a copy elsewhere."""
+    view, came = memoryview(place), 0
+    while came < len(view):
+        count = os.readv(0, [view[came:]])
+        if not count:
+            raise ImageError("order: standard input ended too early")
+        came += count
+    return place
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+    listener.listen(16)
+    return listener
+
+
+def _peer(link: socket.socket) -> int:
+    """The user at the other end."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return os.geteuid()  # the folder's rights must do
+    return int(struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A desktop's own repository of chunks, encrypted at rest."""

@@ -1,0 +1,1 @@
+"""What values from outside must look like: names, numbers, times, texts; checked where they come in."""

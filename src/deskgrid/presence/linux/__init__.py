@@ -1,0 +1,1 @@
+"""The owner of a Linux desktop, from the kernel, logind and utmp."""

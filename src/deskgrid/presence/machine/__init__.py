@@ -1,0 +1,1 @@
+"""What a desktop's machine has to give at one moment: processors, memory, disk, power, network."""

@@ -1,0 +1,1 @@
+"""The owner of a Mac. Never run on a Mac."""

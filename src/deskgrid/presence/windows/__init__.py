@@ -1,0 +1,1 @@
+"""The owner of a Windows desktop, from what Windows tells a window."""
