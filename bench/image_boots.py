@@ -23,13 +23,14 @@ import msgspec
 from bench.ground import Ground
 from bench.link import Web
 from bench.machine import CannotMeasure
+from deskgrid.core.events import Joined
 from deskgrid.demo.signers import Places
 from deskgrid.demo.stage import CYCLE_SECONDS, LEASE_SECONDS, Stage
 from deskgrid.images.publish.publish import Source
 from deskgrid.images.publish.trial_boot import WORTHLESS, qemu_args
 from deskgrid.pool.config import PoolSettings
 from deskgrid.pool.embedded.head import HeadSettings
-from deskgrid.wire.guest import Hello, Join, Joined, decode_from_guest, encode
+from deskgrid.wire.guest import Hello, Join, decode_from_guest, encode
 
 _MOST_SECONDS = 240.0
 _DESKTOP = "desk-1"

@@ -10,7 +10,8 @@ from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.owner.status import read_status, status_of, write_status
 from deskgrid.agent.policy.files import PolicyTable
 from deskgrid.agent.settings import AgentSettings
-from deskgrid.core.desktop.advance import Sensed, begin
+from deskgrid.core.desktop.inputs import Sensed
+from deskgrid.core.desktop.state import begin
 from deskgrid.host.system.toml import BadSettings, parse
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.policy import Policy

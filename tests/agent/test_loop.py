@@ -7,10 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.inbox import Stop, vm_event
 from deskgrid.agent.report_session import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
-from deskgrid.core.desktop.vm import Kind
-from deskgrid.hypervisor import contract as hv
+from deskgrid.core.desktop.inputs import Finishing
 from deskgrid.hypervisor.fake import GuestBehaviour
 from deskgrid.images.fake import FakeStore
 from deskgrid.model.desktop import Fault
@@ -106,7 +104,7 @@ def test_a_silent_guest_on_hardware_makes_the_next_vm_run_under_emulation(tmp_pa
     assert world.office.ended[0].fault is Fault.DESKTOP and world.iron.distrusted == {"kvm"}
     world.office.want("vm-2")
     world.pass_(60)
-    assert world.loop.desk.vms["vm-2"].accelerator == "tcg"
+    assert world.loop.state.vms["vm-2"].accelerator == "tcg"
 
 
 def test_a_start_that_fails_tells_whose_fault_it_was(tmp_path: Path) -> None:
@@ -194,9 +192,9 @@ def test_the_coordinator_hears_at_once_that_the_owner_is_back(world: World) -> N
 def test_an_owner_who_is_only_idle_counts_on_from_what_the_driver_says(tmp_path: Path) -> None:
     world = World(tmp_path, ALL_DAY, owner=Owner(logged_in=True, idle_seconds=0.0))
     world.pass_(599)
-    assert not world.loop.desk.availability.available
+    assert not world.loop.state.availability.available
     world.pass_(10)
-    assert world.loop.desk.availability.available
+    assert world.loop.state.availability.available
 
 
 def test_a_desktop_without_a_hypervisor_says_so_and_takes_nothing(world: World) -> None:
@@ -234,10 +232,10 @@ def test_a_coordinator_that_is_gone_is_tried_again_later_and_later(world: World)
     waits = [(b - a).total_seconds() for a, b in pairwise(at)]
     assert waits[0] <= 2 * FIRST_RETRY_SECONDS + 0.1
     assert waits == sorted(waits) and waits[-1] <= LAST_RETRY_SECONDS + 0.1
-    assert world.loop.letters.fault == "connection refused"
+    assert world.loop.session.fault == "connection refused"
     world.line.down = ""
     world.pass_(61)
-    assert world.loop.letters.fault == "" and world.loop.letters.reached_at is not None
+    assert world.loop.session.fault == "" and world.loop.session.reached_at is not None
 
 
 def test_many_desktops_that_lost_their_coordinator_do_not_come_back_at_once(tmp_path: Path) -> None:
@@ -317,7 +315,7 @@ def test_an_answer_that_comes_too_late_leaves_no_secret_behind(world: World) -> 
     world.pass_(25)
     world.office.wanted.clear()
     world.pass_(100)
-    assert world.loop.desk.vms == {} and world.loop._orders == {}
+    assert world.loop.state.vms == {} and world.loop._orders == {}
 
 
 def test_no_secret_is_in_what_is_said_or_kept(world: World) -> None:
@@ -331,9 +329,9 @@ def test_no_secret_is_in_what_is_said_or_kept(world: World) -> None:
 
 def test_an_agent_that_is_told_to_stop_asks_its_vms_to_leave_and_tells_of_their_end(world: World) -> None:
     world.up()
-    world.put(Stop(Reason("agent-stops", "The agent was told to stop.")))
+    world.put(Finishing(Reason("agent-stops", "The agent was told to stop.")))
     world.pass_(3)
-    assert not world.there() and world.loop.desk.vms == {}
+    assert not world.there() and world.loop.state.vms == {}
     assert [vm.reason.name for vm in world.office.ended] == ["agent-stops"]
     world.office.want("vm-2")
     world.pass_(30)
@@ -345,7 +343,7 @@ def test_an_agent_that_was_killed_finds_its_vm_again_and_goes_on(world: World) -
     world.die()
     world.pass_(2)
     world.wake()
-    assert world.loop.desk.vms["vm-1"].state == "running"
+    assert world.loop.state.vms["vm-1"].state == "running"
     world.pass_(600)
     assert world.running() and world.office.ended == []
 
@@ -373,7 +371,7 @@ def test_a_vm_found_paused_is_gone_after_the_grace_though_its_lease_is_renewed(w
     world.die()
     world.pass_(1)
     world.wake()
-    assert world.loop.desk.vms["vm-1"].state == "paused"
+    assert world.loop.state.vms["vm-1"].state == "paused"
     world.pass_(63)
     assert not world.there()
 
@@ -402,7 +400,7 @@ def test_without_a_readable_file_of_leases_what_runs_is_ended(world: World, cont
     world.pass_(1)
     world.wake()
     world.pass_(1)
-    assert world.loop.desk.vms == {} and not world.there()
+    assert world.loop.state.vms == {} and not world.there()
 
 
 def test_a_vm_whose_lease_ended_while_the_agent_was_away_is_ended(world: World) -> None:
@@ -420,37 +418,17 @@ def test_a_vm_whose_lease_ended_while_the_agent_was_away_is_ended(world: World) 
 def test_an_order_without_instance_data_for_a_vm_that_is_not_here_is_not_begun(world: World) -> None:
     world.office.want()
     world.pass_(0.3)
-    assert world.loop.desk.vms["vm-1"].state == "fetching"
+    assert world.loop.state.vms["vm-1"].state == "fetching"
     world.die()
     world.wake()
     world.pass_(60)
-    assert world.loop.desk.vms == {} and world.loop.desk.ended == ()
+    assert world.loop.state.vms == {} and world.loop.state.ended == ()
 
 
 def test_a_disk_that_is_full_for_the_file_of_leases_does_not_stop_the_agent(world: World) -> None:
     world.folder.joinpath("leases.json").mkdir()
     world.up()
     assert world.running()
-
-
-# -- words --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("said", "kind", "fault"),
-    [
-        (hv.Started("vm-1", "kvm"), Kind.STARTED, Fault.NONE),
-        (hv.StartFailed("vm-1", "image", "It panics."), Kind.START_FAILED, Fault.IMAGE),
-        (hv.Waiting("vm-1", "its sources are away"), Kind.WAITING, Fault.NONE),
-        (hv.Alive("vm-1"), Kind.ALIVE, Fault.NONE),
-        (hv.GuestLeft("vm-1", "asked", "It left."), Kind.LEFT, Fault.NONE),
-        (hv.GuestLeft("vm-1", "failed", "It failed."), Kind.LEFT, Fault.IMAGE),
-        (hv.Gone("vm-1", True, "It was ended."), Kind.GONE, Fault.NONE),
-    ],
-)
-def test_what_a_driver_says_has_a_meaning_in_the_table(said: hv.Event, kind: Kind, fault: Fault) -> None:
-    event = vm_event(said)
-    assert (event.kind, event.fault) == (kind, fault) and event.reason.sentence
 
 
 # -- what can't be read -------------------------------------------------------------------------------------------

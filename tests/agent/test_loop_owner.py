@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.inbox import Asked, HandOver, Looked, Sense
+from deskgrid.agent.inbox import Looked, Sense
+from deskgrid.core.desktop.inputs import HandingOver, Wished
 from deskgrid.model.inventory import Inventory, Trial, Verdict
 from deskgrid.model.policy import Policy
 from deskgrid.model.presence import Ending
@@ -33,12 +34,12 @@ def world(tmp_path: Path) -> World:
 
 def wish(world: World, ask: Ask, seconds: float | None = None) -> None:
     until = None if seconds is None else world.time.now() + timedelta(seconds=seconds)
-    world.put(Asked(Wish(ask, "ada", world.time.now(), until)))
+    world.put(Wished(Wish(ask, "ada", world.time.now(), until)))
     world.pass_(0.1)
 
 
 def refusals(world: World) -> list[str]:
-    return [reason.name for reason in world.loop.desk.availability.refusals]
+    return [reason.name for reason in world.loop.state.availability.refusals]
 
 
 def around(world: World, **more: Callable[..., object]) -> None:
@@ -96,7 +97,7 @@ def test_a_vm_never_starts_by_an_old_reading(world: World) -> None:
     world.pass_(3)
     world.presence.set(PRESENT)  # and nobody tells the agent
     world.office.want()
-    world.loop.letters.due = world.time.now()
+    world.loop.session.due = world.time.now()
     world.pass_(1)
     assert not world.there()
 
@@ -128,7 +129,7 @@ def test_it_is_watched_closely_only_while_vms_are_here(world: World) -> None:
 
 def test_a_newer_agent_finds_the_vms_that_were_handed_over(world: World) -> None:
     world.up()
-    world.put(HandOver(60.0))
+    world.put(HandingOver(60.0))
     world.office.want("vm-2")
     world.pass_(5)
     assert world.loop.handed_over and world.running() and not world.there("vm-2")
@@ -137,7 +138,7 @@ def test_a_newer_agent_finds_the_vms_that_were_handed_over(world: World) -> None
     world.wake()
     world.put(Sense())
     world.pass_(20)
-    assert world.running() and world.loop.desk.vms["vm-1"].state == "running"
+    assert world.running() and world.loop.state.vms["vm-1"].state == "running"
 
 
 def test_what_the_computer_is_made_of_goes_along_until_it_was_heard(world: World) -> None:
@@ -157,7 +158,7 @@ def test_which_program_the_owner_uses_is_said_to_nobody_else(world: World) -> No
     world.up()
     world.owner(msgspec.structs.replace(AWAY, watching=("Totem: a film",)))
     world.pass_(30)
-    (reason,) = world.loop.desk.availability.refusals
+    (reason,) = world.loop.state.availability.refusals
     assert (reason.name, reason.reading) == ("watching", "Totem: a film")
     assert "watching" in refusals(world) and "watching" in msgspec.json.encode(world.line.said[-1]).decode()
     assert not any(b"Totem" in msgspec.json.encode(report) for report in world.line.said)
@@ -168,4 +169,4 @@ def test_an_accelerator_that_failed_its_trial_is_not_tried_with_a_vm(tmp_path: P
     world.put(Looked(Inventory(trials=(Trial("kvm", Verdict.HANGS, 8000), Trial("fake", Verdict.WORKS, 20)))))
     world.pass_(1)
     world.up()
-    assert world.loop.desk.vms["vm-1"].accelerator == "fake"
+    assert world.loop.state.vms["vm-1"].accelerator == "fake"

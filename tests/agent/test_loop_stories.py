@@ -100,14 +100,14 @@ class Story:
                 assert vm.confined
                 self.seen_running[vm.id] += 1
                 assert self.seen_running[vm.id] <= LEAVE_SECONDS / LOOK_SECONDS + 1
-        self.ended += [vm.vm_id for vm in world.loop.desk.ended if vm.vm_id not in self.ended]
-        assert not set(self.ended) & world.loop.desk.vms.keys()
+        self.ended += [vm.vm_id for vm in world.loop.state.ended if vm.vm_id not in self.ended]
+        assert not set(self.ended) & world.loop.state.vms.keys()
         assert not set(self.ended) & {vm.id for vm in world.iron.vms.values() if vm.stage == "running"}
         recorded = Counter(vm.vm_id for vm in world.office.ended)
         assert all(times == 1 for times in recorded.values())
-        waiting = {vm.vm_id for vm in world.loop.desk.ended}
+        waiting = {vm.vm_id for vm in world.loop.state.ended}
         assert set(self.ended) <= set(recorded) | waiting or world.incarnation > 1
-        assert world.loop.desk.vms.keys() >= world.loop._orders.keys()
+        assert world.loop.state.vms.keys() >= world.loop._orders.keys()
 
 
 @settings(max_examples=600 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 40, deadline=None)
@@ -124,14 +124,14 @@ def test_whatever_happens_the_owner_wins_and_nothing_is_lost(
         story.do("goes", 130.0)
         for vm_id in list(world.office.wanted):
             if world.incarnation == 1:
-                assert vm_id in world.loop.desk.vms
-        assert world.loop.desk.vms.keys() <= world.office.wanted.keys()
-        assert world.loop.desk.ended == () and world.loop.desk.story == ()
-        assert {vm.id for vm in world.iron.vms.values()} <= world.loop.desk.vms.keys()
+                assert vm_id in world.loop.state.vms
+        assert world.loop.state.vms.keys() <= world.office.wanted.keys()
+        assert world.loop.state.ended == () and world.loop.state.story == ()
+        assert {vm.id for vm in world.iron.vms.values()} <= world.loop.state.vms.keys()
         if world.incarnation == 1:
             for vm_id in {line.vm_id for line in world.office.story}:
                 states = world.office.states(vm_id)
                 assert states[0] == "fetching" and len(set(states) - {"paused", "running"}) + sum(
                     s in ("paused", "running") for s in states
                 ) == len(states)
-                assert (states[-1] == "ended") == (vm_id not in world.loop.desk.vms)
+                assert (states[-1] == "ended") == (vm_id not in world.loop.state.vms)

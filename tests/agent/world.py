@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 
-from deskgrid.agent.inbox import Answered, Item, LinkDown, Sense, Tick
+from deskgrid.agent.inbox import Answered, Item, LinkDown, Sense
 from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.loop import Loop
-from deskgrid.agent.ports import Around
+from deskgrid.agent.ports import Ports
+from deskgrid.core.desktop.inputs import Ticked
 from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour
 from deskgrid.images.fake import FakeStore
 from deskgrid.model.desktop import Transition, VmReport
@@ -200,9 +201,9 @@ class World:
             "faults": lambda: self.faults,
             "changed": self._changed,
         }
-        around = Around(**{**surroundings, **self.more})
+        ports = Ports(**{**surroundings, **self.more})
         more = {"jitter": lambda: 1.0, "hold_seconds": 0.0, **self.settings}
-        self.loop = Loop(around, self.policy, "desk-1", f"life-{life}", **more)
+        self.loop = Loop(ports, self.policy, "desk-1", f"life-{life}", **more)
         self.put = put
         self._alarm(life)
 
@@ -239,7 +240,7 @@ class World:
         """Want a VM and let it come up."""
         self.office.want(vm_id)
         self.pass_(60.0)
-        assert self.loop.desk.vms[vm_id].state == "running"
+        assert self.loop.state.vms[vm_id].state == "running"
 
     def _turn(self, item: Item, life: int) -> None:
         if life == self.incarnation:
@@ -253,7 +254,7 @@ class World:
 
     def _ring(self, at: datetime, life: int) -> None:
         if life == self.incarnation and at == self._next:
-            self._turn(Tick(), life)
+            self._turn(Ticked(), life)
 
-    def _changed(self, desk: object) -> None:
+    def _changed(self, state: object) -> None:
         self.changes += 1

@@ -16,8 +16,9 @@ from bench.report_load import Counted, Desktop, report_at_rest
 from bench.stillness import Sample
 from bench.updates import machine_ad, rate, small_ad
 from bench.workload import Spent, best, slower_percent, typical
+from deskgrid.core.events import GuestLeft, Joined
 from deskgrid.demo.figures import Figures
-from deskgrid.wire.guest import Hello, Joined, Left, decode_from_guest
+from deskgrid.wire.guest import Hello, decode_from_guest
 from deskgrid.wire.messages import Report
 
 AD = 'MyType = "Machine"\nName = "slot1@bench-node"\nMachine = "vm"\nCpus = 1\nCpuBusy = false\nOpSys = "LINUX"\n'
@@ -96,7 +97,7 @@ def test_the_load_stops_at_a_refusal_and_tells_it() -> None:
 
 def test_the_guest_speaks_the_protocol() -> None:
     spoken = [word.split("'")[1] for word in program().split("echo ")[1:]]
-    assert [type(decode_from_guest(line.encode())) for line in spoken] == [Left, Hello, Joined, Left]
+    assert [type(decode_from_guest(line.encode())) for line in spoken] == [GuestLeft, Hello, Joined, GuestLeft]
 
 
 def test_demos_are_taken_together_by_their_medians_and_what_failed_is_told() -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from deskgrid.coordinator.settings import CoordinatorSettings, GuestSettings
 from deskgrid.core.desktop.vm import FINISH_SECONDS, KILL_AGAIN_SECONDS, LEAVE_SECONDS
-from deskgrid.hypervisor import contract as hv
+from deskgrid.core.events import Gone, GuestLeft, Happened, Joined, Paused, Started
 from deskgrid.hypervisor.fake import GuestBehaviour
 from deskgrid.model.desktop import VmState
 from deskgrid.model.hours import window
@@ -257,32 +257,32 @@ class Campus:
 
     # -- HTCondor's side of every VM ------------------------------------------------------------------------------
 
-    def _heard(self, desk: Desk, event: hv.Event) -> None:
-        now = self.clock.now()
-        match event:
-            case hv.Started():
+    def _heard(self, desk: Desk, happened: Happened) -> None:
+        now, vm_id = self.clock.now(), happened.vm_id
+        match happened.event:
+            case Started():
                 self.said.vms_started += 1
-                self.place[event.vm_id] = desk
-            case hv.Joined():
-                vm = desk.iron.vms[event.vm_id]
+                self.place[vm_id] = desk
+            case Joined():
+                vm = desk.iron.vms[vm_id]
                 size = vm.spec.size
-                self.pool.join(vm.id, vm.spec.disk.ref.name, desk.name, size.cpus, size.memory_bytes >> 20)
+                self.pool.join(vm.id, vm.spec.image.ref.name, desk.name, size.cpus, size.memory_bytes >> 20)
                 self.began_at[vm.id] = now
                 self.said.vms_joined += 1
-            case hv.Paused():
+            case Paused():
                 self.said.pauses += 1
-            case hv.GuestLeft():
-                self.left.add(event.vm_id)
-                self.pool.leave(event.vm_id)
-            case hv.Gone():
-                assert event.vm_id not in self.over, "a VM ended twice"
-                self.over.add(event.vm_id)
-                if event.vm_id not in self.left:
-                    self.pool.die(event.vm_id)
-                if (since := self.began_at.pop(event.vm_id, None)) is not None:
+            case GuestLeft():
+                self.left.add(vm_id)
+                self.pool.leave(vm_id)
+            case Gone():
+                assert vm_id not in self.over, "a VM ended twice"
+                self.over.add(vm_id)
+                if vm_id not in self.left:
+                    self.pool.die(vm_id)
+                if (since := self.began_at.pop(vm_id, None)) is not None:
                     self.said.hours_given += (now - since).total_seconds() / 3600
-                self.place.pop(event.vm_id, None)
-                self.unused_since.pop(event.vm_id, None)
+                self.place.pop(vm_id, None)
+                self.unused_since.pop(vm_id, None)
 
     def _unused_leave(self) -> None:
         """What a guest's own watch does: a machine without a claim for a while leaves."""
@@ -292,7 +292,7 @@ class Campus:
             if machine.claimed or desk is None:
                 self.unused_since.pop(machine.vm_id, None)
             elif (now - self.unused_since.setdefault(machine.vm_id, now)).total_seconds() >= UNUSED_SECONDS:
-                desk.put(hv.GuestLeft(machine.vm_id, "unused", "no job wanted it"))
+                desk.put(Happened(machine.vm_id, GuestLeft("unused", "no job wanted it")))
 
     # -- what must hold -------------------------------------------------------------------------------------------
 
@@ -318,11 +318,11 @@ class Campus:
         for desk in self.desks:
             if desk.loop is None:
                 continue
-            known = desk.loop.desk
+            known = desk.loop.state
             assert known.availability.available or known.availability.refusals[0].sentence
             here = [vm for vm in desk.iron.vms.values() if vm.stage != "over"]
             self.said.checks += 1
-            self.said.hours_open += (known.go_on is None) * self.scenario.cycle_seconds / 3600
+            self.said.hours_open += (known.standing.refusal is None) * self.scenario.cycle_seconds / 3600
             if not here:
                 continue
             assert sum(vm.spec.size.memory_bytes for vm in here) <= 16 * GIB - policy.memory_reserve_bytes
@@ -333,7 +333,7 @@ class Campus:
 
     def _check_vm(self, desk: Desk, vm_id: str, running: bool) -> None:
         assert desk.loop is not None
-        known, now = desk.loop.desk, self.clock.now()
+        known, now = desk.loop.state, self.clock.now()
         vm = known.vms[vm_id]
         in_state = (now - vm.since).total_seconds()
         if vm.state is VmState.PAUSED:
@@ -345,12 +345,12 @@ class Campus:
             assert vm.deadline is not None
             assert -SLACK_SECONDS <= (vm.deadline - now).total_seconds() <= grace
         elif vm.state is VmState.LEAVING:
-            most = LEAVE_SECONDS if known.go_on is not None else FINISH_SECONDS
+            most = LEAVE_SECONDS if known.standing.refusal is not None else FINISH_SECONDS
             assert in_state <= most + SLACK_SECONDS or (vm.deadline is not None and vm.deadline > now)
         elif vm.state is VmState.KILLING:
             assert in_state <= KILL_AGAIN_SECONDS + SLACK_SECONDS
         elif running:
-            assert known.go_on is None and not desk.owner_here
+            assert known.standing.refusal is None and not desk.owner_here
             assert vm.lease.until > now
 
     # -- the end --------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.agent.inbox import Answered, Item, LinkDown, Sense, Tick
+from deskgrid.agent.inbox import Answered, Item, LinkDown, Sense
 from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.loop import Loop
-from deskgrid.agent.ports import Around
-from deskgrid.hypervisor import contract as hv
+from deskgrid.agent.ports import Ports
+from deskgrid.core.desktop.inputs import Ticked
+from deskgrid.core.events import Gone, Happened
 from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour
 from deskgrid.images.fake import FakeStore
 from deskgrid.model.image import ImageFacts
@@ -69,7 +70,7 @@ class Desk:
         images: list[ImageFacts],
         behaviours: dict[str, GuestBehaviour],
         ask: Callable[[str, Report, bytes], asyncio.Future[Answer] | None],
-        heard: Callable[["Desk", hv.Event], None],
+        heard: Callable[["Desk", Happened], None],
         weather: Weather,
         hold_seconds: float,
         accelerators: tuple[str, ...] = ("kvm", "tcg"),
@@ -100,7 +101,7 @@ class Desk:
         driver = FakeHypervisor(
             put, later, self.clock.now, desktop=self.iron, behaviours=self.behaviours, silence_seconds=None
         )
-        around = Around(
+        ports = Ports(
             now=self.clock.now,
             wall=self.clock.now,
             local=lambda: self.clock.now().astimezone(ZONE),
@@ -113,14 +114,14 @@ class Desk:
             leases=self.leases,
         )
         self.loop = Loop(
-            around,
+            ports,
             self.policy,
             self.name,
             f"life-{life}",
             hold_seconds=self.hold_seconds,
             sense_seconds=86400.0,
             sense_seconds_at_rest=86400.0,
-            tend_seconds=86400.0,
+            heartbeat_seconds=86400.0,
             jitter=self.rng.random,
         )
         self.driver = driver
@@ -139,14 +140,14 @@ class Desk:
         self.iron = FakeDesktop(self.accelerators)
         for vm in lost:
             vm.stage = "over"
-            self.heard(self, hv.Gone(vm.id, False, "the power went off"))
+            self.heard(self, Happened(vm.id, Gone(False, "the power went off")))
 
     def put(self, item: Item) -> None:
         """Something for the agent's inbox, if there is an agent."""
         self._put(self.life, item)
 
     def _put(self, life: int, item: Item) -> None:
-        if isinstance(item, hv.Event):
+        if isinstance(item, Happened):
             self.heard(self, item)
         self.clock.call_soon(self._turn, life, item)
 
@@ -167,7 +168,7 @@ class Desk:
 
     def _ring(self, life: int) -> None:
         self._alarm = None
-        self._turn(life, Tick())
+        self._turn(life, Ticked())
 
     def _machine(self) -> Machine:
         used = sum(vm.spec.size.memory_bytes for vm in self.iron.vms.values() if vm.stage == "running")
@@ -201,7 +202,7 @@ class Desk:
         """What a real agent does every few seconds: look at the owner. Not simulated where nothing can come of it."""
         if self.loop is None:
             return
-        known = self.loop.desk
+        known = self.loop.state
         if known.vms or known.availability.available or known.wake_at is not None or not self.owner_here:
             self.put(Sense())
 

@@ -16,8 +16,8 @@ from deskgrid.agent.settings import ca_file, credential_file
 from deskgrid.cli.desktop.doctor import way
 from deskgrid.cli.output import Exit
 from deskgrid.host.doctor.facts import Level
-from deskgrid.hypervisor.confine.cgroup import Level as Group
-from deskgrid.hypervisor.confine.cgroup import Seen
+from deskgrid.hypervisor.confine.cgroup import GroupLevel as Group
+from deskgrid.hypervisor.confine.cgroup import GroupsSeen
 from deskgrid.model.desktop import Availability, Room
 from deskgrid.model.inventory import Inventory, Trial, Verdict, Virtualisation
 from deskgrid.wire.messages import Report
@@ -67,9 +67,9 @@ def test_settings_that_are_named_and_missing_are_an_error(deskgrid: Command, tmp
 
 def test_a_group_that_is_not_idle_beside_peoples_sessions_is_a_warning() -> None:
     assert way(None).level is Level.OK
-    assert way(Seen("/a", "", (), None)).level is Level.OK
-    assert way(Seen("/a", "", (Group("/deskgrid.slice", 1, 0),), True)).level is Level.OK
-    found = way(Seen("/a", "", (Group("/system.slice", 0, 100),), False))
+    assert way(GroupsSeen("/a", "", (), None)).level is Level.OK
+    assert way(GroupsSeen("/a", "", (Group("/deskgrid.slice", 1, 0),), True)).level is Level.OK
+    found = way(GroupsSeen("/a", "", (Group("/system.slice", 0, 100),), False))
     assert (found.level, found.mend) == (Level.WARN, ("systemctl set-property deskgrid.slice CPUWeight=idle",))
 
 

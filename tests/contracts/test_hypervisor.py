@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "hypervisor"))
 from rigs import FakeRig, QemuRig, Rig
 from served import ServedRig
 
-from deskgrid.hypervisor.contract import Gone, GuestLeft, Joined, Paused, Started, StartFailed
+from deskgrid.core.commands import Kill, Pause, Renew, Resume, Vacate
+from deskgrid.core.events import Gone, GuestLeft, Joined, Paused, Started, StartFailed
 
 RIGS: dict[str, type[Rig]] = {"fake": FakeRig, "qemu": QemuRig, "served": ServedRig}
 
@@ -58,11 +59,11 @@ def _spec_again(rig: Rig, vm_id: str):
 def test_commands_to_an_unknown_or_ended_vm_do_nothing(rig: Rig) -> None:
     vm = rig.start("silent")
     rig.wait(vm, Started)
-    rig.driver.kill(vm)
+    rig.driver.order(vm, Kill())
     rig.wait(vm, Gone)
     for vm_id in (vm, "nobody"):
-        for command in (rig.driver.pause, rig.driver.resume, rig.driver.vacate, rig.driver.kill):
-            command(vm_id)
+        for command in (Pause(), Resume(), Vacate(), Kill()):
+            rig.driver.order(vm_id, command)
     rig.driver.start(_spec_again(rig, vm))
     rig.pass_time(1.0)
     assert kinds(rig, vm) == ["Started", "Gone"]
@@ -72,14 +73,14 @@ def test_commands_to_an_unknown_or_ended_vm_do_nothing(rig: Rig) -> None:
 def test_after_pause_no_cpu_runs_until_it_is_resumed(rig: Rig) -> None:
     vm = rig.start("busy")
     rig.wait(vm, Joined)
-    rig.driver.pause(vm)
+    rig.driver.order(vm, Pause())
     assert rig.wait(vm, Paused, 0.2 + rig.slack_seconds).milliseconds < 200 + 1000 * rig.slack_seconds
     before = rig.lived_seconds(vm)
     rig.pass_time(1.0)
     assert rig.lived_seconds(vm) - before < 0.05
     assert [seen.paused for seen in rig.driver.observe()] == [True]
-    rig.driver.pause(vm)
-    rig.driver.resume(vm)
+    rig.driver.order(vm, Pause())
+    rig.driver.order(vm, Resume())
     rig.pass_time(1.5)
     assert rig.lived_seconds(vm) - before > 0.2
     assert [seen.paused for seen in rig.driver.observe()] == [False]
@@ -88,9 +89,9 @@ def test_after_pause_no_cpu_runs_until_it_is_resumed(rig: Rig) -> None:
 def test_a_vm_that_was_asked_to_leave_runs_confined_and_says_that_it_has_left(rig: Rig) -> None:
     vm = rig.start("busy")
     rig.wait(vm, Joined)
-    rig.driver.pause(vm)
+    rig.driver.order(vm, Pause())
     rig.wait(vm, Paused)
-    rig.driver.vacate(vm)
+    rig.driver.order(vm, Vacate())
     left = rig.wait(vm, GuestLeft)
     assert left.cause == "asked"
     assert kinds(rig, vm) == ["Started", "Alive", "Joined", "Paused", "GuestLeft"]
@@ -102,10 +103,10 @@ def test_a_vm_that_goes_on_after_all_gets_its_cores_back(rig: Rig) -> None:
     vm = rig.start("stubborn")
     rig.wait(vm, Joined)
     before = rig.cores(vm)
-    rig.driver.vacate(vm)
+    rig.driver.order(vm, Vacate())
     rig.pass_time(0.5)
     assert rig.cores(vm) == 1
-    rig.driver.resume(vm)
+    rig.driver.order(vm, Resume())
     rig.pass_time(0.5)
     assert rig.cores(vm) == before
 
@@ -113,7 +114,7 @@ def test_a_vm_that_goes_on_after_all_gets_its_cores_back(rig: Rig) -> None:
 def test_a_guest_that_is_not_up_yet_has_left_at_once(rig: Rig) -> None:
     vm = rig.start("silent")
     rig.wait(vm, Started)
-    rig.driver.vacate(vm)
+    rig.driver.order(vm, Vacate())
     assert rig.wait(vm, GuestLeft, 1.0 + rig.slack_seconds).cause == "asked"
 
 
@@ -122,11 +123,11 @@ def test_kill_ends_a_vm_within_a_second_whatever_its_guest_does(rig: Rig, paused
     vm = rig.start("stubborn")
     rig.wait(vm, Joined)
     if paused:
-        rig.driver.pause(vm)
+        rig.driver.order(vm, Pause())
         rig.pass_time(0.3)
     else:
-        rig.driver.vacate(vm)
-    rig.driver.kill(vm)
+        rig.driver.order(vm, Vacate())
+    rig.driver.order(vm, Kill())
     gone = rig.wait(vm, Gone, 1.0 + rig.slack_seconds)
     assert gone.clean
     assert rig.left_behind(vm) == []
@@ -136,7 +137,7 @@ def test_kill_ends_a_vm_within_a_second_whatever_its_guest_does(rig: Rig, paused
 
 def test_kill_ends_a_vm_that_is_still_starting(rig: Rig) -> None:
     vm = rig.start("obedient")
-    rig.driver.kill(vm)
+    rig.driver.order(vm, Kill())
     assert rig.wait(vm, Gone, 3.0 + rig.slack_seconds).clean
     assert rig.left_behind(vm) == []
 
@@ -167,7 +168,7 @@ def test_a_guest_may_leave_by_itself(rig: Rig) -> None:
 def test_a_renewed_token_reaches_the_guest(rig: Rig) -> None:
     vm = rig.start("obedient")
     rig.wait(vm, Joined)
-    rig.driver.renew(vm, "a.newer.token")
+    rig.driver.order(vm, Renew("a.newer.token"))
     assert rig.has_token(vm, "a.newer.token")
 
 
@@ -182,7 +183,7 @@ def test_a_silent_guest_never_comes_alive(rig: Rig) -> None:
 def test_a_vm_ends_within_five_seconds_when_nobody_tends_it(rig: Rig) -> None:
     vm = rig.start("obedient")
     rig.wait(vm, Joined)
-    rig.driver.tend()
+    rig.driver.heartbeat()
     rig.crash()
     rig.pass_time(3.0)
     assert rig.left_behind(vm)
@@ -207,7 +208,7 @@ def test_an_agent_that_comes_back_in_time_finds_its_vms_again_and_they_go_on(rig
     assert seen.accelerator == rig.wait(vm, Started).accelerator
     rig.pass_time(6.0)
     assert [seen.vm_id for seen in rig.driver.observe()] == [vm]
-    rig.driver.kill(vm)
+    rig.driver.order(vm, Kill())
     assert rig.wait(vm, Gone, 1.0 + rig.slack_seconds).clean
 
 
@@ -244,7 +245,7 @@ def test_under_a_limit_of_no_core_no_cpu_runs_not_even_if_it_is_resumed_until_th
     rig.driver.limit(0)
     rig.wait(vm, Paused, 0.2 + rig.slack_seconds)
     before = rig.lived_seconds(vm)
-    rig.driver.resume(vm)
+    rig.driver.order(vm, Resume())
     rig.pass_time(1.0)
     assert rig.lived_seconds(vm) - before < 0.1
     assert [seen.paused for seen in rig.driver.observe()] == [True]
@@ -257,7 +258,7 @@ def test_under_a_limit_of_no_core_no_cpu_runs_not_even_if_it_is_resumed_until_th
 def test_a_vm_that_is_paused_stays_so_when_the_limit_is_raised(rig: Rig) -> None:
     vm = rig.start("busy")
     rig.wait(vm, Joined)
-    rig.driver.pause(vm)
+    rig.driver.order(vm, Pause())
     rig.wait(vm, Paused, 0.2 + rig.slack_seconds)
     rig.driver.limit(0)
     rig.driver.limit(2)
@@ -272,7 +273,7 @@ def test_a_vm_that_leaves_runs_confined_even_under_a_limit_of_no_core(rig: Rig) 
     vm = rig.start("obedient")
     rig.wait(vm, Joined)
     rig.driver.limit(0)
-    rig.driver.vacate(vm)
+    rig.driver.order(vm, Vacate())
     assert rig.wait(vm, GuestLeft).cause == "asked"
     assert rig.cores(vm) == 1
 
@@ -319,7 +320,7 @@ def test_several_vms_do_not_disturb_each_other(rig: Rig) -> None:
     rig.wait(one, Started)
     rig.wait(other, Started)
     assert {seen.vm_id for seen in rig.driver.observe()} == {one, other}
-    rig.driver.kill(one)
+    rig.driver.order(one, Kill())
     rig.wait(one, Gone, 1.0 + rig.slack_seconds)
     rig.pass_time(1.0)
     assert kinds(rig, other) == ["Started"]
@@ -330,6 +331,6 @@ def test_it_tells_what_a_vm_that_runs_has_used_and_nothing_of_one_that_is_gone(r
     vm = rig.start("busy")
     rig.wait(vm, Joined)
     assert vm in rig.driver.cpu_seconds()
-    rig.driver.kill(vm)
+    rig.driver.order(vm, Kill())
     rig.wait(vm, Gone)
     assert rig.driver.cpu_seconds() == {}

@@ -1,19 +1,18 @@
 """A tiny simulated driver: processes with CPUs, that answers, fails, is silent, answers late or says things twice.
 
-It keeps the contract of `hypervisor/contract.py`: PAUSE and KILL stop the CPUs whatever happened before; a stuck
-process needs a second KILL to give its memory back; what was ordered to start may come up after the order to end it.
+It keeps the contract of `hypervisor/contract.py`: Pause and Kill stop the CPUs whatever happened before; a stuck
+process needs a second Kill to give its memory back; what was ordered to start may come up after the order to end it.
 """
 
 import dataclasses
 from enum import StrEnum
 
-from deskgrid.core.desktop.advance import Act
-from deskgrid.core.desktop.vm import Command, Event, Kind
+from deskgrid.core.commands import Command, Fetch, Kill, Pause, Resume, Start, Vacate
+from deskgrid.core.desktop.inputs import Act
+from deskgrid.core.events import Alive, AnyEvent, Event, Fetched, Gone, GuestLeft, Started, StartFailed
 from deskgrid.model.desktop import Fault
 
 from .values import event
-
-C, K = Command, Kind
 
 
 class Temper(StrEnum):
@@ -42,25 +41,25 @@ class Driver:
         self.processes: dict[str, Process] = {}
         self.tempers: dict[str, Temper] = {}
         self.stuck: set[str] = set()
-        self.said: list[tuple[str, Event]] = []
-        self.seen: list[tuple[str, Command]] = []
+        self.said: list[tuple[str, AnyEvent]] = []
+        self.seen: list[tuple[str, type[Command]]] = []
 
     def obey(self, act: Act) -> None:
         vm_id, process = act.vm_id, self.processes.get(act.vm_id)
-        self.seen.append((vm_id, act.command))
+        self.seen.append((vm_id, type(act.command)))
         match act.command:
-            case C.FETCH:
-                self._say(vm_id, K.FETCHED)
-            case C.START:
+            case Fetch():
+                self._say(vm_id, Fetched)
+            case Start():
                 self._start(vm_id)
-            case C.PAUSE if process:
+            case Pause() if process:
                 process.cpus_run = False
-            case C.RESUME if process:
+            case Resume() if process:
                 process.cpus_run, process.confined = True, False
-            case C.VACATE if process:
+            case Vacate() if process:
                 process.cpus_run, process.confined = True, True
-                self._say(vm_id, K.LEFT)
-            case C.KILL if process:
+                self._say(vm_id, GuestLeft)
+            case Kill() if process:
                 process.cpus_run = False
                 process.kills += 1
                 if process.kills > 1 or vm_id not in self.stuck:
@@ -71,21 +70,21 @@ class Driver:
         if temper in (Temper.GOOD, Temper.SILENT):
             self.processes[vm_id] = Process()
         if temper in (Temper.GOOD, Temper.LATE):
-            self._say(vm_id, K.STARTED, accelerator="kvm")
-            self._say(vm_id, K.ALIVE)
+            self._say(vm_id, Started, accelerator="kvm")
+            self._say(vm_id, Alive)
         if temper is Temper.FAILS:
-            self._say(vm_id, K.START_FAILED, fault=Fault.DESKTOP)
+            self._say(vm_id, StartFailed, fault=Fault.DESKTOP)
 
-    def heard(self, vm_id: str, told: Event) -> None:
+    def heard(self, vm_id: str, told: AnyEvent) -> None:
         """An event is on its way to the agent; what comes up late comes up now."""
-        if told.kind is K.STARTED and self.tempers.get(vm_id) is Temper.LATE and vm_id not in self.processes:
+        if isinstance(told, Started) and self.tempers.get(vm_id) is Temper.LATE and vm_id not in self.processes:
             self.processes[vm_id] = Process()
             self.tempers[vm_id] = Temper.GOOD
 
     def die(self, vm_id: str) -> None:
         """Nothing of it is left."""
         del self.processes[vm_id]
-        self._say(vm_id, K.GONE)
+        self._say(vm_id, Gone)
 
-    def _say(self, vm_id: str, kind: Kind, **more: object) -> None:
+    def _say(self, vm_id: str, kind: type[Event], **more: object) -> None:
         self.said.append((vm_id, event(kind, **more)))

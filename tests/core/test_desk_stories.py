@@ -7,22 +7,12 @@ import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from deskgrid.core.desktop.advance import (
-    Desk,
-    Finishing,
-    HandingOver,
-    Happened,
-    Input,
-    Ruled,
-    Sensed,
-    Ticked,
-    Told,
-    Wished,
-    advance,
-    begin,
-    next_due,
-)
-from deskgrid.core.desktop.vm import FINISH_SECONDS, KILL_AGAIN_SECONDS, LEAVE_SECONDS, Command, adopt
+from deskgrid.core.commands import Fetch, Kill, Start
+from deskgrid.core.desktop.advance import advance
+from deskgrid.core.desktop.inputs import Finishing, HandingOver, Input, Ordered, Ruled, Sensed, Ticked, Wished
+from deskgrid.core.desktop.state import AgentState, begin, next_due
+from deskgrid.core.desktop.vm import FINISH_SECONDS, KILL_AGAIN_SECONDS, LEAVE_SECONDS, adopt
+from deskgrid.core.events import Happened
 from deskgrid.model.desktop import Transition, VmReport, VmState
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.policy import GIB
@@ -116,7 +106,7 @@ class DeskStory(RuleBasedStateMachine):
         self.refused_since: dict[str, datetime] = {}
         self.born: dict[str, datetime] = {}
         self.reports: list[Said] = []
-        self.answers: list[Told] = []
+        self.answers: list[Ordered] = []
         self.wanted: dict[str, Lease] = {}
         self.recorded_ended: list[str] = []
         self.recorded_story: list[Transition] = []
@@ -130,7 +120,7 @@ class DeskStory(RuleBasedStateMachine):
             vms.append(
                 adopt(old, paused=paused, alive=alive, accelerator="kvm", grace_seconds=grace, since=NOW, now=NOW)
             )
-        self.desk: Desk = begin("desk-1", self.policy, self._look(), NOW, vms)
+        self.desk: AgentState = begin("desk-1", self.policy, self._look(), NOW, vms)
         self.take(self._look())
         for temper in new:
             self._want(Size(1, GIB), temper, stuck=False)
@@ -151,9 +141,9 @@ class DeskStory(RuleBasedStateMachine):
     def take(self, given: Input) -> None:
         """One input, its orders carried out, and what is true of any step."""
         before = self.desk
-        self.desk, acts = advance(before, given, self.now)
+        self.desk, acts = advance(before, (given,), self.now)
         for act in acts:
-            assert act.vm_id not in self.all_ended or act.command is Command.KILL
+            assert act.vm_id not in self.all_ended or act.command == Kill()
             self.driver.obey(act)
         self.all_ended += [vm.vm_id for vm in self.desk.ended if vm not in before.ended]
         fresh_from = before.story_from + len(before.story)
@@ -318,12 +308,12 @@ class DeskStory(RuleBasedStateMachine):
         acknowledged = tuple(vm.vm_id for vm in report.ended)
         story_until = report.story_from + len(report.story)
         assert not set(self.wanted) & set(self.recorded_ended)
-        self.answers.append(Told(report.sequence, theirs, tuple(leases), acknowledged, story_until))
+        self.answers.append(Ordered(report.sequence, theirs, tuple(leases), acknowledged, story_until))
 
-    def _hear(self, answer: Told) -> None:
-        stale = answer.to <= self.desk.told
+    def _hear(self, answer: Ordered) -> None:
+        stale = answer.to <= self.desk.answered
         if stale:
-            assert advance(self.desk, answer, self.now) == (self.desk, ())
+            assert advance(self.desk, (answer,), self.now) == (self.desk, ())
         self.take(answer)
         if not stale:
             named = {given.vm_id for given in answer.leases}
@@ -339,7 +329,7 @@ class DeskStory(RuleBasedStateMachine):
     @rule()
     def the_agent_makes_way_for_a_newer_one(self) -> None:
         before = self.desk.vms
-        self.take(HandingOver(Reason("agent-upgrade", "A newer one comes.")))
+        self.take(HandingOver(60.0))
         assert {vm_id: vm.state for vm_id, vm in self.desk.vms.items()} == {i: vm.state for i, vm in before.items()}
 
     # -- what holds after every step ------------------------------------------------------------------------------
@@ -394,7 +384,7 @@ class DeskStory(RuleBasedStateMachine):
         assert not set(self.all_ended) & self.desk.vms.keys()
         assert len(set(self.all_ended)) == len(self.all_ended)
         orders = Counter(self.driver.seen)
-        assert all(orders[vm_id, once] <= 1 for vm_id, _ in orders for once in (Command.FETCH, Command.START))
+        assert all(orders[vm_id, once] <= 1 for vm_id, _ in orders for once in (Fetch, Start))
 
     @invariant()
     def no_end_and_no_line_of_story_is_lost_or_told_twice(self) -> None:

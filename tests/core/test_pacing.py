@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.core.desktop.advance import Desk, Ticked, advance, begin, next_due
+from deskgrid.core.desktop.inputs import Ticked
+from deskgrid.core.desktop.state import AgentState, begin, next_due
 from deskgrid.core.policy.availability import refusals
 from deskgrid.core.policy.facts import Facts, Waits
 from deskgrid.core.policy.pacing import Pace, fraction, load_seen, over_at
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 
-from .values import ALL_DAY, AWAY, NOW, ROOMY, TYPING, after, desk, lease, sensed, told
+from .values import ALL_DAY, AWAY, NOW, ROOMY, TYPING, after, desk, lease, sensed, told, turn
 
 DAY = date(2026, 3, 3)
 PACED = msgspec.structs.replace(ALL_DAY, start_offset_seconds=60.0)
@@ -44,15 +45,15 @@ def test_fifty_desktops_that_become_free_at_the_same_moment_start_at_different_o
     starts = []
     for number in range(50):
         here = begin(f"lab-{number:02}", PACED, sensed(TYPING), NOW)
-        here, _ = advance(here, sensed(AWAY), NOW)
+        here, _ = turn(here, sensed(AWAY), NOW)
         starts.append((next_due(here) or NOW) - NOW)
     assert len({round(start.total_seconds(), 1) for start in starts}) > 40
     assert max(starts) < timedelta(seconds=61) and max(starts) > timedelta(seconds=45)
     assert max(Counter(start // timedelta(seconds=5) for start in starts).values()) <= 12
 
 
-def waiting(at: float) -> Desk:
-    return advance(desk(PACED), Ticked(), after(at))[0]
+def waiting(at: float) -> AgentState:
+    return turn(desk(PACED), Ticked(), after(at))[0]
 
 
 def test_the_offset_counts_from_when_nothing_else_refused_and_ends_by_itself() -> None:
@@ -61,17 +62,17 @@ def test_the_offset_counts_from_when_nothing_else_refused_and_ends_by_itself() -
     due = next_due(before)
     assert due is not None and before.availability.refusals[0].until is not None
     assert due - before.availability.refusals[0].until == timedelta(milliseconds=1)
-    assert not advance(before, Ticked(), due - timedelta(milliseconds=2))[0].availability.available
-    free, _ = advance(before, Ticked(), due)
+    assert not turn(before, Ticked(), due - timedelta(milliseconds=2))[0].availability.available
+    free, _ = turn(before, Ticked(), due)
     assert free.availability.available and next_due(free) is None
 
 
 def test_whatever_refuses_in_between_begins_the_offset_anew() -> None:
     due = next_due(desk(PACED))
     assert due is not None
-    typed, _ = advance(waiting(10), sensed(TYPING), after(20))
+    typed, _ = turn(waiting(10), sensed(TYPING), after(20))
     assert typed.pace.clear_since is None and next_due(typed) is None
-    again, _ = advance(typed, sensed(AWAY), after(21))
+    again, _ = turn(typed, sensed(AWAY), after(21))
     assert next_due(again) == due + timedelta(seconds=21)
 
 
@@ -79,23 +80,23 @@ def test_the_offset_does_not_begin_anew_with_each_start() -> None:
     both = msgspec.structs.replace(PACED, start_spacing_seconds=5.0)
     due = next_due(desk(both))
     assert due is not None
-    free, _ = advance(desk(both), Ticked(), due)
-    one, _ = advance(free, told(lease(), at=due), due)
+    free, _ = turn(desk(both), Ticked(), due)
+    one, _ = turn(free, told(lease(), at=due), due)
     assert [reason.name for reason in one.availability.refusals] == ["start-spacing"]
     assert one.wake_at == due + timedelta(seconds=5, milliseconds=1)
 
 
 def test_two_leases_at_once_are_spaced_the_second_one_is_refused_with_the_reason() -> None:
-    now, acts = advance(desk(SPACED), told(lease("vm-1"), lease("vm-2")), NOW)
+    now, acts = turn(desk(SPACED), told(lease("vm-1"), lease("vm-2")), NOW)
     assert [act.vm_id for act in acts] == ["vm-1"]
     assert [(vm.vm_id, vm.reason.name) for vm in now.ended] == [("vm-2", "start-spacing")]
     assert now.room.vms == 1
-    assert advance(now, Ticked(), after(5.1))[0].availability.available
+    assert turn(now, Ticked(), after(5.1))[0].availability.available
 
 
 def test_a_start_that_was_refused_is_no_start() -> None:
     huge = msgspec.structs.replace(lease(), size=msgspec.structs.replace(lease().size, cpus=999))
-    now, _ = advance(desk(SPACED), told(huge), NOW)
+    now, _ = turn(desk(SPACED), told(huge), NOW)
     assert now.pace.started_at is None and now.availability.available
 
 
@@ -137,9 +138,9 @@ def test_a_desk_makes_way_for_a_load_that_lasts_and_comes_back() -> None:
     calm = sensed(machine=msgspec.structs.replace(ROOMY, others_cpu=0.1))
     now = desk()
     for at, seen, name in ((0, busy, None), (59, busy, None), (60, busy, "others-load"), (61, calm, "others-load")):
-        now, _ = advance(now, seen, after(at))
+        now, _ = turn(now, seen, after(at))
         assert (now.standing.refusal and now.standing.refusal.name) == name
-    assert advance(now, calm, after(76))[0].standing.refusal is None
+    assert turn(now, calm, after(76))[0].standing.refusal is None
 
 
 def paced(policy: Policy, waits: Waits) -> list[Reason]:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.core.desktop.vm import TABLE, Event, Kind, step
+from deskgrid.core.desktop.vm import TABLE, step
+from deskgrid.core.events import Allowed, AnyEvent, Refused, RefusedNow, ShuttingDown, Sleeping
 from deskgrid.core.policy.availability import standing
 from deskgrid.core.policy.facts import Facts
 from deskgrid.core.policy.layers import combine
@@ -58,16 +59,16 @@ def test_for_everybody_to_read_a_name_that_only_its_desktop_knows_is_other() -> 
 def test_every_name_has_its_row_and_every_row_what_the_manual_says() -> None:
     assert [row.name for row in REFUSALS] == list(Name)
     assert all(row.state and row.ends and row.when for row in REFUSALS)
-    assert {row.event for row in REFUSALS if row.effect is not Effect.STOP} == {Kind.REFUSED}
+    assert {row.event for row in REFUSALS if row.effect is not Effect.STOP} == {Refused}
 
 
 _MILDER = (VmState.RUNNING, VmState.PAUSED, VmState.LEAVING, VmState.KILLING, VmState.ENDED)
 
 
-def fate(event: Event | None, before: VmState) -> tuple[int, float]:
+def fate(event: AnyEvent | None, before: VmState) -> tuple[int, float]:
     """What becomes of a VM: how far it goes, and how soon it goes further."""
     if event is None:
-        event = Event(Kind.ALLOWED, Reason("allowed", "The owner has left again."))
+        event = Allowed(Reason("allowed", "The owner has left again."))
     after, _ = step(vm_in(before), event, NOW)
     left = timedelta.max if after.state is VmState.RUNNING or after.deadline is None else after.deadline - NOW
     return _MILDER.index(after.state), -left.total_seconds()
@@ -97,7 +98,7 @@ def test_a_pause_hides_no_shutdown_and_no_sleep(before: VmState, ending: Ending)
 
 def test_events_that_are_said_to_give_no_grace_give_none() -> None:
     for before in (VmState.RUNNING, VmState.PAUSED):
-        for kind in (Kind.REFUSED, Kind.SLEEPING):
+        for kind in (Refused, Sleeping):
             assert TABLE[before][kind].to is VmState.PAUSED
-        for kind in (Kind.REFUSED_NOW, Kind.SHUTTING_DOWN):
+        for kind in (RefusedNow, ShuttingDown):
             assert TABLE[before][kind].to is VmState.LEAVING

@@ -2,8 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
-from deskgrid.core.desktop.advance import Desk, Sensed, Told, begin
-from deskgrid.core.desktop.vm import Command, Event, Kind, Vm, order
+from deskgrid.core.commands import Fetch
+from deskgrid.core.desktop.advance import advance
+from deskgrid.core.desktop.inputs import Act, Input, Ordered, Sensed
+from deskgrid.core.desktop.state import AgentState, begin
+from deskgrid.core.desktop.vm import Vm, order
+from deskgrid.core.events import AnyEvent, Event, name_of
 from deskgrid.model.desktop import Availability, Desktop, Fault, Room, VmReport, VmState
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
@@ -36,9 +40,21 @@ def lease(vm_id: str = "vm-1", until: float = 300.0, size: Size = SMALL, image: 
     return Lease(vm_id, "desk-1", image, size, NOW, after(until), Reason("demand", "A job waits."))
 
 
-def event(kind: Kind, **more: object) -> Event:
-    """An event, with a reason of the same name."""
-    return Event(kind, Reason(str(kind), f"It was {kind}."), **more)
+def event(kind: type[Event], **more: object) -> AnyEvent:
+    """An event, with a reason of the same name; of what is said besides it takes what it has a place for."""
+    name = name_of(kind)
+    usual = {
+        "reason": Reason(name, f"It was {name}."),
+        "sentence": f"It was {name}.",
+        "until": after(300),
+        "accelerator": "kvm",
+        "cause": "asked",
+        "clean": True,
+        "milliseconds": 1.0,
+    }
+    if name == "start-failed":
+        usual["fault"] = Fault.DESKTOP
+    return kind(**{key: value for key, value in {**usual, **more}.items() if key in kind.__struct_fields__})  # type: ignore[return-value]
 
 
 def vm_in(state: VmState, accelerator: str = "kvm", seconds: float = 100.0) -> Vm:
@@ -52,20 +68,29 @@ def sensed(reading: Reading = AWAY, machine: Machine = ROOMY, at: datetime = NOW
     return Sensed(reading, machine, at)
 
 
-def told(*leases: Lease, to: int = 1, at: datetime = NOW, acknowledged: tuple[str, ...] = (), story: int = 0) -> Told:
+def told(
+    *leases: Lease, to: int = 1, at: datetime = NOW, acknowledged: tuple[str, ...] = (), story: int = 0
+) -> Ordered:
     """The coordinator answered: run exactly these."""
-    return Told(to, at, leases, acknowledged, story)
+    return Ordered(to, at, leases, acknowledged, story)
 
 
-def desk(policy: Policy = ALL_DAY, reading: Reading = AWAY, machine: Machine = ROOMY, vms: tuple[Vm, ...] = ()) -> Desk:
-    """A desk that has just begun."""
+def desk(
+    policy: Policy = ALL_DAY, reading: Reading = AWAY, machine: Machine = ROOMY, vms: tuple[Vm, ...] = ()
+) -> AgentState:
+    """An agent that has just begun."""
     return begin("desk-1", policy, sensed(reading, machine), NOW, vms)
+
+
+def turn(state: AgentState, given: Input, now: datetime) -> tuple[AgentState, tuple[Act, ...]]:
+    """One input alone."""
+    return advance(state, (given,), now)
 
 
 def ordered(vm_id: str = "vm-1") -> Vm:
     """A VM that has just been ordered."""
     vm, commands = order(lease(vm_id), NOW)
-    assert commands == (Command.FETCH,)
+    assert commands == (Fetch(lease(vm_id)),)
     return vm
 
 

@@ -17,8 +17,10 @@ import psutil
 import pytest
 
 from deskgrid import guest
+from deskgrid.core.commands import Renew
+from deskgrid.core.events import GuestLeft, Joined
 from deskgrid.model.instance import InstanceData
-from deskgrid.wire.guest import Hello, Join, Joined, Leave, Left, Machine, Renew, decode_from_guest, encode
+from deskgrid.wire.guest import Hello, Join, Leave, TrialAd, decode_from_guest, encode
 from tests.waiting import SOON_SECONDS, eventually
 
 pytestmark = pytest.mark.slow
@@ -187,7 +189,7 @@ def test_asked_to_leave_it_ends_htcondor_fast_and_says_so(make: Any) -> None:
     member.wait_for("ready")
     member.say(Leave())
     member.say(Leave())
-    assert member.hear(Left).cause == "asked"
+    assert member.hear(GuestLeft).cause == "asked"
     assert (member.folder / "quit").read_text() == "SIGQUIT"
     assert member.process.wait(timeout=SOON_SECONDS) == 0
 
@@ -196,7 +198,7 @@ def test_asked_to_leave_before_it_joined_it_leaves(make: Any) -> None:
     member = make()
     member.hear(Hello)
     member.say(Leave())
-    assert member.hear(Left).cause == "asked"
+    assert member.hear(GuestLeft).cause == "asked"
     assert not (member.folder / "seen").exists()
 
 
@@ -205,13 +207,13 @@ def test_a_startd_that_ignores_the_order_is_ended_by_force(make: Any) -> None:
     member.join()
     member.wait_for("ready")
     member.say(Leave())
-    assert member.hear(Left).cause == "asked"
+    assert member.hear(GuestLeft).cause == "asked"
 
 
 def test_when_htcondor_dies_it_leaves_as_failed_with_the_logs_words(make: Any) -> None:
     member = make("dies")
     member.join()
-    left = member.hear(Left)
+    left = member.hear(GuestLeft)
     assert left.cause == "failed"
     assert "exit code 3" in left.sentence
     assert "something is missing" in left.sentence
@@ -221,7 +223,7 @@ def test_unused_for_long_it_leaves_by_itself(make: Any) -> None:
     member = make("quiet")
     member.hear(Hello)
     member.say(Join(InstanceData(**{name: getattr(INSTANCE, name) for name in _FIELDS} | {"unused_seconds": 1})))
-    left = member.hear(Left)
+    left = member.hear(GuestLeft)
     assert left.cause == "unused"
     assert (member.folder / "quit").exists()
 
@@ -231,8 +233,8 @@ def test_with_a_job_it_is_not_unused(make: Any) -> None:
     member.hear(Hello)
     member.say(Join(InstanceData(**{name: getattr(INSTANCE, name) for name in _FIELDS} | {"unused_seconds": 1})))
     member.hear(Joined)
-    with pytest.raises(AssertionError, match="no Left"):
-        member.hear(Left, seconds=4)
+    with pytest.raises(AssertionError, match="no GuestLeft"):
+        member.hear(GuestLeft, seconds=4)
 
 
 def test_noise_on_the_line_does_it_no_harm(make: Any) -> None:
@@ -281,7 +283,7 @@ def test_instance_data_that_could_say_more_than_they_should_are_refused(make: An
     member.hear(Hello)
     instance = {name: getattr(INSTANCE, name) for name in _FIELDS} | {field: value}
     member.write(json.dumps({"type": "join", "instance": instance}).encode() + b"\n")
-    left = member.hear(Left)
+    left = member.hear(GuestLeft)
     assert left.cause == "failed"
     assert field in left.sentence
     if field == "token" and value:
@@ -302,7 +304,7 @@ def test_a_machine_knows_its_own_name_and_says_nothing_twice(make: Any) -> None:
     written = (member.folder / "hosts").read_text()
     assert written.splitlines()[1:] == [f"127.0.0.1 {name}"]
     member.say(Leave())
-    member.hear(Left)
+    member.hear(GuestLeft)
     again = Guest(member.folder)
     try:
         again.join()
@@ -324,8 +326,8 @@ def test_in_a_trial_it_says_what_its_slots_ad_says_before_it_leaves(make: Any) -
     member.join(msgspec.structs.replace(INSTANCE, trial=True))
     (member.run / "log/.startd_address").write_text("<127.0.0.1:7>\n$CondorVersion: x $\n")
     member.say(Leave())
-    assert member.hear(Machine).ad == {"OpSysMajorVer": 13, "Start": "/Expr(x)/", "HasVM": False}
-    assert member.hear(Left).cause == "asked"
+    assert member.hear(TrialAd).ad == {"OpSysMajorVer": 13, "Start": "/Expr(x)/", "HasVM": False}
+    assert member.hear(GuestLeft).cause == "asked"
 
 
 def test_out_of_a_trial_nobody_is_asked(make: Any) -> None:
@@ -334,8 +336,8 @@ def test_out_of_a_trial_nobody_is_asked(make: Any) -> None:
     member.wait_for("ready")
     assert "_CONDOR_SEC" not in (member.folder / "seen").read_text()
     member.say(Leave())
-    with pytest.raises(AssertionError, match="no Machine"):
-        member.hear(Machine, seconds=0.5)
+    with pytest.raises(AssertionError, match="no TrialAd"):
+        member.hear(TrialAd, seconds=0.5)
 
 
 def test_unknown_fields_are_ignored_and_the_default_of_the_unused_time_holds(make: Any) -> None:
@@ -351,14 +353,14 @@ def test_a_startd_that_is_not_there_is_a_failure_in_words(make: Any) -> None:
     member.hear(Hello)
     (member.folder / "condor_startd").unlink()
     member.say(Join(INSTANCE))
-    left = member.hear(Left)
+    left = member.hear(GuestLeft)
     assert (left.cause, "could not be started" in left.sentence) == ("failed", True)
 
 
 def test_the_token_is_never_printed(make: Any) -> None:
     member = make("dies")
     member.join()
-    member.hear(Left)
+    member.hear(GuestLeft)
     member.process.wait(timeout=SOON_SECONDS)
     assert member.process.stdout is not None
     said = member.process.stdout.read()

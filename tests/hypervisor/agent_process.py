@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rigs import spec_of
 from tiny_guest import TinyGuest
 
-from deskgrid.hypervisor.contract import Event
+from deskgrid.core.events import Happened
 from deskgrid.hypervisor.qemu.driver import QemuHypervisor
 
 
@@ -27,15 +27,15 @@ def main() -> None:
     guest = TinyGuest(files / "vmlinuz", files / "initrd", files / "disk.raw")
     driver.start(spec_of(vm_id, "obedient", guest, words))
     while not upgrade.is_set():
-        driver.tend()
+        driver.heartbeat()
         time.sleep(0.5)
     driver.hand_over(10.0)
     driver.close()
 
 
-def say(event: Event) -> None:
+def say(happened: Happened) -> None:
     """One line for each event."""
-    print(type(event).__name__, getattr(event, "sentence", ""), flush=True)
+    print(type(happened.event).__name__, getattr(happened.event, "sentence", ""), flush=True)
 
 
 if __name__ == "__main__":

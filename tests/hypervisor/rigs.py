@@ -18,12 +18,17 @@ import msgspec
 import psutil
 from tiny_guest import CMDLINE, TinyGuest, tiny_guest
 
-from deskgrid.hypervisor.contract import Disk, Event, GuestLeft, Hypervisor, VmSpec
+from deskgrid.core.commands import Kill
+from deskgrid.core.events import FromHypervisor, GuestLeft, Happened
+from deskgrid.hypervisor.contract import Emit, Hypervisor
 from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour
 from deskgrid.hypervisor.qemu.driver import QemuHypervisor
+from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.lease import Size
+from deskgrid.wire.disk import OpenedImage
+from deskgrid.wire.keeper import VmSpec
 
 MIB = 1024 * 1024
 SECRET = "canary-7f3a9e51c2"
@@ -38,7 +43,7 @@ GUESTS = {
     "silent": ("dg.hello=never", msgspec.structs.replace(_QUICK, alive_after_seconds=None)),
     "panics": ("dg.panic=1", msgspec.structs.replace(_QUICK, ends_after_seconds=8.0)),
     "unused": ("dg.unused=1", msgspec.structs.replace(_QUICK, leaves_after_seconds=1.0)),
-    "missing": ("", msgspec.structs.replace(_QUICK, start_fault="image")),
+    "missing": ("", msgspec.structs.replace(_QUICK, start_fault=Fault.IMAGE)),
 }
 
 
@@ -47,7 +52,7 @@ def spec_of(
 ) -> VmSpec:
     """What to start: a guest of one kind. guest: the real files; None: the fake needs none."""
     nowhere = Path("/nonexistent/disk.raw")
-    disk = Disk(
+    disk = OpenedImage(
         ref=ImageRef(kind, "0" * 64),
         disk=guest.disk if guest is not None and kind != "missing" else nowhere,
         kernel=guest.kernel if guest is not None else None,
@@ -56,6 +61,11 @@ def spec_of(
     )
     instance = InstanceData(vm_id, kind, "desk-1", "10.0.2.2:9618", SECRET, "test", cpus, 256)
     return VmSpec(vm_id, disk, Size(cpus, 256 * MIB), instance, overlay_bytes)
+
+
+def into(events: list[FromHypervisor]) -> Emit:
+    """What puts the events of a driver, of whichever VM, into a list."""
+    return lambda happened: events.append(happened.event)
 
 
 class Rig(Protocol):
@@ -68,7 +78,7 @@ class Rig(Protocol):
     def start(self, kind: str) -> str:
         """Start a VM of one kind; its id."""
 
-    def events(self, vm_id: str) -> list[Event]:
+    def events(self, vm_id: str) -> list[FromHypervisor]:
         """What its drivers have said of it."""
 
     def wait(self, vm_id: str, kind: type[Any], seconds: float = BOOT_SECONDS) -> Any:
@@ -110,19 +120,22 @@ class FakeRig:
         self._calls: list[tuple[datetime, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._ids = itertools.count(1)
-        self._events: dict[str, list[Event]] = defaultdict(list)
+        self._events: dict[str, list[FromHypervisor]] = defaultdict(list)
         self.desktop = FakeDesktop(("kvm", "fake"))
         self._tending = True
         self.driver: FakeHypervisor = self._new()
 
     def _new(self) -> FakeHypervisor:
         return FakeHypervisor(
-            lambda event: self._events[event.vm_id].append(event),
+            self._take,
             self.later,
             self.clock,
             desktop=self.desktop,
             behaviours={kind: behaviour for kind, (_, behaviour) in GUESTS.items()},
         )
+
+    def _take(self, happened: Happened) -> None:
+        self._events[happened.vm_id].append(happened.event)
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         heapq.heappush(self._calls, (self._at + timedelta(seconds=seconds), next(self._order), call))
@@ -140,12 +153,12 @@ class FakeRig:
     def start_spec(self, spec: VmSpec, image: str = "") -> str:
         """Start this VM, of this image if one is given."""
         if image:
-            disk = msgspec.structs.replace(spec.disk, ref=ImageRef(image, "0" * 64))
-            spec = msgspec.structs.replace(spec, disk=disk)
+            disk = msgspec.structs.replace(spec.image, ref=ImageRef(image, "0" * 64))
+            spec = msgspec.structs.replace(spec, image=disk)
         self.driver.start(spec)
         return spec.vm_id
 
-    def events(self, vm_id: str) -> list[Event]:
+    def events(self, vm_id: str) -> list[FromHypervisor]:
         return self._events[vm_id]
 
     def wait(self, vm_id: str, kind: type[Any], seconds: float = BOOT_SECONDS) -> Any:
@@ -161,7 +174,7 @@ class FakeRig:
         end = self._at + timedelta(seconds=seconds)
         while True:
             if self._tending:
-                self.driver.tend()
+                self.driver.heartbeat()
             step = min(end, self._at + timedelta(seconds=1))
             while self._calls and self._calls[0][0] <= step:
                 at, _, call = heapq.heappop(self._calls)
@@ -207,7 +220,7 @@ class QemuRig:
         self._accelerators = accelerators
         self._words = words
         self._ids = itertools.count(1)
-        self._events: dict[str, list[Event]] = defaultdict(list)
+        self._events: dict[str, list[FromHypervisor]] = defaultdict(list)
         self._stop = threading.Event()
         self._tending = True
         self.driver: QemuHypervisor = self._new()
@@ -217,13 +230,13 @@ class QemuRig:
         # Not in the idle class: other tests may use this machine, and the guest has to boot in time.
         return QemuHypervisor(self.home, self._take, accelerators=self._accelerators, idle_class=False)
 
-    def _take(self, event: Event) -> None:
-        self._events[event.vm_id].append(event)
+    def _take(self, happened: Happened) -> None:
+        self._events[happened.vm_id].append(happened.event)
 
     def _tend(self) -> None:
         while not self._stop.wait(0.5):
             if self._tending:
-                self.driver.tend()
+                self.driver.heartbeat()
 
     def now(self) -> float:
         return time.monotonic()
@@ -237,7 +250,7 @@ class QemuRig:
         """The same with this rig's disk."""
         return spec
 
-    def events(self, vm_id: str) -> list[Event]:
+    def events(self, vm_id: str) -> list[FromHypervisor]:
         return self._events[vm_id]
 
     def wait(self, vm_id: str, kind: type[Any], seconds: float = BOOT_SECONDS) -> Any:
@@ -293,7 +306,7 @@ class QemuRig:
     def close(self) -> None:
         """End all VMs of this rig."""
         for seen in self.driver.observe():
-            self.driver.kill(seen.vm_id)
+            self.driver.order(seen.vm_id, Kill())
         end = time.monotonic() + 5
         while any((self.home / "vms").iterdir()) and time.monotonic() < end:
             time.sleep(0.02)

@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rigs import MIB, QemuRig
 from tiny_guest import DISK_LINE, tiny_guest
 
-from deskgrid.hypervisor.contract import Disk, VmSpec
 from deskgrid.images.fetch.source import Origin
 from deskgrid.images.format import published
 from deskgrid.images.format.keys import ProjectKey
@@ -24,7 +23,8 @@ from deskgrid.images.serve.launch import disk_server
 from deskgrid.images.serve.prefetch import How
 from deskgrid.images.serve.serve import Order
 from deskgrid.images.store.store import ChunkStore, Limits
-from deskgrid.wire.disk import DiskServer
+from deskgrid.wire.disk import DiskServer, OpenedImage
+from deskgrid.wire.keeper import VmSpec
 
 KEY = bytes(range(1, 33))
 CANARY = b"a canary in the disk that nobody may find in the clear "
@@ -81,9 +81,9 @@ class ServedRig(QemuRig):
         return disk_server(self.change(order), self.key, published.decode(content)[0])
 
     def dressed(self, spec: VmSpec) -> VmSpec:
-        disk = spec.disk
+        disk = spec.image
         served = self.server(missing=disk.ref.name == "missing")
-        return msgspec.structs.replace(spec, disk=Disk(disk.ref, cmdline=disk.cmdline, served=served))
+        return msgspec.structs.replace(spec, image=OpenedImage(disk.ref, cmdline=disk.cmdline, served=served))
 
     def close(self) -> None:
         super().close()

@@ -90,18 +90,14 @@ def test_distrust_ends_after_a_week_and_when_the_clock_is_set_back(tmp_path: Pat
     assert trusted(timedelta(hours=-1)) == ("kvm", "tcg")
 
 
-def test_a_guest_that_lives_proves_its_accelerator_and_one_silent_guest_then_costs_only_the_proof(
-    tmp_path: Path,
-) -> None:
+def test_what_was_proven_is_remembered_and_so_is_distrust_until_a_guest_lives_again(tmp_path: Path) -> None:
     file = tmp_path / "accelerators.json"
     Trust(file).prove("tcg", "10.0.2")
     Trust(file).prove("kvm", "10.0.2")
-    assert Trust(file).proven("10.0.2") == ("kvm", "tcg")
-    assert Trust(file).proven("10.0.3") == ()
+    assert Trust(file).proven("10.0.2") == {"kvm", "tcg"}
+    assert Trust(file).proven("10.0.3") == frozenset()
     Trust(file).distrust("kvm", "10.0.2")
-    assert Trust(file).proven("10.0.2") == ("tcg",)
-    assert Trust(file).trusted("10.0.2", ("kvm", "tcg")) == ("kvm", "tcg")
-    Trust(file).distrust("kvm", "10.0.2")
+    assert Trust(file).proven("10.0.2") == {"tcg"}
     assert Trust(file).trusted("10.0.2", ("kvm", "tcg")) == ("tcg",)
     Trust(file).prove("kvm", "10.0.2")
     assert Trust(file).trusted("10.0.2", ("kvm", "tcg")) == ("kvm", "tcg")

@@ -11,8 +11,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.hypervisor.confine.cgroup import Level, Seen, base_of, gives_way, levels_of, make, mount_point, own_path
-from deskgrid.hypervisor.confine.spawn import Limits, spawn
+from deskgrid.hypervisor.confine.cgroup import (
+    GroupLevel,
+    GroupsSeen,
+    base_of,
+    gives_way,
+    levels_of,
+    make,
+    mount_point,
+    own_path,
+)
+from deskgrid.hypervisor.confine.spawn import ProcessLimits, spawn
 
 MOUNTS = """24 30 0:22 / /proc rw,nosuid shared:12 - proc proc rw
 35 30 0:30 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate
@@ -81,21 +90,21 @@ def test_what_was_not_given_to_us_is_left_alone(tmp_path: Path) -> None:
     ("levels", "way"),
     [
         ((), None),
-        ((Level("/a"), Level("/a/b")), None),
-        ((Level("/deskgrid.slice", 1, 0), Level("/deskgrid.slice/s", 0, 100)), True),
-        ((Level("/system.slice", 0, 100), Level("/system.slice/s", 1, 0)), False),
-        ((Level("/a"), Level("/a/b", 1, 0)), True),
+        ((GroupLevel("/a"), GroupLevel("/a/b")), None),
+        ((GroupLevel("/deskgrid.slice", 1, 0), GroupLevel("/deskgrid.slice/s", 0, 100)), True),
+        ((GroupLevel("/system.slice", 0, 100), GroupLevel("/system.slice/s", 1, 0)), False),
+        ((GroupLevel("/a"), GroupLevel("/a/b", 1, 0)), True),
     ],
 )
 def test_a_group_gives_way_if_it_is_idle_where_its_way_parts_from_the_owners(
-    levels: tuple[Level, ...], way: bool | None
+    levels: tuple[GroupLevel, ...], way: bool | None
 ) -> None:
     assert gives_way(levels) is way
 
 
 def test_the_way_to_a_group_is_read_from_the_root_on(tmp_path: Path, service: Path) -> None:
     root = tmp_path / "root"
-    assert levels_of(root, service) == (Level(str(service.parent), 1, 0), Level(str(service), 0, 100))
+    assert levels_of(root, service) == (GroupLevel(str(service.parent), 1, 0), GroupLevel(str(service), 0, 100))
     assert levels_of(root, root) == ()
     assert levels_of(root, tmp_path) == ()
 
@@ -110,7 +119,7 @@ def test_a_program_is_in_its_group_and_on_its_cores_from_the_first_instruction()
     try:
         code = "import os, sys; sys.stderr.write(open('/proc/self/cgroup').read() + str(os.sched_getaffinity(0)))"
         reader, writer = os.pipe()
-        process = spawn([sys.executable, "-c", code], [], writer, Limits(frozenset({core}), False, folder))
+        process = spawn([sys.executable, "-c", code], [], writer, ProcessLimits(frozenset({core}), False, folder))
         os.close(writer)
         with os.fdopen(reader) as said:
             words = said.read()
@@ -125,4 +134,4 @@ def test_the_check_prints_what_it_finds() -> None:
     said = subprocess.run(
         [sys.executable, "-m", "deskgrid.hypervisor.confine.cgroup"], capture_output=True, check=True, timeout=60
     )
-    msgspec.json.decode(said.stdout, type=Seen)
+    msgspec.json.decode(said.stdout, type=GroupsSeen)

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deskgrid.core.events import GuestLeft, Joined
 from deskgrid.hypervisor.keeper.channel import TAIL_BYTES, WORDS_CHARS, Budget, Console, Lines
 from deskgrid.model.instance import InstanceData
 from deskgrid.wire import guest
@@ -48,7 +49,7 @@ def test_hostile_lines_are_no_messages() -> None:
 def test_a_guest_s_sentence_is_cut_to_what_can_be_printed() -> None:
     line = b'{"type":"left","cause":"failed","sentence":"\\u001b[31mred\\r\\n\\u0000 caf\\u00e9 ' + b"x" * 5000 + b'"}'
     message = guest.decode_from_guest(line)
-    assert isinstance(message, guest.Left)
+    assert isinstance(message, GuestLeft)
     assert message.sentence.startswith("[31mred café xxx")
     assert len(message.sentence) <= guest.SENTENCE_CHARS
 
@@ -59,7 +60,7 @@ def test_messages_survive_the_way_and_are_ascii() -> None:
         assert line.isascii()
         assert line.count(b"\n") == 1
         assert guest.decode_to_guest(line) == message
-    for said in (guest.Hello(), guest.Joined(), guest.Left("unused", "no job came")):
+    for said in (guest.Hello(), Joined(), GuestLeft("unused", "no job came")):
         assert guest.decode_from_guest(guest.encode(said)) == said
 
 

@@ -18,10 +18,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rigs import MIB, SECRET, QemuRig, qemus, spec_of
+from rigs import MIB, SECRET, QemuRig, into, qemus, spec_of
 from tiny_guest import DISK_LINE
 
-from deskgrid.hypervisor.contract import Alive, Event, Gone, GuestLeft, Joined, Paused, Started, StartFailed
+from deskgrid.core.commands import Kill, Pause, Resume
+from deskgrid.core.events import Alive, FromHypervisor, Gone, GuestLeft, Joined, Paused, Started, StartFailed
 from deskgrid.hypervisor.machine.accelerators import offered
 from deskgrid.hypervisor.qemu.driver import QemuHypervisor
 from tests.waiting import comes_true
@@ -114,7 +115,7 @@ def test_a_keeper_that_hangs_cannot_keep_a_vm_alive(rig: QemuRig) -> None:
     vm = rig.start("silent")
     rig.wait(vm, Started)
     rig.keeper(vm).suspend()
-    rig.driver.kill(vm)
+    rig.driver.order(vm, Kill())
     gone = rig.wait(vm, Gone, 3.0)
     assert gone.clean
     assert rig.left_behind(vm) == []
@@ -124,9 +125,9 @@ def test_a_qemu_that_does_not_answer_is_paused_by_a_signal_and_goes_on_after(rig
     vm = rig.start("busy")
     rig.wait(vm, Joined)
     rig.qemu(vm).suspend()
-    rig.driver.pause(vm)
+    rig.driver.order(vm, Pause())
     assert 70 < rig.wait(vm, Paused, 2.0).milliseconds < 1000
-    rig.driver.resume(vm)
+    rig.driver.order(vm, Resume())
     before = rig.lived_seconds(vm)
     assert comes_true(lambda: rig.lived_seconds(vm) > before + 0.3, 10)
 
@@ -172,7 +173,7 @@ def agent(words: str = "") -> Iterator[tuple["subprocess.Popen[str]", Path, str]
         rig.close()
 
 
-def news(events: list[Event]) -> list[Event]:
+def news(events: list[FromHypervisor]) -> list[FromHypervisor]:
     """What a second driver hears, less what the first may have died before confirming: that is told again."""
     return [event for event in events if not isinstance(event, Started | Alive | Joined)]
 
@@ -195,13 +196,13 @@ def test_a_running_guest_is_asked_to_leave_before_the_silence_ends_it() -> None:
     with agent() as (process, home, vm):
         process.kill()
         time.sleep(0.2)
-        events: list[Event] = []
+        events: list[FromHypervisor] = []
         (qemu,) = qemus(vm)
         assert comes_true(lambda: len(qemu.cpu_affinity() or ()) == 1, 4.0)
-        driver = QemuHypervisor(home, events.append, accelerators=("tcg",))
+        driver = QemuHypervisor(home, into(events), accelerators=("tcg",))
         assert [seen.vm_id for seen in driver.observe()] == [vm]
         assert comes_true(lambda: any(isinstance(event, GuestLeft) for event in events), 2.0)
-        driver.kill(vm)
+        driver.order(vm, Kill())
         assert comes_true(lambda: any(isinstance(event, Gone) for event in events), 2.0)
 
 
@@ -210,18 +211,18 @@ def test_an_agent_killed_and_started_again_finds_its_vm() -> None:
         process.kill()
         process.wait()
         time.sleep(1.0)
-        events: list[Event] = []
-        driver = QemuHypervisor(home, events.append, accelerators=("tcg",))
+        events: list[FromHypervisor] = []
+        driver = QemuHypervisor(home, into(events), accelerators=("tcg",))
         (seen,) = driver.observe()
         assert (seen.vm_id, seen.alive, seen.accelerator) == (vm, True, "tcg")
         for _ in range(12):
-            driver.tend()
+            driver.heartbeat()
             time.sleep(0.5)
         assert news(events) == []
         assert len(qemus(vm)) == 1
-        driver.kill(vm)
+        driver.order(vm, Kill())
         assert comes_true(lambda: news(events) != [], 2.0)
-        assert news(events) == [Gone(vm, True, "it was ended as ordered")]
+        assert news(events) == [Gone(True, "it was ended as ordered")]
         assert list((home / "vms").iterdir()) == []
 
 
@@ -230,28 +231,28 @@ def test_an_announced_silence_is_waited_out() -> None:
         process.send_signal(signal.SIGUSR1)
         assert process.wait(5) == 0
         time.sleep(6.5)
-        events: list[Event] = []
-        driver = QemuHypervisor(home, events.append, accelerators=("tcg",))
+        events: list[FromHypervisor] = []
+        driver = QemuHypervisor(home, into(events), accelerators=("tcg",))
         assert [seen.vm_id for seen in driver.observe()] == [vm]
         time.sleep(0.5)
         assert news(events) == []
-        driver.kill(vm)
+        driver.order(vm, Kill())
         assert comes_true(lambda: news(events) != [], 2.0)
 
 
 def test_a_second_driver_takes_over_and_the_first_lets_go(rig: QemuRig) -> None:
     vm = rig.start("obedient")
     rig.wait(vm, Joined)
-    events: list[Event] = []
-    second = QemuHypervisor(rig.home, events.append, accelerators=("tcg",))
+    events: list[FromHypervisor] = []
+    second = QemuHypervisor(rig.home, into(events), accelerators=("tcg",))
     assert [seen.vm_id for seen in second.observe()] == [vm]
     time.sleep(0.3)
-    rig.driver.kill(vm)
+    rig.driver.order(vm, Kill())
     time.sleep(0.5)
     assert len(qemus(vm)) == 1
-    second.kill(vm)
+    second.order(vm, Kill())
     assert comes_true(lambda: events != [], 2.0)
-    assert rig.events(vm)[-1] == Joined(vm)
+    assert rig.events(vm)[-1] == Joined()
 
 
 # -- whatever is full or missing ----------------------------------------------------------------------------
@@ -273,14 +274,14 @@ def small_disk() -> Iterator[Path]:
         place.rmdir()
 
 
-def watched(home: Path) -> tuple[QemuHypervisor, list[Event]]:
-    events: list[Event] = []
-    return QemuHypervisor(home, events.append, accelerators=("tcg",), idle_class=False), events
+def watched(home: Path) -> tuple[QemuHypervisor, list[FromHypervisor]]:
+    events: list[FromHypervisor] = []
+    return QemuHypervisor(home, into(events), accelerators=("tcg",), idle_class=False), events
 
 
-def ended(driver: QemuHypervisor, events: list[Event], seconds: float) -> Event:
+def ended(driver: QemuHypervisor, events: list[FromHypervisor], seconds: float) -> FromHypervisor:
     def over() -> bool:
-        driver.tend()
+        driver.heartbeat()
         return any(isinstance(event, Gone | StartFailed) for event in events)
 
     assert comes_true(over, seconds), events
@@ -320,8 +321,8 @@ def test_a_guest_that_writes_more_than_it_may_ends(rig: QemuRig) -> None:
 
 
 def test_no_qemu_is_one_sentence(rig: QemuRig) -> None:
-    events: list[Event] = []
-    driver = QemuHypervisor(rig.home, events.append, qemu="no-such-qemu")
+    events: list[FromHypervisor] = []
+    driver = QemuHypervisor(rig.home, into(events), qemu="no-such-qemu")
     driver.start(spec_of("vm-none", "obedient", rig.guest))
     assert comes_true(lambda: events != [], 2.0)
     (failed,) = events
@@ -343,7 +344,7 @@ def test_a_kernel_that_is_none_is_the_image_s_fault(rig: QemuRig, tmp_path: Path
     kernel = tmp_path / "vmlinuz"
     kernel.write_bytes(b"this is not a kernel" * 1000)
     driver, events = watched(rig.home)
-    driver.start(msgspec.structs.replace(spec, disk=msgspec.structs.replace(spec.disk, kernel=kernel)))
+    driver.start(msgspec.structs.replace(spec, disk=msgspec.structs.replace(spec.image, kernel=kernel)))
     failed = ended(driver, events, 10)
     assert isinstance(failed, StartFailed)
     assert failed.fault == "image"
@@ -388,9 +389,9 @@ def test_a_guest_that_floods_costs_little_and_can_be_paused_and_ended(rig: QemuR
     time.sleep(3)
     assert sum(keeper.cpu_times()[:2]) - before < 1.0
     assert keeper.memory_info().rss < 48 * MIB
-    rig.driver.pause(vm)
+    rig.driver.order(vm, Pause())
     rig.wait(vm, Paused, 2.0)
-    rig.driver.kill(vm)
+    rig.driver.order(vm, Kill())
     assert rig.wait(vm, Gone, 3.0).clean
 
 
@@ -409,7 +410,7 @@ def test_qemu_stays_out_of_the_owner_s_way_with_all_its_threads(rig: QemuRig) ->
     driver.start(spec_of(vm, "busy", rig.guest))
     assert comes_true(lambda: len(qemus(vm)) == 1, 10)
     time.sleep(2)
-    driver.tend()
+    driver.heartbeat()
     (qemu,) = qemus(vm)
     threads = [int(path.name) for path in Path(f"/proc/{qemu.pid}/task").iterdir()]
     assert len(threads) >= 2
@@ -422,7 +423,7 @@ def test_qemu_stays_out_of_the_owner_s_way_with_all_its_threads(rig: QemuRig) ->
     status = Path(f"/proc/{qemu.pid}/status").read_text()
     assert "Seccomp:\t2" in status
     assert "NoNewPrivs:\t1" in status
-    driver.kill(vm)
+    driver.order(vm, Kill())
     assert comes_true(lambda: qemus(vm) == [], 2)
 
 
@@ -455,21 +456,27 @@ def qemu_that_notes_what_it_is_asked(folder: Path, broken: str = "nothing") -> P
     return script
 
 
-def start_noted(rig: QemuRig, folder: Path, vm_id: str, broken: str = "nothing") -> tuple[Event, list[str]]:
+def start_noted(rig: QemuRig, folder: Path, vm_id: str, broken: str = "nothing") -> tuple[FromHypervisor, list[str]]:
     """Start a silent VM. Returns: Started or StartFailed, and the accelerators that QEMU was started with."""
-    events: list[Event] = []
+    events: list[FromHypervisor] = []
     qemu = str(qemu_that_notes_what_it_is_asked(folder, broken))
-    driver = QemuHypervisor(rig.home, events.append, qemu=qemu, accelerators=("kvm", "tcg"), idle_class=False)
+    driver = QemuHypervisor(
+        rig.home,
+        into(events),
+        qemu=qemu,
+        accelerators=("kvm", "tcg"),
+        idle_class=False,
+    )
     driver.start(spec_of(vm_id, "silent", rig.guest))
     assert comes_true(lambda: events != [], 20)
-    driver.kill(vm_id)
+    driver.order(vm_id, Kill())
     assert comes_true(lambda: isinstance(events[-1], Gone | StartFailed), 2)
     return events[0], (folder / "asked").read_text().split()
 
 
 def test_each_accelerator_is_tried_alone_until_qemu_comes_up(rig: QemuRig, tmp_path: Path) -> None:
     started, asked = start_noted(rig, tmp_path, "vm-trial", broken="kvm")
-    assert started == Started("vm-trial", "tcg")
+    assert started == Started("tcg")
     assert asked == ["kvm", "tcg"]
 
 
@@ -478,7 +485,7 @@ def test_an_accelerator_that_is_distrusted_is_not_tried_again_not_even_after_a_r
 ) -> None:
     rig.driver.distrust("kvm")
     started, asked = start_noted(rig, tmp_path, "vm-distrust")
-    assert started == Started("vm-distrust", "tcg")
+    assert started == Started("tcg")
     assert asked == ["tcg"]
 
 
@@ -487,9 +494,9 @@ def test_the_accelerator_of_this_machine_is_found_by_trial() -> None:
     try:
         vm = rig.start("silent")
         assert rig.wait(vm, Started, 60).accelerator in offered()
-        rig.driver.pause(vm)
+        rig.driver.order(vm, Pause())
         rig.wait(vm, Paused, 2.0)
-        rig.driver.kill(vm)
+        rig.driver.order(vm, Kill())
         assert rig.wait(vm, Gone, 3.0).clean
     finally:
         rig.close()

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from rigs import QemuRig, qemus
 
+from deskgrid.core.events import Gone, Joined, Paused, Started
 from deskgrid.hypervisor.confine.cores import here
-from deskgrid.hypervisor.contract import Gone, Joined, Paused, Started
 from deskgrid.hypervisor.keeper.life import KEEP_CORES_SECONDS
 from tests.waiting import comes_true
 
@@ -93,7 +93,7 @@ def test_a_keeper_whose_agent_died_ends_a_qemu_that_does_not_answer(rig: QemuRig
     vm = rig.start("silent")
     rig.wait(vm, Started)
     rig.qemu(vm).suspend()
-    rig.driver.tend()
+    rig.driver.heartbeat()
     rig.crash()
     assert comes_true(lambda: qemus(vm) == [], 5.0 + rig.slack_seconds)
     rig.come_back()

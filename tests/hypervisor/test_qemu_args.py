@@ -7,20 +7,30 @@ import msgspec
 
 from deskgrid.host.doctor.trial import arguments
 from deskgrid.host.system import sandbox
-from deskgrid.hypervisor.machine.arguments import Handles, Machine, qemu_args
+from deskgrid.hypervisor.machine.arguments import Handles, VmHardware, qemu_args
+from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size
+from deskgrid.wire.disk import DiskServer, OpenedImage
 
 HANDLES = Handles(qmp=11, console=12, channel=13, overlay=14, passphrase=15)
-MACHINE = Machine(
+MACHINE = VmHardware(
     vm_id="vm-1",
     size=Size(2, 1024 * 1024 * 1024 + 5),
+    image=OpenedImage(
+        ImageRef("img", "0" * 64),
+        "console=ttyS0 root=/dev/vda",
+        kernel=Path("/images/vmlinuz"),
+        initrd=Path("/images/initrd"),
+    ),
     disk=Path("/images/a, b/disk.raw"),
     disk_bytes=8192,
     overlay_bytes=4096,
-    kernel=Path("/images/vmlinuz"),
-    initrd=Path("/images/initrd"),
-    cmdline="console=ttyS0 root=/dev/vda",
 )
+
+
+def with_image(**fields: object) -> VmHardware:
+    """The same of another image."""
+    return msgspec.structs.replace(MACHINE, image=msgspec.structs.replace(MACHINE.image, **fields))
 
 
 def test_the_whole_list_for_software_emulation_and_a_direct_kernel() -> None:
@@ -74,12 +84,14 @@ def test_each_accelerator_stands_alone_and_hardware_ones_show_the_host_s_cpu() -
 
 
 def test_without_a_kernel_the_bios_boots_from_the_disk() -> None:
-    args = qemu_args("qemu", msgspec.structs.replace(MACHINE, kernel=None, initrd=None), "tcg", HANDLES)
+    args = qemu_args("qemu", with_image(kernel=None, initrd=None), "tcg", HANDLES)
     assert not {"-kernel", "-initrd", "-append"} & set(args)
 
 
 def test_a_served_disk_is_read_by_nbd_and_kernel_and_initrd_come_from_inherited_memory_files() -> None:
-    machine = msgspec.structs.replace(MACHINE, disk=Path("/vm/disk.sock"), served=True, kernel=None, initrd=None)
+    served = DiskServer(("program",), b"", 8192)
+    machine = with_image(served=served, kernel=None, initrd=None)
+    machine = msgspec.structs.replace(machine, disk=Path("/vm/disk.sock"))
     args = qemu_args("qemu", machine, "tcg", msgspec.structs.replace(HANDLES, kernel=16, initrd=17))
     assert json.loads(after(args, "-blockdev")[0]) == {
         "driver": "nbd",

@@ -17,8 +17,9 @@ from rigs import QemuRig, servers
 from served import CANARY, KEY, ServedRig, publication
 from tiny_guest import DISK_LINE
 
+from deskgrid.core.commands import Kill, Pause, Resume, Vacate
+from deskgrid.core.events import Alive, Gone, Joined, Paused, Started, StartFailed
 from deskgrid.hypervisor.confine.cores import here
-from deskgrid.hypervisor.contract import Alive, Gone, Joined, Paused, Started, StartFailed
 from deskgrid.hypervisor.qemu.driver import QemuHypervisor
 from deskgrid.images.serve.serve import Order
 from tests.images.chunks.ground import Web, web
@@ -97,7 +98,7 @@ def test_a_disk_server_that_does_not_answer_does_not_hold_up_the_end(rig: Served
     vm = rig.start("silent")
     rig.wait(vm, Started)
     server(rig, vm).suspend()
-    rig.driver.kill(vm)
+    rig.driver.order(vm, Kill())
     assert rig.wait(vm, Gone, 1.0 + rig.slack_seconds).clean
     assert rig.left_behind(vm) == []
 
@@ -140,9 +141,9 @@ def test_a_store_that_is_gone_is_one_sentence(rig: ServedRig) -> None:
 def test_a_program_that_is_not_there_is_one_sentence(rig: ServedRig) -> None:
     driver = rig.driver
     spec = rig.dressed(_plain(rig, "vm-none"))
-    assert spec.disk.served is not None
-    served = msgspec.structs.replace(spec.disk.served, argv=("/nonexistent/program",))
-    driver.start(msgspec.structs.replace(spec, disk=msgspec.structs.replace(spec.disk, served=served)))
+    assert spec.image.served is not None
+    served = msgspec.structs.replace(spec.image.served, argv=("/nonexistent/program",))
+    driver.start(msgspec.structs.replace(spec, disk=msgspec.structs.replace(spec.image, served=served)))
     refused = rig.wait("vm-none", StartFailed, 30.0)
     assert (refused.fault, "could not be started" in refused.sentence) == ("desktop", True)
     assert rig.left_behind("vm-none") == []
@@ -179,14 +180,14 @@ def test_paused_nothing_is_fetched_and_the_guest_reads_on_when_it_is_resumed(slo
     slow.wait(vm, Joined)
     before = len(source.ranges)
     assert comes_true(lambda: len(source.ranges) > before + 3, 60)
-    slow.driver.pause(vm)
+    slow.driver.order(vm, Pause())
     slow.wait(vm, Paused, 0.2 + slow.slack_seconds)
     still(source)
     asked, lived = len(source.ranges), slow.lived_seconds(vm)
     time.sleep(3.0)
     assert len(source.ranges) == asked
     assert slow.lived_seconds(vm) - lived < 0.05
-    slow.driver.resume(vm)
+    slow.driver.order(vm, Resume())
     assert "read all" in slow.wait(vm, Gone, 180.0).sentence
     assert len(source.ranges) > asked
 
@@ -194,11 +195,11 @@ def test_paused_nothing_is_fetched_and_the_guest_reads_on_when_it_is_resumed(slo
 def test_a_vm_that_is_to_leave_is_served_again(slow: ServedRig, source: Web) -> None:
     vm = slow.start("stubborn", "dg.all=1000")
     slow.wait(vm, Joined)
-    slow.driver.pause(vm)
+    slow.driver.order(vm, Pause())
     slow.wait(vm, Paused, 0.2 + slow.slack_seconds)
     still(source)
     asked = len(source.ranges)
-    slow.driver.vacate(vm)
+    slow.driver.order(vm, Vacate())
     assert comes_true(lambda: len(source.ranges) > asked, 60)
     assert {frozenset(server(slow, vm).cpu_affinity() or ())} == {here(1)}
 
@@ -210,9 +211,9 @@ def test_a_source_that_is_away_makes_the_guest_wait_and_it_can_be_paused_and_goe
     slow.wait(vm, Joined)
     source.behave = "away"
     time.sleep(4.0)
-    slow.driver.pause(vm)
+    slow.driver.order(vm, Pause())
     assert slow.wait(vm, Paused, 0.2 + slow.slack_seconds).milliseconds < 200 + 1000 * slow.slack_seconds
-    slow.driver.resume(vm)
+    slow.driver.order(vm, Resume())
     time.sleep(1.0)
     source.behave = ""
     assert "read all" in slow.wait(vm, Gone, 180.0).sentence
@@ -229,9 +230,9 @@ def test_orders_are_obeyed_while_kernel_and_initrd_are_fetched_and_faults_are_lo
             assert comes_true(lambda: any(vm in one.getMessage() for one in caplog.records), 60)
         assert "the guest waits: " in caplog.text
         assert len(servers(vm)) == 1
-        rig.driver.pause(vm)
-        rig.driver.resume(vm)
-        rig.driver.kill(vm)
+        rig.driver.order(vm, Pause())
+        rig.driver.order(vm, Resume())
+        rig.driver.order(vm, Kill())
         assert rig.wait(vm, Gone, 1.0 + rig.slack_seconds).clean
         assert rig.left_behind(vm) == []
     finally:
@@ -326,7 +327,7 @@ def test_the_disk_server_stays_out_of_the_owner_s_way_with_all_its_threads(rig: 
     assert not group.exists() or comes_true(lambda: group.read_text().strip().endswith("nice 19"), 30)
     assert {name for name in process.environ() if "SECRET" in name or "KEY" in name} == set()
     assert process.environ()["MALLOC_ARENA_MAX"] == "1"
-    driver.kill(vm)
+    driver.order(vm, Kill())
     assert comes_true(lambda: servers(vm) == [], 3)
 
 

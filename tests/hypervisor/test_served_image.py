@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rigs import MIB, QemuRig
 from served import KEY
 
-from deskgrid.hypervisor.contract import Alive, Disk, Joined, VmSpec
+from deskgrid.core.events import Alive, Joined
 from deskgrid.images.build.build import build
 from deskgrid.images.fetch.source import Origin
 from deskgrid.images.format import manifest as built
@@ -24,6 +24,8 @@ from deskgrid.images.serve.prefetch import How
 from deskgrid.images.serve.serve import Order
 from deskgrid.images.store.store import ChunkStore, Limits
 from deskgrid.model.lease import Size
+from deskgrid.wire.disk import OpenedImage
+from deskgrid.wire.keeper import VmSpec
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 RECIPE = Path(__file__).parents[2] / "recipes/demo.toml"
@@ -52,10 +54,10 @@ class ImageRig(QemuRig):
         super().__init__()
 
     def dressed(self, spec: VmSpec) -> VmSpec:
-        disk = Disk(spec.disk.ref, cmdline=self.manifest.cmdline, served=self.server)
+        disk = OpenedImage(spec.image.ref, cmdline=self.manifest.cmdline, served=self.server)
         size = Size(1, max(512 * MIB, self.manifest.memory_bytes))
         instance = msgspec.structs.replace(spec.instance, token="not.a.token")  # its form is checked by the guest
-        return msgspec.structs.replace(spec, disk=disk, size=size, instance=instance, overlay_bytes=1024 * MIB)
+        return msgspec.structs.replace(spec, image=disk, size=size, instance=instance, overlay_bytes=1024 * MIB)
 
     def close(self) -> None:
         super().close()

@@ -8,24 +8,22 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from deskgrid.hypervisor.confine.spawn import Limits
-from deskgrid.hypervisor.contract import Disk, VmSpec
-from deskgrid.hypervisor.keeper import messages as words
-from deskgrid.hypervisor.keeper.disk import MOST_SAID, SAID_CHARS, Begun, NotServed, Patience, Serving, begin
+from deskgrid.hypervisor.confine.spawn import ProcessLimits
+from deskgrid.hypervisor.keeper.disk import MOST_SAID, SAID_CHARS, Begun, NotServed, Serving, ServingLimits, begin
 from deskgrid.hypervisor.keeper.place import CannotKeep
 from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.lease import Size
-from deskgrid.wire.disk import DiskServer
+from deskgrid.wire.disk import DiskServer, OpenedImage
+from deskgrid.wire.keeper import Task, VmSpec, decode_task, encode_task
 
 pytestmark = pytest.mark.slow
 
-LIMITS = Limits(frozenset(os.sched_getaffinity(0)), idle_class=False)
-BRISK = Patience(ready_seconds=60.0, silent_seconds=0.4, away_seconds=0.4, ask_seconds=0.1)
-PATIENT = Patience(ready_seconds=60.0, silent_seconds=60.0, away_seconds=60.0, ask_seconds=0.1)
+LIMITS = ProcessLimits(frozenset(os.sched_getaffinity(0)), idle_class=False)
+BRISK = ServingLimits(ready_seconds=60.0, silent_seconds=0.4, away_seconds=0.4, ask_seconds=0.1)
+PATIENT = ServingLimits(ready_seconds=60.0, silent_seconds=60.0, away_seconds=60.0, ask_seconds=0.1)
 READY = "say({'ready': {}})\n"
 PRELUDE = """
 import json, os, sys, time
@@ -42,7 +40,7 @@ def started(folder: Path, program: str, opening: bytes = b"", files: bool = Fals
 
 
 def story(
-    begun: Begun, patience: Patience, steps: Callable[[Serving], Awaitable[None]] | None = None
+    begun: Begun, patience: ServingLimits, steps: Callable[[Serving], Awaitable[None]] | None = None
 ) -> tuple[str, list[str]]:
     """Wait until it serves, do the steps, end it. Returns: why it does not serve, and what it was heard to say."""
     heard: list[str] = []
@@ -73,7 +71,7 @@ def test_one_whose_sources_stay_away_does_not_serve_and_its_own_words_say_why(tm
 say({'said': 'the guest waits: no source gives it now'})
 for line in sys.stdin: say({'answer': {'away': 'no source'}})
 """
-    why, heard = story(started(tmp_path, program), Patience(60.0, 60.0, 0.4, 0.1))
+    why, heard = story(started(tmp_path, program), ServingLimits(60.0, 60.0, 0.4, 0.1))
     assert "got nothing from its sources for" in why
     assert why.endswith(": the guest waits: no source gives it now")
     assert heard == ["the guest waits: no source gives it now"]
@@ -87,12 +85,12 @@ for line in sys.stdin:
     say({'answer': {'away': 'no source' if asked in (1, 5) else ''}})
     if asked == 12: say({'ready': {}})
 """
-    assert story(started(tmp_path, program), Patience(60.0, 60.0, 2.0, 0.2)) == ("", [])
+    assert story(started(tmp_path, program), ServingLimits(60.0, 60.0, 2.0, 0.2)) == ("", [])
 
 
 def test_one_that_never_gets_ready_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     program = "for line in sys.stdin: say({'answer': {'away': ''}})"
-    why, _ = story(started(tmp_path, program), Patience(0.5, 60.0, 60.0, 0.1))
+    why, _ = story(started(tmp_path, program), ServingLimits(0.5, 60.0, 60.0, 0.1))
     assert "did not begin to serve within" in why
 
 
@@ -107,7 +105,7 @@ for line in sys.stdin:
 
     async def whole() -> list[str]:
         heard: list[str] = []
-        serving = Serving(started(tmp_path, program), heard.append, Patience(60.0, 60.0, 0.3, 0.1))
+        serving = Serving(started(tmp_path, program), heard.append, ServingLimits(60.0, 60.0, 0.3, 0.1))
         serving.pause(True)
         serving.pause(True)
         ready = asyncio.ensure_future(serving.ready())
@@ -205,7 +203,7 @@ import asyncio, ctypes, os, sys, time
 from pathlib import Path
 from deskgrid.hypervisor.keeper.disk import begin
 from deskgrid.hypervisor.keeper.disk import Serving
-from deskgrid.hypervisor.confine.spawn import Limits
+from deskgrid.hypervisor.confine.spawn import ProcessLimits
 from deskgrid.wire.disk import DiskServer
 
 PROGRAM = '''
@@ -217,7 +215,7 @@ sys.stdin.read()
 '''
 
 async def main():
-    limits = Limits(frozenset(os.sched_getaffinity(0)))
+    limits = ProcessLimits(frozenset(os.sched_getaffinity(0)))
     server = DiskServer((sys.executable, "-S", "-E", "-c", PROGRAM), b"secret", 1, kernel=False, initrd=False)
     serving = Serving(begin(server, Path("/"), limits), print)
     await serving.ready()
@@ -249,16 +247,15 @@ def test_without_privileges_too_one_that_lets_nobody_look_into_it_gets_the_least
 def test_a_keeper_forgets_what_opens_the_disk_and_keeps_the_rest() -> None:
     instance = InstanceData("vm-1", "img", "desk", "host:9618", "token", "td", 1, 512)
     server = DiskServer(("program",), b"secret", 1 << 20)
-    spec = VmSpec("vm-1", Disk(ImageRef("img", "0" * 64), served=server), Size(1, 1 << 29), instance, 1 << 30)
-    task = words.Task(spec, Path("/vms/vm-1"), "qemu", ("tcg",), True)
-    came = words.decode_task(words.encode_task(task))
+    spec = VmSpec("vm-1", OpenedImage(ImageRef("img", "0" * 64), served=server), Size(1, 1 << 29), instance, 1 << 30)
+    task = Task(spec, Path("/vms/vm-1"), "qemu", ("tcg",), True)
+    came = decode_task(encode_task(task))
     assert came == task
-    assert b"secret" not in words.encode_task(task)  # bytes go as base64
-    kept = words.without_opening(came.spec)
-    assert kept.disk.served == DiskServer(("program",), b"", 1 << 20)
-    assert (kept.instance, kept.disk.ref) == (instance, spec.disk.ref)
-    plain = msgspec.structs.replace(spec, disk=Disk(ImageRef("img", "0" * 64), Path("/disk")))
-    assert words.without_opening(plain) is plain
+    assert b"secret" not in encode_task(task)  # bytes go as base64
+    kept = came.spec.image.without_secret()
+    assert kept == OpenedImage(ImageRef("img", "0" * 64), served=DiskServer(("program",), b"", 1 << 20))
+    plain = OpenedImage(ImageRef("img", "0" * 64), "", Path("/disk"))
+    assert plain.without_secret() is plain
 
 
 def test_that_it_waits_is_told_while_its_sources_are_away_or_bring_little_and_not_when_it_is_paused(

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from deskgrid.core.events import GuestLeft
 from deskgrid.host.system.account import service_account
 from deskgrid.images.build import contents, nocloud
 from deskgrid.images.build.build import Built, build
 from deskgrid.images.build.disk_import import import_disk
 from deskgrid.images.format import manifest
 from deskgrid.images.format.manifest import reference
-from deskgrid.wire.guest import Hello, Leave, Left
+from deskgrid.wire.guest import Hello, Leave
 
 from .machine import Machine
 
@@ -91,7 +92,7 @@ def test_an_imported_disk_boots_and_its_member_waits_for_its_instance_data(sourc
         machine.hear(Hello, 900)
         print(f"hello after {machine.seconds():.0f} s")
         machine.say(Leave())
-        assert machine.hear(Left, 120).cause == "asked"
+        assert machine.hear(GuestLeft, 120).cause == "asked"
         assert machine.end(300) == 0
     finally:
         machine.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from deskgrid.core.events import GuestLeft, Joined
 from deskgrid.host.system.account import service_account
 from deskgrid.host.system.files import own_folder
 from deskgrid.host.system.paths import cache_folder
@@ -26,7 +27,7 @@ from deskgrid.model.instance import InstanceData
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedPool
 from deskgrid.pool.tools.driver import CondorPool
-from deskgrid.wire.guest import Hello, Joined, Leave, Left
+from deskgrid.wire.guest import Hello, Leave
 from tests.waiting import eventually
 
 from .machine import Machine
@@ -149,7 +150,7 @@ def test_a_machine_boots_and_says_hello(start: Start, direct: bool) -> None:
     machine = start(direct)
     machine.hear(Hello)
     machine.say(Leave())
-    assert machine.hear(Left).cause == "asked"
+    assert machine.hear(GuestLeft).cause == "asked"
     assert "Kernel panic" not in machine.said()
 
 
@@ -159,13 +160,13 @@ def test_a_machine_whose_startd_can_not_reach_the_pool_still_leaves_when_asked(s
     machine.hear(Joined)
     time.sleep(3)
     machine.say(Leave())
-    assert machine.hear(Left, seconds=20).cause == "asked"
+    assert machine.hear(GuestLeft, seconds=20).cause == "asked"
 
 
 def test_bad_instance_data_end_a_machine_by_itself(start: Start) -> None:
     machine = start()
     machine.join(instance(collector="nowhere"))
-    left = machine.hear(Left)
+    left = machine.hear(GuestLeft)
     assert (left.cause, "collector" in left.sentence) == ("failed", True)
     assert machine.end() == 0
 
@@ -231,7 +232,7 @@ def test_a_machine_joins_a_real_pool_is_as_promised_runs_jobs_and_leaves_without
 
         machine.say(Leave())
         began = time.monotonic()
-        assert machine.hear(Left).cause == "asked"
+        assert machine.hear(GuestLeft).cause == "asked"
         eventually(lambda: pool.command(["condor_q", "-af", "JobStatus"]).stdout.split() == ["1"], seconds=10)
         assert time.monotonic() - began < 10
         CondorPool(pool.reach()).forget_vm("vm-real")  # what a coordinator does, hearing that it left

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deskgrid.core.events import GuestLeft, Joined
 from deskgrid.host.system.account import service_account
 from deskgrid.host.system.files import own_folder
 from deskgrid.host.system.paths import cache_folder
@@ -18,7 +19,7 @@ from deskgrid.model.instance import InstanceData
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedPool
 from deskgrid.pool.tools.driver import CondorPool
-from deskgrid.wire.guest import Joined, Leave, Left
+from deskgrid.wire.guest import Leave
 
 from .machine import Machine
 from .promised import assert_kept
@@ -106,7 +107,7 @@ def test_a_job_compiles_and_calculates_in_the_scientific_image(open_folder: Path
         for expected in ("fortran with mpi, rank           1", "c++", "scipy 1.0", "R 0.5"):
             assert expected in out, (out, err)
         machine.say(Leave())
-        assert machine.hear(Left).cause == "asked"
+        assert machine.hear(GuestLeft).cause == "asked"
 
 
 @pytest.mark.long
@@ -128,7 +129,7 @@ def test_the_boinc_client_works_in_its_image_and_is_held_while_a_job_runs(open_f
         assert pool.command(["condor_rm", "-all"]).ok
         until(lambda: "works" in pool.command(seen).stdout, 120)
         machine.say(Leave())
-        assert machine.hear(Left).cause == "asked"
+        assert machine.hear(GuestLeft).cause == "asked"
 
 
 def until(holds: Callable[[], bool], seconds: float) -> None:

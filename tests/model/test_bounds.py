@@ -19,10 +19,10 @@ from deskgrid.agent.policy.files import PolicyTable
 from deskgrid.coordinator.db.changes import Changes
 from deskgrid.coordinator.images.signed import Facts
 from deskgrid.coordinator.state.fleet import Fleet
-from deskgrid.core.desktop.advance import Ruled, Ticked, Told, Wished, advance, next_due
-from deskgrid.core.desktop.advance import reports as vm_reports
+from deskgrid.core.desktop.advance import advance
 from deskgrid.core.desktop.cases import Given, facts_of
-from deskgrid.core.desktop.inputs import Sensed
+from deskgrid.core.desktop.inputs import Ordered, Ruled, Sensed, Ticked, Wished
+from deskgrid.core.desktop.state import next_due, reports
 from deskgrid.core.desktop.vm import adopt
 from deskgrid.core.fleet.demand import offers, wants
 from deskgrid.core.fleet.health import Health
@@ -44,7 +44,7 @@ from tests.core.values import ALL_DAY, AWAY, GIB, IMAGE, NOW, ROOMY, SMALL, desk
 
 MESSAGES = (
     *(messages.Report, messages.Answer, messages.Enrol, messages.Enrolled, messages.Problem),
-    *(disk.Command, disk.Word, disk.DiskServer, neighbour.Serving, neighbour.Given),
+    *(disk.DiskCommand, disk.DiskMessage, disk.DiskServer, neighbour.Serving, neighbour.Given),
     *get_args(guest.FromGuest),
     *get_args(guest.ToGuest),
     *(kind for kind in get_args(Question)),
@@ -183,10 +183,10 @@ def test_an_answer_with_odd_values_is_refused_or_does_no_harm(data: st.DataObjec
     here = desk(ALL_DAY, vms=(adopt(lease("vm-1"), paused=False, alive=True, accelerator="kvm", grace_seconds=60.0,
                                     since=NOW, now=NOW),))  # fmt: skip
     leases = tuple(order.lease for order in answer.orders)
-    after, _ = advance(here, Told(answer.to, answer.now, leases, answer.acknowledged, answer.story_count), NOW)
-    _ = next_due(after), vm_reports(after), NOW + timedelta(seconds=answer.next_report_seconds)
+    after, _ = advance(here, (Ordered(answer.to, answer.now, leases, answer.acknowledged, answer.story_count),), NOW)
+    _ = next_due(after), reports(after), NOW + timedelta(seconds=answer.next_report_seconds)
     later = NOW + timedelta(days=40)
-    advance(after, Ticked(), later)
+    advance(after, (Ticked(),), later)
     assert all(vm.lease.until <= later for vm in after.vms.values()), "no lease is for ever"
 
 
@@ -201,8 +201,8 @@ def test_a_wish_with_odd_times_is_refused_or_does_no_harm(at: str, until: str, a
     strongest(standing, NOW)
     for zone in (UTC, AWAY_WEST, AWAY_EAST):
         local = NOW.astimezone(zone)
-        after, _ = advance(desk(), Wished(said.wish), NOW)
-        advance(after, Sensed(AWAY, ROOMY, local), NOW)
+        after, _ = advance(desk(), (Wished(said.wish),), NOW)
+        advance(after, (Sensed(AWAY, ROOMY, local),), NOW)
 
 
 AWAY_WEST = datetime.fromisoformat("2026-01-01T00:00:00-23:59").tzinfo
@@ -255,8 +255,8 @@ def test_a_number_is_a_time_only_within_our_days(seconds: Any) -> None:
 @pytest.mark.parametrize("size", [Size(0, 0), Size(-1, GIB), Size(1, -GIB), Size(1 << 40, GIB), Size(1, 1 << 80)])
 def test_a_lease_of_an_odd_size_is_refused_and_makes_no_room(size: Size) -> None:
     huge = Size(64, 4096 * GIB)
-    answer = Told(1, NOW, (lease("vm-0", size=size), lease("vm-1", size=huge)))
-    after, acts = advance(desk(ALL_DAY), answer, NOW)
+    answer = Ordered(1, NOW, (lease("vm-0", size=size), lease("vm-1", size=huge)))
+    after, acts = advance(desk(ALL_DAY), (answer,), NOW)
     assert not acts
     assert [vm.reason.name for vm in after.ended] == ["odd-size", "no-room"]
 
@@ -278,8 +278,8 @@ def test_odd_settings_of_a_policy_are_refused_or_do_no_harm() -> None:
                 policy = make(value)
             except msgspec.ValidationError:
                 continue
-            after, _ = advance(desk(), Ruled(policy), NOW)
-            advance(after, Told(1, NOW, (lease(),)), NOW)
+            after, _ = advance(desk(), (Ruled(policy),), NOW)
+            advance(after, (Ordered(1, NOW, (lease(),)),), NOW)
 
 
 @pytest.mark.parametrize("at", ["0001-01-01T00:00", "9999-12-31T23:59"])

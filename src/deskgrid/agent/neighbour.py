@@ -21,7 +21,7 @@ from deskgrid.core.fleet.neighbours import gives
 from deskgrid.host.system.programs import KEPT, environment, python
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
-from deskgrid.wire.disk import Command, decode_word, encode_command
+from deskgrid.wire.disk import DiskCommand, decode_word, encode_command
 from deskgrid.wire.neighbour import Serving
 
 log = logging.getLogger("deskgrid.agent")
@@ -51,7 +51,7 @@ class Neighbour:
             self._start(rate)
         elif rate != self._bytes_per_second:
             self._bytes_per_second = rate
-            self._say(encode_command(Command("rate", rate)))
+            self._say(encode_command(DiskCommand("rate", rate)))
 
     def close(self) -> None:
         """End it at once."""

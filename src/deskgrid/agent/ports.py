@@ -8,7 +8,7 @@ import msgspec
 
 from deskgrid.agent.inbox import Item
 from deskgrid.agent.leases import LeaseFile
-from deskgrid.core.desktop.advance import Desk
+from deskgrid.core.desktop.state import AgentState
 from deskgrid.hypervisor.contract import Hypervisor
 from deskgrid.images.contract import ImageStore
 from deskgrid.model.policy import Machine, Policy
@@ -24,7 +24,7 @@ class Link(Protocol):
         """Send a report. A newer one may overtake an older one that is still held open."""
 
 
-class Around(msgspec.Struct, frozen=True):
+class Ports(msgspec.Struct, frozen=True):
     """What a loop is made with.
 
     now: the steady clock. wall: the wall clock. local: the owner's calendar. read_presence, read_machine: quick reads.
@@ -47,7 +47,7 @@ class Around(msgspec.Struct, frozen=True):
     leases: LeaseFile
     faults: Callable[[], tuple[Reason, ...]] = tuple
     rules: Callable[[], Policy | None] = lambda: None
-    changed: Callable[[Desk], None] = lambda desk: None
+    changed: Callable[[AgentState], None] = lambda state: None
     pace: Callable[[bool], None] = lambda running: None
     ready_to_end: Callable[[], None] = lambda: None
     neighbour_port: Callable[[], int] = lambda: 0

@@ -1,6 +1,6 @@
 """The agent's side of its conversation with the coordinator: when to report, what is answered, when to try again.
 
-Rules, told first:
+Rules:
 - A report says all. One that is answered makes all earlier ones void, and so does a newer one that is sent.
 - Unreachable: it tries again, later each time, at a random moment so that a fleet does not return as one.
 - What the computer is made of goes along until a report with it was answered.
@@ -14,9 +14,8 @@ import msgspec
 
 from deskgrid import __version__
 from deskgrid.agent.inbox import LinkDown
-from deskgrid.agent.ports import Around
-from deskgrid.core.desktop.advance import Desk
-from deskgrid.core.desktop.advance import reports as vm_reports
+from deskgrid.agent.ports import Ports
+from deskgrid.core.desktop.state import AgentState, reports
 from deskgrid.core.policy.refusals import outward
 from deskgrid.model.desktop import Availability, VmReport
 from deskgrid.model.inventory import Inventory
@@ -26,27 +25,27 @@ log = logging.getLogger("deskgrid.agent")
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
 
 
-class Letters:
+class ReportSession:
     """What was said, what was heard. due: when a report must be written. reached_at: when it was last answered.
 
     fault: why the coordinator cannot be reached, or "".
     """
 
-    def __init__(self, around: Around, incarnation: str, hold_seconds: float, jitter: Callable[[], float]) -> None:
-        self._around, self._incarnation, self._hold, self._jitter = around, incarnation, hold_seconds, jitter
+    def __init__(self, ports: Ports, incarnation: str, hold_seconds: float, jitter: Callable[[], float]) -> None:
+        self._ports, self._incarnation, self._hold, self._jitter = ports, incarnation, hold_seconds, jitter
         self._sequence = self._failures = self._revocations = 0
         self._said: dict[int, tuple[int, datetime]] = {}
         self._inventory: Inventory | None = None
         self._inventory_said = 0
-        self.due = around.now()
+        self.due = ports.now()
         self.reached_at: datetime | None = None
         self.fault = ""
 
     def enclose(self, inventory: Inventory) -> None:
         """Say from now on, until it was heard, what this computer is made of."""
-        self._inventory, self._inventory_said, self.due = inventory, 0, self._around.now()
+        self._inventory, self._inventory_said, self.due = inventory, 0, self._ports.now()
 
-    def heard(self, answer: Answer, now: datetime, desk: Desk) -> int:
+    def heard(self, answer: Answer, now: datetime, state: AgentState) -> int:
         """An answer came. Returns: so many lines of story, counted from the agent's start, are recorded there."""
         if self.fault:
             log.info("the coordinator answers again")
@@ -57,7 +56,7 @@ class Letters:
             self._inventory = None
         self._said = {to: said for to, said in self._said.items() if to > answer.to}
         if answer.to == self._sequence:  # a newer report is still open: its answer will say when to write again
-            held = self._holds(desk) and now - said_at > timedelta(seconds=self._hold / 2)
+            held = self._holds(state) and now - said_at > timedelta(seconds=self._hold / 2)
             self.due = now + timedelta(seconds=0 if held else max(0.1, answer.next_report_seconds))
         return story_from + answer.story_count
 
@@ -73,39 +72,39 @@ class Letters:
         self._failures += 1
         self.due = now + timedelta(seconds=wait * (0.5 + 0.5 * self._jitter()))
 
-    def write(self, desk: Desk) -> None:
+    def write(self, state: AgentState) -> None:
         """Report."""
-        around = self._around
+        ports = self._ports
         self._sequence += 1
-        self._said[self._sequence] = (desk.story_from, around.now())
-        wait = self._hold if self._holds(desk) else 0.0
-        self.due = around.now() + timedelta(seconds=wait + LAST_RETRY_SECONDS)
+        self._said[self._sequence] = (state.story_from, ports.now())
+        wait = self._hold if self._holds(state) else 0.0
+        self.due = ports.now() + timedelta(seconds=wait + LAST_RETRY_SECONDS)
         if self._inventory is not None and not self._inventory_said:
             self._inventory_said = self._sequence
-        around.link.say(
+        ports.link.say(
             Report(
                 incarnation=self._incarnation,
                 sequence=self._sequence,
-                sent_at=around.wall(),
-                availability=_outward(desk.availability),
-                room=desk.room,
-                cpus=desk.sensed.machine.cpus,
-                memory_bytes=desk.sensed.machine.memory_bytes,
+                sent_at=ports.wall(),
+                availability=_outward(state.availability),
+                room=state.room,
+                cpus=state.sensed.machine.cpus,
+                memory_bytes=state.sensed.machine.memory_bytes,
                 agent_version=__version__,
                 wait_seconds=wait,
-                images=tuple(facts.ref for facts in around.store.held()),
-                vms=tuple(_of(vm) for vm in vm_reports(desk)),
-                ended=tuple(_of(vm) for vm in desk.ended),
-                story=desk.story,
+                images=tuple(facts.ref for facts in ports.store.held()),
+                vms=tuple(_of(vm) for vm in reports(state)),
+                ended=tuple(_of(vm) for vm in state.ended),
+                story=state.story,
                 inventory=self._inventory,
                 revocations=self._revocations,
-                neighbour_port=around.neighbour_port(),
+                neighbour_port=ports.neighbour_port(),
             )
         )
 
-    def _holds(self, desk: Desk) -> bool:
+    def _holds(self, state: AgentState) -> bool:
         """Whether a report may be held open; not after one that failed: leases are to be renewed at once then."""
-        return self._hold > 0 and desk.availability.available and not self.fault
+        return self._hold > 0 and state.availability.available and not self.fault
 
 
 def _outward(availability: Availability) -> Availability:

@@ -1,6 +1,6 @@
 """Runs an agent on this desktop: makes the drivers, turns the loop, ends when told to.
 
-Rules, told first:
+Rules:
 - Never as root. One agent per state folder (a lock that ends with the process).
 - SIGTERM and SIGINT ask every VM to leave and end the agent when they are gone; a second signal ends it at once, and
   the VMs' keepers end them within 5 s. SIGUSR1 makes way for a newer agent: VMs run on until it finds them.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from deskgrid.agent.clock import Clock, calendar, steady_clock, utc_now
 from deskgrid.agent.drivers import Due, Inbox, hypervisor_of, presence_of, store_of
-from deskgrid.agent.inbox import Asked, HandOver, Item, Looked, Sense, Stop, Tick
+from deskgrid.agent.inbox import Item, Looked, Sense
 from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.link import HttpsLink
 from deskgrid.agent.loop import Loop
@@ -30,10 +30,10 @@ from deskgrid.agent.owner.status import Status, status_of, write_status
 from deskgrid.agent.owner.usage import UsageBook
 from deskgrid.agent.owner.wishes import WishBook
 from deskgrid.agent.policy.files import PolicyFiles
-from deskgrid.agent.ports import Around
+from deskgrid.agent.ports import Ports
 from deskgrid.agent.settings import AgentSettings, ca_file, credential_file, status_file
-from deskgrid.core.desktop.advance import Desk
-from deskgrid.core.desktop.advance import reports as vm_reports
+from deskgrid.core.desktop.inputs import Finishing, HandingOver, Ticked, Wished
+from deskgrid.core.desktop.state import AgentState, reports
 from deskgrid.core.policy.layers import combine
 from deskgrid.host.doctor.inventory import read_inventory
 from deskgrid.host.system.files import Locked, locked
@@ -122,7 +122,7 @@ class _Running:
         self.used: dict[str, float] = {}
         self.used_at = wall()
         self.neighbour = Neighbour(settings.store, settings.neighbour_port)
-        around = Around(
+        ports = Ports(
             now=steady_clock(wall),
             wall=wall,
             local=self._local,
@@ -141,7 +141,7 @@ class _Running:
             neighbour_port=lambda: self.neighbour.port,
         )
         self.loop = Loop(
-            around,
+            ports,
             self.effective.policy,
             settings.desktop,
             f"{wall():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
@@ -154,7 +154,7 @@ class _Running:
             listening_place(settings.local, state),
             self.wishes,
             self._status,
-            lambda wish: self.inbox.put(Asked(wish)),
+            lambda wish: self.inbox.put(Wished(wish)),
             self.presence.told,
             wall,
         )
@@ -162,7 +162,7 @@ class _Running:
     def until_stopped(self, settled: Callable[[], None]) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
-        signal.signal(signal.SIGUSR1, lambda number, frame: self.inbox.put(HandOver(HAND_OVER_SECONDS)))
+        signal.signal(signal.SIGUSR1, lambda number, frame: self.inbox.put(HandingOver(HAND_OVER_SECONDS)))
         self.presence.watch(lambda: self.inbox.put(Sense()))
         self._listen()
         self._aside(self._look_at_computer)
@@ -171,7 +171,7 @@ class _Running:
         try:
             while not self._over():
                 self.loop.turn(self._next(self.loop.next_turn()))
-                self.neighbour.obey(self.effective.policy, self.loop.desk.availability)
+                self.neighbour.obey(self.effective.policy, self.loop.state.availability)
             self._last_word()
         finally:
             self.neighbour.close()
@@ -187,8 +187,8 @@ class _Running:
         return Looked(read_inventory(self.settings.state))
 
     def _over(self) -> bool:
-        desk = self.loop.desk
-        return self.signals > 1 or self.loop.handed_over or (desk.finishing is not None and not desk.vms)
+        state = self.loop.state
+        return self.signals > 1 or self.loop.handed_over or (state.finishing is not None and not state.vms)
 
     def _listen(self) -> None:
         """Hear the accounts of this computer. Without it the owner can still do all that counts: use the computer."""
@@ -199,8 +199,8 @@ class _Running:
             log.warning("%s", error)
 
     def _next(self, at: datetime) -> Item:
-        wait = (at - self.loop.around.now()).total_seconds()
-        return self._take(max(0.0, wait)) or Tick()
+        wait = (at - self.loop.ports.now()).total_seconds()
+        return self._take(max(0.0, wait)) or Ticked()
 
     def _take(self, seconds: float) -> Item | None:
         try:
@@ -214,14 +214,14 @@ class _Running:
 
     def _last_word(self) -> None:
         """Let the last report, which says that the VMs have ended, arrive."""
-        end = self.loop.around.now().timestamp() + LAST_WORD_SECONDS
-        while self.loop.desk.ended and self.loop.around.now().timestamp() < end and self.signals < 2:
+        end = self.loop.ports.now().timestamp() + LAST_WORD_SECONDS
+        while self.loop.state.ended and self.loop.ports.now().timestamp() < end and self.signals < 2:
             if (item := self._take(0.2)) is not None:
                 self.loop.turn(item)
 
     def _signalled(self, number: int, frame: object) -> None:
         self.signals += 1
-        self.inbox.put(Stop(Reason("agent-stops", "The agent of this desktop was told to stop.")))
+        self.inbox.put(Finishing(Reason("agent-stops", "The agent of this desktop was told to stop.")))
 
     def _aside(self, work: Callable[[], Item]) -> None:
         threading.Thread(target=lambda: self.inbox.put(work()), daemon=True).start()
@@ -244,12 +244,12 @@ class _Running:
             log.warning("policy: %s", fault)
         return effective.policy
 
-    def _changed(self, desk: Desk) -> None:
-        now = self.loop.around.now()
-        if desk.vms and now - self.used_at >= USED_EVERY:
+    def _changed(self, state: AgentState) -> None:
+        now = self.loop.ports.now()
+        if state.vms and now - self.used_at >= USED_EVERY:
             self._measure(now)
-        self.book.see(vm_reports(desk), desk.ended, self.used)
-        told = [reason.name for reason in desk.availability.refusals], [(vm.id, vm.state) for vm in desk.vms.values()]
+        self.book.see(reports(state), state.ended, self.used)
+        told = [reason.name for reason in state.availability.refusals], [(vm.id, vm.state) for vm in state.vms.values()]
         if told != self.told or now - self.told_at > STATUS_EVERY:
             self.told, self.told_at = told, now
             status = self._status()
@@ -270,12 +270,12 @@ class _Running:
             self.settings.desktop,
             os.getpid(),
             self.wall(),
-            self.loop.desk,
+            self.loop.state,
             wish=self.wishes.strongest(self.wall()),
             faults=faults,
             gift=self.book.gift(),
-            cpu=self.cpu if self.loop.desk.vms else {},
-            reached_at=self.loop.letters.reached_at,
-            link_fault=self.loop.letters.fault,
+            cpu=self.cpu if self.loop.state.vms else {},
+            reached_at=self.loop.session.reached_at,
+            link_fault=self.loop.session.fault,
             zone=self._zone,
         )

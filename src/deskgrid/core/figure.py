@@ -6,7 +6,8 @@ Pure functions from the table to text; `make docs` writes the page, a test says 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from deskgrid.core.desktop.vm import TABLE, WAIT_SECONDS, Event, Kind, Row, Vm
+from deskgrid.core.desktop.vm import KINDS, TABLE, WAIT_SECONDS, Row, Vm
+from deskgrid.core.events import Event, Refused, name_of
 from deskgrid.model.desktop import VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Lease, Size
@@ -21,25 +22,6 @@ STATES = {
     VmState.LEAVING: "The guest ends its jobs fast, confined to one core in the idle class.",
     VmState.KILLING: "It has been killed; what is left of it is not gone yet.",
     VmState.ENDED: "Nothing of it is left.",
-}
-KINDS = {
-    Kind.LEASE: "the coordinator says that it should (still) run",
-    Kind.WITHDRAWN: "the coordinator no longer names it, its lease is over, or the agent stops",
-    Kind.REFUSED: "the policy says no, and it may wait paused for the grace",
-    Kind.REFUSED_NOW: "the policy says no without grace, or memory is short",
-    Kind.ALLOWED: "the policy says yes again",
-    Kind.SLEEPING: "the computer is about to sleep",
-    Kind.SHUTTING_DOWN: "the computer is about to shut down",
-    Kind.HANDED_OVER: "its agent makes way for a newer one, which finds it again",
-    Kind.FETCHED: "its image is here",
-    Kind.FETCH_FAILED: "its image could not be had",
-    Kind.STARTED: "its processors run",
-    Kind.START_FAILED: "it could not be started",
-    Kind.WAITING: "what it boots from has not come yet: its sources are away, or slow",
-    Kind.ALIVE: "first sign of life from the guest",
-    Kind.LEFT: "the guest has ended its jobs",
-    Kind.GONE: "no process of it is left",
-    Kind.DUE: "the deadline of its state has passed",
 }
 _NOW = datetime(2000, 1, 1, tzinfo=UTC)
 _GRACE_SECONDS = 86400.0
@@ -65,33 +47,35 @@ def vm_life() -> str:
 
 
 def _figure() -> str:
-    edges: dict[tuple[VmState, VmState, str], list[Kind]] = {}
+    edges: dict[tuple[VmState, VmState, str], list[type[Event]]] = {}
     for state, kind, row in _all():
         if row.to is not state:
             edges.setdefault((state, row.to, _orders(row)), []).append(kind)
     lines = [f"    [*] --> {VmState.FETCHING}: lease / fetch"]
     for (state, to, orders), kinds in edges.items():
-        lines.append(f"    {state} --> {to}: {', '.join(kinds)}{f' / {orders}' if orders else ''}")
+        lines.append(f"    {state} --> {to}: {', '.join(map(name_of, kinds))}{f' / {orders}' if orders else ''}")
     lines.append(f"    {VmState.ENDED} --> [*]")
     return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```", ""])
 
 
 def _states() -> str:
     may_last: dict[VmState, list[str]] = {VmState.FETCHING: ["1 h"]}
-    for state, kind, row in _all():
-        if row.to is not state and (told := _lasts(state, kind, row)) not in may_last.setdefault(row.to, []):
+    for state, _, row in _all():
+        if row.to is not state and (told := _lasts(state, row)) not in may_last.setdefault(row.to, []):
             may_last[row.to].append(told)
     rows = ((f"**{state}**", sentence, " or ".join(may_last[state])) for state, sentence in STATES.items())
     return _table(("state", "what holds", "at most"), rows)
 
 
 def _kinds() -> str:
-    return _table(("event", "what has happened"), ((f"**{kind}**", told) for kind, told in KINDS.items()))
+    rows = ((f"**{name_of(kind)}**", (kind.__doc__ or "").splitlines()[0]) for kind in KINDS)
+    return _table(("event", "what has happened"), rows)
 
 
 def _rows() -> str:
     head = ("event", *(f"in {state}" for state in VmState))
-    return _table(head, ((f"**{kind}**", *(_cell(state, TABLE[state][kind]) for state in VmState)) for kind in Kind))
+    rows = ((f"**{name_of(kind)}**", *(_cell(state, TABLE[state][kind]) for state in VmState)) for kind in KINDS)
+    return _table(head, rows)
 
 
 def _cell(state: VmState, row: Row) -> str:
@@ -100,12 +84,12 @@ def _cell(state: VmState, row: Row) -> str:
 
 
 def _orders(row: Row) -> str:
-    return ", ".join(row.commands)
+    return ", ".join(map(name_of, row.commands))
 
 
-def _lasts(state: VmState, kind: Kind, row: Row) -> str:
+def _lasts(state: VmState, row: Row) -> str:
     """How long the state that a row leads to may last, in words: found by asking the row."""
-    hard, soft = (_deadline(state, kind, row, accelerator) for accelerator in ("kvm", "tcg"))
+    hard, soft = (_deadline(state, row, accelerator) for accelerator in ("kvm", "tcg"))
     if hard is None or soft is None:  # no deadline of its own
         return "for ever"
     if hard == _LEASE_END:
@@ -116,16 +100,15 @@ def _lasts(state: VmState, kind: Kind, row: Row) -> str:
     return f"{seconds:.0f} s" + (f" ({emulated:.0f} s emulated)" if emulated != seconds else "")
 
 
-def _deadline(state: VmState, kind: Kind, row: Row, accelerator: str) -> datetime | None:
+def _deadline(state: VmState, row: Row, accelerator: str) -> datetime | None:
     reason = Reason("figure", "For the figure.")
     lease = Lease("vm", "desk", ImageRef("image", "0" * 64), Size(1, 1), _NOW, _LEASE_END, reason)
-    vm = Vm(lease, state, _NOW, reason, None)
-    event = Event(kind, reason, grace_seconds=_GRACE_SECONDS, accelerator=accelerator)
-    return row.deadline(vm, event, _NOW) if row.deadline else None
+    vm = Vm(lease, state, _NOW, reason, None, accelerator=accelerator)
+    return row.deadline(vm, Refused(reason, _GRACE_SECONDS), _NOW) if row.deadline else None
 
 
-def _all() -> Iterable[tuple[VmState, Kind, Row]]:
-    return ((state, kind, TABLE[state][kind]) for state in VmState for kind in Kind)
+def _all() -> Iterable[tuple[VmState, type[Event], Row]]:
+    return ((state, kind, TABLE[state][kind]) for state in VmState for kind in KINDS)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

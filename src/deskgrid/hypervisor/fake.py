@@ -1,6 +1,6 @@
 """A hypervisor without virtual machines: keeps the contract under any clock, real or simulated.
 
-The rules:
+Rules:
 - Time comes from outside: `now()` says it, `later(seconds, call)` comes back. Nothing happens between two calls.
 - Events are never emitted inside a command, always from a later call, in the order in which things happened.
 - A guest's time stands still while its VM is paused.
@@ -12,24 +12,23 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from deskgrid.hypervisor.contract import (
+from deskgrid.core.commands import Kill, Pause, Renew, Resume, ToVm, Vacate
+from deskgrid.core.events import (
     Alive,
-    Emit,
-    Event,
+    FromHypervisor,
     Gone,
     GuestLeft,
+    Happened,
     Joined,
-    Observed,
     Paused,
     Started,
     StartFailed,
-    VmSpec,
 )
+from deskgrid.hypervisor.contract import Emit
 from deskgrid.hypervisor.fake_guest import GuestBehaviour, GuestTime, Later, Now
+from deskgrid.wire.keeper import SILENCE_SECONDS_MAX, Observed, VmSpec
 
-__all__ = ["FakeDesktop", "FakeHypervisor", "GuestBehaviour"]
-
-SILENCE_SECONDS, SILENCE_SECONDS_MAX = 4.0, 60.0
+SILENCE_SECONDS = 4.0
 
 
 class FakeVm:
@@ -43,7 +42,7 @@ class FakeVm:
         self.accelerator = ""
         self.paused = self.confined = self.ran = self.alive = self.left = self.asked = False
         self.driver: FakeHypervisor | None = None
-        self.unheard: list[Event] = []
+        self.unheard: list[FromHypervisor] = []
         self.time = time
         self.token = spec.instance.token
 
@@ -58,10 +57,11 @@ class FakeDesktop:
 
     def __init__(self, accelerators: tuple[str, ...] = ("fake",)) -> None:
         self.accelerators = accelerators
+        self.known_good: set[str] = set()
         self.distrusted: set[str] = set()
         self.vms: dict[str, FakeVm] = {}
         self.ended: set[str] = set()
-        self.tended_at = self.quiet_until = datetime.min.replace(tzinfo=UTC)
+        self.heard_at = self.quiet_until = datetime.min.replace(tzinfo=UTC)
         self.cpus: int | None = None
 
     def usable(self) -> tuple[str, ...]:
@@ -94,13 +94,13 @@ class FakeHypervisor:
             now: the time, aware.
             desktop: where the VMs live; give the same one to the next driver.
             behaviours: by image name. default: of all other images.
-            silence_seconds: VMs end when nobody has tended them for so long; None: never (long simulations).
+            silence_seconds: VMs end when nobody has sent a heartbeat for so long; None: never (long simulations).
         """
         self._emit = emit
         self._later = later
         self._now = now
         self.desktop = desktop if desktop is not None else FakeDesktop()
-        self.desktop.tended_at = now()
+        self.desktop.heard_at = now()
         self._behaviours = behaviours if behaviours is not None else {}
         self._default = default if default is not None else GuestBehaviour()
         self._silence_seconds = silence_seconds
@@ -112,30 +112,38 @@ class FakeHypervisor:
         """Start a VM. Events: Started, then Alive, Joined; or StartFailed."""
         if self._closed or spec.vm_id in self.desktop.vms or spec.vm_id in self.desktop.ended:
             return
-        behaviour = self._behaviours.get(spec.disk.ref.name, self._default)
+        behaviour = self._behaviours.get(spec.image.ref.name, self._default)
         vm = FakeVm(spec, behaviour, GuestTime(self._later, self._now), self._now())
         vm.driver = self
         self.desktop.vms[vm.id] = vm
-        self.tend()
+        self.heartbeat()
         if self._silence_seconds is not None:
             self._later(self._silence_seconds, partial(self._watch, vm, self._silence_seconds))
         self._later(vm.behaviour.start_seconds, partial(self._started, vm))
 
-    def pause(self, vm_id: str) -> None:
-        """Stop its CPUs; memory is kept. Event: Paused."""
-        vm = self._living(vm_id)
-        if vm is not None:
-            vm.paused = True
-            vm.time.stop()
-            if vm.ran:
-                self._tell(vm, Paused(vm_id, 0.0))
+    def order(self, vm_id: str, command: ToVm) -> None:
+        """Pass a command on to a VM."""
+        vm = self.desktop.vms.get(vm_id)
+        if vm is None or vm.stage == "over" or self._closed:
+            return
+        match command:
+            case Pause():
+                vm.paused = True
+                self._stop(vm)
+            case Resume():
+                vm.paused = vm.confined = False
+                self._obey_limit(vm)
+            case Vacate():
+                self._vacate(vm)
+            case Renew(token):
+                vm.token = token
+            case Kill():
+                self._end(vm, Gone(True, "it was ended as ordered"), vm.behaviour.kill_seconds)
 
-    def resume(self, vm_id: str) -> None:
-        """Let its CPUs go on."""
-        vm = self._living(vm_id)
-        if vm is not None:
-            vm.paused = vm.confined = False
-            self._obey_limit(vm)
+    def _stop(self, vm: FakeVm) -> None:
+        vm.time.stop()
+        if vm.ran:
+            self._tell(vm, Paused(0.0))
 
     def limit(self, cpus: int) -> None:
         """All VMs together run on at most so many cores from now on."""
@@ -150,46 +158,37 @@ class FakeHypervisor:
         if self._may_run(vm):
             self._go_on(vm)
         elif not vm.paused:
-            vm.time.stop()
-            if vm.ran:
-                self._tell(vm, Paused(vm.id, 0.0))
+            self._stop(vm)
 
     def _may_run(self, vm: FakeVm) -> bool:
         return not vm.paused and (vm.confined or self.desktop.cpus != 0)
 
-    def vacate(self, vm_id: str) -> None:
-        """Let it run confined while the guest ends its jobs fast."""
-        vm = self._living(vm_id)
-        if vm is None:
-            return
+    def _vacate(self, vm: FakeVm) -> None:
         vm.paused, vm.confined = False, True
         self._go_on(vm)
         if not vm.alive:
-            self._leaves(vm, "asked", "it had not come up yet, so there was nothing to vacate")
+            self._leaves(vm, GuestLeft("asked", "it had not come up yet, so there was nothing to vacate"))
         elif not vm.asked and vm.behaviour.leave_seconds is not None:
             vm.asked = True
-            vm.time.plan(vm.behaviour.leave_seconds, partial(self._leaves, vm, "asked", "it has vacated its jobs"))
+            left = GuestLeft("asked", "it has vacated its jobs")
+            vm.time.plan(vm.behaviour.leave_seconds, partial(self._leaves, vm, left))
 
-    def renew(self, vm_id: str, token: str) -> None:
-        """Give its guest a token that is valid for longer."""
-        vm = self._living(vm_id)
-        if vm is not None:
-            vm.token = token
+    def proven(self) -> frozenset[str]:
+        """The accelerators on which a guest has lived."""
+        return frozenset(self.desktop.known_good)
 
-    def kill(self, vm_id: str) -> None:
-        """End it now."""
-        vm = self._living(vm_id)
-        if vm is not None:
-            self._end(vm, Gone(vm_id, True, "it was ended as ordered"), vm.behaviour.kill_seconds)
+    def prove(self, accelerator: str) -> None:
+        """A guest has lived on it."""
+        self.desktop.known_good.add(accelerator)
 
     def distrust(self, accelerator: str) -> None:
         """Do not use it again on this desktop."""
         self.desktop.distrusted.add(accelerator)
 
-    def tend(self) -> None:
+    def heartbeat(self) -> None:
         """Tell all VMs that the agent is alive."""
         if not self._closed:
-            self.desktop.tended_at = self.desktop.quiet_until = self._now()
+            self.desktop.heard_at = self.desktop.quiet_until = self._now()
 
     def hand_over(self, seconds: float) -> None:
         """The agent is about to be replaced: VMs wait so long for the next one."""
@@ -203,7 +202,7 @@ class FakeHypervisor:
 
     def observe(self) -> list[Observed]:
         """The VMs that run now; attaches to them."""
-        self.tend()
+        self.heartbeat()
         running = list(self.desktop.vms.values())
         for vm in running:
             if vm.driver is not self:
@@ -213,7 +212,7 @@ class FakeHypervisor:
         return [
             Observed(
                 vm_id=vm.id,
-                image=vm.spec.disk.ref,
+                image=vm.spec.image.ref,
                 size=vm.spec.size,
                 desktop=vm.spec.instance.desktop,
                 started_at=vm.started_at,
@@ -234,23 +233,19 @@ class FakeHypervisor:
 
     # -- what VMs do ------------------------------------------------------------------------------------------
 
-    def _living(self, vm_id: str) -> FakeVm | None:
-        vm = self.desktop.vms.get(vm_id)
-        return vm if vm is not None and vm.stage != "over" and not self._closed else None
-
     def _started(self, vm: FakeVm) -> None:
         if vm.stage != "starting":
             return
         behaviour = vm.behaviour
-        if behaviour.start_fault:
-            self._end(vm, StartFailed(vm.id, behaviour.start_fault, "it could not be started"), 0.0)
+        if behaviour.start_fault is not None:
+            self._end(vm, StartFailed(behaviour.start_fault, "it could not be started"), 0.0)
             return
         vm.stage = "running"
         vm.accelerator = self.desktop.usable()[0]
         if behaviour.alive_after_seconds is not None and vm.accelerator not in behaviour.silent_on:
             vm.time.plan(behaviour.alive_after_seconds, partial(self._comes_alive, vm))
         if behaviour.ends_after_seconds is not None:
-            gone = Gone(vm.id, False, behaviour.ends_with)
+            gone = Gone(False, behaviour.ends_with)
             vm.time.plan(behaviour.ends_after_seconds, partial(self._end, vm, gone, 0.0))
         self._go_on(vm)
 
@@ -259,38 +254,38 @@ class FakeHypervisor:
             return
         if not vm.ran:
             vm.ran = True
-            self._tell(vm, Started(vm.id, vm.accelerator))
+            self._tell(vm, Started(vm.accelerator))
         vm.time.go()
 
     def _comes_alive(self, vm: FakeVm) -> None:
         vm.alive = True
-        self._tell(vm, Alive(vm.id))
+        self._tell(vm, Alive())
         if vm.behaviour.join_seconds is not None:
             vm.time.plan(vm.behaviour.join_seconds, partial(self._joins, vm))
 
     def _joins(self, vm: FakeVm) -> None:
-        self._tell(vm, Joined(vm.id))
+        self._tell(vm, Joined())
         if vm.behaviour.leaves_after_seconds is not None:
-            leaves = partial(self._leaves, vm, vm.behaviour.leaves_as, "it left by itself")
-            vm.time.plan(vm.behaviour.leaves_after_seconds, leaves)
+            left = GuestLeft(vm.behaviour.leaves_as, "it left by itself")
+            vm.time.plan(vm.behaviour.leaves_after_seconds, partial(self._leaves, vm, left))
 
-    def _leaves(self, vm: FakeVm, cause: str, sentence: str) -> None:
+    def _leaves(self, vm: FakeVm, event: GuestLeft) -> None:
         if not vm.left:
             vm.left = True
-            self._tell(vm, GuestLeft(vm.id, cause, sentence))
+            self._tell(vm, event)
 
-    def _end(self, vm: FakeVm, last: Event, seconds: float) -> None:
+    def _end(self, vm: FakeVm, last: Gone | StartFailed, seconds: float) -> None:
         if vm.stage == "over":
             return
         vm.stage = "over"
         vm.time.end()
         self._later(seconds, partial(self._bury, vm, last))
 
-    def _bury(self, vm: FakeVm, last: Event) -> None:
+    def _bury(self, vm: FakeVm, last: Gone | StartFailed) -> None:
         self.desktop.ended.add(vm.id)
         self._tell(vm, last)
 
-    def _tell(self, vm: FakeVm, event: Event) -> None:
+    def _tell(self, vm: FakeVm, event: FromHypervisor) -> None:
         """Emit an event soon, or tell the next driver."""
         vm.unheard.append(event)
         self._later(0.0, partial(self._deliver, vm))
@@ -302,13 +297,13 @@ class FakeHypervisor:
         for event in unheard:
             if isinstance(event, Gone | StartFailed):
                 self.desktop.vms.pop(vm.id, None)
-            vm.driver._emit(event)
+            vm.driver._emit(Happened(vm.id, event))
 
     def _watch(self, vm: FakeVm, silence_seconds: float) -> None:
         """End a VM that nobody tends; forget one whose end nobody wants to hear."""
         if self.desktop.vms.get(vm.id) is not vm:
             return
-        until = max(self.desktop.tended_at + timedelta(seconds=silence_seconds), self.desktop.quiet_until)
+        until = max(self.desktop.heard_at + timedelta(seconds=silence_seconds), self.desktop.quiet_until)
         left_seconds = (until - self._now()).total_seconds()
         if left_seconds > 0:
             self._later(min(left_seconds, silence_seconds), partial(self._watch, vm, silence_seconds))
@@ -316,5 +311,5 @@ class FakeHypervisor:
             if vm.driver is None:
                 del self.desktop.vms[vm.id]
         else:
-            self._end(vm, Gone(vm.id, False, "its agent was silent for too long"), vm.behaviour.kill_seconds)
+            self._end(vm, Gone(False, "its agent was silent for too long"), vm.behaviour.kill_seconds)
             self._later(silence_seconds, partial(self._watch, vm, silence_seconds))

@@ -5,8 +5,11 @@ A guest's time runs only while its VM's CPUs do.
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Literal
 
 import msgspec
+
+from deskgrid.model.desktop import Fault
 
 Later = Callable[[float, Callable[[], None]], object]
 Now = Callable[[], datetime]
@@ -15,7 +18,7 @@ Now = Callable[[], datetime]
 class GuestBehaviour(msgspec.Struct, frozen=True):
     """What VMs of one image do. All seconds count while the VM's CPUs run, from the VM's start.
 
-    start_seconds: until Started. start_fault: it can't be started, and whose fault that is ("desktop", "image").
+    start_seconds: until Started. start_fault: it can't be started, and whose fault that is.
     alive_after_seconds: first sign of life; None: never. silent_on: accelerators on which it never shows one.
     join_seconds: from there until it has joined; None: never.
     leave_seconds: until it has vacated when it was asked; None: it ignores that.
@@ -25,13 +28,13 @@ class GuestBehaviour(msgspec.Struct, frozen=True):
     """
 
     start_seconds: float = 0.4
-    start_fault: str = ""
+    start_fault: Fault | None = None
     alive_after_seconds: float | None = 15.0
     silent_on: frozenset[str] = frozenset()
     join_seconds: float | None = 15.0
     leave_seconds: float | None = 1.0
     leaves_after_seconds: float | None = None
-    leaves_as: str = "unused"
+    leaves_as: Literal["unused", "failed"] = "unused"
     ends_after_seconds: float | None = None
     ends_with: str = "the guest's kernel gave up"
     kill_seconds: float = 0.1

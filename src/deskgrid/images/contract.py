@@ -1,14 +1,11 @@
 """The contract of a desktop's image store."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
-
-import msgspec
 
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
-from deskgrid.wire.disk import DiskServer
+from deskgrid.wire.disk import OpenedImage
 
 
 class ImageError(Exception):
@@ -17,17 +14,6 @@ class ImageError(Exception):
     def __init__(self, sentence: str, whose: Fault = Fault.DESKTOP) -> None:
         super().__init__(sentence)
         self.whose = whose
-
-
-class OpenedImage(msgspec.Struct, frozen=True):
-    """What a hypervisor may read until `close`: files, or a program that serves them. Holds a SECRET (`served`)."""
-
-    facts: ImageFacts
-    cmdline: str
-    disk: Path | None = None
-    kernel: Path | None = None
-    initrd: Path | None = None
-    served: DiskServer | None = None
 
 
 class ImageStore(Protocol):

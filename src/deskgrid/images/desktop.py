@@ -21,13 +21,13 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.host.system.programs import KEPT, environment, python
-from deskgrid.images.contract import ImageError, OpenedImage
+from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.words import Place, Version
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from deskgrid.model.values.moment import Moment
 from deskgrid.model.values.outside import read_json
-from deskgrid.wire.disk import DiskServer
+from deskgrid.wire.disk import DiskServer, OpenedImage
 
 log = logging.getLogger("deskgrid.images")
 ADMIT_SECONDS = 180.0
@@ -117,7 +117,7 @@ class DesktopStore:
         self._lock(ref)
         server = admission.server
         served = msgspec.structs.replace(server, opening=server.opening + bytes.fromhex(grant.key))
-        return OpenedImage(admission.facts, admission.cmdline, served=served)
+        return OpenedImage(admission.facts.ref, admission.cmdline, served=served)
 
     def close(self, ref: ImageRef) -> None:
         """A virtual machine of it is gone."""

@@ -9,8 +9,9 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from deskgrid.images.contract import ImageError, OpenedImage
+from deskgrid.images.contract import ImageError
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
+from deskgrid.wire.disk import OpenedImage
 
 
 class FakeStore:
@@ -69,7 +70,7 @@ class FakeStore:
             file.write_bytes(ref.digest.encode())
         with self._lock:
             self.opened[ref] = self.opened.get(ref, 0) + 1
-        return OpenedImage(self._held[ref], "", files[0], files[1], files[2])
+        return OpenedImage(ref, "", files[0], files[1], files[2])
 
     def close(self, ref: ImageRef) -> None:
         """The hypervisor no longer reads it."""

@@ -4,7 +4,7 @@ Rules, told first
 - The keeper starts `argv` with three more arguments: the path of the Unix socket to be made, and the numbers of two
   inherited memory files, for kernel and initrd ("-": there is none).
 - It writes `opening` to the standard input, which holds a SECRET and means nothing to the keeper; then, a JSON line
-  each, a `Command`. The process lives until its standard input ends, and dies with its keeper.
+  each, a `DiskCommand`. The process lives until its standard input ends, and dies with its keeper.
 - It fills the memory files, then says `ready`; or it says why not (`said`) and ends with another exit code than 0.
   What it says later are faults that it met, in sentences. One JSON line each.
 - It obeys commands from the start, while it still fills the memory files too. `status` is answered with an object in
@@ -14,10 +14,12 @@ Rules, told first
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from deskgrid.model.image import ImageRef
 from deskgrid.model.values.numbers import Bytes
 from deskgrid.model.values.outside import read_json
 
@@ -40,14 +42,35 @@ class DiskServer(msgspec.Struct, frozen=True):
         return f"DiskServer(argv={self.argv!r}, size_bytes={self.size_bytes}, opening=<secret>)"
 
 
-class Command(msgspec.Struct, frozen=True):
+class OpenedImage(msgspec.Struct, frozen=True):
+    """What a VM boots from, for as long as it lives: files, or a program that serves them. All read only.
+
+    disk: file of the raw disk (bootable by BIOS). kernel, initrd: files for who can boot a kernel directly.
+    served: in place of the three files. Holds a SECRET.
+    """
+
+    ref: ImageRef
+    cmdline: str = ""
+    disk: Path | None = None
+    kernel: Path | None = None
+    initrd: Path | None = None
+    served: DiskServer | None = None
+
+    def without_secret(self) -> "OpenedImage":
+        """The same without what opens it."""
+        if self.served is None:
+            return self
+        return msgspec.structs.replace(self, served=msgspec.structs.replace(self.served, opening=b""))
+
+
+class DiskCommand(msgspec.Struct, frozen=True):
     """A line to it. do: pause, resume (fetching), rate (value: bytes per second, 0: no limit), status, order."""
 
     do: str
     value: Bytes = 0
 
 
-class Word(msgspec.Struct, frozen=True, omit_defaults=True):
+class DiskMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """A line from it: one of them. ready: it serves. said: a fault, in a sentence. answer: to a command."""
 
     ready: dict[str, Any] | None = None
@@ -60,21 +83,21 @@ def environment(own: Mapping[str, str]) -> dict[str, str]:
     return {name: own[name] for name in _PASSED_ON if name in own} | _SPARING
 
 
-def encode_command(command: Command) -> bytes:
+def encode_command(command: DiskCommand) -> bytes:
     """One line, with its newline."""
     return msgspec.json.encode(command) + b"\n"
 
 
-def decode_command(line: bytes) -> Command:
+def decode_command(line: bytes) -> DiskCommand:
     """Raises: msgspec.MsgspecError."""
-    return read_json(line, type=Command)
+    return read_json(line, type=DiskCommand)
 
 
-def encode_word(word: Word) -> bytes:
+def encode_word(word: DiskMessage) -> bytes:
     """One line, with its newline."""
     return msgspec.json.encode(word) + b"\n"
 
 
-def decode_word(line: bytes) -> Word:
+def decode_word(line: bytes) -> DiskMessage:
     """Raises: msgspec.MsgspecError."""
-    return read_json(line, type=Word)
+    return read_json(line, type=DiskMessage)

@@ -1,6 +1,6 @@
 """What a guest and its keeper say to each other over the guest's second serial port (ttyS1).
 
-JSON lines, ASCII, at most 64 KiB each. The rules:
+JSON lines, ASCII, at most 64 KiB each. Rules:
 - guest: says `hello` every second until it has got `join`; then starts HTCondor's daemons and says `joined`; says
   `left` when its jobs have been vacated, asked or by itself. In a trial (images/publish/trial_boot.py) it says
   `machine` before that.
@@ -13,10 +13,11 @@ cut to a bounded length.
 """
 
 import json
-from typing import Literal
 
 import msgspec
 
+from deskgrid.core.commands import Renew
+from deskgrid.core.events import GuestLeft, Joined
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.values.numbers import AnyFloat, AnyInt
 from deskgrid.model.values.outside import JsonReader
@@ -31,18 +32,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """The guest's user space is up and waits for its instance data."""
 
 
-class Joined(msgspec.Struct, frozen=True, tag="joined"):
-    """HTCondor's daemons have been started."""
-
-
-class Left(msgspec.Struct, frozen=True, tag="left"):
-    """Nothing runs in the guest any more. cause: asked by us, unused for a while, or its daemons failed."""
-
-    cause: Literal["asked", "unused", "failed"]
-    sentence: str = ""
-
-
-class Machine(msgspec.Struct, frozen=True, tag="machine"):
+class TrialAd(msgspec.Struct, frozen=True, tag="machine"):
     """In a trial, before `left`: the plain values in its slot's ad, as HTCondor's tool printed them."""
 
     ad: dict[str, str | AnyInt | AnyFloat | bool]
@@ -58,16 +48,7 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """Vacate your jobs fast, then say `left`."""
 
 
-class Renew(msgspec.Struct, frozen=True, tag="renew"):
-    """A token that is valid for longer takes the place of the one before. SECRET."""
-
-    token: str
-
-    def __repr__(self) -> str:
-        return "Renew(token=<secret>)"
-
-
-FromGuest = Hello | Joined | Left | Machine
+FromGuest = Hello | Joined | GuestLeft | TrialAd
 ToGuest = Join | Leave | Renew
 
 _FROM_GUEST = JsonReader(FromGuest)
@@ -85,11 +66,11 @@ def decode_from_guest(line: bytes) -> FromGuest | None:
         message: FromGuest = _FROM_GUEST.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    if isinstance(message, Left):
-        return Left(cause=message.cause, sentence=printable(message.sentence, SENTENCE_CHARS))
-    if isinstance(message, Machine):
+    if isinstance(message, GuestLeft):
+        return GuestLeft(message.cause, printable(message.sentence, SENTENCE_CHARS) or "it gave no reason")
+    if isinstance(message, TrialAd):
         said = {printable(name, 128): value for name, value in message.ad.items()}
-        return Machine({k: printable(v, TEXT_CHARS) if isinstance(v, str) else v for k, v in said.items()})
+        return TrialAd({k: printable(v, TEXT_CHARS) if isinstance(v, str) else v for k, v in said.items()})
     return message
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.images.fetch.source import Origin
-from deskgrid.wire.disk import Command, Word, decode_word, encode_command
+from deskgrid.wire.disk import DiskCommand, DiskMessage, decode_word, encode_command
 from deskgrid.wire.neighbour import Given, Serving
 
 ARGV = (sys.executable, "-m", "deskgrid.images.neighbour.serve")
@@ -31,11 +31,11 @@ class Giver:
         self.origin = Origin(f"http://127.0.0.1:{self.port}")
 
     def given(self) -> Given:
-        self._write(encode_command(Command("status")))
+        self._write(encode_command(DiskCommand("status")))
         return msgspec.convert(self._word().answer, Given)
 
     def rate(self, value: int) -> None:
-        self._write(encode_command(Command("rate", value)))
+        self._write(encode_command(DiskCommand("rate", value)))
         self._word()
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ class Giver:
         self.process.stdin.write(line)
         self.process.stdin.flush()
 
-    def _word(self) -> Word:
+    def _word(self) -> DiskMessage:
         assert self.process.stdout is not None
         return decode_word(self.process.stdout.readline())
 

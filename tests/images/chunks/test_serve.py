@@ -25,7 +25,7 @@ from deskgrid.images.serve.launch import Server, blockdev
 from deskgrid.images.serve.prefetch import How
 from deskgrid.images.serve.serve import Order
 from deskgrid.images.store.store import ChunkStore, Limits
-from deskgrid.wire.disk import Command, decode_word, encode_command
+from deskgrid.wire.disk import DiskCommand, decode_word, encode_command
 from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, order, origin, published, web
 from tests.waiting import eventually
 
@@ -144,7 +144,7 @@ def test_it_obeys_while_it_fills_the_memory_files_and_ends_with_its_standard_inp
         assert "the guest waits" in decode_word(process.stdout.readline()).said
 
         def away() -> bool:
-            process.stdin.write(encode_command(Command("status")))
+            process.stdin.write(encode_command(DiskCommand("status")))
             process.stdin.flush()
             return "503" in decode_word(process.stdout.readline()).answer["away"]
 

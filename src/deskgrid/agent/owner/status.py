@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.agent.owner.usage import Gift
-from deskgrid.core.desktop.advance import Desk
-from deskgrid.core.desktop.advance import reports as vm_reports
+from deskgrid.core.desktop.state import AgentState, reports
 from deskgrid.host.system import sandbox
 from deskgrid.host.system.files import write_atomic
 from deskgrid.model.desktop import Availability, Room, VmReport
@@ -75,7 +74,7 @@ def status_of(
     desktop: str,
     pid: int,
     at: datetime,
-    desk: Desk,
+    state: AgentState,
     *,
     wish: Wish | None = None,
     faults: tuple[str, ...] = (),
@@ -85,17 +84,17 @@ def status_of(
     link_fault: str = "",
     zone: str = "",
 ) -> Status:
-    """The status of a desk. What the desk does not know is given beside it; see `Status`."""
-    reading, machine = desk.sensed.reading, desk.sensed.machine
+    """The status of an agent. What its state does not tell is given beside it; see `Status`."""
+    reading, machine = state.sensed.reading, state.sensed.machine
     return Status(
         desktop,
         pid,
         at,
-        desk.availability,
-        desk.room,
-        vm_reports(desk),
+        state.availability,
+        state.room,
+        reports(state),
         reading.sources,
-        desk.standing.refusal,
+        state.standing.refusal,
         reached_at,
         link_fault,
         reading.faults,
@@ -105,7 +104,7 @@ def status_of(
         machine.cpus,
         machine.memory_bytes,
         dict(cpu or {}),
-        desk.policy,
+        state.policy,
         sandbox.wall(),
         zone,
     )

@@ -32,10 +32,6 @@ _GIVING = (VmState.BOOTING, VmState.RUNNING)
 _HAD_WORK = (VmState.RUNNING, VmState.PAUSED)
 _OVER = (VmState.LEAVING, VmState.KILLING, VmState.ENDED)
 
-Given = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
-"""Seconds; more than any computer gives: a damaged file must not make sums that cannot be told."""
-Times = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
-
 
 class Used(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was given. vm_seconds: of running machines. core_seconds: the same times their processors.

@@ -67,13 +67,13 @@ def _agent(settings: Path | None) -> Agent | None:
     return Agent(chosen.state, chosen.coordinator, ca_file(chosen.state))
 
 
-def _seen(agent: Agent | None) -> cgroup.Seen | None:
+def _seen(agent: Agent | None) -> cgroup.GroupsSeen | None:
     """The group of the agent that runs here, if one does."""
     now = read_status(status_file(agent.state)) if agent is not None else None
     return cgroup.see(now.pid) if now is not None and Path(f"/proc/{now.pid}/cgroup").exists() else None
 
 
-def way(seen: cgroup.Seen | None) -> Finding:
+def way(seen: cgroup.GroupsSeen | None) -> Finding:
     """Whether VMs of the agent that runs here give way to the owner."""
     if seen is None:
         return Finding("gives-way", Level.OK, "Whether VMs give way was not looked at: no agent runs here.")

@@ -1,8 +1,8 @@
 """One HTTP connection, with bounds that uvicorn leaves to a proxy: how many there are, and each wait for a client.
 
 Rules, told first:
-- There are so many in all, and so many from one address (`places.py`); one more is cut as it is accepted (`limiter.py`),
-  and it is said.
+- There are so many in all, and so many from one address (`places.py`); one more is cut as it is accepted
+  (`limiter.py`), and it is said.
 - A request's head is small and complete within seconds, or the connection is cut; nothing is answered.
 - A request's body is complete within a time as a whole, whatever was answered meanwhile: a refusal that was said before
   the body came does not leave a connection to trickle.

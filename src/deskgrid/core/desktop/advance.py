@@ -1,43 +1,45 @@
-"""What a desktop's agent decides: from what it senses, is told and hears of its VMs, to commands. One pure `step`.
+"""What an agent decides: from what it senses, is ordered and hears of its VMs, to commands. One pure function.
 
-Rules, told first:
-- The owner always wins: a reading that refuses reaches every VM before anything else is looked at.
-- The coordinator's answer says all that should run; what it no longer names is withdrawn, what it names anew is begun
+Rules:
+- What came in is applied, what follows is derived once, then VMs react: to the owner before anything else.
+- The coordinator's answer names all that should run; what it no longer names is withdrawn, what it names anew begins
   only if the policy allows it now and there is room. A refused order ends at once, with the reason, and is not retried.
 - A lease that is over is withdrawn, whether the coordinator can be reached or not.
 - Memory or disk short: VMs end at once, newest first, one at a time. Only a fresh reading says that it is (still)
   short: one from before the last VM ended says nothing about the memory that is back. Of a reading that is a mean over
   some time, that time must pass too.
-- A wish, another policy and a computer that sleeps or shuts down are obeyed at once, as the owner who returns is.
+- A wish, another policy and a computer that sleeps or shuts down are obeyed at once, like an owner who returns.
 - While somebody uses the computer the policy may let its oldest VMs run on, never new ones.
 - What has ended stays ended: a driver that says that such a VM runs is told to kill it.
 - Lease times are moved to this desktop's clock when they arrive, so that a clock that is wrong does no harm.
+- Whether an accelerator is to be trusted is decided here alone: one on which a guest has lived is; a guest that is
+  silent there is its image's fault.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import assert_never
 
 import msgspec
 
-from deskgrid.core.desktop.inputs import Act as Act
-from deskgrid.core.desktop.inputs import Finishing as Finishing
-from deskgrid.core.desktop.inputs import HandingOver as HandingOver
-from deskgrid.core.desktop.inputs import Happened as Happened
-from deskgrid.core.desktop.inputs import Input as Input
-from deskgrid.core.desktop.inputs import Noted as Noted
-from deskgrid.core.desktop.inputs import Ruled as Ruled
-from deskgrid.core.desktop.inputs import Sensed as Sensed
-from deskgrid.core.desktop.inputs import Ticked as Ticked
-from deskgrid.core.desktop.inputs import Told as Told
-from deskgrid.core.desktop.inputs import Wished as Wished
-from deskgrid.core.desktop.state import ENDING, judged, report
-from deskgrid.core.desktop.state import Desk as Desk
-from deskgrid.core.desktop.state import begin as begin
-from deskgrid.core.desktop.state import next_due as next_due
-from deskgrid.core.desktop.state import reports as reports
-from deskgrid.core.desktop.state import unsaid as unsaid
-from deskgrid.core.desktop.vm import LEAVE_SECONDS, TABLE, Event, Kind, Vm, order, step, waited_out
+from deskgrid.core.commands import Distrust, Kill, Prove
+from deskgrid.core.desktop.inputs import (
+    Act,
+    Doubted,
+    Finishing,
+    HandingOver,
+    Input,
+    Ordered,
+    Ruled,
+    Sensed,
+    Ticked,
+    Wished,
+)
+from deskgrid.core.desktop.state import ENDING, AgentState, derived, report
+from deskgrid.core.desktop.vm import LEAVE_SECONDS, TABLE, Vm, order, step, waited_out
+from deskgrid.core.events import Alive, Allowed, AnyEvent, Due, HandedOver, Happened, Leased, RefusedNow, Withdrawn
 from deskgrid.core.policy import pacing
+from deskgrid.core.policy.refusals import BY_NAME
 from deskgrid.model.desktop import Fault, Transition, VmState
 from deskgrid.model.lease import Lease
 from deskgrid.model.reason import Reason
@@ -51,164 +53,182 @@ _AT_WORK = (VmState.RUNNING, VmState.PAUSED)
 _WITHDRAWN = Reason("withdrawn", "The coordinator no longer wants this virtual machine here.")
 _ALLOWED = Reason("allowed", "The owner has left again.")
 _SPARED = Reason("spared", "The policy lets it run on while somebody uses the computer.")
+_UPGRADE = Reason("agent-upgrade", "The agent of this desktop makes way for a newer one.")
 _WAITED_OUT = "It waited too long for data of its image."
 _LEASE_OVER = Reason("lease-over", "Its lease is over and was not renewed.")
 
 
-def advance(desk: Desk, given: Input, now: datetime) -> tuple[Desk, tuple[Act, ...]]:
-    """Decide what one input means.
+def advance(state: AgentState, given: Iterable[Input], now: datetime) -> tuple[AgentState, tuple[Act, ...]]:
+    """Decide what has come in together.
 
     Args:
-        desk: what is known. given: what came in. now: when (the agent's own steady clock, aware UTC).
+        state: what is known. given: what came in, in order. now: when (the agent's own steady clock, aware UTC).
 
     Returns:
         What is known now, and what drivers must do, in order.
     """
-    work = _Work(desk, now)
-    match given:
-        case Sensed() | Wished() | Ruled():
-            work.obey(given)
-        case Told():
-            work.obey_coordinator(given)
-        case Happened():
-            work.happen(given.vm_id, given.event)
-        case Noted():
-            work.note(given)
-        case Finishing() | HandingOver():
-            work.stop(given)
-        case Ticked():
-            pass
-        case _:
-            assert_never(given)
+    given = tuple(given)
+    work = _Work(_applied(state, given, now), now)
+    if any(isinstance(one, Sensed | Wished | Ruled) for one in given):
+        work.obey_owner()
+    for one in given:
+        match one:
+            case Sensed():
+                work.obey_memory()
+            case Ordered():
+                work.obey_coordinator(one)
+            case Happened():
+                work.happen(one.vm_id, one.event)
+            case Finishing() | HandingOver():
+                work.stop(one)
+            case Doubted():
+                work.distrust(one.accelerators)
+            case Wished() | Ruled() | Ticked():
+                pass
+            case _:
+                assert_never(one)
     work.obey_time()
-    return judged(work.desk, now), tuple(work.acts)
+    return derived(work.state, now), tuple(work.acts)
+
+
+def _applied(state: AgentState, given: tuple[Input, ...], now: datetime) -> AgentState:
+    """What is known with what came in, and what follows from it."""
+    for one in given:
+        match one:
+            case Sensed():
+                pace = pacing.load_seen(state.pace, state.policy, one.machine, now)
+                state = msgspec.structs.replace(state, sensed=one, pace=pace)
+            case Wished():
+                state = msgspec.structs.replace(state, wish=one.wish)
+            case Ruled():
+                state = msgspec.structs.replace(state, policy=one.policy)
+            case Finishing():
+                state = msgspec.structs.replace(state, finishing=one.reason)
+            case HandingOver():
+                state = msgspec.structs.replace(state, finishing=_UPGRADE)
+            case _:
+                pass
+    return derived(state, now)
 
 
 class _Work:
     """The bookkeeping of one call of `advance`."""
 
-    def __init__(self, desk: Desk, now: datetime) -> None:
-        self.desk, self.now = desk, now
+    def __init__(self, state: AgentState, now: datetime) -> None:
+        self.state, self.now = state, now
         self.acts: list[Act] = []
 
     def change(self, **fields: object) -> None:
-        """Something of what is known changes, and all that follows from it."""
-        self.desk = judged(msgspec.structs.replace(self.desk, **fields), self.now)
+        self.state = msgspec.structs.replace(self.state, **fields)
 
-    def ids(self) -> list[str]:
-        return list(self.desk.vms)
-
-    def happen(self, vm_id: str, event: Event) -> None:
-        vm = self.desk.vms.get(vm_id)
+    def happen(self, vm_id: str, event: AnyEvent) -> None:
+        vm = self.state.vms.get(vm_id)
         if vm is None:
-            self.acts += [Act(vm_id, command) for command in TABLE[VmState.ENDED][event.kind].commands]
+            row = TABLE[VmState.ENDED].get(type(event))
+            self.acts += [Act(vm_id, Kill()) for _ in row.commands] if row is not None else []
             return
         after, commands = step(vm, event, self.now)
-        self.acts += [Act(vm_id, command, after.lease, after.accelerator) for command in commands]
-        if event.kind is Kind.ALIVE and after.accelerator not in self.desk.proven:
-            self.desk = msgspec.structs.replace(self.desk, proven=self.desk.proven | {after.accelerator})
+        self.acts += [Act(vm_id, command) for command in commands]
+        if isinstance(event, Alive) and after.accelerator not in self.state.proven:
+            self.change(proven=self.state.proven | {after.accelerator})
+            self.acts.append(Act(vm_id, Prove(after.accelerator)))
         self._keep(vm, after, event)
 
-    def note(self, noted: Noted) -> None:
-        if (vm := self.desk.vms.get(noted.vm_id)) is not None:
-            self._tell(Transition(vm.id, self.now, vm.state, noted.event, noted.sentence))
+    def _keep(self, before: Vm | None, after: Vm, event: AnyEvent) -> None:
+        moved = before is None or before.state is not after.state or (after.waited and not before.waited)
+        if moved or event.noted:
+            self._tell(Transition(after.id, self.now, after.state, event.name, event.reason.sentence))
+        if after.state is not VmState.ENDED:
+            self.change(vms={**self.state.vms, after.id: after})
+            return
+        vms = {vm_id: vm for vm_id, vm in self.state.vms.items() if vm_id != after.id}
+        spent = {**self.state.spent, after.id: after.lease.until}
+        self.change(vms=vms, ended=(*self.state.ended, report(after)), spent=spent)
 
     def _tell(self, line: Transition) -> None:
-        desk = self.desk
-        lost = max(0, len(desk.story) + 1 - STORY_LINES)
-        story = (*desk.story, line)[lost:]
-        self.desk = msgspec.structs.replace(desk, story=story, story_from=desk.story_from + lost)
-
-    def _keep(self, before: Vm | None, after: Vm, event: Event) -> None:
-        if before is None or before.state is not after.state or (after.waited and not before.waited):
-            self._tell(Transition(after.id, self.now, after.state, event.kind, event.reason.sentence))
-        desk = self.desk
-        vms = {**desk.vms, after.id: after}
-        ended, spent = desk.ended, desk.spent
-        if after.state is VmState.ENDED:
-            del vms[after.id]
-            ended = (*ended, report(after))
-            spent = {**spent, after.id: after.lease.until}
-        self.desk = msgspec.structs.replace(desk, vms=vms, ended=ended, spent=spent)
-
-    def obey(self, given: Sensed | Wished | Ruled) -> None:
-        """The owner's side has changed: what is seen of them, what they ask for, what they allow."""
-        if isinstance(given, Sensed):
-            pace = pacing.load_seen(self.desk.pace, self.desk.policy, given.machine, self.now)
-            self.change(sensed=given, pace=pace)
-        elif isinstance(given, Wished):
-            self.change(wish=given.wish)
-        else:
-            self.change(policy=given.policy)
-        self.obey_owner()
-        if isinstance(given, Sensed):
-            self.obey_memory()
-
-    def stop(self, given: Finishing | HandingOver) -> None:
-        """Nothing new is begun any more; what runs leaves, or waits for the next agent."""
-        self.change(finishing=given.reason)
-        handed = isinstance(given, HandingOver)
-        for vm_id in self.ids():
-            if handed:
-                self.note(Noted(vm_id, Kind.HANDED_OVER, given.reason.sentence))
-            self.happen(vm_id, Event(Kind.HANDED_OVER if handed else Kind.WITHDRAWN, given.reason))
+        lost = max(0, len(self.state.story) + 1 - STORY_LINES)
+        self.change(story=(*self.state.story, line)[lost:], story_from=self.state.story_from + lost)
 
     def obey_owner(self) -> None:
-        stop, spared = self.desk.standing.event, self.desk.standing.spared
-        for vm_id in self.ids():
-            vm = self.desk.vms[vm_id]
+        """What the owner does, asks for or allows has changed: VMs stop, or go on."""
+        stop, spared = self.state.standing.event, self.state.standing.spared
+        for vm in self.state.vms.values():
             spare = spared > 0 and vm.state in _AT_WORK
             spared -= spare
             if stop is not None and not spare:
-                self.happen(vm_id, stop)
+                self.happen(vm.id, stop)
             elif vm.state is VmState.PAUSED:
-                self.happen(vm_id, Event(Kind.ALLOWED, _ALLOWED if stop is None else _SPARED))
+                self.happen(vm.id, Allowed(_ALLOWED if stop is None else _SPARED))
 
-    def obey_coordinator(self, told: Told) -> None:
-        if told.to <= self.desk.told:
+    def obey_memory(self) -> None:
+        """The newest VM ends, when what it has is needed; one that is ending already comes first."""
+        short, pace = self.state.standing.gives_back, self.state.pace
+        if short is None:
+            return
+        ending = [vm.id for vm in self.state.vms.values() if vm.state in ENDING]
+        mean = BY_NAME[short.name].mean_seconds
+        if mean and not ending and pace.eased_at and self.now - pace.eased_at < timedelta(seconds=mean + LEAVE_SECONDS):
+            return
+        for vm_id in ending or list(self.state.vms)[-1:]:
+            self.happen(vm_id, RefusedNow(short))
+        if mean and not ending:
+            self.change(pace=msgspec.structs.replace(pace, eased_at=self.now))
+
+    def stop(self, given: Finishing | HandingOver) -> None:
+        """Nothing new begins any more; what runs leaves, or waits for the next agent."""
+        for vm_id in list(self.state.vms):
+            handed = isinstance(given, HandingOver)
+            self.happen(vm_id, HandedOver(_UPGRADE) if handed else Withdrawn(given.reason))
+
+    def distrust(self, accelerators: Iterable[str]) -> None:
+        """What was found on a trial, for accelerators on which no guest has lived yet."""
+        self.acts += [Act("", Distrust(name)) for name in accelerators if name not in self.state.proven]
+
+    def obey_coordinator(self, ordered: Ordered) -> None:
+        if ordered.to <= self.state.answered:
             return  # late or repeated: a newer answer has been obeyed
-        known = min(max(0, told.story_until - self.desk.story_from), len(self.desk.story))
-        ours = {lease.vm_id: _on_our_clock(lease, told.their_now, self.now) for lease in told.leases}
-        ended = tuple(vm for vm in self.desk.ended if vm.vm_id not in told.acknowledged)
+        known = min(max(0, ordered.story_until - self.state.story_from), len(self.state.story))
+        ours = {lease.vm_id: _on_our_clock(lease, ordered.their_now, self.now) for lease in ordered.leases}
+        ended = tuple(vm for vm in self.state.ended if vm.vm_id not in ordered.acknowledged)
         unsettled = {*ours, *(vm.vm_id for vm in ended)}
-        self.desk = msgspec.structs.replace(
-            self.desk,
-            told=told.to,
+        self.change(
+            answered=ordered.to,
             ended=ended,
-            story=self.desk.story[known:],
-            story_from=self.desk.story_from + known,
-            spent={vm_id: until for vm_id, until in self.desk.spent.items() if until > self.now or vm_id in unsettled},
+            story=self.state.story[known:],
+            story_from=self.state.story_from + known,
+            spent={vm_id: until for vm_id, until in self.state.spent.items() if until > self.now or vm_id in unsettled},
         )
-        for vm_id in self.ids():
-            if vm_id in ours:
-                self.happen(vm_id, Event(Kind.LEASE, ours[vm_id].reason, until=ours[vm_id].until))
+        for vm_id in list(self.state.vms):
+            if (lease := ours.get(vm_id)) is not None:
+                self.happen(vm_id, Leased(lease.reason, lease.until))
             else:
-                self.happen(vm_id, Event(Kind.WITHDRAWN, _WITHDRAWN))
+                self.happen(vm_id, Withdrawn(_WITHDRAWN))
         for lease in ours.values():
-            if lease.vm_id not in self.desk.vms and lease.vm_id not in self.desk.spent:
+            if lease.vm_id not in self.state.vms and lease.vm_id not in self.state.spent:
                 self._begin(lease)
 
     def _begin(self, lease: Lease) -> None:
-        self.change()
+        self.state = derived(self.state, self.now)  # the VM before this one has taken its room
         vm, commands = order(lease, self.now)
-        event = Event(Kind.LEASE, lease.reason)
+        event = Leased(lease.reason, lease.until)
         refusal = self._refuse(lease)
         self._keep(None, vm, event)
         if refusal is not None:
-            self._keep(vm, msgspec.structs.replace(vm, state=VmState.ENDED, reason=refusal), Event(event.kind, refusal))
+            refused = msgspec.structs.replace(vm, state=VmState.ENDED, reason=refusal)
+            self._keep(vm, refused, Leased(refusal, lease.until))
             return
-        self.acts += [Act(vm.id, command, lease) for command in commands]
-        self.change(pace=msgspec.structs.replace(self.desk.pace, started_at=self.now))
+        self.acts += [Act(vm.id, command) for command in commands]
+        self.change(pace=msgspec.structs.replace(self.state.pace, started_at=self.now))
 
     def _refuse(self, lease: Lease) -> Reason | None:
-        desk = self.desk
-        if desk.finishing is not None:
-            return desk.finishing
-        if not desk.availability.available:
-            return desk.availability.refusals[0]
+        state = self.state
+        if state.finishing is not None:
+            return state.finishing
+        if not state.availability.available:
+            return state.availability.refusals[0]
         if lease.until <= self.now:
             return _LEASE_OVER
-        size, room = lease.size, desk.room
+        size, room = lease.size, state.room
         if size.odd:
             return Reason("odd-size", "The coordinator asked for a virtual machine of a size that none can have.")
         if room.vms > 0 and room.cpus >= size.cpus and room.memory_bytes >= size.memory_bytes and room.disk_bytes > 0:
@@ -222,26 +242,12 @@ class _Work:
         )
 
     def obey_time(self) -> None:
-        for vm_id in self.ids():
-            vm = self.desk.vms[vm_id]
+        for vm in self.state.vms.values():
             if vm.lease.until <= self.now and vm.state not in ENDING:
-                self.happen(vm_id, Event(Kind.WITHDRAWN, _LEASE_OVER))
+                self.happen(vm.id, Withdrawn(_LEASE_OVER))
             elif vm.deadline is not None and vm.deadline <= self.now:
-                silent = vm.state is VmState.BOOTING and vm.accelerator in self.desk.proven and not waited_out(vm)
-                self.happen(vm_id, Event(Kind.DUE, _due(vm), fault=Fault.IMAGE if silent else Fault.NONE))
-
-    def obey_memory(self) -> None:
-        short, pace = self.desk.standing.gives_back, self.desk.pace
-        if short is None:
-            return
-        ending = [vm.id for vm in self.desk.vms.values() if vm.state in ENDING]
-        mean = short.refusal.mean_seconds
-        if mean and not ending and pace.eased_at and self.now - pace.eased_at < timedelta(seconds=mean + LEAVE_SECONDS):
-            return
-        for vm_id in ending or self.ids()[-1:]:
-            self.happen(vm_id, Event(Kind.REFUSED_NOW, short.reason))
-        if mean and not ending:
-            self.change(pace=msgspec.structs.replace(pace, eased_at=self.now))
+                silent = vm.state is VmState.BOOTING and vm.accelerator in self.state.proven and not waited_out(vm)
+                self.happen(vm.id, Due(_due(vm), Fault.IMAGE if silent else Fault.NONE))
 
 
 def _on_our_clock(lease: Lease, their_now: datetime, our_now: datetime) -> Lease:

@@ -1,12 +1,12 @@
-"""What comes in to a desk, and what goes out: the words between `core/desktop/advance.py` and the loop that drives
-it.
-"""
+"""What comes in to an agent's decisions, and what goes out: between `core/desktop/advance.py` and the agent's loop."""
 
 from datetime import datetime
+from typing import TypeAlias
 
 import msgspec
 
-from deskgrid.core.desktop.vm import Command, Event
+from deskgrid.core.commands import Command
+from deskgrid.core.events import Happened
 from deskgrid.model.lease import Lease
 from deskgrid.model.policy import Machine, Policy
 from deskgrid.model.presence import Reading
@@ -14,7 +14,7 @@ from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Wish
 
 
-class Sensed(msgspec.Struct, frozen=True):
+class Sensed(msgspec.Struct, frozen=True, tag=True):
     """Presence and resources were read. local: now in the desktop's time zone. faults: see `availability`."""
 
     reading: Reading
@@ -23,11 +23,11 @@ class Sensed(msgspec.Struct, frozen=True):
     faults: tuple[Reason, ...] = ()
 
 
-class Told(msgspec.Struct, frozen=True):
-    """The coordinator answered a report.
+class Ordered(msgspec.Struct, frozen=True, tag=True):
+    """The coordinator answered a report: all that should run here.
 
-    their_now: its clock. to: the sequence of the report it answers. story_until: so many lines of story, counted from
-    the agent's start, are recorded there.
+    their_now: its clock. to: the sequence of the report that it answers. story_until: so many lines of story, counted
+    from the agent's start, are recorded there.
     """
 
     to: int
@@ -37,56 +37,48 @@ class Told(msgspec.Struct, frozen=True):
     story_until: int = 0
 
 
-class Happened(msgspec.Struct, frozen=True):
-    """Something happened to a VM."""
-
-    vm_id: str
-    event: Event
-
-
-class Noted(msgspec.Struct, frozen=True):
-    """Something that decides nothing, but belongs into a VM's story."""
-
-    vm_id: str
-    event: str
-    sentence: str
-
-
-class Ticked(msgspec.Struct, frozen=True):
+class Ticked(msgspec.Struct, frozen=True, tag=True):
     """Time passed."""
 
 
-class Finishing(msgspec.Struct, frozen=True):
+class Finishing(msgspec.Struct, frozen=True, tag=True):
     """The agent is to stop: every VM is asked to leave."""
 
     reason: Reason
 
 
-class HandingOver(msgspec.Struct, frozen=True):
-    """The agent makes way for a newer one: nothing new is begun, and what runs goes on until it is found again."""
+class HandingOver(msgspec.Struct, frozen=True, tag=True):
+    """The agent makes way for a newer one: nothing new begins, and what runs goes on until the newer one finds it.
 
-    reason: Reason
+    seconds: how long VMs wait for it.
+    """
+
+    seconds: float
 
 
-class Wished(msgspec.Struct, frozen=True):
+class Wished(msgspec.Struct, frozen=True, tag=True):
     """The owner asks for something; None, or a wish to resume: for nothing any more."""
 
     wish: Wish | None
 
 
-class Ruled(msgspec.Struct, frozen=True):
+class Ruled(msgspec.Struct, frozen=True, tag=True):
     """Another policy is in force; what runs obeys it at once."""
 
     policy: Policy
 
 
-Input = Sensed | Told | Happened | Noted | Ticked | Finishing | HandingOver | Wished | Ruled
+class Doubted(msgspec.Struct, frozen=True, tag=True):
+    """A trial on this computer found accelerators that are too slow, or hang."""
+
+    accelerators: tuple[str, ...]
+
+
+Input: TypeAlias = Sensed | Ordered | Happened | Ticked | Finishing | HandingOver | Wished | Ruled | Doubted
 
 
 class Act(msgspec.Struct, frozen=True):
-    """A command for the drivers of one VM. lease: of a VM that is known; accelerator: for DISTRUST."""
+    """A command for the drivers. vm_id: its VM's; "": no VM's."""
 
     vm_id: str
     command: Command
-    lease: Lease | None = None
-    accelerator: str = ""

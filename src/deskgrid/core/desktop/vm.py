@@ -1,6 +1,6 @@
 """The life of a virtual machine: one table.
 
-Rules, told first:
+Rules:
 - A VM runs only under a live lease and an allowing policy. The owner always wins: a refusal stops its CPUs at once.
 - Everything that can happen to a VM is an event; every event has a row in every state, so a lease that arrives as
   the owner returns is a row with an answer, not an exception. The figure in docs/vm-life.md is drawn from this table.
@@ -11,7 +11,7 @@ Rules, told first:
 - Before the guest is up there is no work to lose: it is killed at once.
 - A computer that goes to sleep is like an owner who returns: the VM is paused, and time goes on while it sleeps. One
   that shuts down leaves no time for a grace. An agent that is replaced orders nothing: its VMs are found again.
-- A VM in a state with a deadline gets DUE when the deadline has passed; a deadline never waits for an answer. Only
+- A VM in a state with a deadline gets `Due` when the deadline has passed; a deadline never waits for an answer. Only
   RUNNING has the lease's end for its deadline; in the other states the desk withdraws it when its lease is over.
 - While what it boots from is still being fetched its deadline is put off, for WAIT_SECONDS at most: a source that is
   away for minutes ends nobody. One that has waited longer ends, and no accelerator is blamed.
@@ -21,11 +21,34 @@ Rules, told first:
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from enum import StrEnum
+from typing import get_args
 
 import msgspec
 
-from deskgrid.core.events import Event, Kind
+from deskgrid.core.commands import CancelFetch, Command, Distrust, Fetch, Kill, Pause, Resume, Start, Vacate
+from deskgrid.core.events import (
+    Alive,
+    Allowed,
+    AnyEvent,
+    Due,
+    Event,
+    Fetched,
+    FetchFailed,
+    Gone,
+    GuestLeft,
+    HandedOver,
+    Joined,
+    Leased,
+    Paused,
+    Refused,
+    RefusedNow,
+    ShuttingDown,
+    Sleeping,
+    Started,
+    StartFailed,
+    Waiting,
+    Withdrawn,
+)
 from deskgrid.model.desktop import Fault, VmState
 from deskgrid.model.lease import Lease
 from deskgrid.model.reason import Reason
@@ -44,24 +67,11 @@ SOFTWARE = ("tcg", "fake")
 """Accelerators that emulate: nothing is left to fall back to."""
 
 
-class Command(StrEnum):
-    """What a driver is asked to do."""
-
-    FETCH = "fetch"
-    CANCEL_FETCH = "cancel-fetch"
-    START = "start"
-    PAUSE = "pause"
-    RESUME = "resume"
-    VACATE = "vacate"
-    KILL = "kill"
-    DISTRUST = "distrust"  # this accelerator shows no sign of life: do not use it again here
-
-
 class Vm(msgspec.Struct, frozen=True):
     """A VM as its agent knows it.
 
     reason: why it is in this state; from LEAVING on, why it ends (the first cause stays).
-    deadline: when DUE comes. alive: its guest has spoken. waited: it has had to wait for data of its image.
+    deadline: when `Due` comes. alive: its guest has spoken. waited: it has had to wait for data of its image.
     accelerator: what it runs on.
     """
 
@@ -85,14 +95,14 @@ def _alive_seconds(accelerator: str) -> float:
     return ALIVE_SECONDS_SOFTWARE if accelerator in SOFTWARE else ALIVE_SECONDS_HARDWARE
 
 
-Deadline = Callable[[Vm, Event, datetime], datetime | None]
+Deadline = Callable[[Vm, AnyEvent, datetime], datetime | None]
 
 
 class Row(msgspec.Struct, frozen=True):
     """One row: where to, what to order, how long the new state may last (None: keep the present deadline)."""
 
     to: VmState
-    commands: tuple[Command, ...] = ()
+    commands: tuple[type[Command], ...] = ()
     deadline: Deadline | None = None
 
 
@@ -100,19 +110,20 @@ def _after(seconds: float) -> Deadline:
     return lambda vm, event, now: now + timedelta(seconds=seconds)
 
 
-def _lease_end(vm: Vm, event: Event, now: datetime) -> datetime | None:
-    return event.until or vm.lease.until
+def _lease_end(vm: Vm, event: AnyEvent, now: datetime) -> datetime | None:
+    return vm.lease.until
 
 
-def _grace(vm: Vm, event: Event, now: datetime) -> datetime | None:
+def _grace(vm: Vm, event: AnyEvent, now: datetime) -> datetime | None:
+    assert isinstance(event, Refused | Sleeping)
     return now + timedelta(seconds=event.grace_seconds)
 
 
-def _sign_of_life(vm: Vm, event: Event, now: datetime) -> datetime | None:
-    return now + timedelta(seconds=_alive_seconds(event.accelerator))
+def _sign_of_life(vm: Vm, event: AnyEvent, now: datetime) -> datetime | None:
+    return now + timedelta(seconds=_alive_seconds(vm.accelerator))
 
 
-def _put_off(vm: Vm, event: Event, now: datetime) -> datetime | None:
+def _put_off(vm: Vm, event: AnyEvent, now: datetime) -> datetime | None:
     """As long as its state may last, from now on; not longer than WAIT_SECONDS from its beginning, nor shorter."""
     seconds = START_SECONDS if vm.state is VmState.STARTING else _alive_seconds(vm.accelerator)
     later = min(now + timedelta(seconds=seconds), vm.since + timedelta(seconds=WAIT_SECONDS))
@@ -124,149 +135,152 @@ def waited_out(vm: Vm) -> bool:
     return vm.waited and vm.deadline is not None and vm.deadline >= vm.since + timedelta(seconds=WAIT_SECONDS)
 
 
-def _never(vm: Vm, event: Event, now: datetime) -> datetime | None:
+def _never(vm: Vm, event: AnyEvent, now: datetime) -> datetime | None:
     return None
 
 
-S, K, C = VmState, Kind, Command
-_KILL = Row(S.KILLING, (C.KILL,), _after(KILL_AGAIN_SECONDS))
+S = VmState
+NOTES = (Joined, Paused)
+"""Events that are for the VM's story only: they move nothing in any state."""
+KINDS: tuple[type[Event], ...] = tuple(kind for kind in get_args(AnyEvent) if kind not in NOTES)
+_KILL = Row(S.KILLING, (Kill,), _after(KILL_AGAIN_SECONDS))
 _END = Row(S.ENDED, (), _never)
 
-TABLE: Mapping[VmState, Mapping[Kind, Row]] = {
+TABLE: Mapping[VmState, Mapping[type[Event], Row]] = {
     S.FETCHING: {
-        K.LEASE: Row(S.FETCHING),
-        K.WITHDRAWN: Row(S.ENDED, (C.CANCEL_FETCH,), _never),
-        K.REFUSED: Row(S.ENDED, (C.CANCEL_FETCH,), _never),
-        K.REFUSED_NOW: Row(S.ENDED, (C.CANCEL_FETCH,), _never),
-        K.ALLOWED: Row(S.FETCHING),
-        K.SLEEPING: Row(S.ENDED, (C.CANCEL_FETCH,), _never),
-        K.SHUTTING_DOWN: Row(S.ENDED, (C.CANCEL_FETCH,), _never),
-        K.HANDED_OVER: Row(S.FETCHING),
-        K.FETCHED: Row(S.STARTING, (C.START,), _after(START_SECONDS)),
-        K.FETCH_FAILED: _END,
-        K.STARTED: _KILL,  # of an earlier life: nobody ordered it
-        K.START_FAILED: Row(S.FETCHING),
-        K.WAITING: Row(S.FETCHING),
-        K.ALIVE: Row(S.FETCHING),
-        K.LEFT: Row(S.FETCHING),
-        K.GONE: Row(S.FETCHING),
-        K.DUE: Row(S.ENDED, (C.CANCEL_FETCH,), _never),
+        Leased: Row(S.FETCHING),
+        Withdrawn: Row(S.ENDED, (CancelFetch,), _never),
+        Refused: Row(S.ENDED, (CancelFetch,), _never),
+        RefusedNow: Row(S.ENDED, (CancelFetch,), _never),
+        Allowed: Row(S.FETCHING),
+        Sleeping: Row(S.ENDED, (CancelFetch,), _never),
+        ShuttingDown: Row(S.ENDED, (CancelFetch,), _never),
+        HandedOver: Row(S.FETCHING),
+        Fetched: Row(S.STARTING, (Start,), _after(START_SECONDS)),
+        FetchFailed: _END,
+        Started: _KILL,  # of an earlier life: nobody ordered it
+        StartFailed: Row(S.FETCHING),
+        Waiting: Row(S.FETCHING),
+        Alive: Row(S.FETCHING),
+        GuestLeft: Row(S.FETCHING),
+        Gone: Row(S.FETCHING),
+        Due: Row(S.ENDED, (CancelFetch,), _never),
     },
     S.STARTING: {
-        K.LEASE: Row(S.STARTING),
-        K.WITHDRAWN: _KILL,
-        K.REFUSED: _KILL,
-        K.REFUSED_NOW: _KILL,
-        K.ALLOWED: Row(S.STARTING),
-        K.SLEEPING: _KILL,
-        K.SHUTTING_DOWN: _KILL,
-        K.HANDED_OVER: Row(S.STARTING),
-        K.FETCHED: Row(S.STARTING),
-        K.FETCH_FAILED: Row(S.STARTING),
-        K.STARTED: Row(S.BOOTING, (), _sign_of_life),
-        K.START_FAILED: _END,
-        K.WAITING: Row(S.STARTING, (), _put_off),
-        K.ALIVE: Row(S.RUNNING, (), _lease_end),
-        K.LEFT: _KILL,
-        K.GONE: _END,
-        K.DUE: _KILL,
+        Leased: Row(S.STARTING),
+        Withdrawn: _KILL,
+        Refused: _KILL,
+        RefusedNow: _KILL,
+        Allowed: Row(S.STARTING),
+        Sleeping: _KILL,
+        ShuttingDown: _KILL,
+        HandedOver: Row(S.STARTING),
+        Fetched: Row(S.STARTING),
+        FetchFailed: Row(S.STARTING),
+        Started: Row(S.BOOTING, (), _sign_of_life),
+        StartFailed: _END,
+        Waiting: Row(S.STARTING, (), _put_off),
+        Alive: Row(S.RUNNING, (), _lease_end),
+        GuestLeft: _KILL,
+        Gone: _END,
+        Due: _KILL,
     },
     S.BOOTING: {
-        K.LEASE: Row(S.BOOTING),
-        K.WITHDRAWN: _KILL,
-        K.REFUSED: _KILL,
-        K.REFUSED_NOW: _KILL,
-        K.ALLOWED: Row(S.BOOTING),
-        K.SLEEPING: _KILL,
-        K.SHUTTING_DOWN: _KILL,
-        K.HANDED_OVER: Row(S.BOOTING),
-        K.FETCHED: Row(S.BOOTING),
-        K.FETCH_FAILED: Row(S.BOOTING),
-        K.STARTED: Row(S.BOOTING),
-        K.START_FAILED: _END,
-        K.WAITING: Row(S.BOOTING, (), _put_off),
-        K.ALIVE: Row(S.RUNNING, (), _lease_end),
-        K.LEFT: _KILL,
-        K.GONE: _END,
-        K.DUE: Row(S.KILLING, (C.DISTRUST, C.KILL), _after(KILL_AGAIN_SECONDS)),
+        Leased: Row(S.BOOTING),
+        Withdrawn: _KILL,
+        Refused: _KILL,
+        RefusedNow: _KILL,
+        Allowed: Row(S.BOOTING),
+        Sleeping: _KILL,
+        ShuttingDown: _KILL,
+        HandedOver: Row(S.BOOTING),
+        Fetched: Row(S.BOOTING),
+        FetchFailed: Row(S.BOOTING),
+        Started: Row(S.BOOTING),
+        StartFailed: _END,
+        Waiting: Row(S.BOOTING, (), _put_off),
+        Alive: Row(S.RUNNING, (), _lease_end),
+        GuestLeft: _KILL,
+        Gone: _END,
+        Due: Row(S.KILLING, (Distrust, Kill), _after(KILL_AGAIN_SECONDS)),
     },
     S.RUNNING: {
-        K.LEASE: Row(S.RUNNING, (), _lease_end),
-        K.WITHDRAWN: Row(S.LEAVING, (C.VACATE,), _after(FINISH_SECONDS)),
-        K.REFUSED: Row(S.PAUSED, (C.PAUSE,), _grace),
-        K.REFUSED_NOW: Row(S.LEAVING, (C.PAUSE, C.VACATE), _after(LEAVE_SECONDS)),
-        K.ALLOWED: Row(S.RUNNING),
-        K.SLEEPING: Row(S.PAUSED, (C.PAUSE,), _grace),
-        K.SHUTTING_DOWN: Row(S.LEAVING, (C.PAUSE, C.VACATE), _after(LEAVE_SECONDS)),
-        K.HANDED_OVER: Row(S.RUNNING),
-        K.FETCHED: Row(S.RUNNING),
-        K.FETCH_FAILED: Row(S.RUNNING),
-        K.STARTED: Row(S.RUNNING),
-        K.START_FAILED: _END,
-        K.WAITING: Row(S.RUNNING),
-        K.ALIVE: Row(S.RUNNING),
-        K.LEFT: _KILL,
-        K.GONE: _END,
-        K.DUE: Row(S.LEAVING, (C.VACATE,), _after(FINISH_SECONDS)),
+        Leased: Row(S.RUNNING, (), _lease_end),
+        Withdrawn: Row(S.LEAVING, (Vacate,), _after(FINISH_SECONDS)),
+        Refused: Row(S.PAUSED, (Pause,), _grace),
+        RefusedNow: Row(S.LEAVING, (Pause, Vacate), _after(LEAVE_SECONDS)),
+        Allowed: Row(S.RUNNING),
+        Sleeping: Row(S.PAUSED, (Pause,), _grace),
+        ShuttingDown: Row(S.LEAVING, (Pause, Vacate), _after(LEAVE_SECONDS)),
+        HandedOver: Row(S.RUNNING),
+        Fetched: Row(S.RUNNING),
+        FetchFailed: Row(S.RUNNING),
+        Started: Row(S.RUNNING),
+        StartFailed: _END,
+        Waiting: Row(S.RUNNING),
+        Alive: Row(S.RUNNING),
+        GuestLeft: _KILL,
+        Gone: _END,
+        Due: Row(S.LEAVING, (Vacate,), _after(FINISH_SECONDS)),
     },
     S.PAUSED: {
-        K.LEASE: Row(S.PAUSED),
-        K.WITHDRAWN: Row(S.LEAVING, (C.VACATE,), _after(LEAVE_SECONDS)),
-        K.REFUSED: Row(S.PAUSED, (), _grace),
-        K.REFUSED_NOW: Row(S.LEAVING, (C.VACATE,), _after(LEAVE_SECONDS)),
-        K.ALLOWED: Row(S.RUNNING, (C.RESUME,), _lease_end),
-        K.SLEEPING: Row(S.PAUSED, (), _grace),
-        K.SHUTTING_DOWN: Row(S.LEAVING, (C.VACATE,), _after(LEAVE_SECONDS)),
-        K.HANDED_OVER: Row(S.PAUSED),
-        K.FETCHED: Row(S.PAUSED),
-        K.FETCH_FAILED: Row(S.PAUSED),
-        K.STARTED: Row(S.PAUSED, (C.PAUSE,)),  # it must not run
-        K.START_FAILED: _END,
-        K.WAITING: Row(S.PAUSED),
-        K.ALIVE: Row(S.PAUSED),
-        K.LEFT: _KILL,
-        K.GONE: _END,
-        K.DUE: Row(S.LEAVING, (C.VACATE,), _after(LEAVE_SECONDS)),
+        Leased: Row(S.PAUSED),
+        Withdrawn: Row(S.LEAVING, (Vacate,), _after(LEAVE_SECONDS)),
+        Refused: Row(S.PAUSED, (), _grace),
+        RefusedNow: Row(S.LEAVING, (Vacate,), _after(LEAVE_SECONDS)),
+        Allowed: Row(S.RUNNING, (Resume,), _lease_end),
+        Sleeping: Row(S.PAUSED, (), _grace),
+        ShuttingDown: Row(S.LEAVING, (Vacate,), _after(LEAVE_SECONDS)),
+        HandedOver: Row(S.PAUSED),
+        Fetched: Row(S.PAUSED),
+        FetchFailed: Row(S.PAUSED),
+        Started: Row(S.PAUSED, (Pause,)),  # it must not run
+        StartFailed: _END,
+        Waiting: Row(S.PAUSED),
+        Alive: Row(S.PAUSED),
+        GuestLeft: _KILL,
+        Gone: _END,
+        Due: Row(S.LEAVING, (Vacate,), _after(LEAVE_SECONDS)),
     },
     S.LEAVING: {
-        K.LEASE: Row(S.LEAVING),  # too late: a leaving guest has given up its jobs
-        K.WITHDRAWN: Row(S.LEAVING),
-        K.REFUSED: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
-        K.REFUSED_NOW: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
-        K.ALLOWED: Row(S.LEAVING),
-        K.SLEEPING: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
-        K.SHUTTING_DOWN: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
-        K.HANDED_OVER: Row(S.LEAVING),
-        K.FETCHED: Row(S.LEAVING),
-        K.FETCH_FAILED: Row(S.LEAVING),
-        K.STARTED: _KILL,
-        K.START_FAILED: _END,
-        K.WAITING: Row(S.LEAVING),
-        K.ALIVE: Row(S.LEAVING),
-        K.LEFT: _KILL,
-        K.GONE: _END,
-        K.DUE: _KILL,
+        Leased: Row(S.LEAVING),  # too late: a leaving guest has given up its jobs
+        Withdrawn: Row(S.LEAVING),
+        Refused: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
+        RefusedNow: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
+        Allowed: Row(S.LEAVING),
+        Sleeping: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
+        ShuttingDown: Row(S.LEAVING, (), _after(LEAVE_SECONDS)),
+        HandedOver: Row(S.LEAVING),
+        Fetched: Row(S.LEAVING),
+        FetchFailed: Row(S.LEAVING),
+        Started: _KILL,
+        StartFailed: _END,
+        Waiting: Row(S.LEAVING),
+        Alive: Row(S.LEAVING),
+        GuestLeft: _KILL,
+        Gone: _END,
+        Due: _KILL,
     },
     S.KILLING: {
-        K.LEASE: Row(S.KILLING),
-        K.WITHDRAWN: Row(S.KILLING),
-        K.REFUSED: Row(S.KILLING),
-        K.REFUSED_NOW: Row(S.KILLING),
-        K.ALLOWED: Row(S.KILLING),
-        K.SLEEPING: Row(S.KILLING),
-        K.SHUTTING_DOWN: Row(S.KILLING),
-        K.HANDED_OVER: Row(S.KILLING),
-        K.FETCHED: Row(S.KILLING),
-        K.FETCH_FAILED: Row(S.KILLING),
-        K.STARTED: _KILL,
-        K.START_FAILED: _END,
-        K.WAITING: Row(S.KILLING),
-        K.ALIVE: _KILL,
-        K.LEFT: Row(S.KILLING),
-        K.GONE: _END,
-        K.DUE: _KILL,
+        Leased: Row(S.KILLING),
+        Withdrawn: Row(S.KILLING),
+        Refused: Row(S.KILLING),
+        RefusedNow: Row(S.KILLING),
+        Allowed: Row(S.KILLING),
+        Sleeping: Row(S.KILLING),
+        ShuttingDown: Row(S.KILLING),
+        HandedOver: Row(S.KILLING),
+        Fetched: Row(S.KILLING),
+        FetchFailed: Row(S.KILLING),
+        Started: _KILL,
+        StartFailed: _END,
+        Waiting: Row(S.KILLING),
+        Alive: _KILL,
+        GuestLeft: Row(S.KILLING),
+        Gone: _END,
+        Due: _KILL,
     },
-    S.ENDED: {kind: Row(S.ENDED, (C.KILL,) if kind in (K.STARTED, K.ALIVE) else ()) for kind in K},
+    S.ENDED: {kind: Row(S.ENDED, (Kill,) if kind in (Started, Alive) else ()) for kind in KINDS},
 }
 
 _ENDING = (S.LEAVING, S.KILLING, S.ENDED)
@@ -277,7 +291,7 @@ def order(lease: Lease, now: datetime) -> tuple[Vm, tuple[Command, ...]]:
 
     Returns: the VM in FETCHING, and the command to fetch its image.
     """
-    return Vm(lease, S.FETCHING, now, lease.reason, now + timedelta(seconds=FETCH_SECONDS)), (C.FETCH,)
+    return Vm(lease, S.FETCHING, now, lease.reason, now + timedelta(seconds=FETCH_SECONDS)), (Fetch(lease),)
 
 
 def adopt(
@@ -305,7 +319,7 @@ def adopt(
     return Vm(lease, state, since, reason, deadline, alive, accelerator)
 
 
-def step(vm: Vm, event: Event, now: datetime) -> tuple[Vm, tuple[Command, ...]]:
+def step(vm: Vm, event: AnyEvent, now: datetime) -> tuple[Vm, tuple[Command, ...]]:
     """Decide what an event does to a VM.
 
     Args:
@@ -314,42 +328,54 @@ def step(vm: Vm, event: Event, now: datetime) -> tuple[Vm, tuple[Command, ...]]:
     Returns:
         The VM after, and what its drivers must do, in order.
     """
-    row = TABLE[vm.state][event.kind]
-    lease = msgspec.structs.replace(vm.lease, until=event.until) if event.until else vm.lease
+    if isinstance(event, NOTES):
+        return vm, ()
+    row, vm = TABLE[vm.state][type(event)], _knowing(vm, event)
     moved = row.to is not vm.state
     deadline = row.deadline(vm, event, now) if row.deadline else vm.deadline
     if vm.state is row.to in (S.LEAVING, S.PAUSED) and vm.deadline and deadline:
         deadline = min(vm.deadline, deadline)  # a second refusal may only shorten it
-    keep_cause = vm.state in _ENDING or not moved
-    fault = vm.fault if keep_cause else _fault(vm, event)
-    return (
-        Vm(
-            lease=lease,
-            state=row.to,
-            since=now if moved else vm.since,
-            reason=vm.reason if keep_cause else event.reason,
-            deadline=deadline,
-            alive=vm.alive or event.kind is K.ALIVE,
-            accelerator=event.accelerator or vm.accelerator,
-            fault=fault,
-            waited=vm.waited or event.kind is K.WAITING,
-        ),
-        tuple(c for c in row.commands if c is not C.DISTRUST or _distrusts(vm, fault)),
-    )
+    after = msgspec.structs.replace(vm, state=row.to, deadline=deadline)
+    if moved:
+        after = msgspec.structs.replace(after, since=now)
+    if moved and vm.state not in _ENDING:
+        after = msgspec.structs.replace(after, reason=event.reason, fault=_fault(vm, event))
+    return after, tuple(_made(kind, after) for kind in row.commands if kind is not Distrust or _distrusts(vm, after))
 
 
-def _distrusts(vm: Vm, fault: Fault) -> bool:
-    return vm.accelerator != "" and fault is Fault.DESKTOP and not waited_out(vm)
+def _knowing(vm: Vm, event: AnyEvent) -> Vm:
+    """The VM with what the event tells of it, whatever becomes of it."""
+    match event:
+        case Leased():
+            return msgspec.structs.replace(vm, lease=msgspec.structs.replace(vm.lease, until=event.until))
+        case Started():
+            return msgspec.structs.replace(vm, accelerator=event.accelerator)
+        case Waiting():
+            return msgspec.structs.replace(vm, waited=True)
+        case Alive():
+            return msgspec.structs.replace(vm, alive=True)
+        case _:
+            return vm
 
 
-def _fault(vm: Vm, event: Event) -> Fault:
+def _made(kind: type[Command], vm: Vm) -> Command:
+    if kind is Fetch or kind is Start:
+        return kind(vm.lease)
+    return Distrust(vm.accelerator) if kind is Distrust else kind()
+
+
+def _distrusts(before: Vm, after: Vm) -> bool:
+    return after.accelerator != "" and after.fault is Fault.DESKTOP and not waited_out(before)
+
+
+def _fault(vm: Vm, event: AnyEvent) -> Fault:
     """Whose fault: a guest that died or stayed silent without order is its image's, unless the driver knows better."""
-    if event.fault is not Fault.NONE:
-        return event.fault
-    if event.kind in (K.GONE, K.DUE) and vm.state in (S.FETCHING, S.STARTING):
+    if event.blames is not Fault.NONE:
+        return event.blames
+    if isinstance(event, Gone | Due) and vm.state in (S.FETCHING, S.STARTING):
         return Fault.DESKTOP  # no guest has run yet
-    if event.kind is K.GONE:
+    if isinstance(event, Gone):
         return Fault.IMAGE
-    if event.kind is K.DUE and vm.state is S.BOOTING:
+    if isinstance(event, Due) and vm.state is S.BOOTING:
         return Fault.DESKTOP if vm.accelerator not in SOFTWARE or waited_out(vm) else Fault.IMAGE
     return vm.fault

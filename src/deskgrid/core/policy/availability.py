@@ -12,15 +12,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from deskgrid.core.events import Event, Kind
+from deskgrid.core.events import AnyEvent, Refused, RefusedNow, ShuttingDown, Sleeping
 from deskgrid.core.policy.facts import Facts
 from deskgrid.core.policy.limits import allowed_cpus
-from deskgrid.core.policy.refusals import Effect, Held, Refusal, Whose, holding
+from deskgrid.core.policy.refusals import Effect, Refusal, Whose, holding
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 
-_AT_ONCE = (Kind.REFUSED_NOW, Kind.SHUTTING_DOWN)
+_AT_ONCE = (RefusedNow, ShuttingDown)
 """Events that give a VM no grace."""
 
 
@@ -29,15 +29,15 @@ class Standing(msgspec.Struct, frozen=True):
 
     refusal: why not, or None. event: what they get then, the strictest of what holds. spared: so many, the oldest, may
     in spite of it. in_use: somebody uses the computer. cpus: processors that all VMs together may use now.
-    gives_back: what the newest VM ends for, and its row, or None.
+    gives_back: what the newest VM ends for, or None.
     """
 
     refusal: Reason | None
-    event: Event | None
+    event: AnyEvent | None
     spared: int
     in_use: bool
     cpus: int
-    gives_back: Held | None = None
+    gives_back: Reason | None = None
 
 
 def refusals(policy: Policy, facts: Facts) -> tuple[list[Reason], list[Reason]]:
@@ -72,11 +72,11 @@ def standing(policy: Policy, facts: Facts) -> Standing:
     events = [_event(policy, one.refusal, one.reason) for one in stops]
     return Standing(
         refusal=stops[0].reason if stops else None,
-        event=next((event for event in events if event.kind in _AT_ONCE), events[0] if events else None),
+        event=next((event for event in events if isinstance(event, _AT_ONCE)), events[0] if events else None),
         spared=spared,
         in_use=in_use,
         cpus=cpus,
-        gives_back=next((one for one in held if one.refusal.effect is Effect.NEWEST), None),
+        gives_back=next((one.reason for one in held if one.refusal.effect is Effect.NEWEST), None),
     )
 
 
@@ -85,8 +85,9 @@ def may_go_on(policy: Policy, facts: Facts) -> Reason | None:
     return standing(policy, facts).refusal
 
 
-def _event(policy: Policy, refusal: Refusal, reason: Reason) -> Event:
-    if refusal.event is Kind.REFUSED and policy.grace_seconds <= 0:
-        return Event(Kind.REFUSED_NOW, reason)
-    grace = 0.0 if refusal.event in _AT_ONCE else policy.grace_seconds
-    return Event(refusal.event, reason, grace_seconds=grace)
+def _event(policy: Policy, refusal: Refusal, reason: Reason) -> AnyEvent:
+    if refusal.event is ShuttingDown:
+        return ShuttingDown(reason)
+    if refusal.event is Sleeping:
+        return Sleeping(reason, policy.grace_seconds)
+    return Refused(reason, policy.grace_seconds) if policy.grace_seconds > 0 else RefusedNow(reason)

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
-from deskgrid.core.events import Kind
+from deskgrid.core.events import Refused, ShuttingDown, Sleeping
 from deskgrid.core.policy import owner, pacing, resources
 from deskgrid.core.policy.facts import Facts, No, Question
 from deskgrid.model.desktop import Availability, Room, VmState
@@ -90,7 +90,7 @@ class Refusal(msgspec.Struct, frozen=True):
     when: str
     check: Callable[[Question], No | None]
     starts: bool = True
-    event: Kind = Kind.REFUSED
+    event: type[Refused | Sleeping | ShuttingDown] = Refused
     in_use: bool = False
     private: bool = False
     mean_seconds: float = 0.0
@@ -106,9 +106,9 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(Name.OWNER_FINISHES, _PERSON, _STAY, "finishing", "when it ends or is taken back",
             "somebody said `deskgrid finish`", owner.finishing),
     Refusal(Name.COMPUTER_SLEEPS, _MACHINE, _STOP, "sleeping", "when the computer is awake again",
-            "the computer is about to sleep", owner.sleeping, event=Kind.SLEEPING),
+            "the computer is about to sleep", owner.sleeping, event=Sleeping),
     Refusal(Name.COMPUTER_SHUTS_DOWN, _MACHINE, _STOP, "shutting down", "with the computer",
-            "the computer is about to shut down", owner.shutting_down, event=Kind.SHUTTING_DOWN),
+            "the computer is about to shut down", owner.shutting_down, event=ShuttingDown),
     Refusal(Name.PRESENCE_UNKNOWN, _PERSON, _STOP, "not known", "when it can be read again",
             "it is not known whether somebody is here", owner.unknown),
     Refusal(Name.OWNER_ACTIVE, _PERSON, _STOP, "in use", "after the quiet time",

@@ -27,7 +27,7 @@ VMS, AGENT = "vms", "agent"
 _SETTINGS = (("cpu.idle", "1"), ("io.weight", "default 1"), ("io.bfq.weight", "1"))
 
 
-class Level(msgspec.Struct, frozen=True):
+class GroupLevel(msgspec.Struct, frozen=True):
     """One group on the way from the root to a process. None: its parent does not share out the CPU."""
 
     path: str
@@ -35,12 +35,12 @@ class Level(msgspec.Struct, frozen=True):
     cpu_weight: int | None = None
 
 
-class Seen(msgspec.Struct, frozen=True):
+class GroupsSeen(msgspec.Struct, frozen=True):
     """What is found here. own: this process's group; group: that of VMs, if there is one. gives_way: None: unknown."""
 
     own: str
     group: str
-    levels: tuple[Level, ...]
+    levels: tuple[GroupLevel, ...]
     gives_way: bool | None
 
 
@@ -58,7 +58,7 @@ def mount_point(table: str) -> Path | None:
     return None
 
 
-def gives_way(levels: Sequence[Level]) -> bool | None:
+def gives_way(levels: Sequence[GroupLevel]) -> bool | None:
     """Whether what is in the last of these groups gets the CPU only when sessions of people do not want it.
 
     Args:
@@ -71,12 +71,12 @@ def gives_way(levels: Sequence[Level]) -> bool | None:
     return None if first is None else first.cpu_idle == 1
 
 
-def levels_of(root: Path, folder: Path) -> tuple[Level, ...]:
+def levels_of(root: Path, folder: Path) -> tuple[GroupLevel, ...]:
     """The groups from the first below the root to this one."""
     if folder != root and root not in folder.parents:
         return ()
     chain = [one for one in reversed((folder, *folder.parents)) if root in one.parents]
-    return tuple(Level(str(one), _number(one / "cpu.idle"), _number(one / "cpu.weight")) for one in chain)
+    return tuple(GroupLevel(str(one), _number(one / "cpu.idle"), _number(one / "cpu.weight")) for one in chain)
 
 
 def own_folder(proc: Path = Path("/proc/self")) -> tuple[Path, Path] | None:
@@ -127,16 +127,16 @@ def group_of(pid: int) -> str:
     return "" if found is None or found[0] == found[1] else str(found[1])
 
 
-def see(pid: int | None = None) -> Seen:
+def see(pid: int | None = None) -> GroupsSeen:
     """What is found of an agent, by its process; None: of this process."""
     found = own_folder(Path(f"/proc/{pid or 'self'}"))
     if found is None:
-        return Seen("", "", (), None)
+        return GroupsSeen("", "", (), None)
     root, own = found
     group = (own.parent if own.name == AGENT else own) / VMS
     there = own != root and group.is_dir()
     levels = levels_of(root, group if there else own)
-    return Seen(str(own), str(group) if there else "", levels, gives_way(levels))
+    return GroupsSeen(str(own), str(group) if there else "", levels, gives_way(levels))
 
 
 def _ours(root: Path, folder: Path) -> bool:

@@ -39,7 +39,7 @@ def harden() -> None:
     os.umask(0o077)
 
 
-class Limits(msgspec.Struct, frozen=True):
+class ProcessLimits(msgspec.Struct, frozen=True):
     """What a process is held to from its first instruction.
 
     cores: that it may use. idle_class: run it only when nobody else wants the CPU. group: the folder of a cgroup.
@@ -54,7 +54,7 @@ def spawn(
     args: Sequence[str],
     handles: Sequence[int],
     errors: int,
-    limits: Limits,
+    limits: ProcessLimits,
     stream: int = subprocess.DEVNULL,
     environment: Mapping[str, str] = _ENVIRONMENT,
 ) -> subprocess.Popen[bytes]:
@@ -78,7 +78,7 @@ def spawn(
     )
 
 
-def _before_exec(parent: int, limits: Limits) -> None:
+def _before_exec(parent: int, limits: ProcessLimits) -> None:
     # Dumpable again, until exec: else /proc/self belongs to root and the files below can't be written.
     _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

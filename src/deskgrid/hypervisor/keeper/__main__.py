@@ -1,10 +1,10 @@
 """The keeper of one VM: `python -m deskgrid.hypervisor.keeper`, started by the driver in a session of its own.
 
-The rules:
+Rules:
 - It is the parent of QEMU and of what serves its disk; both die with it. An agent may die; a VM without anyone who
-  listens to the owner may not live: 4 s after the last `Tend` it ends the VM (after 3 s it asks a running guest to
+  listens to the owner may not live: 4 s after the last `Heartbeat` it ends the VM (after 3 s it asks a running guest to
   leave, so that its jobs are not stranded).
-- Whatever ends the VM, it ends once and wholly: QEMU killed and waited for, overlay and folder gone, then `Over`.
+- Whatever ends the VM, it ends once and wholly: QEMU killed and waited for, overlay and folder gone, then `Exited`.
 - What the guest says moves nothing but the guest's own VM.
 - Its task, with the secrets in it, comes over its standard input and stays in its memory, which nobody can dump.
 """
@@ -16,11 +16,12 @@ import sys
 
 import msgspec
 
+from deskgrid.core.events import StartFailed
 from deskgrid.hypervisor.confine.cores import here
-from deskgrid.hypervisor.confine.spawn import Limits, harden
+from deskgrid.hypervisor.confine.spawn import ProcessLimits, harden
 from deskgrid.hypervisor.keeper.disk import abandon, begin
-from deskgrid.hypervisor.keeper.messages import LINE_BYTES, Over, Task, decode_task, without_opening
 from deskgrid.hypervisor.keeper.place import CannotKeep, begin_overlay, finish_overlay, goes_direct, machine_of, take
+from deskgrid.wire.keeper import LINE_BYTES, Exited, Task, decode_task, encode
 
 _TASK_SECONDS = 10.0
 
@@ -37,9 +38,12 @@ def main() -> None:
     try:
         place = take(task)
         machine = machine_of(task)
-        if task.spec.disk.served is not None:
-            begun = begin(task.spec.disk.served, place.folder, Limits(here(task.cpus), task.idle_class, task.group))
-            task = msgspec.structs.replace(task, spec=without_opening(task.spec))
+        if task.spec.image.served is not None:
+            begun = begin(
+                task.spec.image.served, place.folder, ProcessLimits(here(task.cpus), task.idle_class, task.group)
+            )
+            spec = msgspec.structs.replace(task.spec, image=machine.image)  # what opens it is the server's alone now
+            task = msgspec.structs.replace(task, spec=spec)
         child = begin_overlay(place, machine)
         direct = goes_direct(f"/proc/self/fd/{place.overlay}", os.O_RDWR)
         machine = msgspec.structs.replace(machine, overlay_direct=direct)
@@ -52,8 +56,7 @@ def main() -> None:
             abandon(begun)
         if place is not None:
             shutil.rmtree(place.folder, ignore_errors=True)
-        over = Over(failed=True, fault=error.fault, clean=False, sentence=str(error))
-        driver.sendall(msgspec.json.encode(over) + b"\n")
+        driver.sendall(encode(Exited(StartFailed(error.fault, str(error)))))
         os._exit(0)
     live(task, machine, place, begun, driver, rest)
 

@@ -23,13 +23,14 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.hypervisor.confine.child import Child
-from deskgrid.hypervisor.confine.spawn import Limits, open_share, spawn
+from deskgrid.hypervisor.confine.spawn import ProcessLimits, open_share, spawn
 from deskgrid.hypervisor.keeper.channel import Lines
 from deskgrid.hypervisor.keeper.endings import server_words
-from deskgrid.hypervisor.keeper.messages import DISK_SOCKET_NAME
 from deskgrid.hypervisor.keeper.place import CannotKeep
+from deskgrid.model.desktop import Fault
 from deskgrid.model.values.text import printable
-from deskgrid.wire.disk import Command, DiskServer, Word, decode_word, encode_command, environment
+from deskgrid.wire.disk import DiskCommand, DiskMessage, DiskServer, decode_word, encode_command, environment
+from deskgrid.wire.keeper import DISK_SOCKET_NAME
 
 _NO_FILE = "-"
 
@@ -55,7 +56,7 @@ class Begun(msgspec.Struct):
             setattr(self, what, -1)
 
 
-def begin(served: DiskServer, folder: Path, limits: Limits) -> Begun:
+def begin(served: DiskServer, folder: Path, limits: ProcessLimits) -> Begun:
     """Start it, to serve in the VM's folder; tell it what. Raises: CannotKeep."""
     kernel, initrd = (
         _memory_file(name, there) for name, there in (("kernel", served.kernel), ("initrd", served.initrd))
@@ -100,12 +101,12 @@ _SLOW = "its sources, or the network, are slow"
 
 
 class NotServed(Exception):
-    """The disk is not served; why. fault: "desktop" or "image"."""
+    """The disk is not served; why. fault: whose."""
 
-    fault = "desktop"
+    fault = Fault.DESKTOP
 
 
-class Patience(msgspec.Struct, frozen=True):
+class ServingLimits(msgspec.Struct, frozen=True):
     """How long it may take until it serves: in all, without a word, without any source; how often it is asked."""
 
     ready_seconds: float = 600.0
@@ -114,7 +115,7 @@ class Patience(msgspec.Struct, frozen=True):
     ask_seconds: float = 5.0
 
 
-PATIENCE = Patience()
+SERVING_LIMITS = ServingLimits()
 
 
 class Serving(Child):
@@ -124,7 +125,7 @@ class Serving(Child):
         self,
         begun: Begun,
         tell: Callable[[str], None],
-        patience: Patience = PATIENCE,
+        patience: ServingLimits = SERVING_LIMITS,
         waits: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         """Talk to it. tell: told each fault that it meets. waits: told why, each time it is found to wait for data."""
@@ -164,7 +165,7 @@ class Serving(Child):
                 self._take(decode_word(line))
         return True
 
-    def _take(self, word: Word) -> None:
+    def _take(self, word: DiskMessage) -> None:
         if word.said:
             self._on_said(printable(word.said, SAID_CHARS))
         elif word.ready is not None and not self._ready.done():
@@ -206,7 +207,7 @@ class Serving(Child):
         self._command("status")
 
     def _command(self, do: str) -> None:
-        self._outgoing += encode_command(Command(do))
+        self._outgoing += encode_command(DiskCommand(do))
         self._send()
 
     def _send(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.hypervisor.machine.arguments import MIB, Machine
+from deskgrid.hypervisor.machine.arguments import MIB, VmHardware
 
 _ROOM_BYTES = 16 * MIB
 _REASONS = {
@@ -43,9 +43,9 @@ def server_words(code: int, last_words: str) -> str:
     return f"the process that serves its disk {how}" + (f": {last_words}" if code >= 0 and last_words else "")
 
 
-def disk_words(error: Mapping[str, object], folder: Path, machine: Machine) -> str:
+def disk_words(error: Mapping[str, object], folder: Path, machine: VmHardware) -> str:
     """Args: error: the data of QMP's BLOCK_IO_ERROR. folder: where the overlay is."""
-    if error.get("operation") == "read" and machine.served:
+    if error.get("operation") == "read" and machine.image.served is not None:
         return f"disk of {machine.vm_id}: it could not be read ({error.get('reason')}); its jobs run again elsewhere"
     if error.get("operation") == "read":
         return f"disk {machine.disk}: could not be read ({error.get('reason')}); fetch the image again"

@@ -1,6 +1,6 @@
 """The life of one VM in its keeper: one loop, one writer of its state.
 
-The rules:
+Rules:
 - Orders are obeyed in the order in which they come; none waits for the one before.
 - What happens is told once, in order: Started, Alive, Joined, GuestLeft; then `Over`.
 - The driver's silence is measured by this process's own clock; what is already in the socket counts as heard.
@@ -20,21 +20,35 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from deskgrid.core.commands import Kill, Pause, Renew, Resume, Vacate
+from deskgrid.core.events import Gone, Paused, Started, StartFailed, Waiting
 from deskgrid.hypervisor.confine.cgroup import group_of
 from deskgrid.hypervisor.confine.cores import here
-from deskgrid.hypervisor.confine.spawn import Limits
-from deskgrid.hypervisor.keeper import messages as words
+from deskgrid.hypervisor.confine.spawn import ProcessLimits
 from deskgrid.hypervisor.keeper.disk import Begun, NotServed, Serving
 from deskgrid.hypervisor.keeper.endings import End, disk_words, exit_words
 from deskgrid.hypervisor.keeper.guest import Guest
-from deskgrid.hypervisor.keeper.link import Link
-from deskgrid.hypervisor.keeper.place import Place
-from deskgrid.hypervisor.machine.arguments import Machine
-from deskgrid.hypervisor.machine.qemu import Given, Qemu, QemuFailed, launch
+from deskgrid.hypervisor.keeper.link import DriverLink
+from deskgrid.hypervisor.keeper.place import VmFolder
+from deskgrid.hypervisor.machine.arguments import VmHardware
+from deskgrid.hypervisor.machine.qemu import Inherited, Qemu, QemuFailed, launch
+from deskgrid.wire.keeper import (
+    END_SECONDS,
+    LEAVE_SECONDS,
+    SILENCE_SECONDS_MAX,
+    Handover,
+    Heartbeat,
+    Limit,
+    Observed,
+    Task,
+    ToKeeper,
+    Told,
+    Warned,
+)
 
 
 def live(
-    task: words.Task, machine: Machine, place: Place, disk: Begun | None, driver: socket.socket, already: bytes
+    task: Task, machine: VmHardware, place: VmFolder, disk: Begun | None, driver: socket.socket, already: bytes
 ) -> None:
     """Run the VM to its end, then end this process.
 
@@ -59,12 +73,12 @@ ENDING_SECONDS = 1.0
 class Life:
     """What the keeper knows of its VM, and what it does about it."""
 
-    def __init__(self, task: words.Task, machine: Machine, place: Place, disk: Begun | None) -> None:
+    def __init__(self, task: Task, machine: VmHardware, place: VmFolder, disk: Begun | None) -> None:
         self._task = task
         self._machine = machine
         self._place = place
         self._loop = asyncio.get_running_loop()
-        self._end_at = self._loop.time() + words.END_SECONDS
+        self._end_at = self._loop.time() + END_SECONDS
         self._asked_in_silence = False
         self._started_at = datetime.now(UTC)
         self._end: End | None = None
@@ -75,33 +89,33 @@ class Life:
         self._paused = self._confined = False
         self._cpus = task.cpus
         self._started = False
-        self.link = Link(place.listener, self._status, self._obey)
+        self.link = DriverLink(place.listener, self._observed, self._obey)
         self._guest = Guest(task.spec.instance, self.link, self._finish)
         self._disk = None if disk is None else Serving(disk, self._on_disk_said, waits=self._on_disk_waits)
         self._pace_disk()
 
     # -- orders -----------------------------------------------------------------------------------------------
 
-    def _obey(self, order: words.Order) -> None:
+    def _obey(self, order: ToKeeper) -> None:
         match order:
-            case words.Tend():
-                self._end_at = self._loop.time() + words.END_SECONDS
+            case Heartbeat():
+                self._end_at = self._loop.time() + END_SECONDS
                 self._asked_in_silence = False
-            case words.Silence(seconds):
-                self._end_at = self._loop.time() + min(max(seconds, 0.0), words.SILENCE_SECONDS_MAX)
-            case words.Pause():
+            case Handover(seconds):
+                self._end_at = self._loop.time() + min(max(seconds, 0.0), SILENCE_SECONDS_MAX)
+            case Pause():
                 self._pause()
-            case words.Resume():
+            case Resume():
                 self._confined = self._paused = False
                 self._obey_limit()
-            case words.Vacate():
+            case Vacate():
                 self._vacate()
-            case words.Renew(token):
+            case Renew(token):
                 self._guest.renew(token)
-            case words.Limit(cpus) if cpus != self._cpus:
+            case Limit(cpus) if cpus != self._cpus:
                 self._cpus = cpus
                 self._obey_limit()
-            case words.Kill():
+            case Kill():
                 self._finish(End("it was ended as ordered", clean=True))
 
     def _do(self, work: Coroutine[None, None, None]) -> None:
@@ -127,8 +141,8 @@ class Life:
         if not self._may_run and not confirmed:
             qemu.freeze()
         if not self._may_run or confirmed:  # it stood still, even if it is leaving by now
-            how = "stop" if confirmed else "signal"
-            self.link.tell(words.Paused(True, how, (time.monotonic() - begun) * 1000))
+            self.link.tell(Told(0, Paused((time.monotonic() - begun) * 1000)))
+            self.link.observed()
 
     def _pace_disk(self) -> None:
         """Nothing is fetched for a VM that stands still: the network is its owner's then."""
@@ -159,17 +173,17 @@ class Life:
         for child in (self._qemu, self._disk):
             if child is not None:
                 child.keep_on(self._cores(), to_idle=self._confined)
-        self._do(self._confirm_go_on(self._qemu, self._qemu.go_on(), time.monotonic()))
+        self._do(self._confirm_go_on(self._qemu, self._qemu.go_on()))
 
-    async def _confirm_go_on(self, qemu: Qemu, running: Awaitable[bool], begun: float) -> None:
+    async def _confirm_go_on(self, qemu: Qemu, running: Awaitable[bool]) -> None:
         await running
         if self._disk is not None:
             self._disk.release_kernel()
         if not self._started and not qemu.ended:
             self._started = True
-            self.link.happened("started", accelerator=qemu.accelerator)
+            self.link.happened(Started(qemu.accelerator))
         if self._may_run:
-            self.link.tell(words.Paused(False, "cont", (time.monotonic() - begun) * 1000))
+            self.link.observed()
 
     def _vacate(self) -> None:
         self._confined, self._paused = True, False
@@ -179,11 +193,11 @@ class Life:
     # -- its disk -----------------------------------------------------------------------------------------------
 
     def _on_disk_said(self, sentence: str) -> None:
-        self.link.tell(words.Said(sentence))
+        self.link.tell(Warned(sentence))
 
     def _on_disk_waits(self, sentence: str) -> None:
         if not self._guest.alive:
-            self.link.tell(words.Waits(sentence))
+            self.link.tell(Told(0, Waiting(sentence)))
 
     async def _ask_disk(self, disk: Serving) -> None:
         """While the guest is not up, whether that is for lack of data: its agent gives it more time then."""
@@ -217,7 +231,7 @@ class Life:
         if now >= self._end_at:
             self._finish(End("its agent was silent for too long, so its keeper ended it"))
             return
-        ask_at = self._end_at - (words.END_SECONDS - words.LEAVE_SECONDS)
+        ask_at = self._end_at - (END_SECONDS - LEAVE_SECONDS)
         if now >= ask_at and not self._asked_in_silence:
             self._asked_in_silence = True
             if self._guest.joined and not self._paused and not self._guest.left:
@@ -253,7 +267,7 @@ class Life:
     def _left_seconds(self) -> float:
         return max(0.0, self._end_at - self._loop.time())
 
-    async def _run_qemu(self) -> words.Over:
+    async def _run_qemu(self) -> Gone | StartFailed:
         ending = self._loop.create_task(self._ending.wait())
         starting = self._loop.create_task(self._launch())
         await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -264,14 +278,14 @@ class Life:
         except asyncio.CancelledError:
             return self._over("QEMU was still starting")
         except (QemuFailed, NotServed) as failure:
-            return words.Over(failed=True, fault=failure.fault, clean=False, sentence=str(failure))
+            return StartFailed(failure.fault, str(failure))
         self._qemu = qemu
         self._guest.listen(qemu.ports)
         self._do(self._listen_to_qemu(qemu))
         if self._disk is not None:
             self._do(self._end_with_disk(self._disk))
             self._do(self._ask_disk(self._disk))
-        self.link.tell(self._status())
+        self.link.observed()
         if self._may_run:
             self._go_on()
         exited = self._loop.create_task(qemu.exit())
@@ -284,11 +298,11 @@ class Life:
 
     async def _launch(self) -> Qemu:
         task, disk = self._task, self._disk
-        given = Given(self._place.overlay, self._place.passphrase)
+        given = Inherited(self._place.overlay, self._place.passphrase)
         if disk is not None:
             await disk.ready()
             given = msgspec.structs.replace(given, kernel=disk.begun.kernel, initrd=disk.begun.initrd)
-        limits = Limits(self._cores(), task.idle_class, task.group)
+        limits = ProcessLimits(self._cores(), task.idle_class, task.group)
         try:
             qemu = await launch(task.qemu, self._machine, task.accelerators, given, limits)
         except QemuFailed:
@@ -299,20 +313,20 @@ class Life:
             disk.begun.close("initrd")
         return qemu
 
-    def _over(self, what_qemu_did: str) -> words.Over:
+    def _over(self, what_qemu_did: str) -> Gone:
         # Without a cause of ours QEMU ended by itself; after the guest has left that is as it should be.
         left = self._guest.left
         end = self._end or End(what_qemu_did, clean=left, with_console=not left)
         sentence = end.sentence
         if end.with_console and (said := self._guest.last_words()):
             sentence += f"; its console's last words: {said}"
-        return words.Over(failed=False, fault="", clean=end.clean, sentence=sentence)
+        return Gone(end.clean, sentence)
 
-    def _status(self) -> words.Status:
+    def _observed(self) -> Observed:
         spec = self._task.spec
-        return words.Status(
+        return Observed(
             vm_id=spec.vm_id,
-            image=spec.disk.ref,
+            image=spec.image.ref,
             size=spec.size,
             desktop=spec.instance.desktop,
             started_at=self._started_at,

@@ -1,6 +1,6 @@
-"""The keeper's end of the conversation with its driver (`keeper_words`): one driver at a time, the newest.
+"""The keeper's end of the conversation with its driver (`wire/keeper.py`): one driver at a time, the newest.
 
-The rules:
+Rules:
 - A driver that does not read what it is told loses its connection, never the keeper its time.
 - What happened is kept until a driver has confirmed it, and told again to the next one.
 """
@@ -12,25 +12,36 @@ from collections.abc import Callable
 
 import msgspec
 
+from deskgrid.core.events import FromHypervisor, Gone, StartFailed
 from deskgrid.hypervisor.keeper.channel import Lines
-from deskgrid.hypervisor.keeper.messages import LINE_BYTES, Happened, Heard, Order, Over, Replaced, Status, Word
-from deskgrid.model.values.outside import JsonReader
+from deskgrid.wire.keeper import (
+    LINE_BYTES,
+    TO_KEEPER,
+    Exited,
+    FromKeeper,
+    Heard,
+    Observed,
+    Replaced,
+    ToKeeper,
+    Told,
+    encode,
+)
 
-_ORDER = JsonReader(Order)
 
-
-class Link:
+class DriverLink:
     """Whoever drives this keeper now, if anybody."""
 
-    def __init__(self, listener: socket.socket, status: Callable[[], Status], obey: Callable[[Order], None]) -> None:
+    def __init__(
+        self, listener: socket.socket, observed: Callable[[], Observed], obey: Callable[[ToKeeper], None]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._status = status
+        self._observed = observed
         self._obey = obey
         self._driver: socket.socket | None = None
         self._lines = Lines(LINE_BYTES)
-        self._unheard: list[Happened] = []
+        self._unheard: list[Told] = []
         self._count = 0
-        self._last: Over | None = None
+        self._last: Exited | None = None
         self.told = asyncio.Event()
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept, listener)
@@ -55,9 +66,9 @@ class Link:
         if self._last is not None:
             self._say_last()
             return
-        self._say(self._status())
-        for happened in self._unheard:
-            self._say(happened)
+        self.observed()
+        for told in self._unheard:
+            self._say(told)
         self._take(already)
 
     def _detach(self) -> None:
@@ -84,42 +95,45 @@ class Link:
     def _take(self, data: bytes) -> None:
         for line in self._lines.feed(data):
             try:
-                order: Order = _ORDER.decode(line)
-            except (msgspec.MsgspecError, RecursionError):
+                message = TO_KEEPER.decode(line)
+            except msgspec.MsgspecError:
                 continue
-            if isinstance(order, Heard):
-                self._unheard = [happened for happened in self._unheard if happened.number > order.number]
+            if isinstance(message, Heard):
+                self._unheard = [told for told in self._unheard if told.number > message.number]
             else:
-                self._obey(order)
+                self._obey(message)
 
-    def happened(self, kind: str, *, accelerator: str = "", cause: str = "", sentence: str = "") -> None:
+    def happened(self, event: FromHypervisor) -> None:
         """Tell of an event, and keep it until it has been heard."""
         self._count += 1
-        event = Happened(self._count, kind, accelerator=accelerator, cause=cause, sentence=sentence)
-        self._unheard.append(event)
-        self._say(event)
+        self._unheard.append(Told(self._count, event))
+        self._say(self._unheard[-1])
 
-    def tell(self, word: Word) -> None:
+    def observed(self) -> None:
+        """Say how the VM is now."""
+        self._say(self._observed())
+
+    def tell(self, message: FromKeeper) -> None:
         """Say something that only matters now."""
-        self._say(word)
+        self._say(message)
 
-    def over(self, word: Over) -> None:
+    def over(self, event: Gone | StartFailed) -> None:
         """Say the last word, now or to the next driver; `told` is set then."""
-        self._last = word
+        self._last = Exited(event)
         if self._driver is not None:
             self._say_last()
 
     def _say_last(self) -> None:
-        for happened in self._unheard:
-            self._say(happened)
+        for told in self._unheard:
+            self._say(told)
         if self._last is not None:
             self._say(self._last)
         self.told.set()
 
-    def _say(self, word: Word) -> None:
+    def _say(self, message: FromKeeper) -> None:
         if self._driver is None:
             return
-        line = msgspec.json.encode(word) + b"\n"
+        line = encode(message)
         try:
             if self._driver.send(line) < len(line):
                 self._detach()

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.hypervisor.keeper.messages import DISK_SOCKET_NAME, SOCKET_NAME, SOCKET_PATH_BYTES, Task
 from deskgrid.hypervisor.machine import overlay
-from deskgrid.hypervisor.machine.arguments import Machine
+from deskgrid.hypervisor.machine.arguments import VmHardware
+from deskgrid.model.desktop import Fault
+from deskgrid.wire.keeper import DISK_SOCKET_NAME, SOCKET_NAME, SOCKET_PATH_BYTES, Task
 
 
 def has_keeper(folder: Path) -> bool:
@@ -53,14 +54,14 @@ def folders(home: Path) -> list[Path]:
 
 
 class CannotKeep(Exception):
-    """The VM can't be started. fault: "desktop" or "image"."""
+    """The VM can't be started. fault: whose."""
 
-    def __init__(self, sentence: str, fault: str = "desktop") -> None:
+    def __init__(self, sentence: str, fault: Fault = Fault.DESKTOP) -> None:
         super().__init__(sentence)
         self.fault = fault
 
 
-class Place(msgspec.Struct):
+class VmFolder(msgspec.Struct):
     """The VM's folder, locked, with its socket; the overlay is open and has no name."""
 
     folder: Path
@@ -70,7 +71,7 @@ class Place(msgspec.Struct):
     passphrase: bytes = b""
 
 
-def take(task: Task) -> Place:
+def take(task: Task) -> VmFolder:
     """Make the VM's folder, lock it for life, listen in it. Raises: CannotKeep."""
     address = os.fsencode(task.folder / SOCKET_NAME)
     if len(address) > SOCKET_PATH_BYTES:
@@ -88,31 +89,22 @@ def take(task: Task) -> Place:
         listener.listen(4)
     except OSError as error:
         raise CannotKeep(f"folder {task.folder}: got {error.strerror}, expected to write there; see to it") from error
-    return Place(task.folder, lock, listener)
+    return VmFolder(task.folder, lock, listener)
 
 
-def machine_of(task: Task) -> Machine:
+def machine_of(task: Task) -> VmHardware:
     """What shall run, once its files can be read. Raises: CannotKeep."""
     spec = task.spec
-    disk = spec.disk
+    image = spec.image.without_secret()
     overlay_bytes = spec.overlay_bytes // 512 * 512
-    if disk.served is not None:
-        path, size = task.folder / DISK_SOCKET_NAME, disk.served.size_bytes
-        return Machine(spec.vm_id, spec.size, path, size, overlay_bytes, True, disk.served.seed, cmdline=disk.cmdline)
-    if disk.disk is None:
-        raise CannotKeep(f"image {disk.ref.name}: got neither a disk nor a program that serves one; fetch it again")
-    _, _, size = [_size_of(path) for path in (disk.kernel, disk.initrd, disk.disk)]
-    return Machine(
-        vm_id=spec.vm_id,
-        size=spec.size,
-        disk=disk.disk,
-        disk_bytes=size,
-        overlay_bytes=overlay_bytes,
-        kernel=disk.kernel,
-        initrd=disk.initrd,
-        cmdline=disk.cmdline,
-        base_direct=goes_direct(disk.disk, os.O_RDONLY),
-    )
+    if image.served is not None:
+        path, length = task.folder / DISK_SOCKET_NAME, image.served.size_bytes
+        return VmHardware(spec.vm_id, spec.size, image, path, length, overlay_bytes)
+    if image.disk is None:
+        raise CannotKeep(f"image {image.ref.name}: got neither a disk nor a program that serves one; fetch it again")
+    _, _, length = [_size_of(path) for path in (image.kernel, image.initrd, image.disk)]
+    direct = goes_direct(image.disk, os.O_RDONLY)
+    return VmHardware(spec.vm_id, spec.size, image, image.disk, length, overlay_bytes, base_direct=direct)
 
 
 def _size_of(path: Path | None) -> int:
@@ -123,7 +115,7 @@ def _size_of(path: Path | None) -> int:
         with path.open("rb", buffering=0) as file:
             return os.fstat(file.fileno()).st_size
     except OSError as error:
-        fault = "image" if isinstance(error, FileNotFoundError) else "desktop"
+        fault = Fault.IMAGE if isinstance(error, FileNotFoundError) else Fault.DESKTOP
         sentence = f"image file {path}: got {error.strerror}, expected to read it; fetch the image again"
         raise CannotKeep(sentence, fault) from error
 
@@ -137,7 +129,7 @@ def goes_direct(path: Path | str, flags: int) -> bool:
     return True
 
 
-def begin_overlay(place: Place, machine: Machine) -> tuple[int, int]:
+def begin_overlay(place: VmFolder, machine: VmHardware) -> tuple[int, int]:
     """Have a child write the overlay. Returns: what `finish_overlay` needs. Raises: CannotKeep."""
     try:
         place.passphrase = secrets.token_hex(32).encode()

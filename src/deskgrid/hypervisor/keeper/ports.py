@@ -16,7 +16,7 @@ BYTES_PER_SECOND = 64 * 1024
 OUTGOING_BYTES = 64 * 1024
 
 
-class Port:
+class SerialPort:
     """One serial port. bytes_at_once: what it may say at once after it was quiet for long."""
 
     def __init__(self, end: socket.socket, bytes_at_once: int, take: Callable[[bytes], None]) -> None:

@@ -1,10 +1,9 @@
 """Which QEMU is here, and on what it may run guests: by trial, and remembered.
 
-The rules:
+Rules:
 - The order is kvm, hvf, whpx, tcg. What the system offers at all is asked of the system; whether QEMU comes up with it
-  is tried by the keeper; whether a guest then lives is seen by the agent, who says `distrust` if not.
-- A guest that lives proves its accelerator, and that is remembered. One silent guest then costs only the proof, since
-  it may be the guest's fault; the next one costs the trust.
+  is tried by the keeper. Whether a guest that lives, or is silent, proves or condemns it is decided by the agent
+  (`core/desktop/advance.py`); here it is remembered, and obeyed.
 - Distrust holds for a week, for one version of QEMU on one version of the system's kernel; then it is tried again.
 - Software emulation (tcg) is never distrusted: a guest that is silent there is a broken guest.
 """
@@ -134,14 +133,13 @@ class Trust:
                 self._write(known.bound_to, proven, _without(known.distrusted, accelerator))
 
     def distrust(self, accelerator: str, version: str) -> None:
-        """A guest was silent on it: do not use it again, if no guest has lived there before."""
+        """Do not use it again."""
         if accelerator == LAST_RESORT or accelerator not in ORDER:
             return
         with self._lock:
             known = self._read(version)
-            proven = _without(known.proven, accelerator)
-            now_distrusted = {} if accelerator in known.proven else {accelerator: self._now()}
-            self._write(known.bound_to, proven, known.distrusted | now_distrusted)
+            distrusted = {**known.distrusted, accelerator: self._now()}
+            self._write(known.bound_to, _without(known.proven, accelerator), distrusted)
 
     def trusted(self, version: str, candidates: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `candidates` that may be used, in their order."""
@@ -149,11 +147,10 @@ class Trust:
             distrusted = self._read(version).distrusted
         return tuple(name for name in candidates if name not in distrusted)
 
-    def proven(self, version: str) -> tuple[str, ...]:
-        """Those on which a guest has lived, best first."""
+    def proven(self, version: str) -> frozenset[str]:
+        """Those on which a guest has lived."""
         with self._lock:
-            known = self._read(version).proven
-        return tuple(name for name in ORDER if name in known)
+            return frozenset(self._read(version).proven)
 
     def _read(self, version: str) -> Known:
         """A file that can't be understood says nothing: the worst that follows is one more trial."""

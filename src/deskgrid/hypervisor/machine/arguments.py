@@ -1,6 +1,6 @@
 """QEMU's argument list: a pure function of what shall run, on what, and which open files QEMU inherits.
 
-The rules:
+Rules:
 - No secret and no name of a file that a secret is in: the overlay's passphrase comes through an inherited pipe.
 - Nothing that QEMU would make by itself (`-nodefaults`, `-no-user-config`, no display), and as few rights as it can
   work with (`-sandbox`).
@@ -20,6 +20,7 @@ import msgspec
 
 from deskgrid.host.system import sandbox
 from deskgrid.model.lease import Size
+from deskgrid.wire.disk import OpenedImage
 
 MIB = 1024 * 1024
 STARVED = "no_timer_check"
@@ -46,31 +47,26 @@ class Handles(msgspec.Struct, frozen=True):
     initrd: int = -1
 
 
-class Machine(msgspec.Struct, frozen=True):
+class VmHardware(msgspec.Struct, frozen=True):
     """What shall run.
 
-    disk: a raw file; or, if it is served, the socket of the NBD server that has it. disk_bytes: its length.
-    seed: the server has a second disk, for cloud-init. overlay_bytes: the overlay file's length.
+    image: without its secret; without a kernel, here or among the handles, the BIOS boots from the disk.
+    disk: the raw file; or, if it is served, the socket of the NBD server that has it. disk_bytes: its length.
+    overlay_bytes: the overlay file's length.
     base_direct, overlay_direct: whether they are on file systems that can go around the host's cache.
-    kernel, initrd, cmdline: boot them directly; without a kernel, here or among the handles, the BIOS boots from the
-    disk.
     """
 
     vm_id: str
     size: Size
+    image: OpenedImage
     disk: Path
     disk_bytes: int
     overlay_bytes: int
-    served: bool = False
-    seed: bool = False
-    kernel: Path | None = None
-    initrd: Path | None = None
-    cmdline: str = ""
     base_direct: bool = True
     overlay_direct: bool = True
 
 
-def qemu_args(qemu: str, machine: Machine, accelerator: str, handles: Handles) -> list[str]:
+def qemu_args(qemu: str, machine: VmHardware, accelerator: str, handles: Handles) -> list[str]:
     """The argument list for one VM; its CPUs wait for QMP's `cont`.
 
     Args:
@@ -91,13 +87,13 @@ def qemu_args(qemu: str, machine: Machine, accelerator: str, handles: Handles) -
     ]
 
 
-def _boot(machine: Machine, handles: Handles) -> list[str]:
-    kernel = _inherited(handles.kernel) or machine.kernel
+def _boot(machine: VmHardware, handles: Handles) -> list[str]:
+    kernel = _inherited(handles.kernel) or machine.image.kernel
     if kernel is None:
         return []
-    given = _inherited(handles.initrd) or machine.initrd
+    given = _inherited(handles.initrd) or machine.image.initrd
     initrd = ["-initrd", str(given)] if given is not None else []
-    return ["-kernel", str(kernel), *initrd, "-append", f"{machine.cmdline} {STARVED}".strip()]
+    return ["-kernel", str(kernel), *initrd, "-append", f"{machine.image.cmdline} {STARVED}".strip()]
 
 
 def _inherited(handle: int) -> Path | None:
@@ -113,7 +109,7 @@ def _ports(handles: Handles) -> list[str]:
     ]
 
 
-def _disk(machine: Machine, handles: Handles) -> list[str]:
+def _disk(machine: VmHardware, handles: Handles) -> list[str]:
     # Threads for the overlay: a write that makes a file grow blocks in io_submit, and with it QEMU's main loop.
     overlay_file = {
         "driver": "file",
@@ -137,11 +133,11 @@ def _disk(machine: Machine, handles: Handles) -> list[str]:
         *("-object", f"secret,id=passphrase,file=/proc/self/fd/{handles.passphrase}"),
         *(part for node in nodes for part in ("-blockdev", json.dumps(node))),
         *("-device", "virtio-blk-pci,drive=overlay,bootindex=1,werror=stop,rerror=stop"),
-        *(_seed(machine) if machine.seed else ()),
+        *(_seed(machine) if machine.image.served is not None and machine.image.served.seed else ()),
     ]
 
 
-def _seed(machine: Machine) -> list[str]:
+def _seed(machine: VmHardware) -> list[str]:
     nodes = (
         _served(machine, "seed-file", "seed"),
         {"driver": "raw", "node-name": "seed", "file": "seed-file", "read-only": True},
@@ -152,8 +148,8 @@ def _seed(machine: Machine) -> list[str]:
     ]
 
 
-def _base_file(machine: Machine) -> dict[str, object]:
-    if machine.served:
+def _base_file(machine: VmHardware) -> dict[str, object]:
+    if machine.image.served is not None:
         return _served(machine, "base-file", "disk")
     return {
         "driver": "file",
@@ -164,7 +160,7 @@ def _base_file(machine: Machine) -> dict[str, object]:
     }
 
 
-def _served(machine: Machine, node: str, export: str) -> dict[str, object]:
+def _served(machine: VmHardware, node: str, export: str) -> dict[str, object]:
     return {
         "driver": "nbd",
         "node-name": node,

@@ -1,6 +1,6 @@
 """One QEMU process and its monitor, as its keeper sees it.
 
-The rules:
+Rules:
 - Each accelerator is tried alone, in the order given; the first with which QEMU comes up is used.
 - `pause` is done when no CPU runs: QEMU's own `stop`, and a SIGSTOP if that has not been confirmed in time.
 - `kill` never waits for QEMU's consent.
@@ -20,8 +20,9 @@ import msgspec
 from qemu.qmp import EventListener, QMPClient, QMPError
 
 from deskgrid.hypervisor.confine.child import Child
-from deskgrid.hypervisor.confine.spawn import Limits, open_share, spawn
-from deskgrid.hypervisor.machine.arguments import Handles, Machine, qemu_args
+from deskgrid.hypervisor.confine.spawn import ProcessLimits, open_share, spawn
+from deskgrid.hypervisor.machine.arguments import Handles, VmHardware, qemu_args
+from deskgrid.model.desktop import Fault
 
 STOP_SECONDS = 0.08
 """How long QEMU may take to confirm `stop` before it is stopped by a signal."""
@@ -30,21 +31,21 @@ _IMAGE_WORDS = ("kernel", "initrd", "ramdisk")
 
 
 class QemuFailed(Exception):
-    """QEMU did not come up. fault: "desktop" or "image"."""
+    """QEMU did not come up. fault: whose."""
 
-    def __init__(self, sentence: str, fault: str = "desktop") -> None:
+    def __init__(self, sentence: str, fault: Fault = Fault.DESKTOP) -> None:
         super().__init__(sentence)
         self.fault = fault
 
 
-class Ports(msgspec.Struct, frozen=True):
+class SerialPorts(msgspec.Struct, frozen=True):
     """Our ends of the guest's serial ports."""
 
     console: socket.socket
     channel: socket.socket
 
 
-class Given(msgspec.Struct, frozen=True):
+class Inherited(msgspec.Struct, frozen=True):
     """What QEMU gets of its keeper, by number. passphrase: of the overlay. kernel, initrd: memory files; -1: none."""
 
     overlay: int
@@ -57,7 +58,7 @@ class Qemu(Child):
     """One VM's process. Make it with `launch`."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], accelerator: str, errors: int, ports: Ports, share: int
+        self, process: subprocess.Popen[bytes], accelerator: str, errors: int, ports: SerialPorts, share: int
     ) -> None:
         super().__init__(process, errors, share)
         self.accelerator = accelerator
@@ -114,12 +115,14 @@ async def _confirmed(answer: asyncio.Future[object], seconds: float | None) -> b
     return answer.exception() is None
 
 
-def _whose(words: str) -> str:
+def _whose(words: str) -> Fault:
     lower = words.lower()
-    return "image" if any(word in lower for word in _IMAGE_WORDS) else "desktop"
+    return Fault.IMAGE if any(word in lower for word in _IMAGE_WORDS) else Fault.DESKTOP
 
 
-async def launch(qemu: str, machine: Machine, accelerators: tuple[str, ...], given: Given, limits: Limits) -> Qemu:
+async def launch(
+    qemu: str, machine: VmHardware, accelerators: tuple[str, ...], given: Inherited, limits: ProcessLimits
+) -> Qemu:
     """Start QEMU with the first accelerator that works; its CPUs wait for `go_on`.
 
     Raises:
@@ -134,7 +137,7 @@ async def launch(qemu: str, machine: Machine, accelerators: tuple[str, ...], giv
     raise failures[-1] if failures else QemuFailed("no accelerator is left to try; update QEMU")
 
 
-async def _try(qemu: str, machine: Machine, accelerator: str, given: Given, limits: Limits) -> Qemu:
+async def _try(qemu: str, machine: VmHardware, accelerator: str, given: Inherited, limits: ProcessLimits) -> Qemu:
     pairs = [socket.socketpair() for _ in range(3)]
     (monitor, its_monitor), (console, its_console), (channel, its_channel) = pairs
     errors = os.memfd_create("qemu-errors", os.MFD_CLOEXEC)
@@ -155,7 +158,7 @@ async def _try(qemu: str, machine: Machine, accelerator: str, given: Given, limi
         for _, theirs in pairs:
             theirs.close()
     share = open_share(process.pid) if limits.idle_class else -1
-    running = Qemu(process, accelerator, errors, Ports(console, channel), share)
+    running = Qemu(process, accelerator, errors, SerialPorts(console, channel), share)
     try:
         await running.greet(monitor)
     except asyncio.CancelledError:

@@ -21,13 +21,29 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from deskgrid.core.commands import Kill, ToVm
+from deskgrid.core.events import Gone, Happened, StartFailed
 from deskgrid.hypervisor.confine.cgroup import made_here
 from deskgrid.hypervisor.confine.spawn import cpu_seconds_of
-from deskgrid.hypervisor.contract import Emit, Event, Gone, Observed, Paused, StartFailed, VmSpec, Waiting
-from deskgrid.hypervisor.keeper import messages as words
+from deskgrid.hypervisor.contract import Emit
 from deskgrid.hypervisor.keeper.place import folders, has_keeper, sweep
 from deskgrid.hypervisor.machine.accelerators import NoHypervisor, Program, Trust, find_qemu, offered
 from deskgrid.hypervisor.qemu.handle import KeeperHandle
+from deskgrid.model.desktop import Fault
+from deskgrid.wire.keeper import (
+    Exited,
+    FromKeeper,
+    Handover,
+    Heard,
+    Heartbeat,
+    Limit,
+    Observed,
+    Replaced,
+    Task,
+    Told,
+    VmSpec,
+    Warned,
+)
 
 log = logging.getLogger("deskgrid.hypervisor")
 KILL_SECONDS = 0.7
@@ -89,61 +105,54 @@ class QemuHypervisor:
             self._vms[spec.vm_id], self._asked[spec.vm_id] = vm, _asked(spec)
         self._thread(vm, partial(self._begin, vm, [spec], theirs))
 
-    def pause(self, vm_id: str) -> None:
-        """Stop its CPUs; memory is kept. Event: Paused."""
-        self._send(vm_id, words.Pause())
-
-    def resume(self, vm_id: str) -> None:
-        """Let its CPUs go on."""
-        self._send(vm_id, words.Resume())
-
-    def vacate(self, vm_id: str) -> None:
-        """Let it run confined while the guest ends its jobs fast."""
-        self._send(vm_id, words.Vacate())
-
-    def renew(self, vm_id: str, token: str) -> None:
-        """Give its guest a token that is valid for longer."""
-        self._send(vm_id, words.Renew(token))
-
-    def kill(self, vm_id: str) -> None:
-        """End it now."""
+    def order(self, vm_id: str, command: ToVm) -> None:
+        """Pass a command on to a VM."""
         vm = self._vms.get(vm_id)
-        if vm is not None:
+        if vm is None:
+            return
+        vm.send(command)
+        if isinstance(command, Kill):
             vm.kill_ordered = True
-            vm.send(words.Kill())
             timer = threading.Timer(KILL_SECONDS, self._force, (vm,))
             timer.daemon = True
             timer.start()
 
     def _force(self, vm: KeeperHandle) -> None:
-        if self._vms.get(vm.vm_id) is vm and vm.over is None:
+        if self._vms.get(vm.vm_id) is vm and vm.last is None:
             vm.end_keeper()
 
     def limit(self, cpus: int) -> None:
         """All VMs together run on at most so many cores from now on."""
         self._cpus = cpus
         for vm in list(self._vms.values()):
-            vm.send(words.Limit(cpus))
+            vm.send(Limit(cpus))
+
+    def proven(self) -> frozenset[str]:
+        """The accelerators on which a guest has lived with this QEMU on this system."""
+        try:
+            return self._trust.proven(self._found().version)
+        except NoHypervisor:
+            return frozenset()
+
+    def prove(self, accelerator: str) -> None:
+        """A guest has lived on it."""
+        with contextlib.suppress(NoHypervisor, OSError):
+            self._trust.prove(accelerator, self._found().version)
 
     def distrust(self, accelerator: str) -> None:
         """Do not use it again with this QEMU on this system."""
         with contextlib.suppress(NoHypervisor, OSError):
             self._trust.distrust(accelerator, self._found().version)
 
-    def tend(self) -> None:
+    def heartbeat(self) -> None:
         """Tell all VMs that the agent is alive."""
         for vm in list(self._vms.values()):
-            vm.send(words.Tend())
+            vm.send(Heartbeat())
 
     def hand_over(self, seconds: float) -> None:
         """The agent is about to be replaced: VMs wait so long for the next one, at most 60 s. Then call `close`."""
         for vm in list(self._vms.values()):
-            vm.send(words.Silence(seconds))
-
-    def _send(self, vm_id: str, order: words.Order) -> None:
-        vm = self._vms.get(vm_id)
-        if vm is not None:
-            vm.send(order)
+            vm.send(Handover(seconds))
 
     def close(self) -> None:
         """Let go of all VMs without ending them."""
@@ -158,8 +167,9 @@ class QemuHypervisor:
         """What each QEMU, and what serves its disk, has used since its start (proc_pid_stat(5))."""
         used = {}
         for vm in list(self._vms.values()):
-            if vm.status is not None and vm.status.qemu_pid and (seconds := cpu_seconds_of(vm.status.qemu_pid)):
-                used[vm.vm_id] = seconds + (cpu_seconds_of(vm.status.disk_pid) if vm.status.disk_pid else 0.0)
+            seen = vm.observed
+            if seen is not None and seen.qemu_pid and (seconds := cpu_seconds_of(seen.qemu_pid)):
+                used[vm.vm_id] = seconds + (cpu_seconds_of(seen.disk_pid) if seen.disk_pid else 0.0)
         return used
 
     def observe(self) -> list[Observed]:
@@ -167,7 +177,8 @@ class QemuHypervisor:
         for folder in folders(self._home):
             if folder.name not in self._vms and not sweep(folder):
                 self._attach(folder)
-        seen = (self._observed(vm) for vm in list(self._vms.values()) if vm.over is None)
+        living = [vm for vm in list(self._vms.values()) if vm.last is None]
+        seen = (vm.observed or self._asked.get(vm.vm_id) for vm in living)  # a new keeper has said nothing yet
         return [one for one in seen if one is not None]
 
     def _attach(self, folder: Path) -> None:
@@ -179,37 +190,18 @@ class QemuHypervisor:
             except OSError:
                 time.sleep(0.02)
                 continue
-            first = next(vm.words(_ATTACH_SECONDS), None)
-            if isinstance(first, words.Status):
-                vm.status = first
-            elif isinstance(first, words.Over | words.Happened):
-                self._take(vm, first)
-            else:
+            first = next(vm.messages(_ATTACH_SECONDS), None)
+            if not isinstance(first, Observed | Exited | Told):
                 vm.forget()
                 continue
-            vm.send(words.Tend())
+            self._take(vm, first)
+            vm.send(Heartbeat())
             if self._cpus is not None:
-                vm.send(words.Limit(self._cpus))
+                vm.send(Limit(self._cpus))
             with self._lock:
                 self._vms[vm.vm_id] = vm
             self._thread(vm, partial(self._listen, vm))
             return
-
-    def _observed(self, vm: KeeperHandle) -> Observed | None:
-        status = vm.status
-        if status is None:  # then it was started here, or it has just ended
-            return self._asked.get(vm.vm_id)
-        return Observed(
-            vm_id=vm.vm_id,
-            image=status.image,
-            size=status.size,
-            desktop=status.desktop,
-            started_at=status.started_at,
-            accelerator=status.accelerator,
-            paused=status.paused,
-            alive=status.alive,
-            group=status.group,
-        )
 
     # -- one VM's thread --------------------------------------------------------------------------------------
 
@@ -221,7 +213,7 @@ class QemuHypervisor:
         try:
             program = self._found()
             candidates = self._candidates if self._candidates is not None else offered()
-            task = words.Task(
+            task = Task(
                 spec=specs.pop(),
                 folder=vm.folder,
                 qemu=str(program.path),
@@ -233,7 +225,7 @@ class QemuHypervisor:
             vm.spawn(task, theirs)
             del task
         except (NoHypervisor, OSError) as error:
-            self._last(vm, StartFailed(vm.vm_id, "desktop", str(error)))
+            self._last(vm, StartFailed(Fault.DESKTOP, str(error)))
             return
         finally:
             theirs.close()
@@ -246,8 +238,8 @@ class QemuHypervisor:
         return self._program
 
     def _listen(self, vm: KeeperHandle) -> None:
-        for word in vm.words():
-            self._take(vm, word)
+        for message in vm.messages():
+            self._take(vm, message)
         if vm.let_go:
             vm.forget()
             return
@@ -255,39 +247,25 @@ class QemuHypervisor:
         shutil.rmtree(vm.folder, ignore_errors=True)
         self._last(vm, _last_event(vm))
 
-    def _take(self, vm: KeeperHandle, word: words.Word) -> None:
-        match word:
-            case words.Status():
-                vm.status = word
-            case words.Happened():
-                vm.note(word)
-                self._learn(vm, word)
-                event = words.event_of(vm.vm_id, word)
-                if event is not None:
-                    self._emit(event)
-                vm.send(words.Heard(word.number))
-            case words.Paused(on, _, milliseconds):
-                if on:
-                    self._emit(Paused(vm.vm_id, milliseconds))
-                vm.note(word)
-            case words.Said(sentence):
+    def _take(self, vm: KeeperHandle, message: FromKeeper) -> None:
+        match message:
+            case Observed():
+                vm.observed = message
+            case Told(number, event):
+                vm.note(event)
+                self._emit(Happened(vm.vm_id, event))
+                if number:
+                    vm.send(Heard(number))
+            case Warned(sentence):
                 log.warning("VM %s: %s", vm.vm_id, sentence)
-            case words.Waits(sentence):
-                self._emit(Waiting(vm.vm_id, sentence))
-            case words.Replaced():
+            case Replaced():
                 vm.let_go = True
                 with self._lock:
                     self._vms.pop(vm.vm_id, None)
-            case words.Over():
-                vm.over = word
+            case Exited(event):
+                vm.last = event
 
-    def _learn(self, vm: KeeperHandle, word: words.Happened) -> None:
-        """A guest that lives proves its accelerator."""
-        if word.kind == "alive" and vm.status is not None:
-            with contextlib.suppress(NoHypervisor, OSError):
-                self._trust.prove(vm.status.accelerator, self._found().version)
-
-    def _last(self, vm: KeeperHandle, event: Event) -> None:
+    def _last(self, vm: KeeperHandle, event: Gone | StartFailed) -> None:
         with self._lock:
             self._vms.pop(vm.vm_id, None)
             self._asked.pop(vm.vm_id, None)
@@ -295,23 +273,19 @@ class QemuHypervisor:
             while len(self._ended) > _ENDED_KEPT:
                 del self._ended[next(iter(self._ended))]
         vm.forget()
-        self._emit(event)
+        self._emit(Happened(vm.vm_id, event))
 
 
 def _asked(spec: VmSpec) -> Observed:
     """What is known of a VM before its keeper has said anything."""
-    desktop = spec.instance.desktop
-    return Observed(spec.vm_id, spec.disk.ref, spec.size, desktop, datetime.now(UTC), "", paused=False, alive=False)
+    return Observed(spec.vm_id, spec.image.ref, spec.size, spec.instance.desktop, datetime.now(UTC))
 
 
-def _last_event(vm: KeeperHandle) -> Event:
-    over = vm.over
-    if over is not None and over.failed:
-        return StartFailed(vm.vm_id, over.fault, over.sentence)
-    if over is not None:
-        return Gone(vm.vm_id, over.clean, over.sentence)
+def _last_event(vm: KeeperHandle) -> Gone | StartFailed:
+    if vm.last is not None:
+        return vm.last
     if vm.kill_ordered:
-        return Gone(vm.vm_id, True, "it was ended as ordered, by force: its keeper did not answer in time")
+        return Gone(True, "it was ended as ordered, by force: its keeper did not answer in time")
     if vm.started:
-        return Gone(vm.vm_id, False, vm.how_it_ended())
-    return StartFailed(vm.vm_id, "desktop", vm.how_it_ended())
+        return Gone(False, vm.how_it_ended())
+    return StartFailed(Fault.DESKTOP, vm.how_it_ended())

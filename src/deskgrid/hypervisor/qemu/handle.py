@@ -17,27 +17,25 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.core.commands import Kill
+from deskgrid.core.events import Alive, FromHypervisor, Gone, Started, StartFailed
 from deskgrid.host.system.programs import KEPT, environment, python
 from deskgrid.hypervisor.confine.reap import release_memory, wait_until_ended
 from deskgrid.hypervisor.keeper.channel import Lines
-from deskgrid.hypervisor.keeper.messages import (
+from deskgrid.model.values.text import printable
+from deskgrid.wire.keeper import (
     DISK_SOCKET_NAME,
+    FROM_KEEPER,
     LINE_BYTES,
     SOCKET_NAME,
-    Happened,
-    Kill,
-    Order,
-    Over,
-    Paused,
-    Status,
+    FromKeeper,
+    Observed,
     Task,
-    Word,
+    ToKeeper,
+    encode,
     encode_task,
 )
-from deskgrid.model.values.outside import JsonReader
-from deskgrid.model.values.text import printable
 
-_WORD = JsonReader(Word)
 END_SECONDS = 2.0
 """How long a keeper may take to end after its last word, before it is killed."""
 
@@ -48,19 +46,19 @@ class KeeperHandle:
     def __init__(self, vm_id: str, folder: Path, link: socket.socket) -> None:
         self.vm_id = vm_id
         self.folder = folder
-        self.status: Status | None = None
-        self.over: Over | None = None
+        self.observed: Observed | None = None
+        self.last: Gone | StartFailed | None = None
         self.started = False
         self.kill_ordered = False
         self.let_go = False
         self._link = link
         self._lock = threading.Lock()
-        self._waiting: list[Order] | None = []
+        self._waiting: list[ToKeeper] | None = []
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._errors = -1
         self._lines = Lines(LINE_BYTES)
-        self._said: deque[Word] = deque()
+        self._said: deque[FromKeeper] = deque()
 
     def spawn(self, task: Task, theirs: socket.socket) -> None:
         """Start a keeper. Raises: OSError."""
@@ -97,21 +95,21 @@ class KeeperHandle:
         handle._pid = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         return handle
 
-    def send(self, order: Order) -> None:
+    def send(self, order: ToKeeper) -> None:
         """Say it now, or as soon as the keeper runs."""
         with self._lock:
             if self._waiting is not None:
                 self._waiting.append(order)
                 return
             try:
-                self._link.send(msgspec.json.encode(order) + b"\n", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._link.send(encode(order), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 if isinstance(order, Kill):
                     self.end_keeper()
             except OSError:
                 pass  # It has ended; the reading thread sees that.
 
-    def words(self, seconds: float | None = None) -> Iterator[Word]:
+    def messages(self, seconds: float | None = None) -> Iterator[FromKeeper]:
         """What the keeper says, until it is silent for ever, or for `seconds`."""
         self._link.settimeout(seconds)
         while True:
@@ -125,18 +123,13 @@ class KeeperHandle:
                 return
             for line in self._lines.feed(data):
                 with contextlib.suppress(msgspec.MsgspecError):
-                    self._said.append(_WORD.decode(line))
+                    self._said.append(FROM_KEEPER.decode(line))
 
-    def note(self, word: Happened | Paused) -> None:
-        """Keep what is known of the VM up to date."""
-        if isinstance(word, Happened):
-            self.started = self.started or word.kind == "started"
-        if self.status is None:
-            return
-        if isinstance(word, Paused):
-            self.status = msgspec.structs.replace(self.status, paused=word.on)
-        elif word.kind == "alive":
-            self.status = msgspec.structs.replace(self.status, alive=True)
+    def note(self, event: FromHypervisor) -> None:
+        """Keep what is known of the VM up to date; whether its processors run, the keeper says itself."""
+        self.started = self.started or isinstance(event, Started)
+        if isinstance(event, Alive) and self.observed is not None:
+            self.observed = msgspec.structs.replace(self.observed, alive=True)
 
     def close(self) -> None:
         """Let go of the keeper without ending it."""
@@ -157,10 +150,10 @@ class KeeperHandle:
         self._link.close()
         while not self._keeper_gone(END_SECONDS):
             self.end_keeper()
-        if self.status is not None and self.status.qemu_pid:
-            _end(self.status.qemu_pid, f"guest={self.vm_id},")
-        if self.status is not None and self.status.disk_pid:
-            _end(self.status.disk_pid, str(self.folder / DISK_SOCKET_NAME))
+        if self.observed is not None and self.observed.qemu_pid:
+            _end(self.observed.qemu_pid, f"guest={self.vm_id},")
+        if self.observed is not None and self.observed.disk_pid:
+            _end(self.observed.disk_pid, str(self.folder / DISK_SOCKET_NAME))
 
     def _keeper_gone(self, seconds: float) -> bool:
         if self._process is None:

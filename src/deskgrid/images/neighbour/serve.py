@@ -34,7 +34,7 @@ from deskgrid.images.format.ranges import Pace
 from deskgrid.images.neighbour.door import MOST_INSIDE, Address, Door, Network, own_networks
 from deskgrid.images.neighbour.held import HeldPacks, Lacking
 from deskgrid.model.values.outside import read_json
-from deskgrid.wire.disk import Command, Word, encode_word
+from deskgrid.wire.disk import DiskCommand, DiskMessage, encode_word
 from deskgrid.wire.neighbour import Given, Serving
 
 MOST_REQUEST_BYTES = 4096
@@ -136,7 +136,7 @@ class Service:
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, name="accept", daemon=True).start()
 
-    def do(self, command: Command) -> object:
+    def do(self, command: DiskCommand) -> object:
         """Obey a command; return its answer."""
         if command.do == "rate":
             self._pace.set(command.value)
@@ -213,20 +213,20 @@ def main() -> int:
         serving = read_json(sys.stdin.buffer.readline(), type=Serving)
         service = Service(serving)
     except msgspec.MsgspecError as error:
-        _tell(Word(said=f"neighbours: what to serve: {error}"))
+        _tell(DiskMessage(said=f"neighbours: what to serve: {error}"))
         return 1
     except OSError as error:
         where = f"{serving.address or 'any address'} port {serving.port}"
-        _tell(Word(said=f"neighbours: {where}: {error.strerror}; choose another port, or end what uses it"))
+        _tell(DiskMessage(said=f"neighbours: {where}: {error.strerror}; choose another port, or end what uses it"))
         return 1
-    _tell(Word(ready={"port": service.port}))
+    _tell(DiskMessage(ready={"port": service.port}))
     for line in sys.stdin.buffer:
         with suppress(msgspec.MsgspecError):
-            _tell(Word(answer=service.do(read_json(line, type=Command))))
+            _tell(DiskMessage(answer=service.do(read_json(line, type=DiskCommand))))
     return 0
 
 
-def _tell(word: Word) -> None:
+def _tell(word: DiskMessage) -> None:
     with suppress(OSError):
         os.write(1, encode_word(word))
 

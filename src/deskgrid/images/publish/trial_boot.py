@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.core.events import GuestLeft, Joined
 from deskgrid.core.fleet.promise import Promise, promise
 from deskgrid.host.system import sandbox
 from deskgrid.host.system.account import become, service_account
@@ -34,7 +35,7 @@ from deskgrid.images.publish.publish import Source
 from deskgrid.images.publish.trial import Trial, trial
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.values.text import counted
-from deskgrid.wire.guest import LINE_BYTES, Hello, Join, Joined, Leave, Left, Machine, decode_from_guest, encode
+from deskgrid.wire.guest import LINE_BYTES, Hello, Join, Leave, TrialAd, decode_from_guest, encode
 
 QEMU = "qemu-system-x86_64"
 MOST_SECONDS = 300.0
@@ -187,7 +188,7 @@ class _Talk:
         elif isinstance(message, Joined) and not self._joined:
             self._say("HTCondor's daemons start")
             self._joined = time.monotonic() + _LEAST_AFTER_JOINED
-        elif isinstance(message, Machine) and message.ad:
+        elif isinstance(message, TrialAd) and message.ad:
             self.promise = promise(message.ad)
             self._say(f"its machine says {counted(len(self.promise.says), 'thing')} of itself")
-        return not isinstance(message, Left)
+        return not isinstance(message, GuestLeft)

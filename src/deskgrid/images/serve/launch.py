@@ -22,7 +22,7 @@ from deskgrid.host.system.programs import python
 from deskgrid.images.contract import ImageError
 from deskgrid.images.format.published import PublishedManifest
 from deskgrid.images.serve.serve import Order, Status
-from deskgrid.wire.disk import Command, DiskServer, Word, decode_word, encode_command, environment
+from deskgrid.wire.disk import DiskCommand, DiskMessage, DiskServer, decode_word, encode_command, environment
 
 _READY_SECONDS = 60.0
 _GONE = "the process that serves images is gone; start the VM again"
@@ -80,7 +80,7 @@ class Server:
         self.order, self._tell = order, tell
         self._folder = tempfile.TemporaryDirectory(prefix="deskgrid-disk-") if socket is None else None
         self.socket = Path(self._folder.name) / "nbd" if self._folder is not None else Path(str(socket))
-        self._words: Queue[Word | None] = Queue()
+        self._words: Queue[DiskMessage | None] = Queue()
         self.said: list[str] = []
         self.process = subprocess.Popen(
             [*argv(), str(self.socket), *map(str, files or ("-", "-"))],
@@ -107,7 +107,7 @@ class Server:
 
     def ask(self, do: str, value: int = 0) -> dict[str, Any]:
         """Give a command; see `wire/disk.py`. Raises: ImageError when it is gone."""
-        self._send(encode_command(Command(do, value)))
+        self._send(encode_command(DiskCommand(do, value)))
         return dict(self._next(30.0).answer)
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class Server:
         except (OSError, ValueError):
             raise ImageError(_GONE) from None
 
-    def _next(self, seconds: float) -> Word:
+    def _next(self, seconds: float) -> DiskMessage:
         """The next word that is no report."""
         try:
             found = self._words.get(timeout=seconds)

@@ -34,7 +34,7 @@ from deskgrid.images.serve.prefetch import How, Lanes, Waiting, Warm
 from deskgrid.images.serve.reader import PLAIN_BYTES, Part, Pieces, StreamBlocks
 from deskgrid.images.store.store import Admitted, ChunkStore, Limits
 from deskgrid.model.values.outside import read_json
-from deskgrid.wire.disk import Command, Word, decode_command, encode_word
+from deskgrid.wire.disk import DiskCommand, DiskMessage, decode_command, encode_word
 
 MOST_ORDER_BYTES = 64 << 10
 _FILL_BYTES = 4 << 20
@@ -113,7 +113,7 @@ class _Service:
         self._filled.put(None)
         self._lanes.close()
 
-    def do(self, command: Command) -> object:
+    def do(self, command: DiskCommand) -> object:
         """Obey a command; return its answer."""
         if command.do == "rate":
             self._pace.set(command.value)
@@ -191,7 +191,7 @@ def main() -> int:
                 return 0
             said(str(error))
             return 1
-        _tell(Word(ready={"no_dumps": dumps, "key_locked": room.locked, "all_locked": locked}))
+        _tell(DiskMessage(ready={"no_dumps": dumps, "key_locked": room.locked, "all_locked": locked}))
         over.wait()
     return 0
 
@@ -200,7 +200,7 @@ def _obey(service: _Service, over: threading.Event) -> None:
     """Obey commands until there are no more."""
     for line in sys.stdin.buffer:
         try:
-            _tell(Word(answer=service.do(decode_command(line))))
+            _tell(DiskMessage(answer=service.do(decode_command(line))))
         except msgspec.MsgspecError as error:
             said(f"command: {error}")
     over.set()
@@ -209,13 +209,13 @@ def _obey(service: _Service, over: threading.Event) -> None:
 
 def said(sentence: str) -> None:
     """Report something, in a sentence."""
-    _tell(Word(said=sentence))
+    _tell(DiskMessage(said=sentence))
 
 
 _telling = threading.Lock()
 
 
-def _tell(word: Word) -> None:
+def _tell(word: DiskMessage) -> None:
     with _telling, suppress(OSError):
         os.write(1, encode_word(word))
 

@@ -2,8 +2,8 @@
 
 Rules, told first
 - Nothing here changes anything: a repository and a time in, sentences and values out.
-- What is compared with is what follows by valid signatures from the root that is held (folder.py), and everything that a
-  signature would cover is told, or refused (form.py): keys whole and in words, entries with their digests.
+- What is compared with is what follows by valid signatures from the root that is held (folder.py), and everything that
+  a signature would cover is told, or refused (form.py): keys whole and in words, entries with their digests.
 - What may not follow what is settled is not told as something to sign, but as a problem, which stops no other role.
 - What waits is told with the names of those who have signed, and of those who may; "waiting for 1 of alice, bob".
 - The differences between two manifests are found by a callable, so that nothing here need know what a manifest is.
