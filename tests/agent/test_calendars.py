@@ -184,7 +184,7 @@ def test_an_event_that_would_be_computed_for_ever_is_named(tmp_path: Path) -> No
     rule = "RRULE:FREQ=SECONDLY;INTERVAL=900;BYMONTH=2;BYMONTHDAY=30"
     file.write_bytes(calendar(event("DTSTART;VALUE=DATE:20260302", "b"), event(f"DTSTART:20260302T090000\n{rule}")))
     program = (
-        "import sys; from deskgrid.agent import calendar_days; calendar_days.MAX_CPU_SECONDS = 2;"
+        "import sys; from deskgrid.agent.policy import calendar_days; calendar_days.MAX_CPU_SECONDS = 2;"
         "sys.exit(calendar_days.main(sys.argv[1:]))"
     )
     ended = subprocess.run(

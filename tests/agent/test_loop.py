@@ -9,7 +9,7 @@ import pytest
 
 from deskgrid.agent.report_session import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
 from deskgrid.core.desktop.inputs import Finishing
-from deskgrid.hypervisor.fake import GuestBehaviour
+from deskgrid.hypervisor.fake_guest import GuestBehaviour
 from deskgrid.images.fake import FakeStore
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageGrant, ImageRef

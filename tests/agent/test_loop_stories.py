@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deskgrid.core.desktop.vm import LEAVE_SECONDS
-from deskgrid.hypervisor.fake import GuestBehaviour
+from deskgrid.hypervisor.fake_guest import GuestBehaviour
 from deskgrid.model.policy import Policy
 from deskgrid.wire.messages import Report
 

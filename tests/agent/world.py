@@ -18,7 +18,8 @@ from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.loop import Loop
 from deskgrid.agent.ports import Ports
 from deskgrid.core.desktop.inputs import Ticked
-from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour
+from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor
+from deskgrid.hypervisor.fake_guest import GuestBehaviour
 from deskgrid.images.fake import FakeStore
 from deskgrid.model.desktop import Transition, VmReport
 from deskgrid.model.image import ImageFacts, ImageRef

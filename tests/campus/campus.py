@@ -14,7 +14,7 @@ import msgspec
 from deskgrid.coordinator.settings import CoordinatorSettings, GuestSettings
 from deskgrid.core.desktop.vm import FINISH_SECONDS, KILL_AGAIN_SECONDS, LEAVE_SECONDS
 from deskgrid.core.events import Gone, GuestLeft, Happened, Joined, Paused, Started
-from deskgrid.hypervisor.fake import GuestBehaviour
+from deskgrid.hypervisor.fake_guest import GuestBehaviour
 from deskgrid.model.desktop import VmState
 from deskgrid.model.hours import window
 from deskgrid.model.image import ImageFacts, ImageRef

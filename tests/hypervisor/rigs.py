@@ -21,7 +21,8 @@ from tiny_guest import CMDLINE, TinyGuest, tiny_guest
 from deskgrid.core.commands import Kill
 from deskgrid.core.events import FromHypervisor, GuestLeft, Happened
 from deskgrid.hypervisor.contract import Emit, Hypervisor
-from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour
+from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor
+from deskgrid.hypervisor.fake_guest import GuestBehaviour
 from deskgrid.hypervisor.qemu.driver import QemuHypervisor
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef

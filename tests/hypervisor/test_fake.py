@@ -9,7 +9,8 @@ from rigs import GUESTS, FakeRig, into, spec_of
 
 from deskgrid.core.commands import Kill, Pause, Resume, Vacate
 from deskgrid.core.events import Alive, FromHypervisor, Gone, Joined, Started
-from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor, GuestBehaviour
+from deskgrid.hypervisor.fake import FakeDesktop, FakeHypervisor
+from deskgrid.hypervisor.fake_guest import GuestBehaviour
 
 
 def test_a_guest_s_time_stands_still_while_it_is_paused() -> None:

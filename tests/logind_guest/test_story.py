@@ -146,7 +146,7 @@ def test_a_key_is_heard_in_a_moment_even_while_the_owner_and_virtual_machines_us
 
 
 def test_the_agents_group_gives_way_and_its_machines_get_an_idle_group(guest: Guest) -> None:
-    made = "from deskgrid.hypervisor import cgroup; cgroup.main()"
+    made = "from deskgrid.hypervisor.confine import cgroup; cgroup.main()"
     properties = ["User=deskgrid", "Slice=deskgrid.slice", "Delegate=cpu io memory pids", "DelegateSubgroup=agent"]
     argv = [word for each in properties for word in ("--property", each)]
     argv += ["--setenv=PYTHONPATH=/opt/deskgrid", "python3", "-P", "-c", made, "--make"]

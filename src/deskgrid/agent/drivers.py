@@ -111,7 +111,8 @@ def store_of(settings: AgentSettings, policy: Callable[[], Policy], wall: Clock)
 
 def _fake_hypervisor(emit: Callable[[Item], None], due: Callable[[Callable[[], None]], None]) -> Hypervisor:
     """Pretended VMs in this process, for tests and a first look: quick ones, which end with the agent."""
-    from deskgrid.hypervisor.fake import FakeHypervisor, GuestBehaviour
+    from deskgrid.hypervisor.fake import FakeHypervisor
+    from deskgrid.hypervisor.fake_guest import GuestBehaviour
 
     def later(seconds: float, call: Callable[[], None]) -> None:
         timer = threading.Timer(seconds, due, (call,))

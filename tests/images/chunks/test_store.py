@@ -126,7 +126,7 @@ from pathlib import Path
 from deskgrid.images.fetch.fetch import Fetcher
 from deskgrid.images.fetch.source import FolderSource
 from deskgrid.images.store.store import ChunkStore, Limits
-from deskgrid.images.chunks import upkeep
+from deskgrid.images.store import upkeep
 folder, manifests = Path(sys.argv[1]), sys.argv[2:]
 store = ChunkStore(folder / "store", Limits(1 << 30, 0))
 print("open", flush=True)

@@ -177,8 +177,7 @@ class _Work:
     def stop(self, given: Finishing | HandingOver) -> None:
         """Nothing new begins any more; what runs leaves, or waits for the next agent."""
         for vm_id in list(self.state.vms):
-            handed = isinstance(given, HandingOver)
-            self.happen(vm_id, HandedOver(_UPGRADE) if handed else Withdrawn(given.reason))
+            self.happen(vm_id, Withdrawn(given.reason) if isinstance(given, Finishing) else HandedOver(_UPGRADE))
 
     def distrust(self, accelerators: Iterable[str]) -> None:
         """What was found on a trial, for accelerators on which no guest has lived yet."""

@@ -172,7 +172,7 @@ def decided(given: Given, tried: Policy, zone: tzinfo) -> dict[str, object]:
         "stopped_by": stands.refusal and stands.refusal.name,
         "spared": stands.spared,
         "cpus": stands.cpus,
-        "gives_back": stands.gives_back and stands.gives_back.reason.name,
+        "gives_back": stands.gives_back and stands.gives_back.name,
         "room_cpus": left.cpus,
         "room_memory_gib": left.memory_bytes / GIB,
         "room_disk_gib": left.disk_bytes / GIB,

@@ -359,9 +359,8 @@ def _knowing(vm: Vm, event: AnyEvent) -> Vm:
 
 
 def _made(kind: type[Command], vm: Vm) -> Command:
-    if kind is Fetch or kind is Start:
-        return kind(vm.lease)
-    return Distrust(vm.accelerator) if kind is Distrust else kind()
+    """A command, with what its fields name of the VM."""
+    return kind(*(getattr(vm, field) for field in kind.__struct_fields__))
 
 
 def _distrusts(before: Vm, after: Vm) -> bool:
