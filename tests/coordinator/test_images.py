@@ -230,7 +230,7 @@ def test_a_desktop_admits_what_it_is_ordered_from_the_coordinator_itself_and_not
     store = DesktopStore(Origins(tmp_path / "store", place, (url,)), lambda: Allowance(1 << 30, 0), now)
     store.fetch(order.lease.image, order.image)
     opened = store.open(order.lease.image, order.image)
-    assert opened.facts.ref == order.lease.image
+    assert opened.ref == order.lease.image
     assert opened.served is not None
     store.close(order.lease.image)
     lab.revoke(SEARCH)

@@ -175,7 +175,7 @@ def test_upkeep_and_the_certificates_renewal_outlive_a_fault_that_nobody_thought
         looked.append("database")
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(service.trust, "prepare", renews)
+    monkeypatch.setattr(service, "prepare", renews)
     monkeypatch.setattr(service, "_RENEW_SECONDS", 0.01)
     monkeypatch.setattr(retention, "prune_all", prunes)
     monkeypatch.setattr(retention, "EVERY_SECONDS", 0.01)

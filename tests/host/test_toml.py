@@ -125,7 +125,11 @@ def test_no_setting_that_a_person_writes_explains_itself_by_a_pattern() -> None:
     """Each text with a pattern says in words what is expected."""
 
     def bare(kind: object, seen: set[object]) -> list[object]:
-        found = [meta for meta in getattr(kind, "__metadata__", ()) if meta.pattern and not meta.description]
+        found = [
+            meta
+            for meta in getattr(kind, "__metadata__", ())
+            if isinstance(meta, msgspec.Meta) and meta.pattern and not meta.description
+        ]
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind not in seen:
             seen.add(kind)
             return [one for field in msgspec.structs.fields(kind) for one in bare(field.type, seen)]
