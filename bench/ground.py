@@ -15,7 +15,7 @@ from types import ModuleType
 from bench.machine import CannotMeasure
 from deskgrid.coordinator.client import NoAnswer, OperatorClient
 from deskgrid.demo.cast import Cast
-from deskgrid.demo.signers import Places
+from deskgrid.demo.signers import SignersFolders
 from deskgrid.host.system.account import become
 from deskgrid.host.trees.trees import Tree
 from deskgrid.images.build.build import Built
@@ -32,7 +32,7 @@ class Ground:
 
     def __init__(self, cast: Cast, tree: Tree, demo: Built, say: Say, output: Path) -> None:
         self.cast, self.tree, self.demo, self.say, self.output = cast, tree, demo, say, output
-        self._places = Places(cast.folder / "signers")
+        self._places = SignersFolders(cast.folder / "signers")
 
     def vouch(self, *images: Path) -> None:
         """Publish built images, signed by all who must."""

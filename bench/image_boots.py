@@ -24,9 +24,9 @@ from bench.ground import Ground
 from bench.link import Web
 from bench.machine import CannotMeasure
 from deskgrid.core.events import Joined
-from deskgrid.demo.signers import Places
+from deskgrid.demo.signers import SignersFolders
 from deskgrid.demo.stage import CYCLE_SECONDS, LEASE_SECONDS, Stage
-from deskgrid.images.publish.publish import Source
+from deskgrid.images.publish.publish import Publication
 from deskgrid.images.publish.trial_boot import WORTHLESS, qemu_args
 from deskgrid.pool.config import PoolSettings
 from deskgrid.pool.embedded.head import HeadSettings
@@ -38,7 +38,7 @@ _RUNNING, _DONE = "2", "4"
 """JobStatus in HTCondor."""
 
 
-def seconds_to_joined(qemu: str, source: Source, base: str) -> float:
+def seconds_to_joined(qemu: str, source: Publication, base: str) -> float:
     """Boot, and return the seconds from QEMU's start until HTCondor's daemons start. base: the -drive's file."""
     ours, theirs = socket.socketpair()
     with tempfile.TemporaryDirectory(prefix="deskgrid-bench-") as folder, ours:
@@ -85,7 +85,7 @@ class Start(msgspec.Struct, frozen=True):
 
 def repository(place: Ground) -> Path:
     """What the web server shall serve as the root."""
-    return Places(place.cast.folder / "signers").repository
+    return SignersFolders(place.cast.folder / "signers").repository
 
 
 class ColdDesktop:

@@ -13,25 +13,27 @@ from deskgrid.images.fetch.source import Origin
 from deskgrid.images.serve.client import Client
 from deskgrid.images.serve.launch import Server
 from deskgrid.images.serve.prefetch import How
-from deskgrid.images.serve.serve import Order
-from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.serve.serve import ServeOrder
+from deskgrid.images.store.store import ChunkStore, StoreLimits
 
 KEY = bytes(range(32))
-UNCACHED = Limits(1 << 40, 0)
-CACHED = Limits(1 << 40, 0, 1 << 40)
+UNCACHED = StoreLimits(1 << 40, 0)
+CACHED = StoreLimits(1 << 40, 0, 1 << 40)
 """With all packs in the page cache, which is the owner's: what the process itself costs."""
 
 Ranges = Sequence[tuple[int, int]]
 Say = Callable[[str], None]
 
 
-def speeds(disk: Path, work: Path, manifest: bytes, limits: Limits, say: Say) -> tuple[list[float], list[float], float]:
+def speeds(
+    disk: Path, work: Path, manifest: bytes, limits: StoreLimits, say: Say
+) -> tuple[list[float], list[float], float]:
     """MB per second of processor time in order and anywhere, and resident MB."""
     core = min(os.sched_getaffinity(0))
     store = ChunkStore(work / "store", limits)
     origin = Origin(f"file://{work / 'www'}")
     with store.admit(manifest) as image:
-        server = Server(Order(str(store.folder), limits, image.digest, (origin,), How.ALL), KEY, say)
+        server = Server(ServeOrder(str(store.folder), limits, image.digest, (origin,), How.ALL), KEY, say)
         try:
             while not server.status().ahead_done:
                 time.sleep(0.2)

@@ -39,12 +39,12 @@ from deskgrid.images.fetch.fetch import Fetcher
 from deskgrid.images.fetch.source import Origin, open_source
 from deskgrid.images.format.keys import ProjectKey
 from deskgrid.images.format.manifest import DISK, INITRD, KERNEL
-from deskgrid.images.publish.publish import Published, Source, publish
+from deskgrid.images.publish.publish import Publication, Published, publish
 from deskgrid.images.publish.trial import keep_reads, kept_reads
 from deskgrid.images.publish.trial_boot import QEMU, try_out
 from deskgrid.images.serve.launch import Server
 from deskgrid.images.serve.prefetch import How
-from deskgrid.images.serve.serve import Order
+from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.store import ChunkStore
 
 NAMES = (
@@ -153,11 +153,13 @@ def _published(before: Built, after: Built, work: Path, say: Say) -> Ours:
     return Ours(before, after, made[0], made[1], spent[0])
 
 
-def _source(built: Built, say: Say) -> Source:
+def _source(built: Built, say: Say) -> Publication:
     """What is published, with the first reads of a trial boot."""
     folder, facts = built.folder, built.manifest
     files = (folder / DISK, folder / KERNEL, folder / INITRD)
-    source = Source(*files, facts.cmdline, facts.memory_bytes, facts.packages, built.ref.digest, kept_reads(folder))
+    source = Publication(
+        *files, facts.cmdline, facts.memory_bytes, facts.packages, built.ref.digest, kept_reads(folder)
+    )
     if not source.first_reads and shutil.which(QEMU) is not None:
         reads = try_out(source, say).first_reads
         keep_reads(folder, reads)
@@ -201,7 +203,7 @@ def _boots(ours: Ours, work: Path, count: int, say: Say) -> Iterator[Figure]:
         for number in range(count):
             say(f"boot {number + 1} of {count}, from a plain qcow2 and from the store")
             first = seconds_to_joined(qemu, source, f"format=qcow2,cache=none,file={plain}")
-            server = Server(Order(str(store.folder), UNCACHED, image.digest, (origin,), How.ALL), KEY, say)
+            server = Server(ServeOrder(str(store.folder), UNCACHED, image.digest, (origin,), How.ALL), KEY, say)
             try:
                 base = f"format=raw,file=nbd+unix:///disk?socket={server.socket}"
                 beside.append((seconds_to_joined(qemu, source, base), first))

@@ -20,7 +20,7 @@ import psutil
 from bench.figure import Figure, Load, measured
 from bench.ground import Ground
 from bench.machine import CannotMeasure, cpu_seconds, switches
-from deskgrid.pool.embedded.execute import ExecuteNode, Member
+from deskgrid.pool.embedded.execute import ExecuteNode, NodeIdentity
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedPool, free_port
 from deskgrid.pool.tools.driver import CondorPool
@@ -72,7 +72,7 @@ def start_node(ground: Ground, pool: EmbeddedPool) -> ExecuteNode:
     )
     ground.cast.make_folder("sock")
     token = CondorPool(pool.reach()).mint_token("bench-node", 3600)
-    member = Member("bench-node", "none", "bench", token, extra=defaults)
+    member = NodeIdentity("bench-node", "none", "bench", token, extra=defaults)
     folder = ground.cast.make_folder("node", 0o755)
     node = ExecuteNode.start(ground.tree, folder, member, pool.collector)
     ground.cast.at_end(node.leave)

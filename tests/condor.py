@@ -21,7 +21,7 @@ USED: list[str] = []
 """What was used, as the tests' summary tells it."""
 _RECIPES = {
     STABLE: trees.TOOL_TREE,
-    NEWEST: trees.Recipe("forky", ("ca-certificates", "condor", "iproute2", "procps"), moving=True),
+    NEWEST: trees.TreeRecipe("forky", ("ca-certificates", "condor", "iproute2", "procps"), moving=True),
 }
 
 SAYS = (

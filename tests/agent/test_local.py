@@ -17,20 +17,20 @@ import pytest
 
 from deskgrid.agent.owner.messages import (
     Answer,
+    AskFinish,
+    AskPause,
+    AskResume,
     AskStatus,
-    Done,
-    Finish,
+    Denial,
+    Granted,
     Now,
-    Pause,
     Question,
-    Refused,
-    Resume,
     Tell,
     decode_answer,
     encode,
 )
 from deskgrid.agent.owner.server import DEFAULT, LocalServer
-from deskgrid.agent.owner.socket import Limits, LocalError, listening_place
+from deskgrid.agent.owner.socket import LocalError, SocketLimits, listening_place
 from deskgrid.agent.owner.status import Status
 from deskgrid.agent.owner.wishes import WishBook
 from deskgrid.host.system.account import become, service_account
@@ -46,13 +46,15 @@ pytestmark = pytest.mark.slow
 AT = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 STATUS = Status("desk-1", 1, AT, Availability(False, (Reason("owner-active", "In use."),)), Room(0, 0, 0, 0), (), ())
 AGENT_UID = 61998
-QUICK = Limits(silence_seconds=2.0, told_seconds=2.5)
+QUICK = SocketLimits(silence_seconds=2.0, told_seconds=2.5)
 
 
 class Ear:
     """A server, and what it has told its agent."""
 
-    def __init__(self, folder: Path, limits: Limits = DEFAULT, now: datetime | None = None, start: bool = True) -> None:
+    def __init__(
+        self, folder: Path, limits: SocketLimits = DEFAULT, now: datetime | None = None, start: bool = True
+    ) -> None:
         self.wishes: list[Wish] = []
         self.told: list[tuple[int, SessionReading | None]] = []
         self.clock = [now or datetime.now(UTC)]
@@ -146,37 +148,37 @@ def test_every_account_reaches_the_socket(ear: Ear) -> None:
 
 def test_several_questions_on_one_connection_are_answered_in_order(ear: Ear) -> None:
     with Peer(ear.path) as peer:
-        peer.send(encode(Pause()) + encode(AskStatus()) + encode(Resume()) + encode(AskStatus()))
+        peer.send(encode(AskPause()) + encode(AskStatus()) + encode(AskResume()) + encode(AskStatus()))
         heard = [peer.hear() for _ in range(4)]
-    assert [type(one) for one in heard] == [Done, Now, Done, Now]
+    assert [type(one) for one in heard] == [Granted, Now, Granted, Now]
 
 
 def test_a_pause_and_its_end_reach_the_agent(ear: Ear) -> None:
-    answer = ear.ask(Pause())
-    assert isinstance(answer, Done)
+    answer = ear.ask(AskPause())
+    assert isinstance(answer, Granted)
     assert answer.ask is Ask.PAUSE
     assert answer.wish == ear.wishes[-1]
     assert ear.wishes[-1].ask is Ask.PAUSE
-    assert ear.ask(Resume()) == Done(Ask.RESUME, None, 0)
+    assert ear.ask(AskResume()) == Granted(Ask.RESUME, None, 0)
     assert [wish.ask for wish in ear.wishes] == [Ask.PAUSE, Ask.RESUME]
 
 
 def test_the_same_wish_twice_is_told_once(ear: Ear) -> None:
     for _ in range(2):
-        ear.ask(Finish())
+        ear.ask(AskFinish())
     assert [wish.ask for wish in ear.wishes] == [Ask.FINISH]
 
 
 def test_a_time_that_has_passed_is_refused(ear: Ear) -> None:
-    answer = ear.ask(Pause(ear.clock[0] - timedelta(minutes=1)))
-    assert isinstance(answer, Refused)
+    answer = ear.ask(AskPause(ear.clock[0] - timedelta(minutes=1)))
+    assert isinstance(answer, Denial)
     assert "expected a time to come" in answer.sentence
     assert ear.wishes == []
 
 
 def test_a_wish_ends_by_itself_and_the_agent_is_told(ears: Callable[..., Ear]) -> None:
     ear = ears()
-    ear.ask(Pause(ear.clock[0] + timedelta(seconds=1)))
+    ear.ask(AskPause(ear.clock[0] + timedelta(seconds=1)))
     ear.clock[0] += timedelta(seconds=2)
     eventually(lambda: [wish.ask for wish in ear.wishes] == [Ask.PAUSE, Ask.RESUME])
 
@@ -221,9 +223,9 @@ def as_other(ear: Ear, uid: int, *questions: Question) -> list[Answer]:
 
 
 def test_a_wish_of_another_account_cannot_be_taken_back_by_a_third(ear: Ear) -> None:
-    as_other(ear, 61001, Pause())
-    refused, status = as_other(ear, 61002, Resume(), AskStatus())
-    assert refused == Refused(
+    as_other(ear, 61001, AskPause())
+    refused, status = as_other(ear, 61002, AskResume(), AskStatus())
+    assert refused == Denial(
         "It was uid 61001 who asked the grid to stop. Only that account or an administrator can take it back."
     )
     assert isinstance(status, Now)
@@ -233,24 +235,24 @@ def test_a_wish_of_another_account_cannot_be_taken_back_by_a_third(ear: Ear) -> 
 
 
 def test_the_account_that_said_it_takes_it_back(ear: Ear) -> None:
-    assert isinstance(as_other(ear, 61001, Pause(), Resume())[1], Done)
+    assert isinstance(as_other(ear, 61001, AskPause(), AskResume())[1], Granted)
     assert [wish.ask for wish in ear.wishes] == [Ask.PAUSE, Ask.RESUME]
 
 
 def test_nobody_shortens_somebody_elses_pause_by_asking_for_a_shorter_one_or_for_less(ear: Ear) -> None:
-    as_other(ear, 61001, Pause())
-    as_other(ear, 61002, Pause(ear.clock[0] + timedelta(seconds=5)))
-    (done,) = as_other(ear, 61003, Finish())
-    assert isinstance(done, Done)
+    as_other(ear, 61001, AskPause())
+    as_other(ear, 61002, AskPause(ear.clock[0] + timedelta(seconds=5)))
+    (done,) = as_other(ear, 61003, AskFinish())
+    assert isinstance(done, Granted)
     assert done.wish is not None and (done.wish.by, done.wish.ask) == ("uid 61001", Ask.PAUSE)
     ear.clock[0] += timedelta(seconds=10)
-    as_other(ear, 61003, Resume())
+    as_other(ear, 61003, AskResume())
     assert [(wish.ask, wish.by) for wish in ear.wishes] == [(Ask.PAUSE, "uid 61001")]
 
 
 def test_a_finish_holds_on_when_the_pause_of_another_account_ends(ear: Ear) -> None:
-    as_other(ear, 61001, Finish())
-    as_other(ear, 61002, Pause(ear.clock[0] + timedelta(seconds=1)))
+    as_other(ear, 61001, AskFinish())
+    as_other(ear, 61002, AskPause(ear.clock[0] + timedelta(seconds=1)))
     ear.clock[0] += timedelta(seconds=2)
     eventually(lambda: len(ear.wishes) == 3)
     assert [(wish.ask, wish.by) for wish in ear.wishes] == [
@@ -261,20 +263,20 @@ def test_a_finish_holds_on_when_the_pause_of_another_account_ends(ear: Ear) -> N
 
 
 def test_root_and_the_agents_own_account_take_everything_back(ear: Ear) -> None:
-    as_other(ear, 61001, Pause())
-    assert ear.ask(Resume()) == Done(Ask.RESUME, None, 0)
-    as_other(ear, 61001, Pause())
-    assert as_other(ear, AGENT_UID, Resume()) == [Done(Ask.RESUME, None, 0)]
+    as_other(ear, 61001, AskPause())
+    assert ear.ask(AskResume()) == Granted(Ask.RESUME, None, 0)
+    as_other(ear, 61001, AskPause())
+    assert as_other(ear, AGENT_UID, AskResume()) == [Granted(Ask.RESUME, None, 0)]
 
 
 def test_an_account_cannot_take_all_places(ears: Callable[..., Ear]) -> None:
-    ear = ears(limits=Limits(connections_per_account=1))
+    ear = ears(limits=SocketLimits(connections_per_account=1))
     if os.geteuid() == 0:
         with Peer(ear.path), Peer(ear.path) as second:  # root may
             assert isinstance(second.ask(AskStatus()), Now)
         return
     with Peer(ear.path) as first, Peer(ear.path) as second:
-        assert isinstance(second.hear(), Refused)
+        assert isinstance(second.hear(), Denial)
         assert isinstance(first.ask(AskStatus()), Now)
 
 
@@ -283,18 +285,18 @@ def test_an_account_cannot_take_all_places(ears: Callable[..., Ear]) -> None:
 
 def test_a_wish_survives_the_agent(ears: Callable[..., Ear]) -> None:
     first = ears()
-    first.ask(Pause())
+    first.ask(AskPause())
     first.server.close()
     second = ears()
     assert second.wishes == [first.wishes[0]]
-    assert isinstance(second.ask(Resume()), Done)
+    assert isinstance(second.ask(AskResume()), Granted)
     second.server.close()
     assert ears().wishes == []
 
 
 def test_a_wish_that_ended_while_the_agent_was_away_is_over(ears: Callable[..., Ear]) -> None:
     first = ears(now=AT)
-    first.ask(Pause(AT + timedelta(hours=1)))
+    first.ask(AskPause(AT + timedelta(hours=1)))
     first.server.close()
     assert ears(now=AT + timedelta(hours=2)).wishes == []
 
@@ -308,14 +310,14 @@ def test_a_damaged_file_of_wishes_counts_as_paused_and_says_so(
     assert [wish.ask for wish in ear.wishes] == [Ask.PAUSE]
     assert "so the grid stays paused" in ear.book.fault
     assert "wish.json" in ear.book.fault
-    assert isinstance(as_other(ear, 61001, Resume())[0], Refused) if os.geteuid() == 0 else True
-    ear.ask(Resume()) if os.geteuid() == 0 else None
+    assert isinstance(as_other(ear, 61001, AskResume())[0], Denial) if os.geteuid() == 0 else True
+    ear.ask(AskResume()) if os.geteuid() == 0 else None
 
 
 def test_a_wish_that_cannot_be_written_holds_all_the_same(ears: Callable[..., Ear], tmp_path: Path) -> None:
     ear = ears()
     (tmp_path / "wish.json").mkdir()
-    assert isinstance(ear.ask(Pause()), Done)
+    assert isinstance(ear.ask(AskPause()), Granted)
     assert ear.wishes[-1].ask is Ask.PAUSE
     assert "holds until the agent restarts" in ear.book.fault
 
@@ -384,7 +386,7 @@ def test_long_and_unprintable_words_of_a_helper_are_cut(ear: Ear) -> None:
 def test_what_is_no_question_is_told_so_and_let_go(ear: Ear, line: bytes) -> None:
     with Peer(ear.path) as peer:
         peer.send(line)
-        assert isinstance(peer.hear(), Refused)
+        assert isinstance(peer.hear(), Denial)
         assert peer.hear() is None
     assert isinstance(ear.ask(AskStatus()), Now)
     assert ear.told == [] and ear.wishes == []
@@ -407,12 +409,12 @@ def test_a_line_in_many_pieces_is_one_question(ear: Ear) -> None:
 
 
 def test_a_peer_that_never_reads_holds_nobody_up_and_is_let_go(ears: Callable[..., Ear]) -> None:
-    ear = ears(limits=Limits(silence_seconds=3.0, burst=1e6))
+    ear = ears(limits=SocketLimits(silence_seconds=3.0, burst=1e6))
     ear.status = msgspec.structs.replace(STATUS, sources=("x" * 200_000,))
     with Peer(ear.path) as deaf:
         deaf.link.setblocking(False)
         deaf.send(encode(AskStatus()) * 20)
-        assert isinstance(ear.ask(Pause()), Done)
+        assert isinstance(ear.ask(AskPause()), Granted)
         eventually(lambda: _ended(deaf.link))
 
 
@@ -427,12 +429,12 @@ def _ended(link: socket.socket) -> bool:
 
 
 def test_of_too_many_connections_the_last_are_told_and_the_first_are_served(ears: Callable[..., Ear]) -> None:
-    ear = ears(limits=Limits(connections=32, connections_per_account=32))
+    ear = ears(limits=SocketLimits(connections=32, connections_per_account=32))
     peers = [Peer(ear.path) for _ in range(32)]
     try:
         assert isinstance(peers[-1].ask(AskStatus()), Now)
         with Peer(ear.path) as one_more:
-            assert isinstance(one_more.hear(), Refused)
+            assert isinstance(one_more.hear(), Denial)
             assert one_more.hear() is None
         assert isinstance(peers[0].ask(AskStatus()), Now)
         peers.pop().__exit__()
@@ -452,26 +454,26 @@ def _answer(ear: Ear) -> Answer | None:
 
 
 def test_a_flood_is_answered_slowly_then_let_go_and_others_get_their_turn(ears: Callable[..., Ear]) -> None:
-    ear = ears(limits=Limits(lines=80, burst=20.0, pace_seconds=0.02))
+    ear = ears(limits=SocketLimits(lines=80, burst=20.0, pace_seconds=0.02))
     with Peer(ear.path) as flood, Peer(ear.path) as owner:
         begun = time.monotonic()
         flood.send(encode(AskStatus()) * 2000)
-        assert isinstance(owner.ask(Pause()), Done)
+        assert isinstance(owner.ask(AskPause()), Granted)
         assert time.monotonic() - begun < 10
         answers = []
         while (answer := flood.hear()) is not None:
             answers.append(answer)
         took = time.monotonic() - begun
-    assert isinstance(answers[-1], Refused)
+    assert isinstance(answers[-1], Denial)
     assert 80 <= len(answers) <= 82 + 5 * took
     assert took >= (len(answers) - 20) * 0.02 * 0.5
     assert isinstance(ear.ask(AskStatus()), Now)
 
 
 def test_who_says_one_thing_and_goes_is_heard_but_a_flood_ends_with_its_sender(ears: Callable[..., Ear]) -> None:
-    ear = ears(limits=Limits(lines=10_000, burst=10.0))
+    ear = ears(limits=SocketLimits(lines=10_000, burst=10.0))
     with Peer(ear.path) as hasty:
-        hasty.send(encode(Pause()))
+        hasty.send(encode(AskPause()))
     eventually(lambda: ear.wishes)
     with Peer(ear.path) as flood:
         flood.send(encode(Tell(SessionReading("x11", 1.0))) * 2000)
@@ -516,7 +518,7 @@ def flood_of(ear: Ear, uid: int, program: str, *words: str) -> Iterator[None]:
 def test_another_account_that_connects_without_end_keeps_nobody_out(ear: Ear) -> None:
     with flood_of(ear, 61001, FLOOD, "300"):
         time.sleep(1.0)
-        for question, kind in ((AskStatus(), Now), (Pause(), Done), (Resume(), Done)):
+        for question, kind in ((AskStatus(), Now), (AskPause(), Granted), (AskResume(), Granted)):
             assert isinstance(ask((ear.path,), question), kind)
 
 
@@ -541,14 +543,14 @@ while True:
 
 
 def test_another_account_that_asks_without_end_is_paced_alone(ears: Callable[..., Ear]) -> None:
-    ear = ears(limits=Limits(lines=10**6, burst=5.0, pace_seconds=3.0))
+    ear = ears(limits=SocketLimits(lines=10**6, burst=5.0, pace_seconds=3.0))
     with flood_of(ear, 61001, CHATTER):
         time.sleep(0.5)  # it owes minutes of patience by now; in one queue for all, so would everybody
         assert isinstance(ask((ear.path,), AskStatus()), Now)
 
 
 def test_where_all_places_are_taken_an_account_that_has_none_gets_one(ears: Callable[..., Ear]) -> None:
-    ear = ears(limits=Limits(connections=4))
+    ear = ears(limits=SocketLimits(connections=4))
     with ExitStack() as open_ones:
         holding = [open_ones.enter_context(Peer(ear.path)) for _ in range(4)]
         assert all(isinstance(peer.ask(AskStatus()), Now) for peer in holding)

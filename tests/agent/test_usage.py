@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.agent.owner.usage import GAP_SECONDS, KEEP_DAYS, KEEP_MONTHS, Book, UsageBook, Used, add, gift, spans
+from deskgrid.agent.owner.usage import GAP_SECONDS, KEEP_DAYS, KEEP_MONTHS, Book, Usage, UsageBook, add, gift, spans
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size
@@ -39,7 +39,7 @@ class Desk:
             self.after(1, *vms)
 
     @property
-    def used(self) -> dict[str, Used]:
+    def used(self) -> dict[str, Usage]:
         return self.book.gift().month
 
     def kept(self) -> Book:
@@ -58,14 +58,14 @@ def desk(tmp_path: Path) -> Desk:
 def test_only_the_time_in_which_its_processors_run_is_given(desk: Desk) -> None:
     for state in (S.FETCHING, S.STARTING, S.BOOTING, S.RUNNING, S.PAUSED, S.RUNNING, S.LEAVING):
         desk.during(10, vm(state, reason="owner-active"))
-    assert desk.used == {"img-a": Used(vm_seconds=30, core_seconds=60, vms=1, pauses=1, evictions=1)}
+    assert desk.used == {"img-a": Usage(vm_seconds=30, core_seconds=60, vms=1, pauses=1, evictions=1)}
 
 
 def test_each_image_has_its_own_account(desk: Desk) -> None:
     desk.after(1, vm(S.FETCHING, "a", image="x"), vm(S.FETCHING, "b", image="y"))
     desk.during(5, vm(S.RUNNING, "a", image="x"), vm(S.RUNNING, "b", image="y", cpus=1))
-    assert desk.used == {"x": Used(4, 8, vms=1), "y": Used(4, 4, vms=1)}
-    assert desk.book.gift().total() == Used(8, 12, vms=2)
+    assert desk.used == {"x": Usage(4, 8, vms=1), "y": Usage(4, 4, vms=1)}
+    assert desk.book.gift().total() == Usage(8, 12, vms=2)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_machine_that_had_no_work_yet_was_not_evicted(desk: Desk) -> None:
     desk.after(1, vm(S.FETCHING))
     desk.after(1, vm(S.BOOTING))
     desk.after(1, ended=(vm(S.ENDED, reason="owner-active"),))
-    assert desk.used == {"img-a": Used(1, 2, vms=1)}
+    assert desk.used == {"img-a": Usage(1, 2, vms=1)}
 
 
 def test_what_its_processors_really_used_is_counted_where_it_is_known(desk: Desk) -> None:
@@ -191,14 +191,14 @@ def test_a_damaged_file_begins_anew(desk: Desk, content: bytes) -> None:
 def test_two_years_of_months_and_two_months_of_days_are_kept() -> None:
     book = Book()
     for day in range(3 * 365):
-        book = add(book, NOON + timedelta(days=day), "img", Used(vm_seconds=1))
+        book = add(book, NOON + timedelta(days=day), "img", Usage(vm_seconds=1))
     assert len(book.months) == KEEP_MONTHS
     assert len(book.days) == KEEP_DAYS
     assert min(book.months) == "2027-12"
 
 
 def test_the_owner_is_shown_the_last_thirty_one_days() -> None:
-    book = add(add(Book(), NOON, "a", Used(60)), NOON - timedelta(days=30), "a", Used(30))
+    book = add(add(Book(), NOON, "a", Usage(60)), NOON - timedelta(days=30), "a", Usage(30))
     shown = gift(book, NOON)
     assert len(shown.days) == 31
     assert shown.days[0] == ("2026-10-23", 30)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.agent.owner.wishes import MAX_ACCOUNTS, ROOT, Denied, Said, WishBook, decide, standing, strongest
+from deskgrid.agent.owner.wishes import MAX_ACCOUNTS, ROOT, AccountWish, Denied, WishBook, decide, standing, strongest
 from deskgrid.model.wish import Ask, Wish
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -32,7 +32,7 @@ def weight(wish: Wish) -> tuple[bool, float]:
 def test_what_holds_is_never_less_than_what_anybody_else_has_asked(
     story: list[tuple[int, Ask, int | None, int]],
 ) -> None:
-    said: tuple[Said, ...] = ()
+    said: tuple[AccountWish, ...] = ()
     now = START
     for uid, ask, seconds, passing in story:
         now += timedelta(seconds=passing)
@@ -54,7 +54,7 @@ def test_what_holds_is_never_less_than_what_anybody_else_has_asked(
 
 
 def test_so_many_accounts_may_ask_and_no_more() -> None:
-    said: tuple[Said, ...] = ()
+    said: tuple[AccountWish, ...] = ()
     for uid in range(1, MAX_ACCOUNTS + 1):
         said = decide(said, uid, Wish(Ask.PAUSE, "x", START), AGENT, START)
     with pytest.raises(Denied, match="it does"):

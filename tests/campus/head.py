@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from deskgrid.coordinator.coordinator import Coordinator, Loaded
+from deskgrid.coordinator.coordinator import Coordinator, RestoredState
 from deskgrid.coordinator.cycle import Cycle
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.database import Database, open_database
@@ -48,9 +48,9 @@ class Head:
     def begin(self) -> None:
         """Start the service."""
         self._database = open_database(self.settings.database_url)
-        loaded = Loaded(self._database, self.clock.now())
+        loaded = RestoredState(self._database, self.clock.now())
         self.office = Coordinator(self.settings, self.pool, self.clock.now, loaded, FixedCatalogue(*self.images))
-        self.office.forget_ended()
+        self.office.invalidate_ended()
         self.cycle = Cycle(self.office)
 
     async def end(self, *, killed: bool) -> None:
@@ -61,7 +61,7 @@ class Head:
         if killed:
             for task in list(self._answering):
                 task.cancel()
-            await office.forgetting.close()
+            await office.ad_invalidation.close()
         else:
             await office.close()
         self._database.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.agent.owner.messages import AskStatus, Done, Now, Resume
+from deskgrid.agent.owner.messages import AskResume, AskStatus, Granted, Now
 from deskgrid.cli.output import Exit
 from deskgrid.host.system.account import become, service_account
 from deskgrid.host.system.files import own_folder
@@ -178,7 +178,7 @@ def test_whatever_its_files_hold_the_agent_lives_and_answers(folder: Path, offic
             assert isinstance(told, Now) and told.status.pid == agent.pid
             paused = told.status.wish is not None and told.status.wish.ask is Ask.PAUSE
             assert paused, "what a file of wishes cannot say counts as a pause"
-            assert isinstance(ask(places(None, state), Resume()), Done)
+            assert isinstance(ask(places(None, state), AskResume()), Granted)
         finally:
             agent.send_signal(signal.SIGTERM)
             _, said = agent.communicate(timeout=60)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from deskgrid.cli.desktop.policy import letter_of, value_text
-from deskgrid.cli.manual import policy_page
 from deskgrid.cli.output import Exit
 from deskgrid.core.desktop.cases import Expect, Given
 from deskgrid.core.policy.layers import LAYERS
 from deskgrid.core.policy.week import Slot
 from deskgrid.model.policy import ROWS
+from tools.drawings.manual import policy_page
 
 from .conftest import Command, agent_toml
 

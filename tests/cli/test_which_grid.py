@@ -17,14 +17,14 @@ from deskgrid.agent.settings import AgentSettings
 from deskgrid.cli.output import Exit
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.demo import first_look
-from deskgrid.demo.signers import Places
+from deskgrid.demo.signers import SignersFolders
 from deskgrid.host.system.account import Account, become, service_account
 from deskgrid.host.system.files import own_folder
 from deskgrid.host.system.toml import read
 from deskgrid.host.trees.trees import Tree
 from deskgrid.pool.embedded.place import (
     EmbeddedError,
-    State,
+    PoolState,
     check_binds,
     folders_of,
     free_port,
@@ -135,7 +135,9 @@ def test_root_takes_no_settings_from_the_home_that_somebody_gave_it(home: Home) 
 
 def pool(folder: Path, port: int) -> EmbeddedPool:
     tree = Tree(folder / "tree", service_account())
-    return EmbeddedPool(tree, folders_of(folder / "pool"), State(port, "10.0.2.2", "deskgrid", "deskgrid", ()), None)
+    return EmbeddedPool(
+        tree, folders_of(folder / "pool"), PoolState(port, "10.0.2.2", "deskgrid", "deskgrid", ()), None
+    )
 
 
 def test_a_first_look_writes_good_settings_and_the_second_time_nothing(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_a_first_look_writes_good_settings_and_the_second_time_nothing(tmp_path:
     coordinator = read(config / "coordinator.toml", CoordinatorSettings)
     agent = read(config / "agent.toml", AgentSettings)
     assert coordinator.guest.collector == "10.0.2.2:7777"
-    assert coordinator.images.repository == Places(folder).repository
+    assert coordinator.images.repository == SignersFolders(folder).repository
     assert agent.coordinator == f"https://localhost:{coordinator.port}"
     assert agent.policy_folder == config / "policy"
     assert Path(agent.presence.removeprefix("file:")).read_text().strip() == "away"
@@ -175,7 +177,7 @@ def test_settings_of_somebody_else_are_never_written_over(tmp_path: Path) -> Non
 def test_a_pool_has_the_port_that_it_had_since_settings_name_it(tmp_path: Path) -> None:
     folders, port = folders_of(tmp_path), free_port()
     assert usual_port(folders) != 0
-    (tmp_path / "pool.json").write_bytes(msgspec.json.encode(State(port, "10.0.2.2", "deskgrid", "deskgrid", ())))
+    (tmp_path / "pool.json").write_bytes(msgspec.json.encode(PoolState(port, "10.0.2.2", "deskgrid", "deskgrid", ())))
     assert usual_port(folders) == port
 
 

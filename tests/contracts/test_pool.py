@@ -20,8 +20,8 @@ from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings
 from deskgrid.model.pool import Foreign, Match, OfflineAd, PoolSnapshot
 from deskgrid.pool.config import PoolSettings
-from deskgrid.pool.contract import Pool, PoolError, Refused, Unreachable
-from deskgrid.pool.embedded.execute import ExecuteNode, Member
+from deskgrid.pool.contract import Pool, PoolError, PoolRefused, PoolUnreachable
+from deskgrid.pool.embedded.execute import ExecuteNode, NodeIdentity
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedPool, free_port
 from deskgrid.pool.fake import FakePool
@@ -146,7 +146,7 @@ class RealBench:
 
     def join(self, vm_id: str, image: str) -> None:
         token = self.pool.mint_token(vm_id, 3600)
-        member = Member(vm_id, image, "desk-1", token)
+        member = NodeIdentity(vm_id, image, "desk-1", token)
         folder = self._folder / vm_id
         self._nodes[vm_id] = ExecuteNode.start(self._tree, folder, member, self.embedded.collector)
 
@@ -338,7 +338,7 @@ def test_a_hostile_image_name_is_a_text_like_any_other_and_makes_no_demand(bench
 
 
 def test_an_ad_with_an_image_name_that_is_no_name_is_refused(bench: Bench) -> None:
-    with pytest.raises(Refused, match="image name"):
+    with pytest.raises(PoolRefused, match="image name"):
         bench.pool.advertise([OfflineAd('x" || true || "', SMALL, MIB)])
 
 
@@ -407,14 +407,14 @@ def test_a_machine_that_is_forgotten_is_gone_from_the_collector_at_once(bench: B
 
 def test_forgetting_an_unknown_machine_is_no_error_and_a_hostile_one_is_refused(bench: Bench) -> None:
     bench.pool.forget_vm("vm-unknown")
-    with pytest.raises(Refused, match="VM id"):
+    with pytest.raises(PoolRefused, match="VM id"):
         bench.pool.forget_vm('" || true || "')
 
 
 def test_each_token_is_another_and_a_hostile_vm_gets_none(bench: Bench) -> None:
     first, second = bench.pool.mint_token("vm-1", 60), bench.pool.mint_token("vm-1", 60)
     assert first and second and first != second
-    with pytest.raises(Refused, match="VM id"):
+    with pytest.raises(PoolRefused, match="VM id"):
         bench.pool.mint_token("../../etc", 60)
 
 
@@ -431,7 +431,7 @@ def test_a_job_is_described_while_it_waits_and_after_it_has_ended(bench: Bench) 
 def test_an_unknown_job_is_none_and_a_malformed_id_is_refused(bench: Bench) -> None:
     assert bench.pool.job("999999.0") is None
     for hostile in ("1", "1.0 || true", "-1.0", "1.0\n", "", "1.0;ls"):
-        with pytest.raises(Refused, match="job id"):
+        with pytest.raises(PoolRefused, match="job id"):
             bench.pool.job(hostile)
 
 
@@ -474,11 +474,11 @@ def test_a_pool_that_is_down_is_unknown_in_every_part(bench: Bench) -> None:
         seen = bench.pool.snapshot()
         assert (seen.matches, seen.idle, seen.machines) == (None, None, None)
         assert seen.faults
-        with pytest.raises(Unreachable):
+        with pytest.raises(PoolUnreachable):
             bench.pool.advertise([IMAGE_A])
-        with pytest.raises(Unreachable):
+        with pytest.raises(PoolUnreachable):
             bench.pool.forget_vm("vm-1")
-        with pytest.raises(Unreachable):
+        with pytest.raises(PoolUnreachable):
             bench.pool.job("1.0")
     finally:
         bench.go_on()

@@ -7,7 +7,7 @@ import msgspec
 
 from deskgrid.coordinator.settings import ImageSettings
 from deskgrid.images.format.keys import ProjectKey, make_key, read_key
-from deskgrid.images.publish.publish import Source, publish
+from deskgrid.images.publish.publish import Publication, publish
 from deskgrid.images.trust.keys import make_key as make_signing_key
 from deskgrid.images.trust.keys import open_signer
 from deskgrid.images.trust.words import Version
@@ -45,7 +45,7 @@ class Lab:
         version = Version(*text.split("/"))
         disk = self.folder / "disk.raw"
         disk.write_bytes(text.encode() * 20_000)
-        source = Source(disk, None, None, "", 256 << 20, (), "0" * 64)
+        source = Publication(disk, None, None, "", 256 << 20, (), "0" * 64)
         key = ProjectKey(read_key(self.keys / f"{version.project}.key"))
         made = publish(source, self.web, (version.project, version.image, version.version), key)
         content = made.path.read_bytes()

@@ -16,7 +16,7 @@ import pytest
 import urllib3
 
 from deskgrid.coordinator.authority import fingerprint
-from deskgrid.coordinator.client import NoAnswer, OperatorClient, Refused
+from deskgrid.coordinator.client import CoordinatorRefused, NoAnswer, OperatorClient
 from deskgrid.coordinator.service import ServiceError
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.reason import Reason
@@ -402,7 +402,7 @@ def test_questions_about_what_is_not_there_get_a_sentence(shared: Service) -> No
         (lambda: operator.make_token(uses=0), "bad-limits"),
         (lambda: operator.leases(limit=-1), "bad-number"),
     ):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(CoordinatorRefused) as refused:
             ask()
         assert refused.value.problem.code == code
     assert operator.why_desktop("nobody").reason.name == "not-enrolled"
@@ -499,6 +499,6 @@ def test_a_token_that_the_operator_revoked_enrols_nobody_and_whom_it_enrolled_st
         assert problem(here.post("/v1/enrol", body)) == (403, "token-expired")
         desk.say()
         for token_id, code in ((made.id, "token-expired"), ("nobody", "token-unknown")):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(CoordinatorRefused) as refused:
                 here.operator.revoke_token(token_id)
             assert refused.value.problem.code == code

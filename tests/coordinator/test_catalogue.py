@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deskgrid.coordinator.images.catalogue import FixedCatalogue, Unreadable
 from deskgrid.coordinator.images.signed import SignedCatalogue
-from deskgrid.core.fleet.catalogue import Choice, Listed, Listing, choose, gone
+from deskgrid.core.fleet.catalogue import CatalogueEntry, Choice, Listing, choose, gone
 from deskgrid.images.format.keys import make_key
 from deskgrid.images.format.published import digest
 from deskgrid.images.trust.keys import make_key as make_signing_key
@@ -29,12 +29,14 @@ BAD = Reason("image-revoked", "It is bad.")
 PROJECTS = frozenset({"einstein", "newton"})
 
 
-def listed(version: int, latest: bool = False, refused: Reason | None = None, project: str = "einstein") -> Listed:
+def listed(
+    version: int, latest: bool = False, refused: Reason | None = None, project: str = "einstein"
+) -> CatalogueEntry:
     ref = ImageRef("search", f"{version}{len(project)}".rjust(64, "0"))
-    return Listed(ref, project, f"{version}.0", version, latest, refused=refused)
+    return CatalogueEntry(ref, project, f"{version}.0", version, latest, refused=refused)
 
 
-def chosen(*versions: Listed, owners: dict[str, str] | None = None) -> Choice:
+def chosen(*versions: CatalogueEntry, owners: dict[str, str] | None = None) -> Choice:
     return choose(Listing(versions, PROJECTS), owners or {})
 
 
@@ -323,7 +325,7 @@ def listings(draw: st.DrawFn) -> Listing:
             pointed = draw(st.integers(0, 4))
             for number, refused in enumerate(standings, 1):
                 ref = ImageRef(name, digest(f"{project} {name} {number}".encode()))
-                found.append(Listed(ref, project, f"{number}.0", number, number == pointed, refused=refused))
+                found.append(CatalogueEntry(ref, project, f"{number}.0", number, number == pointed, refused=refused))
     return Listing(tuple(draw(st.permutations(found))), frozenset(one.project for one in found))
 
 

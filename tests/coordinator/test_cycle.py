@@ -14,7 +14,7 @@ from deskgrid.model.desktop import Fault, VmState
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.pool import PoolSnapshot
 from deskgrid.model.reason import Reason
-from deskgrid.pool.contract import Refused
+from deskgrid.pool.contract import PoolRefused
 from deskgrid.pool.fake import FakePool
 from tests.waiting import SOON_SECONDS
 
@@ -24,7 +24,7 @@ from .values import BUSY, FACTS, FULL, IMAGE, Clock, Desk, Office, member, offic
 async def forgotten(here: Office, vm_id: str) -> None:
     """Wait until the VM's ads have been taken away."""
     for _ in range(200):
-        if vm_id not in here.part.forgetting:
+        if vm_id not in here.part.ad_invalidation:
             return
         await asyncio.sleep(0.01)
     raise AssertionError(f"{vm_id} is still in the collector")
@@ -86,7 +86,7 @@ def test_taking_ads_away_is_tried_again_when_the_pool_fails(tmp_path: Path) -> N
             here.pool.faults.unreachable = True
             await desk.say(ended=(desk.ends(lease.vm_id),))
             await asyncio.sleep(0.05)
-            assert lease.vm_id in here.part.forgetting
+            assert lease.vm_id in here.part.ad_invalidation
             here.pool.faults.unreachable = False
             await forgotten(here, lease.vm_id)
             assert here.pool.snapshot().machines == ()
@@ -233,7 +233,7 @@ class Tokenless(FakePool):
     """A pool whose signing key can't be read."""
 
     def mint_token(self, vm_id: str, lifetime_seconds: int) -> str:
-        raise Refused("no key")
+        raise PoolRefused("no key")
 
 
 def test_a_grant_without_a_pool_token_becomes_no_lease(tmp_path: Path) -> None:
@@ -574,7 +574,7 @@ def test_the_tokens_of_a_revoked_desktop_die_those_of_vms_that_ended_lately_too(
             assert pool.noted == [(lease.vm_id, False)], "it lives out its half hour"
             here.part.members["desk-1"] = msgspec.structs.replace(here.part.members["desk-1"], revoked_at=clock())
             here.part.ledger.cut_off("desk-1", Reason("desktop-revoked", "It was sold."), clock())
-            here.part.forget_ended()
+            here.part.invalidate_ended()
             await forgotten(here, lease.vm_id)
             assert pool.noted[1:] == [(lease.vm_id, True)]
 

@@ -9,7 +9,7 @@ from deskgrid.coordinator import explain
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.database import inventories
 from deskgrid.coordinator.db.values import DesktopInventory
-from deskgrid.coordinator.state.inventories import Kind
+from deskgrid.coordinator.state.inventories import FleetKind
 from deskgrid.model.inventory import Inventory, Trial, Verdict, Virtualisation
 
 from .values import START, Clock, Desk, member, office
@@ -108,8 +108,8 @@ def test_the_fleets_table_counts_by_product_and_virtualisation_and_leaves_out_wh
             here.part.members["desk-6"] = msgspec.structs.replace(left, revoked_at=START, revoked_reason="sold")
             found = explain.inventory(here.part)
             assert found.kinds == (
-                Kind("Dell Inc. OptiPlex 7090", Virtualisation.OFF, 3, {"tcg": 3}, {"cpu": 3, "kvm": 3}),
-                Kind("Dell Inc. OptiPlex 7090", Virtualisation.ON, 2, {"kvm": 2, "tcg": 2}, {}),
+                FleetKind("Dell Inc. OptiPlex 7090", Virtualisation.OFF, 3, {"tcg": 3}, {"cpu": 3, "kvm": 3}),
+                FleetKind("Dell Inc. OptiPlex 7090", Virtualisation.ON, 2, {"kvm": 2, "tcg": 2}, {}),
             )
             assert [one.desktop for one in found.desktops] == [f"desk-{number}" for number in range(5)]
             assert found.silent == 1

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 from deskgrid.coordinator.db import database as db
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.database import DatabaseError, open_database
-from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.problems import RequestRefused
 from deskgrid.coordinator.state import membership
 from deskgrid.coordinator.state.credentials import Guard, digest, proves, token_parts
 from deskgrid.wire.messages import Enrol
@@ -39,7 +39,7 @@ def enrol(database: db.Database, text: str, name: str = "desk-1", when=START):
 
 
 def refused(database: db.Database, text: str, name: str = "desk-1", when=START) -> str:
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(RequestRefused) as refusal:
         enrol(database, text, name, when)
     return refusal.value.code
 
@@ -121,7 +121,7 @@ def test_uses_are_counted_right_when_many_enrol_at_once(database: db.Database) -
     def one(number: int) -> bool:
         try:
             enrol(database, text, f"desk-{number}")
-        except Refusal:
+        except RequestRefused:
             return False
         return True
 

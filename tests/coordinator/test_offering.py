@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from deskgrid.coordinator.coordinator import Coordinator, Loaded
+from deskgrid.coordinator.coordinator import Coordinator, RestoredState
 from deskgrid.coordinator.cycle import Cycle
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.database import open_database
 from deskgrid.coordinator.images.catalogue import FixedCatalogue, Unreadable
-from deskgrid.core.fleet.catalogue import Listed, Listing
+from deskgrid.core.fleet.catalogue import CatalogueEntry, Listing
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from deskgrid.model.reason import Reason
 from deskgrid.pool.fake import FakePool
@@ -25,11 +25,11 @@ ONE, TWO = ImageRef("search", "1" * 64), ImageRef("search", "2" * 64)
 UNTIL = START + timedelta(days=1)
 
 
-def listed(ref: ImageRef, number: int = 1, refused: Reason | None = None) -> Listed:
-    return Listed(ref, "einstein", f"{number}.0", number, True, ("rita",), 1 << 20, 1 << 20, 1 << 20, refused)
+def listed(ref: ImageRef, number: int = 1, refused: Reason | None = None) -> CatalogueEntry:
+    return CatalogueEntry(ref, "einstein", f"{number}.0", number, True, ("rita",), 1 << 20, 1 << 20, 1 << 20, refused)
 
 
-def listing(*versions: Listed, **more: object) -> Listing:
+def listing(*versions: CatalogueEntry, **more: object) -> Listing:
     return Listing(versions, frozenset({"einstein"}), UNTIL, **more)
 
 
@@ -59,7 +59,9 @@ class Rig:
         self.clock = clock or Clock()
         self.pool = FakePool(self.clock)
         self.database = open_database(f"sqlite:///{state / 'db'}")
-        self.part = Coordinator(settings(state), self.pool, self.clock, Loaded(self.database, self.clock()), said)
+        self.part = Coordinator(
+            settings(state), self.pool, self.clock, RestoredState(self.database, self.clock()), said
+        )
         self.office = Office(self.part, self.pool, self.clock)
         self.cycle = Cycle(self.part)
 
@@ -146,7 +148,7 @@ def test_a_revocation_by_an_unreadable_catalogue_withdraws_what_it_concerns_and_
 def test_an_image_can_be_opened_only_while_it_may_start_and_its_key_is_here(tmp_path: Path) -> None:
     async def story() -> None:
         keyless = ImageRef("archive", "4" * 64)
-        foreign = Listed(keyless, "newton", "1.0", 1, True)
+        foreign = CatalogueEntry(keyless, "newton", "1.0", 1, True)
         refused = listed(TWO, 2, Reason("image-keyless", "No key."))
         rig = Rig(tmp_path, Said(listing(listed(ONE), refused, foreign), Unreadable(["no"], {ONE.digest: "bad"})))
         await rig.look()

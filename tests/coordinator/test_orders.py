@@ -290,7 +290,7 @@ async def holding(here: Office, desk: Desk) -> "asyncio.Task[Answer]":
     """A report that is held."""
     held = asyncio.create_task(desk.say(wait_seconds=HELD_SECONDS))
     until = time.monotonic() + AT_ONCE_SECONDS
-    while not len(here.part.holding):
+    while not len(here.part.long_polls):
         assert time.monotonic() < until and not held.done()
         await asyncio.sleep(0.01)
     return held
@@ -318,7 +318,7 @@ def test_a_newer_report_lets_the_held_one_go(tmp_path: Path) -> None:
             held = await holding(here, desk)
             await desk.say()
             assert (await asyncio.wait_for(held, AT_ONCE_SECONDS)).to == 1
-            assert len(here.part.holding) == 0
+            assert len(here.part.long_polls) == 0
 
     asyncio.run(story())
 
@@ -354,7 +354,7 @@ def test_all_held_reports_are_answered_when_the_coordinator_ends(tmp_path: Path)
         async with office(tmp_path) as here:
             desk = await member(here)
             held = await holding(here, desk)
-            here.part.holding.close()
+            here.part.long_polls.close()
             assert (await asyncio.wait_for(held, AT_ONCE_SECONDS)).orders == ()
             assert (await asyncio.wait_for(desk.say(wait_seconds=HELD_SECONDS), AT_ONCE_SECONDS)).orders == ()
 

@@ -15,10 +15,10 @@ import pytest
 import urllib3
 
 from deskgrid.coordinator.http.repository import PART_BYTES, TRANSPORT, Part, RepositoryFiles, part_of
-from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.problems import RequestRefused
 from deskgrid.images.fetch.source import Origin, open_source
 from deskgrid.images.trust.desktop.client import Trusted
-from deskgrid.images.trust.desktop.source import HttpSource
+from deskgrid.images.trust.desktop.source import RepositoryServer
 from deskgrid.images.trust.words import Version
 
 from .lab import Lab
@@ -76,7 +76,7 @@ def big(lab: Lab) -> bytes:
 
 
 def test_a_desktop_learns_and_checks_all_that_is_signed_from_here(here: Service, lab: Lab, tmp_path: Path) -> None:
-    source = HttpSource(f"{here.at.url}/repository", context=context(here.state))
+    source = RepositoryServer(f"{here.at.url}/repository", context=context(here.state))
     wanted = Version("einstein", "search", "1.0")
     with Trusted(tmp_path / "desktop", lab.grid.bootstrap, source) as trusted:
         trusted.refresh(datetime.now(UTC))
@@ -223,7 +223,7 @@ def test_long_answers_have_so_many_places_and_short_ones_always_one(lab: Lab) ->
         first = asyncio.create_task(files(scope(f"einstein/packs/ab/{PACK}"), receive, slow))
         while files.long.taken == 0:
             await asyncio.sleep(0.01)
-        with pytest.raises(Refusal, match="Many desktops fetch now"):
+        with pytest.raises(RequestRefused, match="Many desktops fetch now"):
             await files(scope(f"einstein/packs/ab/{PACK}"), receive, send)
         await files(scope("metadata/timestamp.json"), receive, send)
         assert sent[0] == "200"
@@ -290,7 +290,7 @@ def test_a_repository_that_cannot_be_read_is_503(lab: Lab, tmp_path: Path) -> No
         async def nobody(*said: object) -> dict[str, object]:
             raise AssertionError
 
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(RequestRefused) as refused:
             await files({"path": "/repository/metadata/x.json", "method": "GET", "headers": []}, nobody, nobody)
         assert refused.value.status == 503
         files.close()

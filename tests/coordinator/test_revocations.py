@@ -11,7 +11,7 @@ import pytest
 
 from deskgrid.coordinator.db import database as db
 from deskgrid.coordinator.db.database import open_database
-from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.problems import RequestRefused
 from deskgrid.coordinator.settings import CoordinatorSettings, GuestSettings
 from deskgrid.coordinator.state import membership
 from deskgrid.coordinator.state.revocations import FILE, Journal
@@ -142,7 +142,7 @@ def test_what_cannot_be_written_to_the_journal_is_not_revoked(tmp_path: Path) ->
         async with office(tmp_path) as here:
             await member(here)
             (tmp_path / FILE).mkdir()
-            with pytest.raises(Refusal, match="Nothing was revoked"):
+            with pytest.raises(RequestRefused, match="Nothing was revoked"):
                 await here.part.recorder.call(
                     lambda c: here.part.journal.revoke(c, "desk-1", "sold", "operator", here.clock())
                 )
@@ -171,7 +171,7 @@ async def revoke(here: Office, name: str) -> None:
     assert revoked is not None
     part.members[name] = revoked
     part.ledger.cut_off(name, Reason("desktop-revoked", "It was stolen."), now)
-    part.forget_ended()
+    part.invalidate_ended()
 
 
 async def until(told: list[tuple[str, bool]], expected: tuple[str, bool]) -> None:
@@ -231,7 +231,7 @@ def test_a_token_that_could_not_die_for_long_is_tried_again_by_the_next_cycle(tm
             told = told_by(here)
             here.pool.faults.unreachable = True
             await revoke(here, desk.name)
-            while lease.vm_id in here.part.forgetting:
+            while lease.vm_id in here.part.ad_invalidation:
                 await asyncio.sleep(0.01)
             here.pool.faults.unreachable = False
             await here.cycle()

@@ -155,7 +155,7 @@ class World:
                     self.here.pool.join(vm_id, IMAGE.name, desk.name)
             await self.here.cycle(40.0)
         for _ in range(100):
-            if not any(vm_id in self.here.part.forgetting for vm_id in self.seen):
+            if not any(vm_id in self.here.part.ad_invalidation for vm_id in self.seen):
                 break
             await asyncio.sleep(0.01)
         living = {live.lease.vm_id for live in self.here.part.ledger.all() if live.record.shown_at}

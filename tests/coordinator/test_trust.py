@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from deskgrid.coordinator.authority import SERVER_DAYS, TrustError, fingerprint, prepare
+from deskgrid.coordinator.authority import SERVER_DAYS, AuthorityError, fingerprint, prepare
 
 from .values import START
 
@@ -65,7 +65,7 @@ def test_a_key_that_others_could_read_is_closed_again(tmp_path: Path) -> None:
 def test_a_file_that_is_damaged_is_said_not_replaced(tmp_path: Path, name: str) -> None:
     prepare(tmp_path, NAMES, START)
     (tmp_path / name).write_bytes(b"nonsense")
-    with pytest.raises(TrustError, match=name):
+    with pytest.raises(AuthorityError, match=name):
         prepare(tmp_path, NAMES, START)
     assert (tmp_path / name).read_bytes() == b"nonsense"
 
@@ -83,5 +83,5 @@ def test_a_ca_certificate_that_is_not_of_its_key_is_said(tmp_path: Path) -> None
     prepare(tmp_path, NAMES, START)
     prepare(other, NAMES, START)
     (other / "ca.pem").replace(tmp_path / "ca.pem")
-    with pytest.raises(TrustError, match=r"does not belong to .*ca\.key"):
+    with pytest.raises(AuthorityError, match=r"does not belong to .*ca\.key"):
         prepare(tmp_path, NAMES, START)

@@ -13,10 +13,11 @@ from deskgrid.coordinator import retention, service
 from deskgrid.coordinator.db import database as db
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.database import Database, open_database
-from deskgrid.coordinator.db.values import LeaseRecord, Line
+from deskgrid.coordinator.db.values import StoryLine
 from deskgrid.coordinator.http.connection import BoundedConnection
 from deskgrid.coordinator.retention import prune, prune_all
 from deskgrid.coordinator.state import membership
+from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Enrol
@@ -41,7 +42,7 @@ def fill(database: Database, ended: int, living: int = 1) -> None:
             at = START + n * DAY
             lease = Lease(f"vm-{n}", "desk-1", IMAGE, Size(1, GIB), at, at, WHY)
             queries.write_leases(c, [LeaseRecord(lease, at, ended_at=at if n < ended else None, end=WHY)])
-            queries.write_story(c, [Line(f"vm-{n}", at, at, "desk-1", "s", event, "") for event in "ab"])
+            queries.write_story(c, [StoryLine(f"vm-{n}", at, at, "desk-1", "s", event, "") for event in "ab"])
 
 
 def count(database: Database, table: sa.Table) -> int:
@@ -84,7 +85,8 @@ def test_the_service_removes_by_its_settings_and_the_file_shrinks(tmp_path: Path
     fill(database, ended=1)
     with database.begin() as c:
         rows = [
-            msgspec.structs.asdict(Line("vm-0", START, START, "desk-1", "s", f"e{n}", "x" * 500)) for n in range(9000)
+            msgspec.structs.asdict(StoryLine("vm-0", START, START, "desk-1", "s", f"e{n}", "x" * 500))
+            for n in range(9000)
         ]
         c.execute(db.story.insert(), [{k: v for k, v in row.items() if k != "id"} for row in rows])
         c.execute(db.story.insert(), [{k: v for k, v in rows[0].items() if k != "id"} | {"vm_id": "vm-1"}])

@@ -12,7 +12,7 @@ from deskgrid.model.desktop import Desktop, Fault, VmReport, VmState
 from deskgrid.model.image import Attribute, ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import LiveLease, Outcome, Plan, PlanSettings, Shortage, Snapshot, Want
-from deskgrid.model.pool import Foreign, Job, JobGroup, Machine, Match, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import Foreign, Job, JobGroup, MachineAd, Match, OfflineAd, PoolSnapshot
 from deskgrid.model.reason import Reason
 
 from .values import BUSY, FREE, GIB, IMAGE, ROOM, START, WHY
@@ -85,7 +85,7 @@ def test_a_job_whose_state_or_wish_says_it_all(job: Job, name: str, part: str) -
 
 
 def test_a_running_job_is_shown_with_its_vm() -> None:
-    machine = Machine("vm-1", "vm-1", "its-sl6", "desk-1", True, ("12.0",))
+    machine = MachineAd("vm-1", "vm-1", "its-sl6", "desk-1", True, ("12.0",))
     assert why_job(changed(status=2), view(pool=heard(machines=(machine,)))).vms == ("vm-1",)
     assert why_job(changed(status=2), view(pool=heard(machines=None))).vms == ()
     assert why_job(changed(status=2), View(START, SETTINGS)).vms == ()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.coordinator.coordinator import Coordinator, Loaded
+from deskgrid.coordinator.coordinator import Coordinator, RestoredState
 from deskgrid.coordinator.cycle import Cycle
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.database import open_database
@@ -17,6 +17,7 @@ from deskgrid.coordinator.settings import CoordinatorSettings, GuestSettings
 from deskgrid.coordinator.state import membership
 from deskgrid.coordinator.state.own_time import OwnTime
 from deskgrid.coordinator.state.revocations import FILE, Journal
+from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.model.desktop import Availability, Fault, Room, Transition, VmReport, VmState
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
@@ -94,7 +95,7 @@ class Office:
         self.catalogue.offer(facts)
         await self.part.offering.refresh(self.clock(), 10.0)
 
-    async def lease(self, vm_id: str) -> queries.LeaseRecord:
+    async def lease(self, vm_id: str) -> LeaseRecord:
         """What is recorded of a lease."""
         found = await self.part.recorder.call(lambda c: queries.lease(c, vm_id))
         assert found is not None
@@ -170,9 +171,9 @@ async def office(
     chosen = change(settings(state))
     database = open_database(chosen.database_url)
     catalogue = FixedCatalogue()
-    loaded = Loaded(database, clock(), forget_delays=(0.01,) * 20, journal=Journal(state / FILE))
+    loaded = RestoredState(database, clock(), invalidate_delays=(0.01,) * 20, journal=Journal(state / FILE))
     part = Coordinator(chosen, pool, clock, loaded, catalogue)
-    part.forget_ended()
+    part.invalidate_ended()
     try:
         yield Office(part, pool, clock, catalogue)
     finally:

@@ -7,9 +7,9 @@ import pytest
 
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.cli.main import app
-from deskgrid.cli.manual import commands_page, rows, settings_page
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.images.format.recipe import Recipe
+from tools.drawings.manual import commands_page, rows, settings_page
 
 ROOT = Path(__file__).resolve().parents[2]
 HINT = "run `make docs`"

@@ -10,7 +10,7 @@ import pytest
 
 from deskgrid.host.doctor.contact import Contact
 from deskgrid.host.doctor.desktop import virtualisation
-from deskgrid.host.doctor.facts import GIB, PACKAGES, Agent, Facts, Finding, Kvm, Level, Namespaces, worst
+from deskgrid.host.doctor.facts import GIB, PACKAGES, AgentFacts, ComputerFacts, Finding, Kvm, Level, Namespaces, worst
 from deskgrid.host.doctor.findings import examine
 from deskgrid.host.doctor.gather import Who, gather
 from deskgrid.host.system import sandbox
@@ -19,11 +19,11 @@ from deskgrid.model.inventory import Trial, Verdict, Virtualisation
 pytestmark = pytest.mark.slow
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-HEALTHY = Facts(now=NOW, newest_file_at=NOW - timedelta(days=2))
+HEALTHY = ComputerFacts(now=NOW, newest_file_at=NOW - timedelta(days=2))
 ALL = HEALTHY.programs
 
 
-def ill(**changes: Any) -> Facts:
+def ill(**changes: Any) -> ComputerFacts:
     return msgspec.structs.replace(HEALTHY, **changes)
 
 
@@ -323,7 +323,7 @@ def test_another_account_is_judged_by_owner_group_and_the_rest(tmp_path: Path) -
 
 
 def test_the_agents_state_folder_must_be_its_own_alone(tmp_path: Path) -> None:
-    agent = Agent(tmp_path / "state")
+    agent = AgentFacts(tmp_path / "state")
     assert gather(agent=agent, trial_seconds=0).state_error == "No such file or directory"
     agent.state.mkdir(mode=0o755)
     if os.geteuid() == 0:

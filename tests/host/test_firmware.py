@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from deskgrid.host.firmware.plan import Feature, Plan, Role, Setting, Setup, Write, is_on, plan
+from deskgrid.host.firmware.plan import Feature, FirmwarePlan, FirmwareSetting, Role, Setup, Write, is_on, plan
 from deskgrid.host.firmware.sysfs import CLASS, carry_out, may_write, read, without_settings
 from deskgrid.host.firmware.windows import WindowsSetup, windows_plan
 
@@ -19,29 +19,31 @@ BOTH = (Feature.CPU, Feature.IO)
 DELL = Setup(
     "dell-wmi-sysman",
     (
-        Setting("Virtualization", "Disabled", ("Disabled", "Enabled")),
-        Setting("VtForDirectIo", "Disabled", ("Disabled", "Enabled"), rules="[SuppressIfNot:Virtualization=Enabled]"),
-        Setting("SecureBoot", "Disabled", ("Disabled", "Enabled")),
+        FirmwareSetting("Virtualization", "Disabled", ("Disabled", "Enabled")),
+        FirmwareSetting(
+            "VtForDirectIo", "Disabled", ("Disabled", "Enabled"), rules="[SuppressIfNot:Virtualization=Enabled]"
+        ),
+        FirmwareSetting("SecureBoot", "Disabled", ("Disabled", "Enabled")),
     ),
     (Role("Admin", "bios-admin", False), Role("System", "power-on", True)),
 )
 LENOVO = Setup(
     "thinklmi",
     (
-        Setting("VirtualizationTechnology", "Disable", ("Disable", "Enable")),
-        Setting("VTdFeature", "Disable", ("Disable", "Enable")),
+        FirmwareSetting("VirtualizationTechnology", "Disable", ("Disable", "Enable")),
+        FirmwareSetting("VTdFeature", "Disable", ("Disable", "Enable")),
     ),
     (Role("Admin", "bios-admin", False), Role("System", "system-mgmt", False)),
 )
 HP = Setup(
     "hp-bioscfg",
     (
-        Setting("Virtualization Technology (VTx)", "Disable", ("Disable", "Enable")),
-        Setting("Virtualization Technology for Directed I/O (VTd)", "Disable", ("Disable", "Enable")),
+        FirmwareSetting("Virtualization Technology (VTx)", "Disable", ("Disable", "Enable")),
+        FirmwareSetting("Virtualization Technology for Directed I/O (VTd)", "Disable", ("Disable", "Enable")),
     ),
     (Role("Setup Password", "bios-admin", True), Role("SPM", "enhanced-bios-auth", True, "provisioned")),
 )
-HP_AMD = Setup("hp-bioscfg", (Setting("SVM CPU Virtualization", "Disable", ("Disable", "Enable")),))
+HP_AMD = Setup("hp-bioscfg", (FirmwareSetting("SVM CPU Virtualization", "Disable", ("Disable", "Enable")),))
 
 
 def changed(setup: Setup, number: int, **changes: Any) -> Setup:
@@ -256,7 +258,7 @@ def test_a_change_that_reads_back_only_after_a_restart_counts_if_the_firmware_sa
     file = base / "attributes" / "Virtualization" / "current_value"
     file.unlink()
     file.symlink_to("/dev/null")  # takes everything, and reads as nothing
-    made = Plan(found.driver, (Write("Virtualization", "", "Enabled", "VT-x or AMD-V is off"),))
+    made = FirmwarePlan(found.driver, (Write("Virtualization", "", "Enabled", "VT-x or AMD-V is off"),))
     (result,) = carry_out(tmp_path, made)
     assert not result.done
     assert "after writing" in result.sentence
@@ -339,7 +341,7 @@ def test_hps_are_set_by_its_interface_or_its_module(tools: tuple[str, ...], word
 
 
 def test_names_from_a_firmware_do_not_leave_their_quotes() -> None:
-    nasty = Setting("SVM'; exit; '", "Disabled", ("Disabled", "Enabled"), display_name="Virtualization")
+    nasty = FirmwareSetting("SVM'; exit; '", "Disabled", ("Disabled", "Enabled"), display_name="Virtualization")
     (call,) = windows_plan(WindowsSetup("HP", (nasty,))).calls
     assert "Name = 'SVM''; exit; '''" in call.argv[-1]
 

@@ -15,7 +15,7 @@ from deskgrid.host.system.account import Account, service_account
 from deskgrid.host.trees import debstrap, entry, trees
 from deskgrid.host.trees.debstrap import BuildFailed
 
-SMALL = trees.Recipe("trixie", ("mount",))
+SMALL = trees.TreeRecipe("trixie", ("mount",))
 
 
 def make_tar(path: Path) -> None:
@@ -50,15 +50,15 @@ def test_a_tar_that_is_cut_off_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_key_of_a_tree_changes_with_what_is_in_it_and_with_its_owner(tmp_path: Path) -> None:
-    one = trees.Recipe("trixie", ("a", "b"))
+    one = trees.TreeRecipe("trixie", ("a", "b"))
     places = {
         trees._place(recipe, account, tmp_path)
-        for recipe in (one, trees.Recipe("trixie", ("a",)), trees.Recipe("sid", ("a", "b")))
+        for recipe in (one, trees.TreeRecipe("trixie", ("a",)), trees.TreeRecipe("sid", ("a", "b")))
         for account in (Account(1, 1), Account(2, 2))
     }
     assert len(places) == 6
     assert trees._place(one, Account(1, 1), tmp_path) == trees._place(
-        trees.Recipe("trixie", ("b", "a")), Account(1, 1), tmp_path
+        trees.TreeRecipe("trixie", ("b", "a")), Account(1, 1), tmp_path
     )
 
 
@@ -93,8 +93,9 @@ def test_a_small_tree_is_built_with_progress_entered_and_not_built_twice(tmp_pat
 BUILDER = """
 import sys
 from pathlib import Path
-from deskgrid.host import trees
-trees.provide(trees.Recipe("trixie", ("mount",)), lambda part, what: print(part, flush=True), cache=Path(sys.argv[1]))
+from deskgrid.host.trees import trees
+wanted = trees.TreeRecipe("trixie", ("mount",))
+trees.provide(wanted, lambda part, what: print(part, flush=True), cache=Path(sys.argv[1]))
 """
 
 
@@ -118,7 +119,7 @@ def test_an_interrupted_build_leaves_nothing_and_a_killed_one_does_not_hinder_th
 @pytest.mark.real
 def test_a_suite_that_does_not_exist_fails_with_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match="nosuchsuite"):
-        trees.provide(trees.Recipe("nosuchsuite", ("mount",)), cache=tmp_path)
+        trees.provide(trees.TreeRecipe("nosuchsuite", ("mount",)), cache=tmp_path)
     assert [path.name for path in (tmp_path / "trees").iterdir() if not path.name.endswith(".lock")] == []
 
 

@@ -18,18 +18,18 @@ from tiny_guest import DISK_LINE, tiny_guest
 from deskgrid.images.fetch.source import Origin
 from deskgrid.images.format import published
 from deskgrid.images.format.keys import ProjectKey
-from deskgrid.images.publish.publish import Source, publish
+from deskgrid.images.publish.publish import Publication, publish
 from deskgrid.images.serve.launch import disk_server
 from deskgrid.images.serve.prefetch import How
-from deskgrid.images.serve.serve import Order
-from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.serve.serve import ServeOrder
+from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.wire.disk import DiskServer, OpenedImage
 from deskgrid.wire.keeper import VmSpec
 
 KEY = bytes(range(1, 33))
 CANARY = b"a canary in the disk that nobody may find in the clear "
 NOISE_BYTES = 12 * MIB
-Change = Callable[[Order], Order]
+Change = Callable[[ServeOrder], ServeOrder]
 
 
 @cache
@@ -45,7 +45,7 @@ def publication() -> tuple[Path, Path]:
         file.truncate(64 * MIB)
     facts = ("console=ttyS0", 256 * MIB, (), "0" * 64)
     made = [
-        publish(Source(disk, *files, *facts, ()), home / "web", ("lab", name, "1"), ProjectKey(KEY)).path
+        publish(Publication(disk, *files, *facts, ()), home / "web", ("lab", name, "1"), ProjectKey(KEY)).path
         for name, files in (("tiny", (guest.kernel, guest.initrd)), ("bios", (None, None)))
     ]
     return home / "web", made[0].parent.parent
@@ -67,7 +67,7 @@ class ServedRig(QemuRig):
         self.change = change
         self.key, self.image = KEY, "tiny"
         self.shelf = Path(tempfile.mkdtemp(prefix="dg-store-"))
-        self.store = ChunkStore(self.shelf / "store", Limits(1 << 30, 0))
+        self.store = ChunkStore(self.shelf / "store", StoreLimits(1 << 30, 0))
         for name in ("tiny", "bios"):
             with self.store.admit(manifest_of(name)):
                 pass
@@ -77,7 +77,7 @@ class ServedRig(QemuRig):
         """What serves the disk."""
         content = manifest_of(self.image)
         digest = "f" * 64 if missing else published.digest(content)
-        order = Order(str(self.store.folder), self.store.limits, digest, (self.origin,), How.NOT)
+        order = ServeOrder(str(self.store.folder), self.store.limits, digest, (self.origin,), How.NOT)
         return disk_server(self.change(order), self.key, published.decode(content)[0])
 
     def dressed(self, spec: VmSpec) -> VmSpec:

@@ -21,7 +21,7 @@ from deskgrid.core.commands import Kill, Pause, Resume, Vacate
 from deskgrid.core.events import Alive, Gone, Joined, Paused, Started, StartFailed
 from deskgrid.hypervisor.confine.cores import here
 from deskgrid.hypervisor.qemu.driver import QemuHypervisor
-from deskgrid.images.serve.serve import Order
+from deskgrid.images.serve.serve import ServeOrder
 from tests.images.chunks.ground import Web, web
 from tests.waiting import comes_true
 
@@ -333,7 +333,7 @@ def test_the_disk_server_stays_out_of_the_owner_s_way_with_all_its_threads(rig: 
 
 def test_an_order_is_not_changed_on_its_way(rig: ServedRig) -> None:
     """The opening is bytes of any kind, up to the largest order that is taken."""
-    rig.change = lambda order: Order(
+    rig.change = lambda order: ServeOrder(
         order.store, order.limits, order.digest, (*[order.sources[0]] * 300,), order.ahead, order.bytes_per_second
     )
     vm = rig.start("obedient")

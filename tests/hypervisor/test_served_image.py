@@ -18,11 +18,11 @@ from deskgrid.images.build.build import build
 from deskgrid.images.fetch.source import Origin
 from deskgrid.images.format import manifest as built
 from deskgrid.images.format.keys import ProjectKey
-from deskgrid.images.publish.publish import Published, Source, publish
+from deskgrid.images.publish.publish import Publication, Published, publish
 from deskgrid.images.serve.launch import disk_server
 from deskgrid.images.serve.prefetch import How
-from deskgrid.images.serve.serve import Order
-from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.serve.serve import ServeOrder
+from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.model.lease import Size
 from deskgrid.wire.disk import OpenedImage
 from deskgrid.wire.keeper import VmSpec
@@ -37,7 +37,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Published]:
     folder, web = build(RECIPE).folder, tmp_path_factory.mktemp("web")
     facts = msgspec.json.decode((folder / "image.json").read_bytes(), type=built.Manifest)
     files = (folder / "disk.raw", folder / "kernel", folder / "initrd")
-    source = Source(*files, facts.cmdline, facts.memory_bytes, (), folder.name)
+    source = Publication(*files, facts.cmdline, facts.memory_bytes, (), folder.name)
     return web, publish(source, web, ("lab", "demo", "1"), ProjectKey(KEY))
 
 
@@ -46,10 +46,10 @@ class ImageRig(QemuRig):
 
     def __init__(self, web: Path, published: Published, folder: Path) -> None:
         self.manifest = published.manifest
-        self.store = ChunkStore(folder / "store", Limits(1 << 40, 0))
+        self.store = ChunkStore(folder / "store", StoreLimits(1 << 40, 0))
         with self.store.admit(published.path.read_bytes()) as admitted:
             origin = Origin(f"file://{web}")
-            order = Order(str(self.store.folder), self.store.limits, admitted.digest, (origin,), How.NOT)
+            order = ServeOrder(str(self.store.folder), self.store.limits, admitted.digest, (origin,), How.NOT)
         self.server = disk_server(order, KEY, self.manifest)
         super().__init__()
 

@@ -150,11 +150,11 @@ def _fetch(home: Path) -> None:
         shutil.copy(next((tree / "boot").glob("vmlinuz-*")), home / "vmlinuz")
 
 
-def _entries(parts: Path) -> list[cpio.Entry]:
+def _entries(parts: Path) -> list[cpio.CpioEntry]:
     entries = [cpio.directory(name) for name in ("dev", "proc", "bin", "modules")]
     entries.append(cpio.character_device("dev/console", 5, 1))
     entries.append(cpio.program("init", INIT.encode()))
     busybox = (parts / "busybox").read_bytes()
     entries.append(cpio.program("bin/busybox", busybox))
-    entries += [cpio.Entry(f"bin/{tool}", 0o120777, b"busybox") for tool in (*_TOOLS, "printf")]
+    entries += [cpio.CpioEntry(f"bin/{tool}", 0o120777, b"busybox") for tool in (*_TOOLS, "printf")]
     return entries + [cpio.plain(f"modules/{path.name}", path.read_bytes()) for path in sorted(parts.glob("*.ko"))]

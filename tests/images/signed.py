@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deskgrid.demo.signers import Places, Signers
+from deskgrid.demo.signers import Signers, SignersFolders
 from deskgrid.images.contract import ImageStore
 from deskgrid.images.desktop import Allowance, DesktopStore, Origins
 from deskgrid.images.format.published import decode, digest
@@ -43,12 +43,12 @@ def signed(folder: Path) -> Rig:
     return Rig(store_of(folder, places), facts, grant_of(places, version), take_back)
 
 
-def store_of(folder: Path, places: Places) -> DesktopStore:
+def store_of(folder: Path, places: SignersFolders) -> DesktopStore:
     trust = Place(folder / "trust", places.root, str(places.repository))
     origins = Origins(folder / "store", trust, (places.repository.as_uri(),))
     return DesktopStore(origins, lambda: Allowance(1 << 30, 0), lambda: datetime.now(UTC))
 
 
-def grant_of(places: Places, version: Version) -> ImageGrant:
+def grant_of(places: SignersFolders, version: Version) -> ImageGrant:
     key = (places.project_keys / f"{version.project}.key").read_text().strip()
     return ImageGrant(version.project, version.version, key)

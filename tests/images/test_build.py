@@ -18,20 +18,20 @@ from deskgrid.images.build.tree import HOOK, in_plain_words, wanted_packages, wr
 from deskgrid.images.contract import ImageError
 from deskgrid.images.format import manifest
 from deskgrid.images.format.manifest import Manifest
-from deskgrid.images.format.recipe import Loaded, load
+from deskgrid.images.format.recipe import LoadedRecipe, load
 
 RECIPE = 'name = "demo"\nsuite = "trixie"\nscripts = ["a script"]\n[[files]]\nsource = "motd"\nto = "/etc/motd"\n'
 
 
 @pytest.fixture
-def loaded(tmp_path: Path) -> Loaded:
+def loaded(tmp_path: Path) -> LoadedRecipe:
     (tmp_path / "recipe.toml").write_text(RECIPE)
     (tmp_path / "motd").write_text("hello\n")
     (tmp_path / "a script").write_text("#!/bin/sh\n")
     return load(tmp_path / "recipe.toml")
 
 
-def place(images: Path, loaded: Loaded) -> Path:
+def place(images: Path, loaded: LoadedRecipe) -> Path:
     """Put an image of a few bytes there as if it had been built from the recipe."""
     work = images / "work"
     work.mkdir(parents=True)
@@ -55,14 +55,14 @@ def place(images: Path, loaded: Loaded) -> Path:
     return work.rename(folder)
 
 
-def test_an_image_of_the_same_recipe_and_files_is_found_again(tmp_path: Path, loaded: Loaded) -> None:
+def test_an_image_of_the_same_recipe_and_files_is_found_again(tmp_path: Path, loaded: LoadedRecipe) -> None:
     folder = place(tmp_path / "images", loaded)
     found = find(loaded, tmp_path / "images")
     assert found is not None
     assert (found.folder, found.fresh, found.ref.digest) == (folder, False, folder.name)
 
 
-def test_build_takes_it_from_the_cache(tmp_path: Path, loaded: Loaded) -> None:
+def test_build_takes_it_from_the_cache(tmp_path: Path, loaded: LoadedRecipe) -> None:
     folder = place(tmp_path / "images", loaded)
     said = []
     built = build(tmp_path / "recipe.toml", cache=tmp_path, progress=lambda part, text: said.append((part, text)))
@@ -80,7 +80,7 @@ def test_build_takes_it_from_the_cache(tmp_path: Path, loaded: Loaded) -> None:
     ],
 )
 def test_any_change_of_what_goes_in_makes_another_image(
-    tmp_path: Path, loaded: Loaded, change: dict[str, object]
+    tmp_path: Path, loaded: LoadedRecipe, change: dict[str, object]
 ) -> None:
     place(tmp_path / "images", loaded)
     if "recipe" in change:
@@ -90,16 +90,16 @@ def test_any_change_of_what_goes_in_makes_another_image(
     assert find(other, tmp_path / "images") is None
 
 
-def test_where_the_recipe_is_does_not_matter(loaded: Loaded) -> None:
+def test_where_the_recipe_is_does_not_matter(loaded: LoadedRecipe) -> None:
     assert inputs(msgspec.structs.replace(loaded, where="/elsewhere")) == inputs(loaded)
 
 
-def test_a_half_image_is_not_found(tmp_path: Path, loaded: Loaded) -> None:
+def test_a_half_image_is_not_found(tmp_path: Path, loaded: LoadedRecipe) -> None:
     (place(tmp_path / "images", loaded) / manifest.KERNEL).unlink()
     assert find(loaded, tmp_path / "images") is None
 
 
-def test_the_second_builder_waits_for_the_first(tmp_path: Path, loaded: Loaded) -> None:
+def test_the_second_builder_waits_for_the_first(tmp_path: Path, loaded: LoadedRecipe) -> None:
     place(tmp_path / "images", loaded)
     said: list[str] = []
     holder = locked(tmp_path / "images/.demo.lock")
@@ -114,13 +114,13 @@ def test_the_second_builder_waits_for_the_first(tmp_path: Path, loaded: Loaded) 
     assert said == ["waiting for another build of this image", "image demo is ready"]
 
 
-def test_a_cache_that_can_not_be_used_is_one_sentence(tmp_path: Path, loaded: Loaded) -> None:
+def test_a_cache_that_can_not_be_used_is_one_sentence(tmp_path: Path, loaded: LoadedRecipe) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ImageError, match="image demo: Not a directory"):
         build(tmp_path / "recipe.toml", cache=tmp_path / "file")
 
 
-def test_mmdebstrap_gets_a_program_and_a_tar_that_anybody_can_read(tmp_path: Path, loaded: Loaded) -> None:
+def test_mmdebstrap_gets_a_program_and_a_tar_that_anybody_can_read(tmp_path: Path, loaded: LoadedRecipe) -> None:
     folder = tmp_path / "hook"
     folder.mkdir(mode=0o700)
     hook = write_hook(loaded, folder)
@@ -134,7 +134,7 @@ def test_mmdebstrap_gets_a_program_and_a_tar_that_anybody_can_read(tmp_path: Pat
     assert not any(name.startswith("/") or ".." in name for name in found)
 
 
-def test_a_recipe_may_bring_its_own_kernel(loaded: Loaded) -> None:
+def test_a_recipe_may_bring_its_own_kernel(loaded: LoadedRecipe) -> None:
     assert guest.KERNEL in wanted_packages(loaded.recipe)
     other = wanted_packages(msgspec.structs.replace(loaded.recipe, packages=("linux-image-amd64", "condor")))
     assert guest.KERNEL not in other
@@ -161,11 +161,13 @@ def test_a_recipe_may_bring_its_own_kernel(loaded: Loaded) -> None:
         ("tar: write: No space left on device", "no space left in "),
     ],
 )
-def test_what_mmdebstrap_says_becomes_a_sentence_about_the_recipe(loaded: Loaded, said: str, expected: str) -> None:
+def test_what_mmdebstrap_says_becomes_a_sentence_about_the_recipe(
+    loaded: LoadedRecipe, said: str, expected: str
+) -> None:
     assert expected in (in_plain_words(said, loaded) or "")
 
 
-def test_what_is_not_understood_is_not_rephrased(loaded: Loaded) -> None:
+def test_what_is_not_understood_is_not_rephrased(loaded: LoadedRecipe) -> None:
     assert in_plain_words("E: something else", loaded) is None
 
 
@@ -190,7 +192,7 @@ def test_a_disks_identity_depends_on_nothing_but_its_text() -> None:
     assert uuid.UUID(disk.identity("a", 1).uuid) != uuid.UUID(disk.identity("a", 1).hash_seed)
 
 
-def test_a_listing_shows_also_what_can_not_be_used_and_why(tmp_path: Path, loaded: Loaded) -> None:
+def test_a_listing_shows_also_what_can_not_be_used_and_why(tmp_path: Path, loaded: LoadedRecipe) -> None:
     folder = place(tmp_path / "images", loaded)
     (one,) = listed(tmp_path / "images")
     assert (one.fault, one.ref.name, one.manifest is not None) == ("", "demo", True)

@@ -20,7 +20,7 @@ from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Allowance, DesktopStore
 from deskgrid.images.format.published import digest
 from deskgrid.images.serve.client import Client
-from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.images.trust.signing.online import renew
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
@@ -87,7 +87,7 @@ def test_what_is_served_is_what_was_built_and_then_it_is_held_and_encrypted(rig:
 
 
 def test_an_image_that_a_machine_runs_from_is_not_removed(rig: Rig, tmp_path: Path) -> None:
-    chunks = ChunkStore(tmp_path / "store", Limits(1 << 30, 0))
+    chunks = ChunkStore(tmp_path / "store", StoreLimits(1 << 30, 0))
     for _ in range(2):
         rig.store.fetch(rig.facts.ref, rig.grant)
         rig.store.open(rig.facts.ref, rig.grant)
@@ -161,7 +161,7 @@ def test_an_image_larger_than_the_budget_is_served_and_kept_as_far_as_it_fits(tm
     with served(opened.served) as disk:
         assert bytes(disk.read(0, 1 << 20)) == noise[: 1 << 20]
         assert bytes(disk.read(2 << 20, 1 << 20)) == noise[2 << 20 :]
-    held = sum(ChunkStore(tmp_path / "store", Limits(1 << 20, 0)).packs().values())
+    held = sum(ChunkStore(tmp_path / "store", StoreLimits(1 << 20, 0)).packs().values())
     assert held <= 1 << 20
 
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from deskgrid.images.build.contents import Entry
+from deskgrid.images.build.contents import TreeEntry
 from deskgrid.images.build.differ import Change, Side, cause, compare
 from deskgrid.images.format.manifest import FileFacts, Imported, Manifest, Package
 from deskgrid.images.format.recipe import Recipe
@@ -30,10 +30,10 @@ def manifest(**changed: object) -> Manifest:
 FILES = {
     entry.path: entry
     for entry in (
-        Entry("etc/a", "file", 0o644, 0, 0, 5, "1" * 64),
-        Entry("etc/b", "file", 0o644, 0, 0, 5, "2" * 64),
-        Entry("etc/c", "link", 0o777, 0, 0, link="a"),
-        Entry("etc/gone", "file", 0o644, 0, 0, 5, "3" * 64),
+        TreeEntry("etc/a", "file", 0o644, 0, 0, 5, "1" * 64),
+        TreeEntry("etc/b", "file", 0o644, 0, 0, 5, "2" * 64),
+        TreeEntry("etc/c", "link", 0o777, 0, 0, link="a"),
+        TreeEntry("etc/gone", "file", 0o644, 0, 0, 5, "3" * 64),
     )
 }
 OLD = Side(manifest(), {"gcc:amd64": "x", "condor:amd64": "y"}, FILES)
@@ -73,8 +73,8 @@ def test_files_by_content_mode_owner_and_target() -> None:
     del new["etc/gone"]
     new["etc/a"] = msgspec.structs.replace(FILES["etc/a"], mode=0o600, uid=7)
     new["etc/b"] = msgspec.structs.replace(FILES["etc/b"], sha256="9" * 64, size=6)
-    new["etc/c"] = Entry("etc/c", "link", 0o777, 0, 0, link="b")
-    new["etc/new"] = Entry("etc/new", "dir", 0o755, 0, 0)
+    new["etc/c"] = TreeEntry("etc/c", "link", 0o777, 0, 0, link="b")
+    new["etc/new"] = TreeEntry("etc/new", "dir", 0o755, 0, 0)
     found = compare(OLD, Side(manifest(inputs="d" * 64), OLD.sums, new))
     assert found.files == (
         Change("/etc/a", "0644 0:0", "0600 7:0"),

@@ -19,8 +19,8 @@ from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Allowance, DesktopStore, Origins
 from deskgrid.images.format.published import digest
 from deskgrid.images.serve.client import Client
-from deskgrid.images.store.store import ChunkStore, Limits
-from deskgrid.images.store.upkeep import Verified, verify
+from deskgrid.images.store.store import ChunkStore, StoreLimits
+from deskgrid.images.store.upkeep import StoreVerified, verify
 from deskgrid.images.trust.signing.online import renew
 from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.pool.embedded.pool import free_port
@@ -60,8 +60,8 @@ class Desktop:
         place = msgspec.structs.replace(origins.trust, folder=self.folder / trust)
         return DesktopStore(Origins(self.folder / name, place, ()), lambda: allowance, lambda: datetime.now(UTC))
 
-    def verified(self, name: str = "store") -> Verified:
-        opened = ChunkStore(self.folder / name, Limits(1 << 30, 0))
+    def verified(self, name: str = "store") -> StoreVerified:
+        opened = ChunkStore(self.folder / name, StoreLimits(1 << 30, 0))
         try:
             return verify(opened)
         finally:

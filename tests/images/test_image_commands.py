@@ -8,7 +8,7 @@ import pytest
 
 from deskgrid.cli.main import run
 from deskgrid.images.build import contents, sbom
-from deskgrid.images.build.contents import Entry
+from deskgrid.images.build.contents import TreeEntry
 from deskgrid.images.build.sbom import Deb
 from deskgrid.images.format import manifest
 from deskgrid.images.format.manifest import Manifest, Package
@@ -22,7 +22,7 @@ def place(images: Path, version: str, mode: int = 0o644) -> Path:
     for file in (manifest.DISK, manifest.KERNEL, manifest.INITRD):
         (work / file).write_text(file + version)
     (work / manifest.SBOM).write_bytes(sbom.document("demo", "trixie", [Deb("gcc", version, "amd64", "gcc", "a" * 64)]))
-    entry = Entry("etc/motd", "file", mode, 0, 0, 3, "b" * 64)
+    entry = TreeEntry("etc/motd", "file", mode, 0, 0, 3, "b" * 64)
     (work / manifest.CONTENTS).write_bytes(contents.encode([entry]))
     facts = {
         file: manifest.measure(work / file) for file in ("disk.raw", "kernel", "initrd", "sbom.json", "files.mtree")

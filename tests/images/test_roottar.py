@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.build.contents import Entry, decode, encode
+from deskgrid.images.build.contents import TreeEntry, decode, encode
 from deskgrid.images.build.roottar import RootTar
 from deskgrid.images.contract import ImageError
 
@@ -127,9 +127,9 @@ def test_what_was_written_is_told_with_its_sums(tmp_path: Path) -> None:
     with RootTar(write(tmp_path / "tree.tar", *FILES)) as tree:
         told = {entry.path: entry for entry in tree.write_normal(tmp_path / "normal.tar", EPOCH, {"boot/x": b"new"})}
     tool = hashlib.sha256(b"program").hexdigest()
-    assert told["usr/bin/tool"] == Entry("usr/bin/tool", "file", 0o4755, 0, 0, 7, tool)
+    assert told["usr/bin/tool"] == TreeEntry("usr/bin/tool", "file", 0o4755, 0, 0, 7, tool)
     assert (told["usr/bin/another"].size, told["usr/bin/another"].sha256) == (7, tool)
-    assert told["bin"] == Entry("bin", "link", 0o644, 0, 0, link="usr/bin")
+    assert told["bin"] == TreeEntry("bin", "link", 0o644, 0, 0, link="usr/bin")
     assert (told["etc/alpha"].uid, told["etc/alpha"].gid, told["etc/alpha"].mode) == (42, 43, 0o640)
     assert told["boot/x"].sha256 == hashlib.sha256(b"new").hexdigest()
     assert told["usr"].kind == "dir"
@@ -137,8 +137,10 @@ def test_what_was_written_is_told_with_its_sums(tmp_path: Path) -> None:
 
 
 def test_a_list_of_files_keeps_any_name(tmp_path: Path) -> None:
-    odd = [Entry(path, "file", 0o644, 0, 0, 1, "a") for path in ("a b", "ü/#x", "back\\slash", "new\nline", "\udcff")]
-    odd.append(Entry("l", "link", 0o777, 0, 0, link="to a = b"))
+    odd = [
+        TreeEntry(path, "file", 0o644, 0, 0, 1, "a") for path in ("a b", "ü/#x", "back\\slash", "new\nline", "\udcff")
+    ]
+    odd.append(TreeEntry("l", "link", 0o777, 0, 0, link="to a = b"))
     assert decode(encode(odd)) == {entry.path: entry for entry in odd}
 
 

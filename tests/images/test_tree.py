@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from deskgrid.images.build.tree import FACTS, SOURCES, USERS, in_plain_words, suites, wanted_packages, write_hook
-from deskgrid.images.format.recipe import Loaded, Recipe, RecipeUser
+from deskgrid.images.format.recipe import LoadedRecipe, Recipe, RecipeUser
 
 WRITTEN = """\
 deb [signed-by="/a b/keys.gpg"] http://m.example.org/debian trixie main contrib
@@ -68,7 +68,7 @@ def test_the_environments_mirror_comes_before_the_recipes() -> None:
 
 def test_accounts_are_handed_over_as_data(tmp_path: Path) -> None:
     users = (RecipeUser("alice", 1000, ("a", "b"), "/bin/bash"), RecipeUser("bob", 1001))
-    loaded = Loaded("here", recipe(users=users), (), ())
+    loaded = LoadedRecipe("here", recipe(users=users), (), ())
     write_hook(loaded, tmp_path)
     with tarfile.open(fileobj=io.BytesIO((tmp_path / "files.tar").read_bytes())) as tar:
         file = tar.extractfile("usr/lib/deskgrid/build/users.list")
@@ -99,5 +99,5 @@ def test_what_runs_in_the_tree_parses(program: Path) -> None:
     ],
 )
 def test_what_mmdebstrap_says_becomes_a_sentence(said: str, expected: str) -> None:
-    loaded = Loaded("here", msgspec.structs.replace(recipe(), extra_suites=("y-updates",)), (), ())
+    loaded = LoadedRecipe("here", msgspec.structs.replace(recipe(), extra_suites=("y-updates",)), (), ())
     assert expected in (in_plain_words(said, loaded) or "")

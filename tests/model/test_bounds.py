@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("sqlalchemy")  # the coordinator does not run on Windows
 
-from deskgrid.agent.owner.messages import Done, Now, Question
-from deskgrid.agent.owner.usage import Book, Used, add, gift
-from deskgrid.agent.owner.wishes import Said, decide, strongest
+from deskgrid.agent.owner.messages import Granted, Now, Question
+from deskgrid.agent.owner.usage import Book, Usage, add, gift
+from deskgrid.agent.owner.wishes import AccountWish, decide, strongest
 from deskgrid.agent.policy.files import PolicyTable
 from deskgrid.coordinator.db.changes import Changes
-from deskgrid.coordinator.images.signed import Facts
+from deskgrid.coordinator.images.signed import ManifestFacts
 from deskgrid.coordinator.state.fleet import Fleet
 from deskgrid.core.desktop.advance import advance
 from deskgrid.core.desktop.cases import Given, facts_of
@@ -44,11 +44,11 @@ from tests.core.values import ALL_DAY, AWAY, GIB, IMAGE, NOW, ROOMY, SMALL, desk
 
 MESSAGES = (
     *(messages.Report, messages.Answer, messages.Enrol, messages.Enrolled, messages.Problem),
-    *(disk.DiskCommand, disk.DiskMessage, disk.DiskServer, neighbour.Serving, neighbour.Given),
+    *(disk.DiskCommand, disk.DiskMessage, disk.DiskServer, neighbour.NeighbourTask, neighbour.NeighbourCount),
     *get_args(guest.FromGuest),
     *get_args(guest.ToGuest),
     *(kind for kind in get_args(Question)),
-    *(Done, Said, Lease, Wish, Book, PolicyTable, Policy, PlanSettings, Inventory, Facts, Given),
+    *(Granted, AccountWish, Lease, Wish, Book, PolicyTable, Policy, PlanSettings, Inventory, ManifestFacts, Given),
 )
 LENIENT = {
     "Transition.at": "set right where it is recorded (coordinator/db/changes.py)",
@@ -146,7 +146,7 @@ def test_every_number_of_a_message_has_bounds(message: type) -> None:
 
 
 @pytest.mark.parametrize("odd", [one for one in ODD_TIMES if one[:4] not in ("1970", "2900")])
-@pytest.mark.parametrize("message", [REPORT, ANSWER, Said(1, Wish(Ask.PAUSE, "ada", NOW, NOW))])
+@pytest.mark.parametrize("message", [REPORT, ANSWER, AccountWish(1, Wish(Ask.PAUSE, "ada", NOW, NOW))])
 def test_a_message_with_a_time_that_can_not_be_is_refused_wherever_it_stands(message: Any, odd: str) -> None:
     tree = msgspec.json.decode(msgspec.json.encode(message))
     for path in [path for path, kind in leaves(tree) if kind is ODD_TIMES and "story" not in path]:
@@ -194,7 +194,7 @@ def test_an_answer_with_odd_values_is_refused_or_does_no_harm(data: st.DataObjec
 def test_a_wish_with_odd_times_is_refused_or_does_no_harm(at: str, until: str, ask: Ask) -> None:
     text = msgspec.json.encode({"uid": 1, "wish": {"ask": ask, "by": "ada", "at": at, "until": until}})
     try:
-        said = msgspec.json.decode(text, type=Said)
+        said = msgspec.json.decode(text, type=AccountWish)
     except msgspec.DecodeError:
         return
     standing = decide((said,), 2, Wish(Ask.FINISH, "bob", NOW), 0, NOW)
@@ -292,4 +292,4 @@ def test_a_book_of_usage_with_odd_values_begins_anew() -> None:
     for text in (b'{"days":{"9999-99":1}}', b'{"days":{"2026-01-01":-1}}', b'{"days":{"2026-01-01":1e300}}'):
         with pytest.raises(msgspec.ValidationError):
             msgspec.json.decode(text, type=Book)
-    assert gift(add(Book(), NOW, "a", Used(vms=1)), NOW).total().vms == 1
+    assert gift(add(Book(), NOW, "a", Usage(vms=1)), NOW).total().vms == 1

@@ -24,9 +24,9 @@ from deskgrid.host.trees.entry import enter, run_in
 from deskgrid.model.lease import Size
 from deskgrid.model.pool import OfflineAd
 from deskgrid.pool.config import PoolSettings, _lease, dropins
-from deskgrid.pool.contract import PoolError, Refused, Unreachable
+from deskgrid.pool.contract import PoolError, PoolRefused, PoolUnreachable
 from deskgrid.pool.doctor import ask, examine
-from deskgrid.pool.embedded.execute import ExecuteNode, Member
+from deskgrid.pool.embedded.execute import ExecuteNode, NodeIdentity
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedError, EmbeddedPool, free_port
 from deskgrid.pool.tools.driver import CondorPool
@@ -225,7 +225,7 @@ def test_requirements_of_a_job_can_neither_get_around_the_image_nor_read_the_con
 def test_a_slot_that_runs_wins_over_a_machine_that_could_be_started(embedded: EmbeddedPool, folder: Path) -> None:
     pool = driver(embedded)
     pool.advertise([OfflineAd("img-a", Size(1, 128 * MIB), 4096 * MIB)])
-    member = Member("vm-1", "img-a", "desk-1", pool.mint_token("vm-1", 600), cpus=4)
+    member = NodeIdentity("vm-1", "img-a", "desk-1", pool.mint_token("vm-1", 600), cpus=4)
     with ExecuteNode.start(embedded.tree, folder / "node", member, embedded.collector):
         eventually(lambda: bool(pool.snapshot().machines))
         job_id = submit(embedded, '+vm_name = "img-a"')
@@ -351,7 +351,7 @@ def test_a_vms_token_neither_administers_nor_touches_jobs(embedded: EmbeddedPool
 def test_a_vms_token_ends_with_its_lifetime(embedded: EmbeddedPool, folder: Path) -> None:
     vm = with_token(embedded, folder / "vm", driver(embedded).mint_token("vm-1", 1))
     time.sleep(3)
-    with pytest.raises(Refused):
+    with pytest.raises(PoolRefused):
         run_tool(vm, ["condor_status", "-schedd", "-af", "Name"], 10)
 
 
@@ -359,13 +359,13 @@ def test_without_a_token_nothing_is_said(embedded: EmbeddedPool, folder: Path) -
     stranger = with_token(embedded, folder / "stranger", "not-a-token")
     seen = CondorPool(stranger).snapshot()
     assert (seen.matches, seen.idle, seen.machines) == (None, None, None)
-    with pytest.raises(Refused):
+    with pytest.raises(PoolRefused):
         CondorPool(stranger).advertise([IMAGE_A])
 
 
 def test_a_token_is_not_made_with_a_key_that_is_not_there(embedded: EmbeddedPool) -> None:
     reach = msgspec.structs.replace(embedded.reach(), key="nosuchkey")
-    with pytest.raises(Refused, match="key"):
+    with pytest.raises(PoolRefused, match="key"):
         CondorPool(reach).mint_token("vm-1", 60)
 
 
@@ -433,7 +433,7 @@ def test_a_peer_that_never_answers_costs_the_time_limit_and_leaves_nothing_runni
         )
         for call in calls:
             began = time.monotonic()
-            with pytest.raises(Unreachable, match="no answer"):
+            with pytest.raises(PoolUnreachable, match="no answer"):
                 call()
             assert time.monotonic() - began < 4
         began = time.monotonic()
@@ -531,7 +531,7 @@ def test_a_machine_behind_nat_joins_runs_a_job_with_files_and_vacates(embedded: 
     extra = ("NETWORK_INTERFACE = 10.0.2.100", "PRIVATE_NETWORK_NAME = vm", "PRIVATE_NETWORK_INTERFACE =")
     extra += ("CCB_ADDRESS = $(COLLECTOR_HOST)", "NO_DNS = True", "DEFAULT_DOMAIN_NAME = deskgrid.internal")
     extra += ("NETWORK_HOSTNAME = vm-behindnata.deskgrid.internal",)
-    member = Member("vm-behindnata", "img-a", "desk-1", pool.mint_token("vm-behindnata", 600), extra=extra)
+    member = NodeIdentity("vm-behindnata", "img-a", "desk-1", pool.mint_token("vm-behindnata", 600), extra=extra)
     (embedded.jobs / "in.txt").write_text("what was sent\n")
     script = embedded.jobs / "job.sh"
     script.write_text("#!/bin/sh\ncat in.txt\necho what came back > out.txt\n")

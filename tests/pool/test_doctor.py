@@ -6,7 +6,7 @@ import pytest
 
 from deskgrid.host.doctor.facts import Level
 from deskgrid.pool.config import PoolSettings, _lease
-from deskgrid.pool.doctor import Seen, ask, examine, must_be_fit, read, unfit_daemons
+from deskgrid.pool.doctor import PoolFacts, ask, examine, must_be_fit, read, unfit_daemons
 from deskgrid.pool.tools.reach import Reach
 
 GOOD = {"collector": "$CondorVersion: 23.9.6 x $", "negotiator": "$CondorVersion: 25.14.1 x $"}
@@ -14,21 +14,21 @@ BAD = GOOD | {"negotiator": "$CondorVersion: 24.0.2 x $"}
 DYNAMIC = {"GROUP_NAMES": "group_physics, group_bio", "GROUP_QUOTA_DYNAMIC_group_physics": "0.3"}
 
 
-def levels(seen: Seen) -> dict[str, Level]:
+def levels(seen: PoolFacts) -> dict[str, Level]:
     return {finding.name: finding.level for finding in examine(seen)}
 
 
 def test_a_good_pool_is_said_to_be_good() -> None:
-    assert levels(Seen(GOOD, {})) == {"pool-version": Level.OK}
+    assert levels(PoolFacts(GOOD, {})) == {"pool-version": Level.OK}
 
 
 def test_a_negotiator_that_crashes_is_bad_and_named() -> None:
-    (finding,) = examine(Seen(BAD, {}))
+    (finding,) = examine(PoolFacts(BAD, {}))
     assert finding.level is Level.BAD and "24.0.2" in finding.sentence
 
 
 def test_a_group_whose_dynamic_quota_never_starts_a_machine_is_named_with_what_to_set() -> None:
-    quotas = examine(Seen(GOOD, DYNAMIC))[-1]
+    quotas = examine(PoolFacts(GOOD, DYNAMIC))[-1]
     assert (quotas.name, quotas.level) == ("pool-quotas", Level.WARN)
     assert "group_physics" in quotas.sentence and "GROUP_ACCEPT_SURPLUS_group_physics = True" in quotas.mend[0]
 
@@ -43,12 +43,12 @@ def test_a_group_whose_dynamic_quota_never_starts_a_machine_is_named_with_what_t
     ],
 )
 def test_a_group_that_takes_surplus_is_well(more: dict[str, str]) -> None:
-    assert "pool-quotas" not in levels(Seen(GOOD, DYNAMIC | more))
+    assert "pool-quotas" not in levels(PoolFacts(GOOD, DYNAMIC | more))
 
 
 def test_what_a_group_says_of_surplus_wins_over_what_all_say() -> None:
     more = {"GROUP_ACCEPT_SURPLUS": "True", "Group_Accept_Surplus_group_physics": "False"}
-    assert "pool-quotas" in levels(Seen(GOOD, DYNAMIC | more))
+    assert "pool-quotas" in levels(PoolFacts(GOOD, DYNAMIC | more))
 
 
 @pytest.mark.parametrize(
@@ -83,5 +83,5 @@ def test_where_no_pool_answers_nothing_is_said_and_nothing_refused(tmp_path: Pat
 
 @pytest.mark.parametrize(("seconds", "said"), [(75, "for 390 s"), (5, ""), (None, "")])
 def test_a_computer_that_asks_silent_connections_too_seldom_is_named(seconds: int | None, said: str) -> None:
-    found = [one for one in examine(Seen({}, {}, probe_seconds=seconds)) if one.name == "pool-keepalive"]
+    found = [one for one in examine(PoolFacts({}, {}, probe_seconds=seconds)) if one.name == "pool-keepalive"]
     assert [said in one.sentence and "tcp_keepalive_intvl = 5" in one.mend[0] for one in found] == [True] * bool(said)

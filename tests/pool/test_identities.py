@@ -18,7 +18,7 @@ from deskgrid.host.system.files import own_folder, write_atomic
 from deskgrid.model.lease import Size
 from deskgrid.model.pool import OfflineAd
 from deskgrid.pool.contract import PoolError
-from deskgrid.pool.embedded.execute import ExecuteNode, Member
+from deskgrid.pool.embedded.execute import ExecuteNode, NodeIdentity
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedPool
 from deskgrid.pool.tools.driver import CondorPool
@@ -230,7 +230,7 @@ def test_without_our_settings_it_would_touch_them_all(embedded: EmbeddedPool, po
 
 def test_the_token_of_a_vm_that_has_ended_is_dead_at_once(embedded: EmbeddedPool, pool: CondorPool) -> None:
     token = pool.mint_token("vm-ended", 86_400)
-    often = Member("vm-ended", "img-a", "desk-1", token, extra=("UPDATE_INTERVAL = 1",))
+    often = NodeIdentity("vm-ended", "img-a", "desk-1", token, extra=("UPDATE_INTERVAL = 1",))
     folder = embedded.folders.run.parent / "ended"
 
     def joined() -> bool:
@@ -267,7 +267,7 @@ def test_a_vm_that_was_named_just_before_its_namer_died_is_dead_too(embedded: Em
 def test_a_vm_speaks_as_long_as_its_token_is_renewed(embedded: EmbeddedPool, pool: CondorPool) -> None:
     """The collector ends a session with its token; a startd tries its new one when its own time for it is over too."""
     often = ("UPDATE_INTERVAL = 1", "SEC_DEFAULT_SESSION_DURATION = 5")
-    member = Member("vm-new", "img-a", "desk-1", pool.mint_token("vm-new", 15), extra=often)
+    member = NodeIdentity("vm-new", "img-a", "desk-1", pool.mint_token("vm-new", 15), extra=often)
     folder = embedded.folders.run.parent / "renewed"
 
     def ends_and_heard() -> tuple[int, int]:

@@ -13,7 +13,7 @@ import pytest
 
 from deskgrid.host.trees import trees
 from deskgrid.pool.config import YOUNG_SECONDS, PoolSettings
-from deskgrid.pool.embedded.execute import ExecuteNode, Member
+from deskgrid.pool.embedded.execute import ExecuteNode, NodeIdentity
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedPool
 from deskgrid.pool.tools.driver import CondorPool
@@ -43,7 +43,7 @@ class Pool:
 
     def join(self, vm_id: str) -> ExecuteNode:
         token = self.driver.mint_token(vm_id, 3600)
-        member = Member(vm_id, "img-a", "desk-1", token, extra=("STARTD_DEBUG = D_FULLDEBUG",))
+        member = NodeIdentity(vm_id, "img-a", "desk-1", token, extra=("STARTD_DEBUG = D_FULLDEBUG",))
         node = ExecuteNode.start(self.embedded.tree, self._folder / vm_id, member, self.embedded.collector)
         self.nodes[vm_id] = node
         return node

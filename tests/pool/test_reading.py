@@ -4,16 +4,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from deskgrid.model.pool import JobGroup, Machine
+from deskgrid.model.pool import JobGroup, MachineAd
 from deskgrid.pool.tools.ads import Ad
 from deskgrid.pool.tools.reading import idle_groups, job_of, machines, sort_answer
 
 
 def slot(vm_id: str, **more: object) -> Ad:
     return {
-        "MyType": "Machine",
+        "MyType": "MachineAd",
         "Name": f"slot1@{vm_id}",
-        "Machine": vm_id,
+        "MachineAd": vm_id,
         "vm_name": "img-a",
         "deskgrid_vm_id": vm_id,
         "deskgrid_desktop": "desk-1",
@@ -26,14 +26,14 @@ def test_the_slots_of_a_vm_are_one_machine() -> None:
     slots = [slot("vm-2"), slot("vm-1"), slot("vm-1", State="Claimed", JobId="3.1"), slot("vm-1", JobId="2.0")]
     joined = datetime.fromtimestamp(1000, UTC)
     assert machines(slots) == (
-        Machine("vm-1", "vm-1", "img-a", "desk-1", True, ("2.0", "3.1"), joined),
-        Machine("vm-2", "vm-2", "img-a", "desk-1", False, (), joined),
+        MachineAd("vm-1", "vm-1", "img-a", "desk-1", True, ("2.0", "3.1"), joined),
+        MachineAd("vm-2", "vm-2", "img-a", "desk-1", False, (), joined),
     )
 
 
 def test_a_slot_whose_attributes_are_expressions_or_missing_does_no_harm() -> None:
     assert machines([{"deskgrid_vm_id": "vm-1", "vm_name": "\\/Expr(1)\\/"}, {"deskgrid_vm_id": 5}]) == (
-        Machine("vm-1", "", "", "", False),
+        MachineAd("vm-1", "", "", "", False),
     )
 
 
@@ -43,7 +43,7 @@ def test_a_job_of_a_slot_is_known_by_its_number_or_not_at_all() -> None:
 
 
 def test_the_answer_is_sorted_and_an_offline_ad_from_a_vm_is_not_ours() -> None:
-    ours = {"MyType": "Machine", "Name": "o", "deskgrid_offline": True, "AuthenticatedIdentity": "c@d"}
+    ours = {"MyType": "MachineAd", "Name": "o", "deskgrid_offline": True, "AuthenticatedIdentity": "c@d"}
     forged = ours | {"AuthenticatedIdentity": "deskgrid-vm.99.vm-1@d"}
     collector = {"MyType": "Collector", "Name": "x", "StatsLastUpdateTime": 100, "StatsLifetime": 30}
     schedd = {"MyType": "Scheduler", "Name": "s", "MyAddress": "<a>"}

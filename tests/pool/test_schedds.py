@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from deskgrid.model.pool import Foreign
-from deskgrid.pool.contract import PoolError, Refused, Unreachable
+from deskgrid.pool.contract import PoolError, PoolRefused, PoolUnreachable
 from deskgrid.pool.tools import driver
 from deskgrid.pool.tools.ads import Ad
 from deskgrid.pool.tools.reach import Reach
@@ -19,7 +19,7 @@ THEIRS: Ad = {"MyType": "Submitter", "ScheddName": "evil", "IdleJobs": 3}
 
 def silent(left_seconds: float) -> str:
     time.sleep(left_seconds)
-    raise Unreachable("condor_q: no answer")
+    raise PoolUnreachable("condor_q: no answer")
 
 
 class Pool:
@@ -40,7 +40,7 @@ class Pool:
             ads += [{"MyType": "Scheduler", "Name": one, "MyAddress": f"<{one}>"} for one in self.schedds]
             return json.dumps([*ads, *self.submitters])
         if left_seconds <= 0:
-            raise Unreachable("no time left")
+            raise PoolUnreachable("no time left")
         if "-json" in argv:
             return "" if argv[2] == "ours" else self.evil(left_seconds)
         return self.evil(left_seconds) if argv[2] == "evil" else self.ours(left_seconds)
@@ -101,7 +101,7 @@ def test_a_schedd_that_is_silent_keeps_no_other_from_telling_of_a_job(monkeypatc
 
 def test_a_schedd_that_refuses_is_weighed_by_its_submitters(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(left_seconds: float) -> str:
-        raise Refused("no")
+        raise PoolRefused("no")
 
     pool = Pool(monkeypatch, refuses, OURS, THEIRS)
     assert pool.idle() == {"ours": 5} and pool.foreign == (Foreign("evil", 3),)

@@ -12,16 +12,16 @@ from hypothesis import strategies as some
 
 from deskgrid.model.policy import Policy
 from deskgrid.presence.linux.presence import Roots
-from deskgrid.presence.machine.linux import MachineReader, read_memory
+from deskgrid.presence.machine.linux import LinuxMachine, read_memory
 from deskgrid.presence.machine.load import Total, grown, memory_pressure, others_share, parse_total
-from deskgrid.presence.machine.processes import Processes, Used, parse_stat
+from deskgrid.presence.machine.processes import Processes, ProcessTime, parse_stat
 from tests.waiting import eventually
 
 POLICY = Policy()
 
 
 def test_this_machine_is_read() -> None:
-    reader = MachineReader(Path("/tmp"))
+    reader = LinuxMachine(Path("/tmp"))
     reader.read(POLICY)
     machine = reader.read(POLICY)
     assert machine.cpus == os.cpu_count()
@@ -39,7 +39,7 @@ def spin() -> subprocess.Popen[bytes]:
 def test_what_the_grids_own_processes_use_is_not_others_load() -> None:
     with spin() as busy:
         try:
-            ours, theirs = MachineReader(Path("/tmp"), lambda: [busy.pid]), MachineReader(Path("/tmp"), list)
+            ours, theirs = LinuxMachine(Path("/tmp"), lambda: [busy.pid]), LinuxMachine(Path("/tmp"), list)
             ours.read(POLICY)
             theirs.read(POLICY)
             time.sleep(3)
@@ -52,7 +52,7 @@ def test_what_the_grids_own_processes_use_is_not_others_load() -> None:
 
 
 def test_the_first_look_knows_no_load_and_the_next_within_a_second_says_the_same() -> None:
-    reader = MachineReader(Path("/tmp"))
+    reader = LinuxMachine(Path("/tmp"))
     assert reader.read(POLICY).others_cpu is None
     assert reader.read(POLICY).others_cpu is None
 
@@ -65,7 +65,7 @@ def test_programs_are_found_by_both_names_and_in_any_case_but_not_the_grids_own(
         eventually(lambda: running(None, wanted) == wanted.quiet_programs[:1])
         assert running(os.geteuid(), wanted) == ()
         if os.geteuid() == 0:  # root's own processes are not the grid's
-            assert MachineReader(tmp_path).read(wanted).programs == wanted.quiet_programs[:1]
+            assert LinuxMachine(tmp_path).read(wanted).programs == wanted.quiet_programs[:1]
         one.communicate(b"\n")
     assert running(None, wanted) == ()
 
@@ -102,9 +102,9 @@ def test_a_process_that_turns_into_another_program_is_seen_at_the_next_look(tmp_
 
 
 def test_where_proc_hides_others_all_wanted_programs_count_as_running(tmp_path: Path) -> None:
-    hidden = MachineReader(tmp_path, roots=made_up(tmp_path / "a", 50, os.getpid()))
+    hidden = LinuxMachine(tmp_path, roots=made_up(tmp_path / "a", 50, os.getpid()))
     assert hidden.read(Policy(quiet_programs=("zoom", "teams"))).programs == ("zoom", "teams")
-    shown = MachineReader(tmp_path, roots=made_up(tmp_path / "b", 1, 50))
+    shown = LinuxMachine(tmp_path, roots=made_up(tmp_path / "b", 1, 50))
     assert shown.read(Policy(quiet_programs=("zoom",))).programs == ()
 
 
@@ -118,27 +118,32 @@ def test_memory_that_can_not_be_read_is_an_error_with_what_was_found(tmp_path: P
 def test_the_kernels_own_lines_are_understood() -> None:
     assert parse_total("cpu  10 20 30 400 50 6 7 8 9 10\ncpu0 …") == Total(10 + 20 + 30 + 6 + 7, 531)
     line = "77 (a (strange) name) S 1 77 77 0 -1 4194560 1 2 3 4 500 60 7 8 20 0 1 0 98765 1 2 3"
-    assert parse_stat(line) == Used(98765, 560)
+    assert parse_stat(line) == ProcessTime(98765, 560)
 
 
 def test_only_what_was_surely_used_since_the_last_look_is_the_grids() -> None:
-    before = {1: Used(10, 100), 2: Used(20, 50), 3: Used(30, 10)}
+    before = {1: ProcessTime(10, 100), 2: ProcessTime(20, 50), 3: ProcessTime(30, 10)}
     now = {
-        1: Used(10, 130),  # went on
-        3: Used(990, 5),  # its number was used anew, since
-        4: Used(995, 7),  # began since
-        5: Used(15, 9999),  # was there before, and not known as ours
+        1: ProcessTime(10, 130),  # went on
+        3: ProcessTime(990, 5),  # its number was used anew, since
+        4: ProcessTime(995, 7),  # began since
+        5: ProcessTime(15, 9999),  # was there before, and not known as ours
     }
     assert grown(before, now, looked_at_ticks=980) == 30 + 5 + 7
 
 
 ticks = some.integers(0, 10**6)
-tables = some.dictionaries(some.integers(1, 6), some.builds(Used, some.integers(0, 5), ticks))
+tables = some.dictionaries(some.integers(1, 6), some.builds(ProcessTime, some.integers(0, 5), ticks))
 
 
 @given(tables, tables, ticks, ticks, some.integers(0, 10**6), some.integers(0, 10**6))
 def test_the_share_of_others_is_always_a_share(
-    earlier: dict[int, Used], later: dict[int, Used], looked: int, busy: int, more_busy: int, more_idle: int
+    earlier: dict[int, ProcessTime],
+    later: dict[int, ProcessTime],
+    looked: int,
+    busy: int,
+    more_busy: int,
+    more_idle: int,
 ) -> None:
     ours = grown(earlier, later, looked)
     share = others_share(Total(busy, busy), Total(busy + more_busy, busy + more_busy + more_idle), ours)

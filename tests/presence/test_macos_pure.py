@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from deskgrid.model.presence import SessionReading
 from deskgrid.presence.macos.values import (
     UTMPX_BYTES,
-    Facts,
     Login,
-    Source,
+    MacFacts,
+    PowerSource,
     battery_of,
     hid_seconds_of,
     login_of,
@@ -35,8 +35,8 @@ def entry(user: bytes, line: bytes, kind: int, host: bytes = b"") -> bytes:
     return bytes(content)
 
 
-def facts(**given_: object) -> Facts:
-    return Facts(**({"hid_seconds": 40.0, "quartz_seconds": None, "logins": (ADA,)} | given_))  # type: ignore[arg-type]
+def facts(**given_: object) -> MacFacts:
+    return MacFacts(**({"hid_seconds": 40.0, "quartz_seconds": None, "logins": (ADA,)} | given_))  # type: ignore[arg-type]
 
 
 def test_idle_time_of_the_hardware_is_a_number_or_eight_bytes() -> None:
@@ -114,12 +114,12 @@ def test_assertions_that_keep_the_screen_on_count_and_others_do_not() -> None:
     ("providing", "sources", "meant"),
     [
         ("AC Power", (), (False, None)),
-        ("Battery Power", (Source(40, 80),), (True, 50.0)),
-        ("UPS Power", (Source(90, 100), Source(10, 100)), (True, 50.0)),
-        (None, (Source(5, 0),), (None, None)),
+        ("Battery Power", (PowerSource(40, 80),), (True, 50.0)),
+        ("UPS Power", (PowerSource(90, 100), PowerSource(10, 100)), (True, 50.0)),
+        (None, (PowerSource(5, 0),), (None, None)),
     ],
 )
-def test_batteries_count_together(providing: str | None, sources: tuple[Source, ...], meant: object) -> None:
+def test_batteries_count_together(providing: str | None, sources: tuple[PowerSource, ...], meant: object) -> None:
     assert battery_of(providing, sources) == meant
 
 
@@ -137,5 +137,5 @@ def test_idle_time_never_exceeds_any_source(
     hid: float | None, quartz: float | None, helper: float | None, logins: tuple[Login, ...] | None
 ) -> None:
     helpers = (SessionReading("x", idle_seconds=helper),)
-    idle = weigh(Facts(hid, quartz, logins, helpers=helpers)).idle_seconds
+    idle = weigh(MacFacts(hid, quartz, logins, helpers=helpers)).idle_seconds
     assert idle is None or all(source is None or idle <= source for source in (hid, quartz, helper))

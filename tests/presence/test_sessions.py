@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.presence.linux.sessions import Kind, Session, parse_logind, parse_utmp, read_logins
+from deskgrid.presence.linux.sessions import Session, SessionKind, parse_logind, parse_utmp, read_logins
 
 # as logind of Debian 12 and 13 writes them
 HEAD = "# This is private data. Do not parse.\n"
@@ -31,7 +31,7 @@ def with_line(text: str, **changes: str) -> str:
 
 def test_a_graphical_session_at_the_seat_is_known_by_its_keyboard_and_not_by_its_terminal() -> None:
     assert parse_logind("2", HEAD + WAYLAND) == Session(
-        "logind", "2", Kind.SEAT, "", 1000, False, active=True, graphical=True
+        "logind", "2", SessionKind.SEAT, "", 1000, False, active=True, graphical=True
     )
 
 
@@ -43,25 +43,25 @@ def test_a_line_of_a_state_file_ends_where_the_system_ends_it() -> None:
 
 
 def test_a_login_over_ssh_is_known_by_its_terminal() -> None:
-    assert parse_logind("7", HEAD + SSH) == Session("logind", "7", Kind.TERMINAL, "pts/3", 1001, True, True)
+    assert parse_logind("7", HEAD + SSH) == Session("logind", "7", SessionKind.TERMINAL, "pts/3", 1001, True, True)
 
 
 def test_a_login_over_ssh_that_does_not_name_its_terminal_has_one_of_its_account() -> None:
     session = parse_logind("7", with_line(SSH, TTY=""))
     assert session is not None
-    assert (session.kind, session.terminal, session.uid) == (Kind.TERMINAL, "", 1001)
+    assert (session.kind, session.terminal, session.uid) == (SessionKind.TERMINAL, "", 1001)
 
 
 def test_a_console_is_known_by_its_terminal() -> None:
     session = parse_logind("c1", CONSOLE)
     assert session is not None
-    assert (session.kind, session.terminal, session.remote) == (Kind.TERMINAL, "tty3", False)
+    assert (session.kind, session.terminal, session.remote) == (SessionKind.TERMINAL, "tty3", False)
 
 
 def test_nothing_can_be_learned_from_a_remote_desktop() -> None:
     session = parse_logind("9", with_line(WAYLAND, REMOTE="1", SEAT="", TYPE="x11"))
     assert session is not None
-    assert (session.kind, session.remote) == (Kind.OTHER, True)
+    assert (session.kind, session.remote) == (SessionKind.OTHER, True)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_any_other_class_counts(who: str) -> None:
 def test_a_file_that_says_nothing_is_somebody_of_whom_nothing_is_known(text: str) -> None:
     session = parse_logind("1", text)
     assert session is not None
-    assert (session.kind, session.terminal, session.uid) == (Kind.OTHER, "", None)
+    assert (session.kind, session.terminal, session.uid) == (SessionKind.OTHER, "", None)
 
 
 def entry(kind: int, line: str, user: str = "alice", host: str = "") -> bytes:
@@ -106,22 +106,22 @@ def test_utmp_tells_of_user_processes_only() -> None:
     content = (
         entry(2, "~", "reboot") + entry(6, "tty1", "LOGIN") + entry(7, "pts/3", host="192.0.2.7") + entry(8, "pts/4")
     )
-    assert parse_utmp(content) == (Session("utmp", "pts/3", Kind.TERMINAL, "pts/3", None, True),)
+    assert parse_utmp(content) == (Session("utmp", "pts/3", SessionKind.TERMINAL, "pts/3", None, True),)
 
 
 @pytest.mark.parametrize(
     ("line", "host", "kind", "remote"),
     [
-        ("tty2", "", Kind.TERMINAL, False),
-        ("tty2", "tty2", Kind.TERMINAL, False),
-        ("pts/1", ":0", Kind.TERMINAL, False),
-        (":0", ":0", Kind.SEAT, False),
-        (":1", "", Kind.SEAT, False),
-        ("dtremote", "far.example:0", Kind.OTHER, True),
-        ("seat0", "", Kind.SEAT, False),
+        ("tty2", "", SessionKind.TERMINAL, False),
+        ("tty2", "tty2", SessionKind.TERMINAL, False),
+        ("pts/1", ":0", SessionKind.TERMINAL, False),
+        (":0", ":0", SessionKind.SEAT, False),
+        (":1", "", SessionKind.SEAT, False),
+        ("dtremote", "far.example:0", SessionKind.OTHER, True),
+        ("seat0", "", SessionKind.SEAT, False),
     ],
 )
-def test_utmp_lines_are_told_apart(line: str, host: str, kind: Kind, remote: bool) -> None:
+def test_utmp_lines_are_told_apart(line: str, host: str, kind: SessionKind, remote: bool) -> None:
     (session,) = parse_utmp(entry(7, line, host=host))
     assert (session.kind, session.remote) == (kind, remote)
 
@@ -157,7 +157,7 @@ def test_either_source_is_enough_for_somebody(tmp_path: Path) -> None:
 
 
 def test_a_console_in_utmp_counts_as_the_seat_where_logind_can_not_tell_that_it_is_graphical(tmp_path: Path) -> None:
-    for logind, kind in ((False, Kind.SEAT), (True, Kind.TERMINAL)):
+    for logind, kind in ((False, SessionKind.SEAT), (True, SessionKind.TERMINAL)):
         run, dev = roots(tmp_path / str(logind), logind=logind, utmp=entry(7, "tty2"))
         (dev / "tty2").write_text("")
         assert [session.kind for session in read_logins(run, dev).sessions] == [kind]

@@ -3,11 +3,11 @@
 import time
 
 from deskgrid.model.presence import SessionReading
-from deskgrid.presence.helpers import Told
+from deskgrid.presence.helpers import HelperWords
 
 
 def test_what_was_idle_grows_until_it_is_said_again() -> None:
-    told = Told()
+    told = HelperWords()
     began = time.monotonic()
     told.take(1000, SessionReading("mutter", 60.0))
     time.sleep(0.1)
@@ -18,7 +18,7 @@ def test_what_was_idle_grows_until_it_is_said_again() -> None:
 
 
 def test_a_sign_is_news_and_idle_time_that_only_grew_is_not() -> None:
-    told = Told()
+    told = HelperWords()
     assert told.take(1000, SessionReading("mutter", 60.0))
     assert not told.take(1000, SessionReading("mutter", 60.0))
     assert told.take(1000, SessionReading("mutter", 0.0))
@@ -31,7 +31,7 @@ def test_a_sign_is_news_and_idle_time_that_only_grew_is_not() -> None:
 
 
 def test_each_source_of_an_account_has_its_own_word_and_no_account_more_than_eight() -> None:
-    told = Told()
+    told = HelperWords()
     for number in range(20):
         told.take(1000, SessionReading(f"source {number}", 1.0))
     told.take(1001, SessionReading("mutter", 1.0))
@@ -41,7 +41,7 @@ def test_each_source_of_an_account_has_its_own_word_and_no_account_more_than_eig
 
 
 def test_nonsense_is_busy_and_texts_are_cut_to_size_and_made_printable() -> None:
-    told = Told()
+    told = HelperWords()
     told.take(1000, SessionReading("a\nb", float("nan"), watching=("x" * 1000,) * 100))
     told.take(1000, SessionReading("minus", -5.0))
     nan, minus = told.words()

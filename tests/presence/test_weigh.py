@@ -6,7 +6,7 @@ from hypothesis import strategies as some
 
 from deskgrid.presence.helpers import Word
 from deskgrid.presence.linux.combine import BUSY_SECONDS, Hands, weigh
-from deskgrid.presence.linux.sessions import Kind, Logins, Session
+from deskgrid.presence.linux.sessions import Logins, Session, SessionKind
 from deskgrid.presence.linux.terminals import Quiet
 
 NOBODY = Logins((), known=True, sources=("logind: 0 sessions",))
@@ -18,7 +18,7 @@ def logged_in(*sessions: Session) -> Logins:
     return Logins(sessions, known=True)
 
 
-def session(kind: Kind, terminal: str = "", uid: int = 1000) -> Session:
+def session(kind: SessionKind, terminal: str = "", uid: int = 1000) -> Session:
     return Session("logind", "1", kind, terminal, uid, remote=False)
 
 
@@ -30,13 +30,13 @@ def test_idle_time_is_the_least_over_all_sources() -> None:
 
 
 def test_a_quiet_terminal_does_not_make_a_graphical_session_idle() -> None:
-    reading = weigh(logged_in(session(Kind.SEAT)), (Quiet("tty2", 1000, 5000.0),), ())
+    reading = weigh(logged_in(session(SessionKind.SEAT)), (Quiet("tty2", 1000, 5000.0),), ())
     assert (reading.logged_in, reading.idle_seconds) == (True, None)
     assert "group input" in reading.faults[0]
 
 
 def test_a_graphical_session_is_idle_as_long_as_all_of_keyboard_and_mouse_are() -> None:
-    who = logged_in(session(Kind.SEAT))
+    who = logged_in(session(SessionKind.SEAT))
     assert weigh(who, (), (HEARD,)).idle_seconds == 300.0
     assert weigh(who, (), (PARTLY,)).idle_seconds is None
     assert weigh(who, (), (PARTLY, Hands("interrupts", 200.0, complete=True))).idle_seconds == 200.0
@@ -44,25 +44,25 @@ def test_a_graphical_session_is_idle_as_long_as_all_of_keyboard_and_mouse_are() 
 
 def test_a_session_on_a_terminal_needs_that_terminal() -> None:
     terminals = (Quiet("pts/3", 1001, 70.0),)
-    assert weigh(logged_in(session(Kind.TERMINAL, "pts/3")), terminals, ()).idle_seconds == 70.0
-    assert weigh(logged_in(session(Kind.TERMINAL, "pts/4")), terminals, ()).idle_seconds is None
+    assert weigh(logged_in(session(SessionKind.TERMINAL, "pts/3")), terminals, ()).idle_seconds == 70.0
+    assert weigh(logged_in(session(SessionKind.TERMINAL, "pts/4")), terminals, ()).idle_seconds is None
 
 
 def test_a_session_that_does_not_name_its_terminal_has_one_of_its_account() -> None:
     terminals = (Quiet("pts/3", 1001, 70.0), Quiet("tty1", 1002, 90.0))
-    assert weigh(logged_in(session(Kind.TERMINAL, uid=1001)), terminals, ()).idle_seconds == 70.0
-    assert weigh(logged_in(session(Kind.TERMINAL, uid=1002)), terminals, ()).idle_seconds is None
+    assert weigh(logged_in(session(SessionKind.TERMINAL, uid=1001)), terminals, ()).idle_seconds == 70.0
+    assert weigh(logged_in(session(SessionKind.TERMINAL, uid=1002)), terminals, ()).idle_seconds is None
 
 
 def test_a_remote_desktop_is_never_known_to_be_idle() -> None:
-    reading = weigh(logged_in(session(Kind.OTHER)), (), (HEARD,))
+    reading = weigh(logged_in(session(SessionKind.OTHER)), (), (HEARD,))
     assert reading.idle_seconds is None
     assert "remote desktop" in reading.faults[0]
 
 
 def test_busy_is_said_even_when_something_else_is_unknown() -> None:
     busy = Hands("2 input devices", 0.3, complete=False)
-    assert weigh(logged_in(session(Kind.OTHER)), (), (busy,)).idle_seconds == 0.3
+    assert weigh(logged_in(session(SessionKind.OTHER)), (), (busy,)).idle_seconds == 0.3
 
 
 def test_without_any_source_nothing_is_known() -> None:
@@ -72,18 +72,20 @@ def test_without_any_source_nothing_is_known() -> None:
     assert "no terminal and no input device" in reading.faults[1]
 
 
-def graphical(uid: int = 1000, name: str = "1", kind: Kind = Kind.SEAT, locked: bool | None = None) -> Session:
-    return Session("logind", name, kind, "", uid, remote=kind is Kind.OTHER, graphical=True, locked=locked)
+def graphical(
+    uid: int = 1000, name: str = "1", kind: SessionKind = SessionKind.SEAT, locked: bool | None = None
+) -> Session:
+    return Session("logind", name, kind, "", uid, remote=kind is SessionKind.OTHER, graphical=True, locked=locked)
 
 
 def test_a_helper_vouches_for_the_one_graphical_session_of_its_account() -> None:
     word = Word(1000, "mutter", 500.0)
     assert weigh(logged_in(graphical()), (), (), words=(word,)).idle_seconds == 500.0
-    assert weigh(logged_in(graphical(kind=Kind.OTHER)), (), (), words=(word,)).idle_seconds == 500.0
+    assert weigh(logged_in(graphical(kind=SessionKind.OTHER)), (), (), words=(word,)).idle_seconds == 500.0
     assert weigh(logged_in(graphical(1001)), (), (), words=(word,)).idle_seconds is None
     assert weigh(logged_in(graphical(), graphical(1001, "2")), (), (), words=(word,)).idle_seconds is None
     assert weigh(logged_in(graphical(), graphical(1000, "2")), (), (), words=(word,)).idle_seconds is None
-    assert weigh(logged_in(session(Kind.SEAT)), (), (), words=(word,)).idle_seconds is None
+    assert weigh(logged_in(session(SessionKind.SEAT)), (), (), words=(word,)).idle_seconds is None
     both = (word, Word(1001, "x11", 300.0))
     assert weigh(logged_in(graphical(), graphical(1001, "2")), (), (), words=both).idle_seconds == 300.0
 
@@ -113,15 +115,15 @@ def test_locked_is_every_session_and_what_logind_knows_goes_before_what_a_helper
 
 
 def test_a_login_from_elsewhere_that_only_utmp_knows_is_not_locked() -> None:
-    mosh = Session("utmp", "pts/4", Kind.TERMINAL, "pts/4", None, remote=True)
-    window = Session("utmp", "pts/1", Kind.TERMINAL, "pts/1", None, remote=False)
+    mosh = Session("utmp", "pts/4", SessionKind.TERMINAL, "pts/4", None, remote=True)
+    window = Session("utmp", "pts/1", SessionKind.TERMINAL, "pts/1", None, remote=False)
     assert weigh(logged_in(graphical(locked=True), window), (), ()).locked is True
     assert weigh(logged_in(graphical(locked=True), mosh), (), ()).locked is False
 
 
 def test_remote_is_known_as_well_as_logins_are() -> None:
     assert weigh(NOBODY, (), ()).remote is False
-    assert weigh(logged_in(graphical(kind=Kind.OTHER)), (), ()).remote is True
+    assert weigh(logged_in(graphical(kind=SessionKind.OTHER)), (), ()).remote is True
     assert weigh(logged_in(graphical()), (), ()).remote is False
     assert weigh(Logins((), known=False), (), ()).remote is None
     assert weigh(Logins((graphical(),), known=True, faults=("utmp",)), (), ()).remote is None
@@ -132,7 +134,7 @@ sessions = some.builds(
     Session,
     some.just("x"),
     some.text(),
-    some.sampled_from(Kind),
+    some.sampled_from(SessionKind),
     some.sampled_from(["", "pts/1"]),
     some.none(),
     some.booleans(),
@@ -154,7 +156,7 @@ def test_no_source_is_ever_overruled_towards_idle(
         assert reading.idle_seconds == min(said)
     if who:
         assert reading.logged_in is True
-    if any(one.kind is Kind.OTHER for one in who) and reading.idle_seconds is not None:
+    if any(one.kind is SessionKind.OTHER for one in who) and reading.idle_seconds is not None:
         assert reading.idle_seconds < BUSY_SECONDS
 
 
@@ -162,7 +164,7 @@ persons = some.builds(
     Session,
     some.sampled_from(["logind", "utmp"]),
     some.text(),
-    some.sampled_from(Kind),
+    some.sampled_from(SessionKind),
     some.sampled_from(["", "pts/1"]),
     some.sampled_from([None, 1000, 1001]),
     some.booleans(),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deskgrid.model.presence import Ending, SessionReading
 from deskgrid.presence.machine.windows import Times, others_share, running_of
-from deskgrid.presence.windows.combine import Facts, weigh
+from deskgrid.presence.windows.combine import WindowsFacts, weigh
 from deskgrid.presence.windows.events import (
     CONSOLE_DISCONNECT,
     LOCK,
@@ -25,17 +25,17 @@ from deskgrid.presence.windows.events import (
     WM_QUERYENDSESSION,
     WM_WTSSESSION_CHANGE,
     Noticed,
-    Presence,
-    State,
+    UserPresence,
     What,
+    WindowsState,
     decode,
     encode_setting,
     follow,
 )
 from deskgrid.presence.windows.values import (
-    Power,
     RawSession,
-    Session,
+    WindowsPower,
+    WindowsSession,
     full_screen_of,
     idle_seconds_of,
     lock_flag_of,
@@ -47,12 +47,12 @@ from deskgrid.presence.windows.values import (
 )
 
 DAY_MS = 86_400_000
-OURS = Session(1, attended=True, remote=False, locked=False)
-GUEST = Session(2, attended=True, remote=True, locked=False)
-PARKED = Session(3, attended=False, remote=False, locked=True)
+OURS = WindowsSession(1, attended=True, remote=False, locked=False)
+GUEST = WindowsSession(2, attended=True, remote=True, locked=False)
+PARKED = WindowsSession(3, attended=False, remote=False, locked=True)
 
 
-def told(state: State, *notices: Noticed, now: float = 100.0) -> tuple[State, list[bool]]:
+def told(state: WindowsState, *notices: Noticed, now: float = 100.0) -> tuple[WindowsState, list[bool]]:
     """Follow one notice each second; returns the state and which of them were news."""
     news = []
     for step, noticed in enumerate(notices):
@@ -117,46 +117,46 @@ def test_the_first_value_of_a_setting_is_no_news_and_a_change_is() -> None:
         What.BATTERY: (80, 80, 79),
         What.LID: (1, 1, 0),
     }.items():
-        assert told(State(), *(Noticed(what, value) for value in values))[1] == [False, False, True], what
+        assert told(WindowsState(), *(Noticed(what, value) for value in values))[1] == [False, False, True], what
 
 
 def test_somebody_present_again_and_a_lid_that_opens_are_signs_and_a_pulled_plug_is_not() -> None:
-    state, _ = told(State(), Noticed(What.GLOBAL_PRESENCE, 2), Noticed(What.GLOBAL_PRESENCE, 0))
-    assert (state.everywhere, state.touched_at) == (Presence(True, 101), 101)
-    state, _ = told(State(), Noticed(What.SESSION_PRESENCE, 1), Noticed(What.SESSION_PRESENCE, 0))
+    state, _ = told(WindowsState(), Noticed(What.GLOBAL_PRESENCE, 2), Noticed(What.GLOBAL_PRESENCE, 0))
+    assert (state.everywhere, state.touched_at) == (UserPresence(True, 101), 101)
+    state, _ = told(WindowsState(), Noticed(What.SESSION_PRESENCE, 1), Noticed(What.SESSION_PRESENCE, 0))
     assert state.touched_at == 101
-    state, news = told(State(), Noticed(What.LID, 1), Noticed(What.LID, 0))
+    state, news = told(WindowsState(), Noticed(What.LID, 1), Noticed(What.LID, 0))
     assert (state.lid_open, state.touched_at, news) == (False, None, [False, True])
     assert told(state, Noticed(What.LID, 1), now=200)[0].touched_at == 200
-    assert told(State(), Noticed(What.POWER_SOURCE, 0), Noticed(What.POWER_SOURCE, 1))[0].touched_at is None
+    assert told(WindowsState(), Noticed(What.POWER_SOURCE, 0), Noticed(What.POWER_SOURCE, 1))[0].touched_at is None
 
 
 def test_a_word_said_again_keeps_its_time_and_one_that_says_nothing_takes_it_back() -> None:
-    state, _ = told(State(), *[Noticed(What.GLOBAL_PRESENCE, 2)] * 3)
-    assert state.everywhere == Presence(False, 100)
+    state, _ = told(WindowsState(), *[Noticed(What.GLOBAL_PRESENCE, 2)] * 3)
+    assert state.everywhere == UserPresence(False, 100)
     assert told(state, Noticed(What.GLOBAL_PRESENCE, 3))[0].everywhere is None
 
 
 def test_sessions_are_news_always_and_signs_only_by_a_hand() -> None:
     for event, touched in ((LOGON, 100), (LOGOFF, 100), (UNLOCK, 100), (REMOTE_CONNECT, 100), (LOCK, None),
                            (CONSOLE_DISCONNECT, None), (0xA, None)):  # fmt: skip
-        state, news = told(State(), Noticed(What.SESSION, event, 4))
+        state, news = told(WindowsState(), Noticed(What.SESSION, event, 4))
         assert (state.touched_at, news) == (touched, [True]), event
 
 
 def test_locks_are_kept_for_each_session_until_it_ends() -> None:
-    state, _ = told(State(), Noticed(What.SESSION, LOCK, 2), Noticed(What.SESSION, UNLOCK, 1))
+    state, _ = told(WindowsState(), Noticed(What.SESSION, LOCK, 2), Noticed(What.SESSION, UNLOCK, 1))
     assert state.locks == ((1, False), (2, True))
     assert told(state, Noticed(What.SESSION, LOGOFF, 2))[0].locks == ((1, False),)
 
 
 def test_sleep_and_the_end_come_and_are_over() -> None:
-    state, news = told(State(), Noticed(What.SUSPEND))
+    state, news = told(WindowsState(), Noticed(What.SUSPEND))
     assert (state.ending, news) == (Ending.SLEEP, [True])
     woken, news = told(state, Noticed(What.RESUME, 0))
     assert (woken.ending, woken.touched_at, news) == (None, None, [True])
     assert told(state, Noticed(What.RESUME, 1))[0].touched_at == 100
-    asked, _ = told(State(), Noticed(What.QUERY_END))
+    asked, _ = told(WindowsState(), Noticed(What.QUERY_END))
     assert asked.ending is Ending.SHUTDOWN
     assert told(asked, Noticed(What.END, 0))[0].ending is None
     assert told(asked, Noticed(What.END, 1))[0].ending is Ending.SHUTDOWN
@@ -177,10 +177,10 @@ def test_sessions_of_people_are_those_with_a_name_or_one_we_may_not_know() -> No
         RawSession(7, "", 0, None),
     )
     assert people(rows) == (
-        Session(1, True, False, False),
-        Session(2, True, True, True),
-        Session(3, False, False, True),
-        Session(7, True, True, None),
+        WindowsSession(1, True, False, False),
+        WindowsSession(2, True, True, True),
+        WindowsSession(3, False, False, True),
+        WindowsSession(7, True, True, None),
     )
 
 
@@ -203,15 +203,15 @@ def test_who_keeps_the_screen_on_is_somebody() -> None:
 @pytest.mark.parametrize(
     ("ac", "flag", "percent", "meant"),
     [
-        (1, 128, 255, Power(False, None)),
-        (255, 128, 255, Power(False, None)),
-        (0, 1, 80, Power(True, 80.0)),
-        (1, 8, 100, Power(False, 100.0)),
-        (255, 255, 255, Power(None, None)),
-        (0, 255, 40, Power(True, 40.0)),
+        (1, 128, 255, WindowsPower(False, None)),
+        (255, 128, 255, WindowsPower(False, None)),
+        (0, 1, 80, WindowsPower(True, 80.0)),
+        (1, 8, 100, WindowsPower(False, 100.0)),
+        (255, 255, 255, WindowsPower(None, None)),
+        (0, 255, 40, WindowsPower(True, 40.0)),
     ],
 )
-def test_power_is_on_mains_on_battery_or_unknown(ac: int, flag: int, percent: int, meant: Power) -> None:
+def test_power_is_on_mains_on_battery_or_unknown(ac: int, flag: int, percent: int, meant: WindowsPower) -> None:
     assert power_of(ac, flag, percent) == meant
 
 
@@ -235,12 +235,12 @@ def test_programs_are_known_by_name_whatever_the_case() -> None:
 # -- what they say together
 
 
-def facts(**given_: object) -> Facts:
+def facts(**given_: object) -> WindowsFacts:
     base: dict[str, object] = {
-        "own_session": 1, "last_input_seconds": 50.0, "sessions": (OURS,), "state": State(), "now": 1000.0,
+        "own_session": 1, "last_input_seconds": 50.0, "sessions": (OURS,), "state": WindowsState(), "now": 1000.0,
         "full_screen": False,
     }  # fmt: skip
-    return Facts(**(base | given_))  # type: ignore[arg-type]
+    return WindowsFacts(**(base | given_))  # type: ignore[arg-type]
 
 
 def test_alone_in_its_own_session_last_input_tells() -> None:
@@ -251,7 +251,7 @@ def test_alone_in_its_own_session_last_input_tells() -> None:
 
 
 def test_presence_that_windows_has_not_taken_back_does_not_overrule_last_input_but_counts_for_others() -> None:
-    here = State(everywhere=Presence(True, 900.0))
+    here = WindowsState(everywhere=UserPresence(True, 900.0))
     assert weigh(facts(state=here)).idle_seconds == 50.0
     assert weigh(facts(state=here, sessions=(OURS, GUEST))).idle_seconds == 0.0
     assert weigh(facts(state=here, own_session=0, last_input_seconds=None)).idle_seconds == 0.0
@@ -268,30 +268,30 @@ def test_a_session_that_nobody_can_see_makes_idle_time_unknown_unless_somebody_i
 
 
 def test_a_service_is_idle_since_windows_said_so_and_by_no_other_word() -> None:
-    quiet = State(everywhere=Presence(False, 700.0))
+    quiet = WindowsState(everywhere=UserPresence(False, 700.0))
     service = facts(own_session=0, last_input_seconds=9999.0, state=quiet, full_screen=False)
     assert weigh(service).idle_seconds == 300.0
     assert weigh(service).full_screen is None
     assert weigh(facts(own_session=0, sessions=(PARKED,), state=quiet)).full_screen is False
-    touched = State(everywhere=Presence(False, 700.0), touched_at=995.0)
+    touched = WindowsState(everywhere=UserPresence(False, 700.0), touched_at=995.0)
     assert weigh(facts(own_session=0, state=touched)).idle_seconds == 5.0
 
 
 def test_disconnected_sessions_are_logged_in_locked_and_watched_by_nobody() -> None:
     reading = weigh(facts(sessions=(OURS, PARKED)))
     assert (reading.logged_in, reading.idle_seconds, reading.locked) == (True, 50.0, False)
-    assert weigh(facts(sessions=(PARKED,), state=State(everywhere=Presence(False, 0.0)))).locked is True
+    assert weigh(facts(sessions=(PARKED,), state=WindowsState(everywhere=UserPresence(False, 0.0)))).locked is True
     assert "sessions: 2, 1 disconnected" in reading.sources
 
 
 def test_locks_come_from_windows_and_a_helper_can_only_deny_them() -> None:
-    unknown = Session(1, True, False, None)
+    unknown = WindowsSession(1, True, False, None)
     assert weigh(facts(sessions=(unknown,))).locked is None
-    locked = facts(sessions=(unknown,), state=State(locks=((1, True),)))
+    locked = facts(sessions=(unknown,), state=WindowsState(locks=((1, True),)))
     assert weigh(locked).locked is True
     liar, denier = SessionReading("x", locked=True), SessionReading("x", locked=False)
     assert weigh(facts(sessions=(unknown,), helpers=(liar,))).locked is None
-    assert weigh(facts(sessions=(unknown,), state=State(locks=((1, True),)), helpers=(denier,))).locked is False
+    assert weigh(facts(sessions=(unknown,), state=WindowsState(locks=((1, True),)), helpers=(denier,))).locked is False
     assert weigh(facts(sessions=())).locked is None
 
 
@@ -302,7 +302,7 @@ def test_the_screen_is_filled_if_anybody_says_so() -> None:
 
 
 def test_the_lid_the_end_what_keeps_awake_and_faults_are_passed_on() -> None:
-    state = State(lid_open=False, ending=Ending.SLEEP, own=Presence(False, 900.0))
+    state = WindowsState(lid_open=False, ending=Ending.SLEEP, own=UserPresence(False, 900.0))
     reading = weigh(facts(state=state, watching=("a film",), faults=("x",)))
     assert (reading.lid_closed, reading.ending, reading.watching, reading.faults) == (
         True, Ending.SLEEP, ("a film",), ("x",),
@@ -314,15 +314,15 @@ def test_the_lid_the_end_what_keeps_awake_and_faults_are_passed_on() -> None:
     own=st.sampled_from([None, 0, 1]),
     last=st.none() | st.floats(0, 1e6),
     sessions=st.none() | st.lists(st.sampled_from([OURS, GUEST, PARKED]), unique=True).map(tuple),
-    everywhere=st.none() | st.builds(Presence, st.booleans(), st.floats(0, 1000)),
+    everywhere=st.none() | st.builds(UserPresence, st.booleans(), st.floats(0, 1000)),
     touched_at=st.none() | st.floats(0, 1000),
     idle=st.none() | st.floats(0, 1e6),
 )
 def test_idle_time_never_exceeds_any_source_and_a_helper_never_raises_it(
     own: int | None,
     last: float | None,
-    sessions: tuple[Session, ...] | None,
-    everywhere: Presence | None,
+    sessions: tuple[WindowsSession, ...] | None,
+    everywhere: UserPresence | None,
     touched_at: float | None,
     idle: float | None,
 ) -> None:
@@ -330,7 +330,7 @@ def test_idle_time_never_exceeds_any_source_and_a_helper_never_raises_it(
         own_session=own,
         last_input_seconds=last,
         sessions=sessions,
-        state=State(everywhere=everywhere, touched_at=touched_at),
+        state=WindowsState(everywhere=everywhere, touched_at=touched_at),
     )
     without = weigh(known).idle_seconds
     helped = weigh(facts(**{**_fields(known), "helpers": (SessionReading("x", idle_seconds=idle),)})).idle_seconds
@@ -342,5 +342,5 @@ def test_idle_time_never_exceeds_any_source_and_a_helper_never_raises_it(
         assert helped is None or helped < 1.0
 
 
-def _fields(known: Facts) -> dict[str, object]:
+def _fields(known: WindowsFacts) -> dict[str, object]:
     return {name: getattr(known, name) for name in known.__struct_fields__}

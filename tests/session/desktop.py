@@ -11,7 +11,7 @@ import msgspec
 from deskgrid.agent.owner.messages import Rights
 from deskgrid.agent.owner.server import LocalServer
 from deskgrid.agent.owner.status import Status
-from deskgrid.agent.owner.usage import Gift, Used
+from deskgrid.agent.owner.usage import Gift, Usage
 from deskgrid.agent.owner.wishes import WishBook
 from deskgrid.model.desktop import Availability, Room, VmReport, VmState
 from deskgrid.model.image import ImageRef
@@ -49,8 +49,8 @@ def gift() -> Gift:
         day = NOW - timedelta(days=back)
         hours = (0, 3.5, 6, 2, 9, 14, 16)[day.weekday()] * ((back * 7) % 5 + 1) / 4
         days.append((f"{day:%Y-%m-%d}", hours * 3600))
-    used = Used(148.5 * 3600, 297 * 3600, 280 * 3600, 41, 63, 9)
-    other = Used(12 * 3600, 24 * 3600, 20 * 3600, 6, 4, 2)
+    used = Usage(148.5 * 3600, 297 * 3600, 280 * 3600, 41, 63, 9)
+    other = Usage(12 * 3600, 24 * 3600, 20 * 3600, 6, 4, 2)
     return Gift({"its-sl6-lscsoft-20120415": used, "einstein-at-home": other}, tuple(days), (("2026-11", used),))
 
 

@@ -151,7 +151,7 @@ def test_no_compositor_is_an_error(tmp_path: Path) -> None:
 
 # -- sway, with no screen but a real seat -----------------------------------------------------------------------------
 
-SWAY = trees.Recipe("trixie", ("sway", "wtype"))
+SWAY = trees.TreeRecipe("trixie", ("sway", "wtype"))
 
 
 @pytest.mark.real

@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from deskgrid.agent.owner.messages import Done
-from deskgrid.agent.owner.usage import Used
+from deskgrid.agent.owner.messages import Granted
+from deskgrid.agent.owner.usage import Usage
 from deskgrid.model.desktop import VmState
 from deskgrid.model.wish import Ask, Wish
 from deskgrid.session.words import (
@@ -91,35 +91,35 @@ SIX = NOW.replace(hour=18, minute=0)
 @pytest.mark.parametrize(
     ("done", "said"),
     [
-        (Done(Ask.PAUSE, Wish(Ask.PAUSE, "anna", NOW, SIX), 1), "Paused until 18:00; 1 virtual machine leaves now."),
+        (Granted(Ask.PAUSE, Wish(Ask.PAUSE, "anna", NOW, SIX), 1), "Paused until 18:00; 1 virtual machine leaves now."),
         (
-            Done(Ask.PAUSE, Wish(Ask.PAUSE, "anna", NOW), 3),
+            Granted(Ask.PAUSE, Wish(Ask.PAUSE, "anna", NOW), 3),
             "Paused until you say `deskgrid resume`; 3 virtual machines leave now.",
         ),
         (
-            Done(Ask.PAUSE, Wish(Ask.PAUSE, "anna", NOW), 0),
+            Granted(Ask.PAUSE, Wish(Ask.PAUSE, "anna", NOW), 0),
             "Paused until you say `deskgrid resume`; no virtual machine is here.",
         ),
         (
-            Done(Ask.FINISH, Wish(Ask.FINISH, "anna", NOW, SIX), 2),
+            Granted(Ask.FINISH, Wish(Ask.FINISH, "anna", NOW, SIX), 2),
             "Nothing new starts until 18:00; 2 virtual machines may end their work.",
         ),
         (
-            Done(Ask.FINISH, Wish(Ask.PAUSE, "bob", NOW, SIX), 0),
+            Granted(Ask.FINISH, Wish(Ask.PAUSE, "bob", NOW, SIX), 0),
             "It was so already. Paused until 18:00, as bob asked.",
         ),
         (
-            Done(Ask.RESUME, None, 0),
+            Granted(Ask.RESUME, None, 0),
             "Resumed: virtual machines may run here again when the computer is not in use.",
         ),
         (
-            Done(Ask.RESUME, Wish(Ask.PAUSE, "bob", NOW), 0),
+            Granted(Ask.RESUME, Wish(Ask.PAUSE, "bob", NOW), 0),
             "What anna asked is taken back, but somebody else's wish holds. "
             "Paused until it is taken back with `deskgrid resume`, as bob asked.",
         ),
     ],
 )
-def test_what_comes_of_a_wish_is_one_sentence(done: Done, said: str) -> None:
+def test_what_comes_of_a_wish_is_one_sentence(done: Granted, said: str) -> None:
     assert done_sentence(done, "anna", NOW) == said
 
 
@@ -157,8 +157,8 @@ def test_spans_are_said_as_people_say_them(seconds: float, said: str) -> None:
 
 
 def test_what_was_given_is_one_sentence() -> None:
-    assert gift_sentence(Used()) == "This month it has given nothing yet."
-    assert gift_sentence(Used(7200, 14400, 0, 1, 2, 1)) == (
+    assert gift_sentence(Usage()) == "This month it has given nothing yet."
+    assert gift_sentence(Usage(7200, 14400, 0, 1, 2, 1)) == (
         "This month it gave 2.0 hours to 1 virtual machine (4.0 hours of processor cores); "
         "1 made way for you before its work was done."
     )

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "hypervisor"))
 
 from tiny_guest import CMDLINE, DISK_BYTES, tiny_guest
 
-from deskgrid.coordinator.db.values import LeaseRecord
+from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.demo.stage import Stage, Table
 from deskgrid.images.format import manifest
 from tests.images.built import sealed

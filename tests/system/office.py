@@ -24,17 +24,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "hypervisor"))
 from tiny_guest import CMDLINE, DISK_BYTES, DISK_LINE, tiny_guest
 
 from deskgrid.coordinator.client import OperatorClient
-from deskgrid.coordinator.db.values import LeaseRecord
 from deskgrid.coordinator.service import Ready, run
 from deskgrid.coordinator.settings import CoordinatorSettings, ImageSettings
+from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.demo.cast import Cast
 from deskgrid.demo.signers import Signers
 from deskgrid.demo.stage import AGENT, over, write_agent
 from deskgrid.host.system.account import become
 from deskgrid.images.build import cpio
 from deskgrid.images.format import manifest
-from deskgrid.images.store.store import ChunkStore, Limits
-from deskgrid.images.store.upkeep import Verified, verify
+from deskgrid.images.store.store import ChunkStore, StoreLimits
+from deskgrid.images.store.upkeep import StoreVerified, verify
 from deskgrid.images.trust.words import Version
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings
@@ -242,9 +242,9 @@ class Office:
     def log(self, name: str) -> str:
         return (self.cast.folder / f"{name}.log").read_text(errors="replace")
 
-    def verified(self, store: Path) -> Verified:
+    def verified(self, store: Path) -> StoreVerified:
         """Read and check all that a desktop's store holds."""
-        opened = ChunkStore(store, Limits(1 << 40, 0))
+        opened = ChunkStore(store, StoreLimits(1 << 40, 0))
         try:
             return verify(opened)
         finally:

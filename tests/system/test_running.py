@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from deskgrid.coordinator.db.values import LeaseRecord, Line
+from deskgrid.coordinator.db.values import StoryLine
+from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.pool.config import YOUNG_SECONDS
 
 from .grid import DONE, IDLE, RUNNING, Bell, Grid, ended_after_seconds, qemu_of, the_qemu_of, until
@@ -136,7 +137,7 @@ def _lasting(record: LeaseRecord) -> tuple[object, ...]:
     return (lease.desktop, lease.image, lease.granted_at, record.joined_at, record.claimed, record.ended_at, record.end)
 
 
-def _lines(story: list[Line]) -> list[tuple[object, ...]]:
+def _lines(story: list[StoryLine]) -> list[tuple[object, ...]]:
     return [(line.id, line.told_at, line.source, line.event, line.sentence) for line in story]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.coordinator.db.values import LeaseRecord
+from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.model.desktop import Fault
 
 from .grid import MIB, Grid, ended_after_seconds, qemu_of, the_qemu_of, until

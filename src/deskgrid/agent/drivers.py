@@ -18,14 +18,14 @@ from deskgrid.presence.contract import SystemPresence
 ReadMachine = Callable[[Policy], Machine]
 
 
-class Due:
+class TimerRang:
     """A fake driver's timer has rung: its call belongs to the loop's thread."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self.call = call
 
 
-Inbox = queue.SimpleQueue[Item | Due]
+Inbox = queue.SimpleQueue[Item | TimerRang]
 
 
 class _Machine(Protocol):
@@ -66,20 +66,20 @@ def _machine(settings: AgentSettings, metered: Callable[[], bool | None]) -> _Ma
     if sys.platform == "win32":
         from deskgrid.presence.machine import windows
 
-        return windows.MachineReader(settings.state, metered=metered)
+        return windows.WindowsMachine(settings.state, metered=metered)
     if sys.platform == "darwin":
         from deskgrid.presence.machine import macos
 
-        return macos.MachineReader(settings.state)
+        return macos.MacMachine(settings.state)
     from deskgrid.presence.machine import linux
 
-    return linux.MachineReader(settings.state, metered=metered)
+    return linux.LinuxMachine(settings.state, metered=metered)
 
 
 def hypervisor_of(settings: AgentSettings, inbox: Inbox) -> Hypervisor:
     """What runs virtual machines; what happens to them goes to the inbox."""
     if settings.hypervisor == "fake":
-        return _fake_hypervisor(inbox.put, lambda call: inbox.put(Due(call)))
+        return _fake_hypervisor(inbox.put, lambda call: inbox.put(TimerRang(call)))
     from deskgrid.hypervisor.qemu.driver import QemuHypervisor
 
     return QemuHypervisor(settings.state, inbox.put, idle_class=settings.idle_class)

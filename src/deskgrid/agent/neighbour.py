@@ -22,7 +22,7 @@ from deskgrid.host.system.programs import KEPT, environment, python
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
 from deskgrid.wire.disk import DiskCommand, decode_word, encode_command
-from deskgrid.wire.neighbour import Serving
+from deskgrid.wire.neighbour import NeighbourTask
 
 log = logging.getLogger("deskgrid.agent")
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 10.0, 3600.0
@@ -80,7 +80,7 @@ class Neighbour:
         except OSError as error:
             log.warning("neighbours: the process that gives to them did not start: %s", error.strerror)
             return
-        serving = Serving(str(self._store), rate, port=self._listen_port)
+        serving = NeighbourTask(str(self._store), rate, port=self._listen_port)
         self._say(msgspec.json.encode(serving) + b"\n")
         threading.Thread(target=self._listen, args=(self._process,), name="neighbour", daemon=True).start()
 

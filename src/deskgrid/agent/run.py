@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from deskgrid.agent.clock import Clock, calendar, steady_clock, utc_now
-from deskgrid.agent.drivers import Due, Inbox, hypervisor_of, presence_of, store_of
+from deskgrid.agent.drivers import Inbox, TimerRang, hypervisor_of, presence_of, store_of
 from deskgrid.agent.inbox import Item, Looked, Sense
 from deskgrid.agent.leases import LeaseFile
 from deskgrid.agent.link import HttpsLink
@@ -207,7 +207,7 @@ class _Running:
             item = self.inbox.get(timeout=seconds)
         except queue.Empty:
             return None
-        if isinstance(item, Due):
+        if isinstance(item, TimerRang):
             item.call()
             return None
         return item

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from deskgrid.cli.output import Exit, Failed
-from deskgrid.coordinator.client import NoAnswer, OperatorClient, Refused
+from deskgrid.cli.output import CommandFailed, Exit
+from deskgrid.coordinator.client import CoordinatorRefused, NoAnswer, OperatorClient
 from deskgrid.coordinator.settings import CoordinatorSettings, read_settings
 from deskgrid.host.system.paths import SYSTEM, config_folder, settings_file
 
@@ -44,10 +44,10 @@ def office(path: Path | None) -> Iterator[OperatorClient]:
         finally:
             client.close()
     except NoAnswer as error:
-        raise Failed(Exit.UNREACHABLE, f"{error}; {_which(path)}") from None
-    except Refused as error:
+        raise CommandFailed(Exit.UNREACHABLE, f"{error}; {_which(path)}") from None
+    except CoordinatorRefused as error:
         code = {400: Exit.WRONG, 404: Exit.ABSENT, 502: Exit.UNREACHABLE, 503: Exit.UNREACHABLE}.get(error.status)
-        raise Failed(code or Exit.REFUSED, str(error)) from None
+        raise CommandFailed(code or Exit.REFUSED, str(error)) from None
 
 
 def _which(path: Path | None) -> str:

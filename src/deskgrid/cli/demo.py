@@ -11,7 +11,7 @@ from deskgrid.cli.desktop.doctor import missing_for_demo
 from deskgrid.cli.grid.pool import provide_tree
 from deskgrid.cli.image.image import build_with_bar
 from deskgrid.cli.image.store import tried
-from deskgrid.cli.output import Exit, Failed, show, tell
+from deskgrid.cli.output import CommandFailed, Exit, show, tell
 from deskgrid.demo import figures as figuring
 from deskgrid.demo.cast import Cast, DemoError
 from deskgrid.demo.jobs import JOBS
@@ -30,7 +30,7 @@ def demo(
     """Show the main job: two idle desktops, three jobs, one owner who comes back. All parts are real."""
     started = time.monotonic()
     for line in missing_for_demo():
-        raise Failed(Exit.NO, line)
+        raise CommandFailed(Exit.NO, line)
     tree = provide_tree()
     image = build_with_bar(RECIPE)
     _take_signals()
@@ -54,13 +54,13 @@ def demo(
             play.figures.faults.append(str(error))
             figuring.write(play.figures, output)
         keep_hint = f"; logs are in {cast.folder}" if keep else "; run `deskgrid demo --keep` to keep the logs"
-        raise Failed(Exit.NO, f"{error}{keep_hint}") from None
+        raise CommandFailed(Exit.NO, f"{error}{keep_hint}") from None
     finally:
         _ignore_signals()
         tell("putting everything away")
         cast.close()
     if play.figures.faults:
-        raise Failed(Exit.NO, "; ".join(play.figures.faults))
+        raise CommandFailed(Exit.NO, "; ".join(play.figures.faults))
 
 
 def _end(play: Play, prepare_seconds: float, total_seconds: float, output: Path) -> None:

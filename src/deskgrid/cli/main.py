@@ -15,9 +15,9 @@ from deskgrid.cli import demo
 from deskgrid.cli.desktop import agent, doctor, firmware, owner, policy
 from deskgrid.cli.grid import coordinator, operator, pool
 from deskgrid.cli.image import image
-from deskgrid.cli.output import Exit, Failed, complain, errors, show_text
+from deskgrid.cli.output import CommandFailed, Exit, complain, errors, show_text
 from deskgrid.cli.trust import trust
-from deskgrid.coordinator.client import NoAnswer, Refused
+from deskgrid.coordinator.client import CoordinatorRefused, NoAnswer
 from deskgrid.host.system import logs
 from deskgrid.host.system.start import set_umask
 from deskgrid.host.system.toml import BadSettings
@@ -72,7 +72,7 @@ CODES: dict[type[Exception], Exit] = {
     EnrolError: Exit.REFUSED,
     AgentError: Exit.REFUSED,
     NoAnswer: Exit.UNREACHABLE,
-    Refused: Exit.REFUSED,
+    CoordinatorRefused: Exit.REFUSED,
     ImageError: Exit.NO,
     BuildFailed: Exit.NO,
     NoWay: Exit.NO,
@@ -112,7 +112,7 @@ def run(argv: list[str]) -> int:
         error.show(shown)
         errors.out(shown.getvalue().rstrip())
         return Exit.WRONG
-    except Failed as failed:
+    except CommandFailed as failed:
         return _say(str(failed), failed.code)
     except tuple(CODES) as error:
         return _say(str(error), next(code for kind, code in CODES.items() if isinstance(error, kind)))

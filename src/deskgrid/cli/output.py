@@ -50,7 +50,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-class Failed(Exception):
+class CommandFailed(Exception):
     """A command ends with this code and this sentence."""
 
     def __init__(self, code: Exit, sentence: str) -> None:

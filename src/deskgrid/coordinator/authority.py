@@ -29,7 +29,7 @@ _EVER = datetime(1970, 1, 2, tzinfo=UTC)
 _LEFT = timedelta(days=SERVER_DAYS // 3)
 
 
-class TrustError(Exception):
+class AuthorityError(Exception):
     """A key or certificate in the state folder can't be used. The message says which and what to do."""
 
 
@@ -57,14 +57,14 @@ def prepare(state: Path, names: Sequence[str], now: datetime) -> Authority:
         state: the state folder, already there. names: host names and IP addresses of the server.
 
     Raises:
-        TrustError: when a file that is there can't be read as what it should be.
+        AuthorityError: when a file that is there can't be read as what it should be.
     """
     ca_key = _key(state / "ca.key")
     ca_path, key_path, chain_path = state / "ca.pem", state / "server.key", state / "server.pem"
     _keep_ca(ca_path, state / "ca-before.pem", ca_key, now)
     ca = _certificate(ca_path)
     if ca.public_key() != ca_key.public_key():
-        raise TrustError(f"{ca_path}: does not belong to {state / 'ca.key'}; restore both from the same backup")
+        raise AuthorityError(f"{ca_path}: does not belong to {state / 'ca.key'}; restore both from the same backup")
     server_key = _key(key_path)
     if not _serves(chain_path, server_key, ca, names, now):
         server = _server_certificate(server_key, ca_key, ca, names, now)
@@ -100,11 +100,11 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except (ValueError, TypeError) as error:
-        raise TrustError(
+        raise AuthorityError(
             f"{path}: got no private key ({error}), expected one in PEM; restore it from a backup"
         ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TrustError(f"{path}: got another kind of key, expected an elliptic curve key")
+        raise AuthorityError(f"{path}: got another kind of key, expected an elliptic curve key")
     return key
 
 
@@ -112,7 +112,7 @@ def _certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError as error:
-        raise TrustError(f"{path}: got no certificate ({error}), expected one in PEM; restore it") from None
+        raise AuthorityError(f"{path}: got no certificate ({error}), expected one in PEM; restore it") from None
 
 
 def _ca_certificate(key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:

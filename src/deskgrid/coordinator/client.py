@@ -8,19 +8,20 @@ from urllib.parse import quote, urlencode
 import msgspec
 import urllib3
 
-from deskgrid.coordinator.db.values import LeaseRecord, Line
+from deskgrid.coordinator.db.values import StoryLine
 from deskgrid.coordinator.state.inventories import FleetInventory
 from deskgrid.coordinator.views import (
     Because,
     DesktopView,
     Done,
     Events,
+    GridStatus,
     ImageList,
     MadeToken,
     MakeToken,
-    Status,
     VmView,
 )
+from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.core.fleet.why import Why
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.values.outside import read_json
@@ -34,7 +35,7 @@ class NoAnswer(Exception):
     """The coordinator could not be reached. The message says where it was looked for and what to do."""
 
 
-class Refused(Exception):
+class CoordinatorRefused(Exception):
     """The coordinator said no. problem: why; status: of HTTP."""
 
     def __init__(self, status: int, problem: Problem) -> None:
@@ -72,9 +73,9 @@ class OperatorClient:
             retries=False,
         )
 
-    def status(self) -> Status:
+    def status(self) -> GridStatus:
         """The whole."""
-        return self._get("/v1/status", Status)
+        return self._get("/v1/status", GridStatus)
 
     def desktops(self) -> list[DesktopView]:
         """All desktops."""
@@ -109,9 +110,9 @@ class OperatorClient:
         """All versions of all images, and what is wrong with them."""
         return self._get("/v1/images", ImageList)
 
-    def story(self, vm_id: str) -> list[Line]:
+    def story(self, vm_id: str) -> list[StoryLine]:
         """A VM's life."""
-        return self._get(f"/v1/story/{quote(vm_id, safe='')}", list[Line])
+        return self._get(f"/v1/story/{quote(vm_id, safe='')}", list[StoryLine])
 
     def why_job(self, job_id: str) -> Why:
         """Why does a job wait, or where is it?"""
@@ -165,7 +166,7 @@ class OperatorClient:
                 return read_json(content, type=kind)
             except msgspec.DecodeError as error:
                 raise NoAnswer(f"coordinator {self._url}: an answer that can't be read ({error})") from None
-        raise Refused(status, _problem(content))
+        raise CoordinatorRefused(status, _problem(content))
 
     def _exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> tuple[int, bytes]:
         """Ask; the answer is bounded in size and time."""

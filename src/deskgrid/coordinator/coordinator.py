@@ -14,14 +14,14 @@ import sqlalchemy as sa
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.database import Database
 from deskgrid.coordinator.db.recorder import Recorder
-from deskgrid.coordinator.db.values import DesktopInventory, LeaseRecord, Member, outcomes_of, spent_of
+from deskgrid.coordinator.db.values import DesktopInventory, Member
 from deskgrid.coordinator.images.catalogue import Catalogue, FixedCatalogue
 from deskgrid.coordinator.images.offering import Offering
 from deskgrid.coordinator.images.signed import SignedCatalogue
-from deskgrid.coordinator.long_polls import Holding
+from deskgrid.coordinator.long_polls import LongPolls
 from deskgrid.coordinator.places import Places, Whereabouts
 from deskgrid.coordinator.settings import CoordinatorSettings
-from deskgrid.coordinator.state.ad_invalidation import DELAYS_SECONDS, Forgetting
+from deskgrid.coordinator.state.ad_invalidation import DELAYS_SECONDS, AdInvalidation
 from deskgrid.coordinator.state.fleet import Fleet
 from deskgrid.coordinator.state.inventories import Inventories
 from deskgrid.coordinator.state.ledger import Ledger
@@ -29,6 +29,7 @@ from deskgrid.coordinator.state.neighbours import Neighbours
 from deskgrid.coordinator.state.outcomes import KEPT_DAYS, LastVms, Outcomes
 from deskgrid.coordinator.state.own_time import Clock, OwnTime
 from deskgrid.coordinator.state.revocations import Journal
+from deskgrid.core.fleet.lease import LeaseRecord, outcomes_of, spent_of
 from deskgrid.core.fleet.view import View
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.reason import Reason
@@ -55,7 +56,7 @@ class Coordinator:
         settings: CoordinatorSettings,
         pool: Pool,
         clock: Clock,
-        loaded: "Loaded",
+        loaded: "RestoredState",
         catalogue: Catalogue | None = None,
     ) -> None:
         """Take up what was loaded. catalogue: of images; by default the repository of the settings."""
@@ -63,7 +64,7 @@ class Coordinator:
         self.started_at = clock()
         self.fleet = Fleet()
         self.neighbours = Neighbours(settings.plan.stale_seconds)
-        self.holding = Holding(settings.max_held)
+        self.long_polls = LongPolls(settings.max_held)
         self.journal = loaded.journal
         self.members = {member.name: member for member in loaded.members}
         self.tokens = {token.id: token for token in loaded.tokens}
@@ -84,9 +85,9 @@ class Coordinator:
         self.offering = Offering(catalogue, self.recorder, loaded.image_names, settings.images.sources)
         self.view = View(at=self.started_at, settings=settings.plan)
         self._threads = ThreadPoolExecutor(4, "pool")
-        self.forgetting = Forgetting(self._forget, self._forgotten, loaded.forget_delays)
+        self.ad_invalidation = AdInvalidation(self._invalidate, self._ads_gone, loaded.invalidate_delays)
 
-    def _restore(self, loaded: "Loaded") -> None:
+    def _restore(self, loaded: "RestoredState") -> None:
         """Take up leases, but for those of desktops that are no members: a backup or a crash has left them there."""
         since = self.started_at - timedelta(seconds=self.gone_seconds)
         gone = [record for record in loaded.gone if record.ended_at is None or record.ended_at >= since]
@@ -138,21 +139,23 @@ class Coordinator:
         """Run a call of the pool's in a thread of its own: HTCondor may take seconds."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
 
-    def forget_ended(self) -> None:
+    def invalidate_ended(self) -> None:
         """Begin to take away the ads of VMs that have ended; those whose tokens must die are tried until they have."""
-        ended, self.ledger.ended = self.ledger.ended, []
-        self.forgetting.begin([*ended, *self.ledger.condemned])
+        ended, self.ledger.invalidated = self.ledger.invalidated, []
+        self.ad_invalidation.begin([*ended, *self.ledger.condemned])
 
-    def changed(self, desktop: str) -> None:
-        """The orders of a desktop changed: its report is answered now."""
-        self.holding.release(desktop)
+    def release(self) -> None:
+        """Answer the held reports of all desktops whose orders have changed."""
+        changed, self.ledger.released = self.ledger.released, set()
+        for desktop in changed:
+            self.long_polls.release(desktop)
 
     async def close(self) -> None:
         """Answer who waits, record what waits, let go of everything."""
-        self.holding.close()
+        self.long_polls.close()
         self.recorder.wake()
         self.offering.close()
-        await self.forgetting.close()
+        await self.ad_invalidation.close()
         try:
             await self.recorder.close()
         except sa.exc.SQLAlchemyError as error:
@@ -160,15 +163,15 @@ class Coordinator:
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _forget(self, vm_id: str) -> None:
+    async def _invalidate(self, vm_id: str) -> None:
         condemned, dies = self.ledger.condemned, None
         while dies is None or (vm_id in condemned and not dies):  # its desktop was revoked meanwhile
             dies = vm_id in condemned
             await self.ask_pool(partial(self.pool.forget_vm, vm_id, token_dies=dies))
         condemned.discard(vm_id)
 
-    def _forgotten(self, vm_id: str) -> None:
-        self.ledger.forgotten(vm_id, self.clock())
+    def _ads_gone(self, vm_id: str) -> None:
+        self.ledger.ads_gone(vm_id, self.clock())
         self.recorder.soon()
 
 
@@ -178,17 +181,17 @@ def _catalogue(settings: CoordinatorSettings) -> Catalogue:
     return SignedCatalogue(settings.images, settings.state_dir / "images")
 
 
-class Loaded:
+class RestoredState:
     """What the database held at the start."""
 
     def __init__(
         self,
         database: Database,
         now: datetime,
-        forget_delays: tuple[float, ...] = DELAYS_SECONDS,
+        invalidate_delays: tuple[float, ...] = DELAYS_SECONDS,
         journal: Journal | None = None,
     ) -> None:
-        self.database, self.forget_delays = database, forget_delays
+        self.database, self.invalidate_delays = database, invalidate_delays
         self.journal = Journal() if journal is None else journal
         with database.begin() as connection:
             self.journal.compare(connection, now)

@@ -1,6 +1,6 @@
 """One cycle: what HTCondor says, what desktops said, one plan, leases.
 
-Rules, told first:
+Rules:
 - HTCondor is asked in threads, with an end to the waiting; what it did not say is unknown, and nothing shrinks on that.
 - One snapshot, one `now`; the plan is a pure function of them and is made outside the event loop too.
 - A revoked image's VMs are withdrawn before anything else is decided.
@@ -123,26 +123,24 @@ class Cycle:
         self._last_at = now
         join_seconds = None
         if heard.machines is not None:
-            office.forgetting.begin(office.ledger.see(heard.machines, now))
+            office.ledger.see(heard.machines, now)
             join_seconds = settings.join_seconds
-        for desktop in office.ledger.expire(now, join_seconds):
-            office.changed(desktop)
+        office.ledger.expire(now, join_seconds)
+        office.release()
         office.ledger.drop_gone(now - timedelta(seconds=office.gone_seconds))
-        office.forget_ended()
+        office.invalidate_ended()
 
     async def _withdraw_revoked(self, now: datetime) -> None:
         """End the VMs of images that were revoked; those that can't be opened any more are not waited for."""
-        office, changed = self._office, set[str]()
+        office, changed = self._office, False
         for live in office.ledger.all():
             reason = office.offering.forbids(live.lease.image, shown=live.record.shown_at is not None)
-            if reason is not None and office.ledger.withdraw(live.lease.vm_id, reason, now):
-                changed.add(live.lease.desktop)
+            changed |= reason is not None and office.ledger.withdraw(live.lease.vm_id, reason, now)
         try:
             if changed:
                 await office.recorder.flush()
         finally:  # they end also when it can't be recorded now
-            for desktop in changed:
-                office.changed(desktop)
+            office.release()
 
     def _passed_over(self, heard: PoolSnapshot, snapshot: Snapshot, now: datetime) -> dict[str, PassedOver]:
         """The groups of jobs that machines came for in vain."""
@@ -171,9 +169,8 @@ class Cycle:
     def _make_way(self, vm_ids: Iterable[str], now: datetime) -> None:
         """End fillers, since jobs need their desktops; it is recorded with what follows."""
         for vm_id in vm_ids:
-            live = self._office.ledger.get(vm_id)
-            if live is not None and self._office.ledger.withdraw(vm_id, _MAKES_WAY, now):
-                self._office.changed(live.lease.desktop)
+            self._office.ledger.withdraw(vm_id, _MAKES_WAY, now)
+        self._office.release()
 
     async def _give(self, grants: Iterable[Grant], now: datetime) -> list[str]:
         """Turn grants into leases, make tokens that a restart has lost or that grow old, and tell the desktops."""
@@ -192,8 +189,7 @@ class Cycle:
             if isinstance(token, str):
                 office.ledger.renew_token(live, token, now)
         await office.recorder.flush()
-        for desktop in {*(lease.desktop for lease in new), *(live.lease.desktop for live in lost)}:
-            office.changed(desktop)
+        office.release()
         return list(dict.fromkeys(str(fault) for fault in faults))
 
     def _still_there(self, desktop: str) -> bool:

@@ -6,10 +6,11 @@ import msgspec
 
 from deskgrid import __version__
 from deskgrid.coordinator.coordinator import Coordinator
-from deskgrid.coordinator.db.values import LeaseRecord, Member
+from deskgrid.coordinator.db.values import Member
 from deskgrid.coordinator.state.inventories import FleetInventory, fleet
-from deskgrid.coordinator.views import DesktopView, ImageList, ImageView, Status, VmView
+from deskgrid.coordinator.views import DesktopView, GridStatus, ImageList, ImageView, VmView
 from deskgrid.core.fleet import why
+from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.core.fleet.view import View
 from deskgrid.core.fleet.why import Why
 from deskgrid.core.policy import refusals
@@ -18,20 +19,20 @@ from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolError
 
 
-def status(office: Coordinator, fingerprint: str) -> Status:
+def status(office: Coordinator, fingerprint: str) -> GridStatus:
     """The service as a whole."""
     view, now = office.view, office.clock()
     limit = office.settings.plan.stale_seconds
     reporting = [known for known in office.fleet if (now - known.received_at).total_seconds() <= limit]
     lives = office.ledger.all()
-    return Status(
+    return GridStatus(
         version=__version__,
         started_at=office.started_at,
         cycle_at=view.at,
         desktops=sum(member.revoked_at is None for member in office.members.values()),
         reporting=len(reporting),
         available=sum(known.report.availability.available for known in reporting),
-        held_reports=len(office.holding),
+        held_reports=len(office.long_polls),
         vms=len(lives),
         joined=sum(live.record.joined_at is not None for live in lives),
         images=tuple(facts for _, facts in sorted(office.offering.images(now).items())),

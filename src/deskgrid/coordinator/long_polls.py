@@ -8,7 +8,7 @@ Rules, told first:
 import asyncio
 
 
-class Holding:
+class LongPolls:
     """Reports that wait."""
 
     def __init__(self, most: int) -> None:

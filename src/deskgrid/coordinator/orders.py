@@ -1,6 +1,6 @@
 """A report comes in; the answer says all that its desktop should run.
 
-Rules, told first:
+Rules:
 - The hot path: a report that changes nothing touches no database.
 - What the answer acknowledges is recorded before it is said.
 - Orders name every living lease of the desktop. The VM's instance data, with its pool token, and its image's key go
@@ -10,8 +10,9 @@ Rules, told first:
 """
 
 from deskgrid.coordinator.coordinator import Coordinator
-from deskgrid.coordinator.db.changes import Live
 from deskgrid.coordinator.db.tellers import REPORT_LINES
+from deskgrid.coordinator.state.ledger import ActiveLease
+from deskgrid.core.fleet.lease import LeaseState
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Answer, Order, Report
@@ -33,18 +34,20 @@ async def answer(office: Coordinator, name: str, report: Report, raw: bytes, whe
     now = office.clock()
     fresh = office.fleet.take(name, report, raw, now)
     if fresh:
-        office.holding.release(name)
+        office.long_polls.release(name)
         _take_in(office, name, report, where)
     if fresh and report.inventory is not None:
         await office.inventories.keep(office.recorder, name, report.inventory, now)
-    if report.ended or report.story or office.ledger.ended:
-        office.forget_ended()
+    if report.ended or report.story or office.ledger.invalidated:
+        office.invalidate_ended()
         await office.recorder.flush()
     told = _orders(office, name, report)
+    _note_ordered(office, told)
     expired = False
     if fresh and _may_wait(office, report) and _nothing_to_say(report, told):
-        expired = await office.holding.wait(name, min(report.wait_seconds, office.settings.hold_seconds))
+        expired = await office.long_polls.wait(name, min(report.wait_seconds, office.settings.hold_seconds))
         told = _orders(office, name, report)
+        _note_ordered(office, told)
     soon = 0.0 if expired else SOON_SECONDS if _may_wait(office, report) else office.settings.report_seconds
     return Answer(
         to=report.sequence,
@@ -60,6 +63,7 @@ async def answer(office: Coordinator, name: str, report: Report, raw: bytes, whe
 def _take_in(office: Coordinator, name: str, report: Report, where: str) -> None:
     now = office.clock()
     office.ledger.hear(name, report.vms, report.ended, now)
+    office.ledger.released.discard(name)  # this very answer says what has changed
     office.neighbours.hear(name, where, report, now)
     if report.story:
         known = office.fleet.get(name)
@@ -74,20 +78,22 @@ def _orders(office: Coordinator, name: str, report: Report) -> tuple[Order, ...]
     return tuple(order for live in leases if (order := _order(office, live, live.lease.vm_id in shown)) is not None)
 
 
-def _order(office: Coordinator, live: Live, shown: bool) -> Order | None:
-    if live.withdrawn is not None or not live.recorded:
+def _note_ordered(office: Coordinator, orders: tuple[Order, ...]) -> None:
+    """Desktops are told to start these."""
+    for order in orders:
+        if order.instance is not None:
+            office.ledger.ordered(order.lease.vm_id, office.clock())
+    office.recorder.soon()
+
+
+def _order(office: Coordinator, live: ActiveLease, shown: bool) -> Order | None:
+    if live.record.state in (LeaseState.GRANTED, LeaseState.WITHDRAWN):
         return None
     if shown:
         return Order(live.lease, token=live.renewed)
     image = office.offering.grant(live.lease.image)
     if live.token is None or isinstance(image, Reason):
         return None
-    if not live.told:
-        live.told = True
-        office.ledger.changes.tell(
-            live.lease.vm_id, "ordered", f"{live.lease.desktop} was told to start it.", office.clock()
-        )
-        office.recorder.soon()
     guest, lease = office.settings.guest, live.lease
     return Order(
         lease,
@@ -111,7 +117,7 @@ def _may_wait(office: Coordinator, report: Report) -> bool:
         report.wait_seconds > 0
         and (report.availability.available or bool(report.vms))
         and office.settings.hold_seconds > 0
-        and office.holding.has_place
+        and office.long_polls.has_place
     )
 
 

@@ -1,7 +1,7 @@
 """How the service says no: a status, a stable code, a sentence with what to do."""
 
 
-class Refusal(Exception):
+class RequestRefused(Exception):
     """A request is refused.
 
     status: of HTTP. code: stable. sentence: for a person.

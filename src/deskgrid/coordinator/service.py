@@ -24,14 +24,14 @@ from pathlib import Path
 import msgspec
 import uvicorn
 
-from deskgrid.coordinator.authority import Authority, TrustError, prepare
-from deskgrid.coordinator.coordinator import Coordinator, Loaded
+from deskgrid.coordinator.authority import Authority, AuthorityError, prepare
+from deskgrid.coordinator.coordinator import Coordinator, RestoredState
 from deskgrid.coordinator.cycle import run_cycles
 from deskgrid.coordinator.db.database import DatabaseError, open_database
 from deskgrid.coordinator.http.api import Api, Application
 from deskgrid.coordinator.http.authentication import Authentication
 from deskgrid.coordinator.http.connection import BoundedConnection, bounded
-from deskgrid.coordinator.http.limiter import Door
+from deskgrid.coordinator.http.limiter import ConnectionLimiter
 from deskgrid.coordinator.http.operator_api import OperatorApi
 from deskgrid.coordinator.images.catalogue import Catalogue
 from deskgrid.coordinator.retention import keep_small
@@ -96,7 +96,7 @@ def run(
         raise ServiceError(
             f"state folder {settings.state_dir}: another coordinator uses it; stop that one, or choose another folder"
         ) from None
-    except (TrustError, DatabaseError) as error:
+    except (AuthorityError, DatabaseError) as error:
         raise ServiceError(str(error)) from None
 
 
@@ -142,7 +142,7 @@ async def _serve(
     token = operator_token(settings.state_dir)
     database = open_database(settings.database_url)
     try:
-        loaded = Loaded(database, clock(), journal=_journal(settings))
+        loaded = RestoredState(database, clock(), journal=_journal(settings))
         office = Coordinator(settings, pool, OwnTime(clock), loaded, catalogue)
         for problem in office.journal.problems(()):
             log.warning("revocations: %s", problem)
@@ -151,7 +151,7 @@ async def _serve(
         connection = bounded(most_connections, office.whereabouts)
         office.bounds = (connection.places, application.long)
         server = _Server(_config(settings, authority, application, connection), office, connection)
-        office.forget_ended()
+        office.invalidate_ended()
         try:
             with _listen(settings) as listening:
                 url = f"https://{settings.names[0]}:{listening.getsockname()[1]}"
@@ -261,7 +261,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, office: Coordinator, connection: type[BoundedConnection]) -> None:
         super().__init__(config)
         self._office, self._connection = office, connection
-        self._doors: list[Door] = []
+        self._doors: list[ConnectionLimiter] = []
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -277,7 +277,7 @@ class _Server(uvicorn.Server):
             state = self.lifespan.state
             return self._connection(config=config, server_state=self.server_state, app_state=state)
 
-        self._doors = [Door(one, made, config.ssl, GREETING_SECONDS) for one in sockets or ()]
+        self._doors = [ConnectionLimiter(one, made, config.ssl, GREETING_SECONDS) for one in sockets or ()]
         self.servers = []
         self.started = True
 
@@ -286,7 +286,7 @@ class _Server(uvicorn.Server):
         for door in self._doors:
             door.close()
             await door.wait_closed()
-        self._office.holding.close()
+        self._office.long_polls.close()
         self._office.recorder.wake()
         cutting = asyncio.create_task(self._cut_idle())
         try:

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from deskgrid.coordinator.db.values import DesktopInventory, LeaseRecord, Line
+from deskgrid.coordinator.db.values import DesktopInventory, StoryLine
+from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.core.fleet.why import Why
 from deskgrid.model.desktop import Availability, Room, VmReport
 from deskgrid.model.image import ImageFacts, ImageRef
@@ -18,7 +19,7 @@ from deskgrid.model.pool import OfflineAd
 from deskgrid.model.reason import Reason
 from deskgrid.model.values.names import Name
 
-__all__ = ["LeaseRecord", "Line", "Why"]
+__all__ = ["LeaseRecord", "StoryLine", "Why"]
 
 
 class DesktopView(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -69,7 +70,7 @@ class VmView(msgspec.Struct, frozen=True, omit_defaults=True):
     jobs: tuple[str, ...] = ()
 
 
-class Status(msgspec.Struct, frozen=True):
+class GridStatus(msgspec.Struct, frozen=True):
     """The service as a whole, with the last cycle's values. unknown parts of HTCondor are named in pool_faults."""
 
     version: str
@@ -159,7 +160,7 @@ class Done(msgspec.Struct, frozen=True):
 class Events(msgspec.Struct, frozen=True):
     """New lines of all stories. last: ask for what comes after this number next."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[StoryLine, ...]
     last: int
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.demo.cast import DESKTOPS
-from deskgrid.demo.signers import Places
+from deskgrid.demo.signers import SignersFolders
 from deskgrid.demo.stage import AGENT, COORDINATOR, Table, over, settings_text
 from deskgrid.host.system.files import write_atomic
 from deskgrid.model.values.outside import read_toml
@@ -52,7 +52,7 @@ def write(config: Path, folder: Path, pool: EmbeddedPool) -> list[Path]:
 
 
 def _texts(config: Path, folder: Path, pool: EmbeddedPool) -> dict[str, str]:
-    desktop, places = DESKTOPS[0], Places(folder)
+    desktop, places = DESKTOPS[0], SignersFolders(folder)
     port = _port(config / "coordinator.toml")
     reach = {k: v for k, v in msgspec.to_builtins(pool.reach()).items() if v not in (None, "") and k != "account"}
     coordinator: Table = {

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psutil
 
 from deskgrid.coordinator.client import NoAnswer
-from deskgrid.coordinator.db.values import Line
+from deskgrid.coordinator.db.values import StoryLine
 from deskgrid.demo.cast import DESKTOPS, HANG_SECONDS, DemoError
 from deskgrid.demo.figures import Figures
 from deskgrid.demo.jobs import IMAGE, JOBS, LONG, LOOK, PLAIN, DemoJob
@@ -27,7 +27,7 @@ class Play:
     def __init__(self, stage: Stage, tell: Tell) -> None:
         self.stage, self._tell = stage, tell
         self.figures = Figures()
-        self.lines: list[Line] = []
+        self.lines: list[StoryLine] = []
         self.ids: dict[str, str] = {}
         self._last = stage.client.status().last_line
         self._stop = threading.Event()
@@ -192,10 +192,10 @@ class Play:
                 self._joined.setdefault(vm_id, time.time())
         return bool(self._joined)
 
-    def _first(self, state: str) -> Line | None:
+    def _first(self, state: str) -> StoryLine | None:
         return next((line for line in self.lines if line.state == state and line.source in DESKTOPS), None)
 
-    def _told(self, vm_id: str, event: str) -> Line | None:
+    def _told(self, vm_id: str, event: str) -> StoryLine | None:
         return next((line for line in self.lines if line.vm_id == vm_id and line.event == event), None)
 
     def _follow(self) -> None:

@@ -36,7 +36,7 @@ _QUICK = 2
 _ADMINISTRATORS, _RESEARCHER, _APPROVER, _ONLINE = ("ada", "bob"), "rita", "paul", "online"
 
 
-class Places:
+class SignersFolders:
     """Where what they make lies."""
 
     def __init__(self, folder: Path) -> None:
@@ -60,7 +60,7 @@ class Signers:
 
     def __init__(self, folder: Path) -> None:
         """Begin a repository below `folder`, or go on with the one that is there."""
-        self.places = Places(folder)
+        self.places = SignersFolders(folder)
         self._shelf = Shelf(self.places.repository)
         if not self.places.root.exists():
             self._begin()

@@ -12,7 +12,7 @@ import msgspec
 from deskgrid.coordinator.client import NoAnswer, OperatorClient
 from deskgrid.demo.cast import DESKTOPS, HANG_SECONDS, Cast, DemoError
 from deskgrid.demo.jobs import write_jobs
-from deskgrid.demo.signers import Places
+from deskgrid.demo.signers import SignersFolders
 from deskgrid.host.trees import trees
 from deskgrid.pool.config import PoolSettings
 from deskgrid.pool.embedded.head import HeadSettings
@@ -103,7 +103,7 @@ class Stage:
         own = {
             "port": self.port,
             "state_dir": str(state),
-            "images": Places(self.signers).coordinator(),
+            "images": SignersFolders(self.signers).coordinator(),
             "guest": {"collector": pool.guest_collector, "trust_domain": pool.state.trust_domain},
             "pool": {key: value for key, value in reach.items() if value is not None},
         }
@@ -121,7 +121,7 @@ class Stage:
             "coordinator": f"https://localhost:{self.port}",
             "desktop": desktop,
             "state": str(state),
-            "root": str(Places(self.signers).root),
+            "root": str(SignersFolders(self.signers).root),
             "presence": f"file:{self.presence(desktop)}",
         }
         settings = write_agent(cast, self.agent_settings(desktop), over(over(AGENT, own), more or {}))

@@ -156,7 +156,7 @@ CONSOLE_DEVICES =
 """
 
 
-class Fault(Exception):
+class CannotJoin(Exception):
     """The machine can't be a member; the message says why, for people."""
 
 
@@ -164,21 +164,23 @@ def checked(instance: object) -> dict[str, str | int]:
     """Return the instance data if every field is as expected.
 
     Raises:
-        Fault: naming the first field that is not; the token's value is never in the message.
+        CannotJoin: naming the first field that is not; the token's value is never in the message.
     """
     if not isinstance(instance, dict):
-        raise Fault(f"instance data: got {type(instance).__name__}, expected an object")
+        raise CannotJoin(f"instance data: got {type(instance).__name__}, expected an object")
     known: dict[str, str | int] = {}
     for key, pattern in TEXTS.items():
         text = instance.get(key)
         if not isinstance(text, str) or not re.fullmatch(pattern, text):
             shown = "something else" if key == "token" else repr(text)[:100]
-            raise Fault(f"instance data, {key}: got {shown}, expected text like {pattern}")
+            raise CannotJoin(f"instance data, {key}: got {shown}, expected text like {pattern}")
         known[key] = text
     for key, (least, most) in NUMBERS.items():
         number = instance.get(key, UNUSED_SECONDS if key == "unused_seconds" else None)
         if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
-            raise Fault(f"instance data, {key}: got {number!r:.100}, expected a whole number from {least} to {most}")
+            raise CannotJoin(
+                f"instance data, {key}: got {number!r:.100}, expected a whole number from {least} to {most}"
+            )
         known[key] = number
     known["trial"] = instance.get("trial") is True
     return known
@@ -307,7 +309,7 @@ class Daemon:
         try:
             self.pid = os.posix_spawn(argv[0], argv, environment(run, trial), setsid=True)
         except OSError as error:
-            raise Fault(f"{argv[0]} could not be started: {error.strerror}") from None
+            raise CannotJoin(f"{argv[0]} could not be started: {error.strerror}") from None
         self.ended = os.pidfd_open(self.pid)
         self._kill_at = 0.0
 
@@ -356,7 +358,7 @@ class Daemon:
 
 
 def prepare(instance: dict[str, str | int], run: str, execute: str, users: list[str]) -> None:
-    """Write configuration and token below `run` (a tmpfs) and make the folders. Raises: Fault."""
+    """Write configuration and token below `run` (a tmpfs) and make the folders. Raises: CannotJoin."""
     owner = _account("condor")
     try:
         os.makedirs(run, 0o755, exist_ok=True)  # noqa: PTH103
@@ -368,7 +370,7 @@ def prepare(instance: dict[str, str | int], run: str, execute: str, users: list[
         _write(f"{run}/tokens.d/pool", f"{instance['token']}\n", 0o600)
         _write(f"{run}/condor_config", configuration(instance, run, execute, users), 0o644)
     except OSError as error:
-        raise Fault(f"HTCondor's configuration could not be written: {error}") from None
+        raise CannotJoin(f"HTCondor's configuration could not be written: {error}") from None
 
 
 def renew(token: object, run: str) -> None:
@@ -423,7 +425,7 @@ def slot_users(count: int) -> list[str]:
 
 
 def await_join(port: Port) -> dict[str, str | int] | None:
-    """Say hello until the instance data come. Returns None when asked to leave before. Raises: Fault."""
+    """Say hello until the instance data come. Returns None when asked to leave before. Raises: CannotJoin."""
     next_hello = 0.0
     while True:
         now = time.monotonic()
@@ -439,11 +441,11 @@ def await_join(port: Port) -> dict[str, str | int] | None:
 
 
 def await_network(ready: str) -> None:
-    """Wait until `init` says by a file that there is a network: HTCondor looks for it only once. Raises: Fault."""
+    """Wait until `init` says by a file that there is a network: HTCondor looks for it only once. Raises: CannotJoin."""
     until = time.monotonic() + NETWORK_SECONDS
     while ready and not os.path.exists(ready):  # noqa: PTH110
         if time.monotonic() > until:
-            raise Fault(f"no network after {NETWORK_SECONDS:.0f} s: no card eth0, or neither NAT nor DHCP answers")
+            raise CannotJoin(f"no network after {NETWORK_SECONDS:.0f} s: no card eth0, or neither NAT nor DHCP answers")
         time.sleep(0.02)
 
 
@@ -552,7 +554,7 @@ def main(argv: list[str]) -> int:
             port.say(type="joined")
             trial = settings["status"] if instance["trial"] else ""
             cause, sentence = live(port, daemon, clock, float(instance["unused_seconds"]), trial)
-    except Fault as fault:
+    except CannotJoin as fault:
         cause, sentence = "failed", str(fault)
     print(f"deskgrid: left ({cause}): {sentence}", flush=True)
     farewell(port, cause, sentence, float(settings["farewell_seconds"]))

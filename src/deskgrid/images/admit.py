@@ -11,15 +11,15 @@ import sys
 import msgspec
 
 from deskgrid.images.contract import ImageError
-from deskgrid.images.desktop import Admission, Question, Reply
+from deskgrid.images.desktop import Admission, AdmitQuestion, AdmitReply
 from deskgrid.images.fetch.source import Origin
 from deskgrid.images.format import published
 from deskgrid.images.format.published import HOLE
 from deskgrid.images.serve.launch import disk_server
 from deskgrid.images.serve.prefetch import How
-from deskgrid.images.serve.serve import Order
+from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.index import HeldImage
-from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.images.trust.desktop.client import opened
 from deskgrid.images.trust.words import Version
 from deskgrid.model.desktop import Fault
@@ -29,27 +29,27 @@ from deskgrid.model.values.outside import read_json
 
 def main() -> None:
     """Read a question, print the reply."""
-    question = read_json(sys.stdin.buffer.read(), type=Question, dec_hook=lambda kind, value: kind(value))
+    question = read_json(sys.stdin.buffer.read(), type=AdmitQuestion, dec_hook=lambda kind, value: kind(value))
     sys.stdout.buffer.write(msgspec.json.encode(reply(question)))
 
 
-def reply(question: Question) -> Reply:
+def reply(question: AdmitQuestion) -> AdmitReply:
     """Answer a question."""
     allowance = question.allowance
     try:
-        store = ChunkStore(question.origins.store, Limits(allowance.budget_bytes, allowance.floor_bytes), _say)
+        store = ChunkStore(question.origins.store, StoreLimits(allowance.budget_bytes, allowance.floor_bytes), _say)
     except ImageError as error:
-        return Reply(sentence=str(error), fault=Fault.DESKTOP)
+        return AdmitReply(sentence=str(error), fault=Fault.DESKTOP)
     try:
         admission = None if question.wanted is None else _admit(store, question, question.wanted)
-        return Reply(_held(store), admission)
+        return AdmitReply(_held(store), admission)
     except ImageError as error:
-        return Reply(_held(store), sentence=str(error), fault=error.whose)
+        return AdmitReply(_held(store), sentence=str(error), fault=error.whose)
     finally:
         store.close()
 
 
-def _admit(store: ChunkStore, question: Question, wanted: Version) -> Admission:
+def _admit(store: ChunkStore, question: AdmitQuestion, wanted: Version) -> Admission:
     """Check and admit. Raises: TrustError, ImageError."""
     with opened(question.origins.trust) as trusted:
         trusted.refresh(question.now)
@@ -61,7 +61,7 @@ def _admit(store: ChunkStore, question: Question, wanted: Version) -> Admission:
             Fault.IMAGE,
         )
     with store.admit(content, (wanted.project, wanted.image, wanted.version)) as image:
-        order = Order(
+        order = ServeOrder(
             store=str(store.folder),
             limits=store.limits,
             digest=image.digest,
@@ -73,7 +73,7 @@ def _admit(store: ChunkStore, question: Question, wanted: Version) -> Admission:
         return Admission(_facts(image.digest, image.manifest), image.manifest.cmdline, server)
 
 
-def _sources(question: Question) -> tuple[Origin, ...]:
+def _sources(question: AdmitQuestion) -> tuple[Origin, ...]:
     """What the grant names, then what this desktop knows; the coordinator's own authority for its own address."""
     ours, place = question.origins.packs, question.origins.trust
     ca = str(place.certificates) if place.certificates is not None else ""

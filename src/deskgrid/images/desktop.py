@@ -52,7 +52,7 @@ class Origins(msgspec.Struct, frozen=True):
     packs: tuple[str, ...] = ()
 
 
-class Question(msgspec.Struct, frozen=True):
+class AdmitQuestion(msgspec.Struct, frozen=True):
     """For `admit.py`. wanted, digest: the version to be admitted; none: only what is held is asked."""
 
     origins: Origins
@@ -71,7 +71,7 @@ class Admission(msgspec.Struct, frozen=True):
     server: DiskServer
 
 
-class Reply(msgspec.Struct, frozen=True):
+class AdmitReply(msgspec.Struct, frozen=True):
     """Of `admit.py`. sentence: why the version may not start, "" if it may; fault: whose."""
 
     held: tuple[ImageFacts, ...] = ()
@@ -159,9 +159,9 @@ class DesktopStore:
         except ImageError as error:
             log.warning("%s", error)
 
-    def _ask(self, wanted: Version | None, digest: str, sources: tuple[str, ...]) -> Reply:
+    def _ask(self, wanted: Version | None, digest: str, sources: tuple[str, ...]) -> AdmitReply:
         """Ask a process of its own; one at a time: the metadata have one writer. Raises: ImageError."""
-        question = Question(self.origins, self._allowance(), self._now(), wanted, digest, sources)
+        question = AdmitQuestion(self.origins, self._allowance(), self._now(), wanted, digest, sources)
         with self._asking:
             try:
                 done = subprocess.run(
@@ -181,7 +181,7 @@ class DesktopStore:
                 ) from None
         said = done.stderr[-2000:].decode(errors="replace").strip()
         try:
-            reply = read_json(done.stdout, type=Reply)
+            reply = read_json(done.stdout, type=AdmitReply)
         except msgspec.MsgspecError:
             log.warning("images: the process that checks them ended with %d: %s", done.returncode, said)
             raise ImageError("images: the process that checks them gave no answer; see the agent's log") from None

@@ -47,7 +47,7 @@ class Meaning(msgspec.Struct, frozen=True):
     help: str
 
 
-class Row(msgspec.Struct, frozen=True):
+class SettingRow(msgspec.Struct, frozen=True):
     """One setting: its key, and what stands beside it in `Policy`."""
 
     name: str
@@ -193,13 +193,13 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     raise ValueError(f"{key}[{number}]: {error}") from None
 
 
-def _rows() -> Iterator[Row]:
+def _rows() -> Iterator[SettingRow]:
     for name, hint in get_type_hints(Policy, include_extras=True).items():
         (beside,) = (one for one in get_args(hint)[1:] if isinstance(one, Meaning))
-        yield Row(name, beside.tighter, beside.chapter, beside.help)
+        yield SettingRow(name, beside.tighter, beside.chapter, beside.help)
 
 
-ROWS: tuple[Row, ...] = tuple(_rows())
+ROWS: tuple[SettingRow, ...] = tuple(_rows())
 """The settings in the order of the manual and of `deskgrid policy show`."""
 
 

@@ -62,7 +62,7 @@ def group_key(schedd: str, autocluster: int | None, vm_name: str | None) -> str:
     return f"{schedd} {autocluster} {vm_name}"
 
 
-class Machine(msgspec.Struct, frozen=True):
+class MachineAd(msgspec.Struct, frozen=True):
     """A VM of ours that the collector knows: one per VM, its slots folded together."""
 
     vm_id: str
@@ -94,7 +94,7 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     at: datetime
     matches: tuple[Match, ...] | None
     idle: tuple[JobGroup, ...] | None
-    machines: tuple[Machine, ...] | None
+    machines: tuple[MachineAd, ...] | None
     faults: tuple[str, ...] = ()
     foreign: tuple[Foreign, ...] = ()
     limiting: tuple[str, ...] = ()

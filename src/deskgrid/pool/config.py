@@ -54,7 +54,7 @@ class PoolSettings(msgspec.Struct, frozen=True):
     ended: str = "/var/lib/deskgrid/ended-vms"
 
 
-class Setting(msgspec.Struct, frozen=True):
+class ConfigSetting(msgspec.Struct, frozen=True):
     """One setting: its line (or lines) as HTCondor reads it, and why it is there."""
 
     line: str
@@ -66,7 +66,7 @@ class DropIn(msgspec.Struct, frozen=True):
 
     path: str
     why: str
-    settings: tuple[Setting, ...]
+    settings: tuple[ConfigSetting, ...]
 
     @property
     def text(self) -> str:
@@ -142,7 +142,7 @@ def _jobs(settings: PoolSettings) -> DropIn:
         path="60-deskgrid-jobs.conf",
         why="Schedds: what happens to a job that names an image (+vm_name) when it is submitted.",
         settings=(
-            Setting(
+            ConfigSetting(
                 f"JOB_DEFAULT_LEASE_DURATION = {lease}",
                 "How long a job waits for a machine that it has lost the connection to; without this line, 40 minutes. "
                 "Each of HTCondor's parts that ask evaluates it with what it knows, so it can tell them apart. The "
@@ -151,7 +151,7 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 f"{settings.lease_seconds}: the machine keeps its job over a pause, and both over a restart of the "
                 "schedd.",
             ),
-            Setting(
+            ConfigSetting(
                 f"TCP_KEEPALIVE_INTERVAL = {SILENT_SECONDS}",
                 "A machine that has lost its power says nothing, not even that its connections end. Asked after 15 s "
                 "of silence, and five times more, it is given up. How often is the kernel's to say, as HTCondor leaves "
@@ -159,12 +159,12 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 "computer after 40 s, and a network that is cut for 20 s costs no job then either. It is for all "
                 "daemons, since those behind a shared port get their connections from it as it has set them.",
             ),
-            Setting(
+            ConfigSetting(
                 "JOB_TRANSFORM_NAMES = $(JOB_TRANSFORM_NAMES) DeskgridLease DeskgridImage DeskgridImageAgain "
                 "DeskgridImageOnly",
                 "Adds to the transforms that this schedd may have already.",
             ),
-            Setting(
+            ConfigSetting(
                 "JOB_TRANSFORM_DeskgridLease @=end\n"
                 "   NAME a job that names an image waits as long as it should for a machine that it has lost\n"
                 f"   REQUIREMENTS {_NAMES_AN_IMAGE}\n"
@@ -173,7 +173,7 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 "The lease is as above, whatever the job asks for. Jobs that run on the submit server itself "
                 "(scheduler universe, so DAGMan; local; grid) are left alone, here and below.",
             ),
-            Setting(
+            ConfigSetting(
                 _transform("DeskgridImage", f"! {_mentions(_KEPT, _KEPT_AGAIN)}", _KEPT),
                 "The job's own Requirements stay and are joined by the image's name, compared as values. They are "
                 "referred to, not pasted in: HTCondor would expand macros in a pasted text, and so give away this "
@@ -181,7 +181,7 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 "(max_materialize, max_idle), it changes nothing: Requirements that refer to the attribute already are "
                 "not kept under that name a second time, since they would then refer to themselves.",
             ),
-            Setting(
+            ConfigSetting(
                 _transform(
                     "DeskgridImageAgain",
                     f"{_mentions(_KEPT, _KEPT_AGAIN)} && ! {_mentions(_KEPT_AGAIN)} && ! {_joined()}",
@@ -190,12 +190,12 @@ def _jobs(settings: PoolSettings) -> DropIn:
                 "A job may write any attribute, this one too, and another server may have added to Requirements that "
                 "were joined before: such Requirements are kept under another name.",
             ),
-            Setting(
+            ConfigSetting(
                 _transform("DeskgridImageOnly", f"{_mentions(_KEPT_AGAIN)} && ! {_joined()}", None),
                 "Nor can that name be taken twice. Of a job that has come so far, through three servers or on purpose, "
                 "only the image's name is asked; a machine weighs the job's size by itself.",
             ),
-            Setting(
+            ConfigSetting(
                 "SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False",
                 "HTCondor 25.11 and later offer a user so many matches in one negotiation, 20 as it comes, and a match "
                 "with a machine that could be started counts though it starts nothing: a second image of the same user "
@@ -261,7 +261,7 @@ def _negotiation() -> DropIn:
         path="60-deskgrid-negotiator.conf",
         why="Negotiator: machines that run win over machines that could be started.",
         settings=(
-            Setting(
+            ConfigSetting(
                 "NEGOTIATOR_PRE_JOB_RANK = ($(NEGOTIATOR_PRE_JOB_RANK)) - (1.0e15 * (Offline =?= True))",
                 "deskgrid advertises what the fleet could start as offline ads. Without this line a job could be "
                 "matched with such an ad although a slot that runs is free, and would be counted as demand twice.",
@@ -277,8 +277,10 @@ def _security(settings: PoolSettings) -> DropIn:
         why="All daemons: VMs authenticate with tokens of a signing key of their own. Whether others must authenticate "
         "is left as this pool has it: VMs and coordinator insist on it, and on encryption, from their side.",
         settings=(
-            Setting(f"TRUST_DOMAIN = {settings.trust_domain}", "The issuer in the tokens; VMs are told the same."),
-            Setting(
+            ConfigSetting(
+                f"TRUST_DOMAIN = {settings.trust_domain}", "The issuer in the tokens; VMs are told the same."
+            ),
+            ConfigSetting(
                 "DESKGRID_OWN_MACHINES = $(ALLOW_DAEMON)\n"
                 "if $(LEGACY_ALLOW_SEMANTICS:False)\n"
                 "   DESKGRID_OWN_MACHINES = $(ALLOW_DAEMON:$(ALLOW_WRITE))\n"
@@ -286,7 +288,7 @@ def _security(settings: PoolSettings) -> DropIn:
                 "Who may advertise machines here while the two settings below are not set: HTCondor takes ALLOW_DAEMON "
                 "for them, and ALLOW_WRITE for that in pools that keep the ways of 8.8. It may still.",
             ),
-            Setting(
+            ConfigSetting(
                 f"ALLOW_ADVERTISE_STARTD = $(ALLOW_ADVERTISE_STARTD:$(DESKGRID_OWN_MACHINES)) {vm} {coordinator}\n"
                 f"ALLOW_ADVERTISE_MASTER = $(ALLOW_ADVERTISE_MASTER:$(DESKGRID_OWN_MACHINES)) {vm} {coordinator}\n"
                 f"ALLOW_READ = $(ALLOW_READ) {vm} {coordinator}",
@@ -304,12 +306,12 @@ def _lifetimes(settings: PoolSettings) -> DropIn:
         path="60-deskgrid-collector.conf",
         why="Collector: a VM speaks for itself only, and ads of VMs that are gone don't linger.",
         settings=(
-            Setting(
+            ConfigSetting(
                 f"HOUSEKEEPER_INTERVAL = {settings.housekeeping_seconds}",
                 "How often the collector looks for ads whose lifetime is over; the default is 300 seconds. VMs and "
                 "offline ads carry a short lifetime of their own.",
             ),
-            Setting(
+            ConfigSetting(
                 f"COLLECTOR_REQUIREMENTS = ($(COLLECTOR_REQUIREMENTS:True)) && {requirements(COLLECTOR_ATTRIBUTES)}",
                 "Each VM has an identity of its own, with the time of its end in it. Its ads are those that bear its "
                 "own id and name, and only until then; it can't overwrite another's, nor pretend an offline ad or "
@@ -317,7 +319,7 @@ def _lifetimes(settings: PoolSettings) -> DropIn:
                 "thing now and another a moment later; none is large or lasts. Ads of everybody else are taken as "
                 "before.",
             ),
-            Setting(
+            ConfigSetting(
                 f"COLLECTOR_CLASSAD_USER_MAP_NAMES = $(COLLECTOR_CLASSAD_USER_MAP_NAMES) {ENDED_MAP}\n"
                 f"CLASSAD_USER_MAPFILE_{ENDED_MAP} = {settings.ended}\n"
                 "COLLECTOR.ALLOW_ADMINISTRATOR = $(COLLECTOR.ALLOW_ADMINISTRATOR:$(ALLOW_ADMINISTRATOR)) "
@@ -326,14 +328,14 @@ def _lifetimes(settings: PoolSettings) -> DropIn:
                 "connection is still open. The coordinator writes the file and lets the collector read it again "
                 "(condor_reconfig), which is all that it administers.",
             ),
-            Setting(
+            ConfigSetting(
                 "IGNORE_INVALIDATE = True",
                 "Whoever may advertise a machine may also take the ads of any other machine away, and the collector "
                 "does not look who it is: one VM could empty the pool. So the collector does not obey such commands; "
                 "ads end by their lifetime, and those of VMs are written over by the coordinator. The price: the ads "
                 "of an ordinary node that is shut down stay for their 15 minutes.",
             ),
-            Setting(
+            ConfigSetting(
                 f"TCP_KEEPALIVE_INTERVAL = {SILENT_SECONDS}",
                 "Machines behind NAT are called through the collector. It must know as soon as a job's shadow does "
                 "that one has lost its power (60-deskgrid-jobs.conf), or each call waits for an answer in vain.",

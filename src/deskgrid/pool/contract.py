@@ -13,11 +13,11 @@ class PoolError(Exception):
     """HTCondor could not be asked or did not do it. The message says what was tried and what to do."""
 
 
-class Unreachable(PoolError):
+class PoolUnreachable(PoolError):
     """No answer in time, or the connection failed: HTCondor may be down. Nothing is known."""
 
 
-class Refused(PoolError):
+class PoolRefused(PoolError):
     """HTCondor answered with no: a token, a permission or a configuration is wrong."""
 
 

@@ -12,7 +12,7 @@ import msgspec
 from deskgrid.host.doctor.facts import Finding, Level
 from deskgrid.model.policy import GRACE_SECONDS_MOST
 from deskgrid.pool.config import PROBE_SECONDS, PROBES, SILENT_SECONDS
-from deskgrid.pool.contract import PoolError, Refused
+from deskgrid.pool.contract import PoolError, PoolRefused
 from deskgrid.pool.tools.reach import Reach, run_tool
 from deskgrid.pool.tools.versions import unfit
 
@@ -21,7 +21,7 @@ _DAEMONS = 'MyType == "Collector" || MyType == "Negotiator"'
 _SETTING = re.compile(r"^([A-Z_a-z0-9.]+) = (.*)$", re.MULTILINE)
 
 
-class Seen(msgspec.Struct, frozen=True):
+class PoolFacts(msgspec.Struct, frozen=True):
     """versions: CondorVersion by "collector" and "negotiator". settings: those here of groups, and the lease.
 
     probe_seconds: how often the kernel asks a silent connection whether it is there; None: not known.
@@ -32,7 +32,7 @@ class Seen(msgspec.Struct, frozen=True):
     probe_seconds: int | None = None
 
 
-def ask(reach: Reach) -> Seen | None:
+def ask(reach: Reach) -> PoolFacts | None:
     """Ask the pool and this machine's configuration; None: no pool answers here."""
     argv = ["condor_status", "-any", "-constraint", _DAEMONS, "-af", "MyType", "CondorVersion"]
     try:
@@ -51,13 +51,13 @@ def probe_seconds() -> int | None:
         return None
 
 
-def read(daemons: str, settings: str) -> Seen:
+def read(daemons: str, settings: str) -> PoolFacts:
     """Read what the two tools printed."""
     versions = {kind.lower(): text for kind, _, text in (line.partition(" ") for line in daemons.splitlines())}
-    return Seen(versions, dict(_SETTING.findall(settings)))
+    return PoolFacts(versions, dict(_SETTING.findall(settings)))
 
 
-def examine(seen: Seen) -> tuple[Finding, ...]:
+def examine(seen: PoolFacts) -> tuple[Finding, ...]:
     """Say what is wrong with this pool; what is right is one finding."""
     faults = unfit_daemons(seen)
     found = [Finding("pool-version", Level.BAD, f"{fault}.") for fault in faults]
@@ -110,7 +110,7 @@ def _lease(settings: dict[str, str]) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
-def unfit_daemons(seen: Seen) -> tuple[str, ...]:
+def unfit_daemons(seen: PoolFacts) -> tuple[str, ...]:
     """A sentence for each daemon whose version can't be used."""
     return tuple(fault for who in sorted(seen.versions) if (fault := unfit(who, seen.versions[who])) is not None)
 
@@ -118,11 +118,11 @@ def unfit_daemons(seen: Seen) -> tuple[str, ...]:
 def must_be_fit(reach: Reach) -> None:
     """Refuse a pool whose versions can't be used; one that does not answer, or is not here, is not refused.
 
-    Raises: Refused.
+    Raises: PoolRefused.
     """
     seen = ask(reach)
     if seen is not None and (faults := unfit_daemons(seen)):
-        raise Refused("; ".join(faults))
+        raise PoolRefused("; ".join(faults))
 
 
 _LEASE = "JOB_DEFAULT_LEASE_DURATION"

@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from deskgrid.model.pool import Foreign, Job, JobGroup, Machine, Match, OfflineAd, PoolSnapshot
+from deskgrid.model.pool import Foreign, Job, JobGroup, MachineAd, Match, OfflineAd, PoolSnapshot
 from deskgrid.model.values.names import BadName, name
-from deskgrid.pool.contract import Partial, Refused, Unreachable
-from deskgrid.pool.fake_world import COMPLETED, IDLE, REMOVED, RUNNING, Faults, Group, Slot, Task
+from deskgrid.pool.contract import Partial, PoolRefused, PoolUnreachable
+from deskgrid.pool.fake_world import COMPLETED, IDLE, REMOVED, RUNNING, FakeJob, FakeSlot, Faults, Group
 
 _MIB = 1 << 20
 _JOB_ID = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\Z")
@@ -37,10 +37,10 @@ class FakePool:
         self._now = now
         self._lease = timedelta(seconds=lease_seconds)
         self._settle = timedelta(seconds=settle_seconds)
-        self._tasks: dict[str, Task] = {}
-        self._idle: dict[Group, dict[str, Task]] = {}
+        self._tasks: dict[str, FakeJob] = {}
+        self._idle: dict[Group, dict[str, FakeJob]] = {}
         self._clusters: dict[Group, int] = {}
-        self._slots: dict[str, Slot] = {}
+        self._slots: dict[str, FakeSlot] = {}
         self._ads: set[OfflineAd] = set()
         self._expected: set[OfflineAd] = set()
         self._matches: dict[OfflineAd, tuple[Match, ...]] = {}
@@ -57,7 +57,7 @@ class FakePool:
             try:
                 name("image name", ad.image)
             except BadName as error:
-                raise Refused(str(error)) from None
+                raise PoolRefused(str(error)) from None
         self._ads = self._expected = set(ads)
         self._matches = {ad: found for ad, found in self._matches.items() if ad in self._ads}
 
@@ -66,7 +66,7 @@ class FakePool:
         at = self._now()
         try:
             self._reach()
-        except (Unreachable, Refused) as error:
+        except (PoolUnreachable, PoolRefused) as error:
             return PoolSnapshot(at, None, None, None, (str(error),))
         faults = []
         if self._ads != self._expected:
@@ -84,11 +84,11 @@ class FakePool:
     def mint_token(self, vm_id: str, lifetime_seconds: int) -> str:
         """See Pool.mint_token."""
         if self.faults.refused:
-            raise Refused("fake pool: it refuses")
+            raise PoolRefused("fake pool: it refuses")
         try:
             name("VM id", vm_id)
         except BadName as error:
-            raise Refused(str(error)) from None
+            raise PoolRefused(str(error)) from None
         token = f"fake.{vm_id}.{next(self._numbers)}"
         self.tokens[token] = self._now() + timedelta(seconds=lifetime_seconds)
         return token
@@ -99,7 +99,7 @@ class FakePool:
         try:
             name("VM id", vm_id)
         except BadName as error:
-            raise Refused(str(error)) from None
+            raise PoolRefused(str(error)) from None
         if vm_id in self._slots:
             self._slots[vm_id].forgotten = True
 
@@ -109,7 +109,7 @@ class FakePool:
         if self.faults.schedd_down:
             raise Partial(f"schedd {self.schedd}: no answer")
         if not _JOB_ID.match(job_id):
-            raise Refused(f"job id: got {job_id[:40]!r}, expected cluster.proc such as 12.0")
+            raise PoolRefused(f"job id: got {job_id[:40]!r}, expected cluster.proc such as 12.0")
         task = self._tasks.get(job_id)
         return None if task is None else self._job(task)
 
@@ -125,7 +125,7 @@ class FakePool:
     ) -> tuple[str, ...]:
         """Put jobs into the queue and return their ids."""
         cluster = next(self._numbers)
-        tasks = [Task(f"{cluster}.{proc}", vm_name, cpus, memory_mb, run_seconds) for proc in range(count)]
+        tasks = [FakeJob(f"{cluster}.{proc}", vm_name, cpus, memory_mb, run_seconds) for proc in range(count)]
         for task in tasks:
             self._tasks[task.id] = task
             self._wait(task)
@@ -137,7 +137,7 @@ class FakePool:
 
     def join(self, vm_id: str, image: str, desktop: str, cpus: int = 1, memory_mb: int = 1024) -> None:
         """A machine's startd reports for the first time."""
-        self._slots[vm_id] = Slot(vm_id, image, desktop, cpus, memory_mb, self._now(), {})
+        self._slots[vm_id] = FakeSlot(vm_id, image, desktop, cpus, memory_mb, self._now(), {})
 
     def leave(self, vm_id: str) -> None:
         """A machine vacates its jobs and takes its ads out; its jobs are idle at once."""
@@ -205,11 +205,11 @@ class FakePool:
 
     def _reach(self) -> None:
         if self.faults.unreachable:
-            raise Unreachable("fake pool: no answer")
+            raise PoolUnreachable("fake pool: no answer")
         if self.faults.refused:
-            raise Refused("fake pool: it refuses")
+            raise PoolRefused("fake pool: it refuses")
 
-    def _fill(self, slot: Slot) -> None:
+    def _fill(self, slot: FakeSlot) -> None:
         for tasks in self._idle.values():
             while tasks:
                 task = next(iter(tasks.values()))
@@ -221,13 +221,13 @@ class FakePool:
                 task.starts += 1
                 slot.jobs[task.id] = task
 
-    def _wait(self, task: Task) -> None:
+    def _wait(self, task: FakeJob) -> None:
         task.last_vm = task.vm_id or task.last_vm
         task.status, task.vm_id, task.started_at = IDLE, None, None
         self._idle.setdefault(task.group, {})[task.id] = task
         self._clusters.setdefault(task.group, len(self._clusters) + 1)
 
-    def _end(self, task: Task, status: int) -> None:
+    def _end(self, task: FakeJob, status: int) -> None:
         self._idle.get(task.group, {}).pop(task.id, None)
         if task.vm_id in self._slots:
             self._slots[task.vm_id].jobs.pop(task.id, None)
@@ -250,11 +250,11 @@ class FakePool:
             if tasks and group[0] is not None
         )
 
-    def _machine(self, slot: Slot) -> Machine:
+    def _machine(self, slot: FakeSlot) -> MachineAd:
         jobs = tuple(sorted(slot.jobs))
-        return Machine(slot.vm_id, slot.vm_id, slot.image, slot.desktop, bool(jobs), jobs, slot.joined_at)
+        return MachineAd(slot.vm_id, slot.vm_id, slot.image, slot.desktop, bool(jobs), jobs, slot.joined_at)
 
-    def _job(self, task: Task) -> Job:
+    def _job(self, task: FakeJob) -> Job:
         return Job(
             id=task.id,
             owner="fake",

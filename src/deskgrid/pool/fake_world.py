@@ -10,7 +10,7 @@ Group = tuple[str | None, int, int]
 """What makes jobs the same to the negotiator: image, cores, memory in MiB."""
 
 
-class Task(msgspec.Struct):
+class FakeJob(msgspec.Struct):
     """One job in the fake's queue. run_seconds: how long it must run in one piece; None: until it is ended."""
 
     id: str
@@ -31,7 +31,7 @@ class Task(msgspec.Struct):
         return self.vm_name, self.cpus, self.memory_mb
 
 
-class Slot(msgspec.Struct):
+class FakeSlot(msgspec.Struct):
     """A machine of ours. silent_since: it died without a word then. forgotten: its ads are out of the collector."""
 
     vm_id: str
@@ -40,11 +40,11 @@ class Slot(msgspec.Struct):
     cpus: int
     memory_mb: int
     joined_at: datetime
-    jobs: dict[str, Task] = {}
+    jobs: dict[str, FakeJob] = {}
     silent_since: datetime | None = None
     forgotten: bool = False
 
-    def has_room(self, task: Task) -> bool:
+    def has_room(self, task: FakeJob) -> bool:
         """Whether the job fits in beside those that run."""
         return (
             task.vm_name in (None, self.image)

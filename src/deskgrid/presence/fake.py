@@ -30,7 +30,7 @@ from msgspec import UNSET, UnsetType
 from deskgrid.model.policy import Machine
 from deskgrid.model.presence import Ending, Reading, SessionReading
 from deskgrid.model.values.outside import read_json
-from deskgrid.presence.helpers import Told, Word
+from deskgrid.presence.helpers import HelperWords, Word
 from deskgrid.presence.inotify import ENTRIES, IN_CLOSE_WRITE, Inotify, open_inotify
 from deskgrid.presence.listener import Listener
 
@@ -139,7 +139,7 @@ class FakePresence:
         self._seen: object = self._mark()
         self._inotify: Inotify | None = None
         self._listener: Listener | None = None
-        self._helpers = Told()
+        self._helpers = HelperWords()
         self.running, self.ready = True, 0
         """What `pace` was told last, and how often `ready_to_end` was called."""
 

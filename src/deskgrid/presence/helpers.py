@@ -34,7 +34,7 @@ class Word(msgspec.Struct, frozen=True):
     watching: tuple[str, ...] = ()
 
 
-class Told:
+class HelperWords:
     """Keeps the last word of each helper: one for each account and source."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from deskgrid.agent.owner.messages import ANSWER_BYTES, Answer, Question, Refused, decode_answer, encode
+from deskgrid.agent.owner.messages import ANSWER_BYTES, Answer, Denial, Question, decode_answer, encode
 from deskgrid.agent.owner.socket import RUN_FOLDER, SOCKET_NAME
 
 ANSWER_SECONDS = 10.0
@@ -30,7 +30,7 @@ def places(chosen: Path | None, state: Path | None) -> tuple[Path, ...]:
     return tuple(folder / SOCKET_NAME for folder in folders)
 
 
-class Agent:
+class AgentClient:
     """A connection to the agent. Raises from all methods: NoAgent."""
 
     def __init__(self, tried: Sequence[Path], seconds: float = ANSWER_SECONDS) -> None:
@@ -46,7 +46,7 @@ class Agent:
             return
         raise _no_agent(faults)
 
-    def __enter__(self) -> "Agent":
+    def __enter__(self) -> "AgentClient":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -78,9 +78,9 @@ class Agent:
 
 def ask(tried: Sequence[Path], question: Question) -> Answer:
     """Ask one thing. Raises: NoAgent."""
-    with Agent(tried) as agent:
+    with AgentClient(tried) as agent:
         answer = agent.ask(question)
-        if isinstance(answer, Refused) and answer.sentence.startswith("local socket:"):
+        if isinstance(answer, Denial) and answer.sentence.startswith("local socket:"):
             raise NoAgent(f"{agent.path}: {answer.sentence}; do agent and command have one version?")
         return answer
 

@@ -16,10 +16,10 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from deskgrid.agent.owner.messages import AskStatus, Finish, Now, Pause, Question, Resume, Tell
+from deskgrid.agent.owner.messages import AskFinish, AskPause, AskResume, AskStatus, Now, Question, Tell
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.values.text import plain
-from deskgrid.session.client import Agent, NoAgent, ask
+from deskgrid.session.client import AgentClient, NoAgent, ask
 from deskgrid.session.eyes import QUIET_SECONDS, Eye, Say
 from deskgrid.session.session_bus import BusEye, bus_path
 from deskgrid.session.wayland import WaylandEye, wayland_path
@@ -81,10 +81,10 @@ def sign_of_this_session(
     hour = timedelta(hours=1)
     wishes = (
         ("What runs here, and why", open_page),
-        ("Pause for 1 hour", wish(lambda: Pause(now() + hour))),
-        ("Pause until I resume", wish(Pause)),
-        ("Let it finish, start nothing new", wish(Finish)),
-        ("Resume", wish(Resume)),
+        ("AskPause for 1 hour", wish(lambda: AskPause(now() + hour))),
+        ("AskPause until I resume", wish(AskPause)),
+        ("Let it finish, start nothing new", wish(AskFinish)),
+        ("AskResume", wish(AskResume)),
     )
     if (path := bus_path()) is None:
         return []
@@ -112,7 +112,7 @@ class Helper:
     ) -> None:
         self._tried, self._beat = tried, beat_seconds
         self._selector = selectors.DefaultSelector()
-        self._agent: Agent | None = None
+        self._agent: AgentClient | None = None
         self._told: dict[str, tuple[SessionReading, float]] = {}
         self._stopping = False
         self._beat_at = 0.0
@@ -133,7 +133,7 @@ class Helper:
                     eye.look()
                 self._beat_at = now + (min(self._beat, BUSY_BEAT_SECONDS) if self._in_use() else self._beat)
             for ready, _ in self._selector.select(max(0.0, self._beat_at - time.monotonic())):
-                if isinstance(ready.data, Agent):
+                if isinstance(ready.data, AgentClient):
                     self._lose()  # it says nothing unasked: it has ended
             used = self._in_use()
             for eye in (*self._eyes, *self._beside):
@@ -176,7 +176,7 @@ class Helper:
         if self._agent is not None:
             return
         try:
-            self._agent = Agent(self._tried)
+            self._agent = AgentClient(self._tried)
         except NoAgent as error:
             log.info("%s", error)
             return

@@ -26,7 +26,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from deskgrid.agent.owner.messages import Answer, AskStatus, Done, Finish, Now, Pause, Question, Refused, Resume
+from deskgrid.agent.owner.messages import (
+    Answer,
+    AskFinish,
+    AskPause,
+    AskResume,
+    AskStatus,
+    Denial,
+    Granted,
+    Now,
+    Question,
+)
 from deskgrid.agent.owner.requests import account_name
 from deskgrid.agent.owner.status import Status
 from deskgrid.session import words
@@ -40,7 +50,7 @@ MAX_VISITS = 16
 """So many requests are answered at a time of those that have the key, …"""
 MAX_STRANGERS = 4
 """… and so many of others: those are told why not."""
-_STOPS: dict[str, type[Pause] | type[Finish]] = {"pause": Pause, "finish": Finish}
+_STOPS: dict[str, type[AskPause] | type[AskFinish]] = {"pause": AskPause, "finish": AskFinish}
 
 
 class Page:
@@ -65,7 +75,7 @@ class Page:
             return Shown(self._left(), None, str(error), said, wrong)
         if isinstance(answer, Now):
             return Shown(answer.status, answer.rights, "", said, wrong)
-        fault = answer.sentence if isinstance(answer, Refused) else "The agent answered something else."
+        fault = answer.sentence if isinstance(answer, Denial) else "The agent answered something else."
         return Shown(self._left(), None, fault, said, wrong)
 
     def press(self, button: str, how_long: str) -> None:
@@ -74,13 +84,13 @@ class Page:
         try:
             if isinstance(told := self._ask(AskStatus()), Now):
                 now = words.wall(now, told.status.zone)
-            answer = self._ask(Resume() if button == "resume" else _STOPS[button](words.until_of(how_long, now)))
+            answer = self._ask(AskResume() if button == "resume" else _STOPS[button](words.until_of(how_long, now)))
         except (words.BadDuration, NoAgent) as error:
             self._said = (str(error), True)
             return
-        if isinstance(answer, Done):
+        if isinstance(answer, Granted):
             self._said = (words.done_sentence(answer, account_name(os.geteuid()), now), False)
-        elif isinstance(answer, Refused):
+        elif isinstance(answer, Denial):
             self._said = (answer.sentence, True)
 
 

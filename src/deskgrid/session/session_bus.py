@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deskgrid.model.presence import SessionReading
-from deskgrid.presence.linux.bus import Bus, Failed, Service, Signal
+from deskgrid.presence.linux.bus import Bus, BusService, CallFailed, Signal
 from deskgrid.session.eyes import QUIET_SECONDS, Say
 
 MUTTER = "org.gnome.Mutter.IdleMonitor"
@@ -22,7 +22,7 @@ POWER = "org.freedesktop.PowerManagement.Inhibit"
 _POWER_PATH = "/org/freedesktop/PowerManagement/Inhibit"
 _KEEPS_AWAKE = 8
 _FORGET_SECONDS = 60.0
-Answer = tuple[Any, ...] | Failed
+Answer = tuple[Any, ...] | CallFailed
 
 
 def bus_path() -> Path | None:
@@ -49,9 +49,9 @@ class BusEye:
         self._bus = Bus(
             path,
             (
-                Service(MUTTER, (f"interface='{MUTTER}',member='WatchFired'",), self._mutter, self._heard),
-                Service(GNOME, (f"interface='{GNOME}'",), self._gnome, self._heard),
-                Service(POWER, (f"interface='{POWER}',member='HasInhibitChanged'",), self._power, self._heard),
+                BusService(MUTTER, (f"interface='{MUTTER}',member='WatchFired'",), self._mutter, self._heard),
+                BusService(GNOME, (f"interface='{GNOME}'",), self._gnome, self._heard),
+                BusService(POWER, (f"interface='{POWER}',member='HasInhibitChanged'",), self._power, self._heard),
             ),
         )
         self._gnome_here = self._power_here = False
@@ -115,7 +115,7 @@ class BusEye:
             self._ask_mutter("AddUserActiveWatch", then=partial(self._watching_for, "active"))
 
     def _watching_for(self, what: str, answer: Answer) -> None:
-        if not isinstance(answer, Failed):
+        if not isinstance(answer, CallFailed):
             self._wakes[what] = answer[0]
 
     def _fired(self, signal: Signal) -> None:
@@ -127,7 +127,7 @@ class BusEye:
             self._say(SessionReading("mutter", 0.0))
 
     def _idle(self, answer: Answer) -> None:
-        if isinstance(answer, Failed) or not isinstance(answer[0], int):
+        if isinstance(answer, CallFailed) or not isinstance(answer[0], int):
             self._say(SessionReading("mutter"))
         else:
             self._say(SessionReading("mutter", answer[0] / 1000))
@@ -151,7 +151,7 @@ class BusEye:
             self._tell_watching()
 
     def _all_inhibitors(self, answer: Answer) -> None:
-        if isinstance(answer, Failed):
+        if isinstance(answer, CallFailed):
             return
         for path in answer[0]:
             self._read_inhibitor(str(path))
@@ -162,7 +162,7 @@ class BusEye:
         said: list[Any] = []
 
         def take(answer: Answer) -> None:
-            said.append(None if isinstance(answer, Failed) else answer[0])
+            said.append(None if isinstance(answer, CallFailed) else answer[0])
             if len(said) == 3 and isinstance(said[0], int) and said[0] & _KEEPS_AWAKE:
                 self._inhibitors[path] = ": ".join(str(one) for one in said[1:] if one)
                 self._tell_watching()
@@ -178,7 +178,7 @@ class BusEye:
             self._tell_watching()
 
     def _holds(self, answer: Answer) -> None:
-        held = not isinstance(answer, Failed) and answer[:1] == (True,)
+        held = not isinstance(answer, CallFailed) and answer[:1] == (True,)
         if held is not self._held:
             self._held = held
             self._tell_watching()

@@ -8,9 +8,9 @@ import re
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from deskgrid.agent.owner.messages import Done
+from deskgrid.agent.owner.messages import Granted
 from deskgrid.agent.owner.status import Status
-from deskgrid.agent.owner.usage import Used
+from deskgrid.agent.owner.usage import Usage
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.values.text import counted, plain
 from deskgrid.model.wish import Ask, Wish
@@ -115,7 +115,7 @@ def wish_sentence(wish: Wish, now: datetime) -> str:
     return f"{what} {until}, as {wish.by} asked."
 
 
-def done_sentence(done: Done, account: str, now: datetime) -> str:
+def done_sentence(done: Granted, account: str, now: datetime) -> str:
     """What comes of a wish, in one sentence."""
     if done.wish is None:
         return "Resumed: virtual machines may run here again when the computer is not in use."
@@ -188,7 +188,7 @@ def span(seconds: float) -> str:
     return f"{hours:.1f} hours" if hours < 10 else f"{hours:,.0f} hours"
 
 
-def gift_sentence(used: Used) -> str:
+def gift_sentence(used: Usage) -> str:
     """What this computer gave in a month."""
     if used.vm_seconds <= 0:
         return "This month it has given nothing yet."

@@ -1,10 +1,10 @@
 """What an agent says to the process that gives parts of images to neighbours. Both are on one desktop, of one account.
 
-Rules, told first
-- The agent writes `Serving` to its standard input, one line of JSON, then a `Command` a line (`wire/disk.py`): rate
-  (value: bytes per second) or status. The process lives until its standard input ends.
-- It answers with `Word`s (`wire/disk.py`): ready holds its port; what it said is why it can't serve; `Given` is the
-  answer to a command.
+Rules:
+- The agent writes `NeighbourTask` to its standard input, one line of JSON; then `DiskCommand`s (`wire/disk.py`), a line
+  each: rate (value: bytes per second) or status. The process lives until its standard input ends.
+- It answers with `DiskMessage`s: ready holds its port; what it said is why it can not serve; `NeighbourCount` answers a
+  command.
 """
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from deskgrid.model.values.numbers import Bytes, Count, Port
 
 
-class Serving(msgspec.Struct, frozen=True):
+class NeighbourTask(msgspec.Struct, frozen=True):
     """What to serve, and where. store: its folder. bytes_per_second: for all neighbours together.
 
     address: of this computer; empty: all that it has. port: 0: a free one.
@@ -24,7 +24,7 @@ class Serving(msgspec.Struct, frozen=True):
     port: Port = 0
 
 
-class Given(msgspec.Struct, frozen=True):
+class NeighbourCount(msgspec.Struct, frozen=True):
     """What was given since the start. connections: now. Nothing is kept of who they are."""
 
     given_bytes: Bytes

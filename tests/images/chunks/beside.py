@@ -12,7 +12,7 @@ import msgspec
 
 from deskgrid.images.fetch.source import Origin
 from deskgrid.wire.disk import DiskCommand, DiskMessage, decode_word, encode_command
-from deskgrid.wire.neighbour import Given, Serving
+from deskgrid.wire.neighbour import NeighbourCount, NeighbourTask
 
 ARGV = (sys.executable, "-m", "deskgrid.images.neighbour.serve")
 FAST = 1 << 30
@@ -21,7 +21,7 @@ FAST = 1 << 30
 class Giver:
     """A process that runs. enter: argv in front, such as that of a network namespace."""
 
-    def __init__(self, serving: Serving, enter: Sequence[str] = ()) -> None:
+    def __init__(self, serving: NeighbourTask, enter: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
             [*enter, *ARGV], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)
         )
@@ -30,9 +30,9 @@ class Giver:
         self.port = self.first.ready["port"] if self.first.ready is not None else 0
         self.origin = Origin(f"http://127.0.0.1:{self.port}")
 
-    def given(self) -> Given:
+    def given(self) -> NeighbourCount:
         self._write(encode_command(DiskCommand("status")))
-        return msgspec.convert(self._word().answer, Given)
+        return msgspec.convert(self._word().answer, NeighbourCount)
 
     def rate(self, value: int) -> None:
         self._write(encode_command(DiskCommand("rate", value)))
@@ -57,7 +57,7 @@ class Giver:
 @contextmanager
 def giver(store: Path, rate: int = FAST, address: str = "127.0.0.1") -> Iterator[Giver]:
     """A neighbour with this store."""
-    made = Giver(Serving(str(store), rate, address))
+    made = Giver(NeighbourTask(str(store), rate, address))
     try:
         yield made
     finally:

@@ -11,14 +11,14 @@ from pathlib import Path
 from deskgrid.coordinator.authority import Authority
 from deskgrid.images.fetch.source import Origin
 from deskgrid.images.format.keys import ProjectKey
-from deskgrid.images.publish.publish import Published, Source, publish
+from deskgrid.images.publish.publish import Publication, Published, publish
 from deskgrid.images.serve.prefetch import How
-from deskgrid.images.serve.serve import Order
-from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.serve.serve import ServeOrder
+from deskgrid.images.store.store import ChunkStore, StoreLimits
 
 KEY = bytes(range(32))
 CANARY = b"a canary that nobody may find in the clear "
-ROOMY = Limits(1 << 30, 0)
+ROOMY = StoreLimits(1 << 30, 0)
 
 
 def content(seed: int = 1, kib: int = 1536) -> bytes:
@@ -39,7 +39,7 @@ def content(seed: int = 1, kib: int = 1536) -> bytes:
     return b"".join(parts)[: kib << 10]
 
 
-def source(folder: Path, disk: bytes, first_reads: tuple[int, ...] = ()) -> Source:
+def source(folder: Path, disk: bytes, first_reads: tuple[int, ...] = ()) -> Publication:
     """Files to publish. The disk gets a long hole at its end."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "disk.raw").open("wb") as file:
@@ -47,7 +47,7 @@ def source(folder: Path, disk: bytes, first_reads: tuple[int, ...] = ()) -> Sour
         file.truncate(len(disk) + (4 << 20))
     (folder / "kernel").write_bytes(content(77, 64))
     (folder / "initrd").write_bytes(CANARY * 100)
-    return Source(
+    return Publication(
         folder / "disk.raw", folder / "kernel", folder / "initrd", "console=ttyS0", 1 << 28, (), "0" * 64, first_reads
     )
 
@@ -63,9 +63,9 @@ def origin(folder: Path) -> Origin:
     return Origin(f"file://{folder / 'server'}")
 
 
-def order(store: ChunkStore, digest: str, *sources: Origin, ahead: How = How.NOT) -> Order:
+def order(store: ChunkStore, digest: str, *sources: Origin, ahead: How = How.NOT) -> ServeOrder:
     """What a process that serves is told."""
-    return Order(str(store.folder), store.limits, digest, sources, ahead)
+    return ServeOrder(str(store.folder), store.limits, digest, sources, ahead)
 
 
 class Web:

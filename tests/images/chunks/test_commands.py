@@ -7,7 +7,7 @@ import pytest
 
 from deskgrid.cli.main import run
 from deskgrid.images.fetch.fetch import Fetcher
-from deskgrid.images.fetch.source import FolderSource
+from deskgrid.images.fetch.source import PackFolder
 from deskgrid.images.format import manifest
 from deskgrid.images.format.manifest import Manifest
 from deskgrid.images.format.recipe import Recipe
@@ -44,7 +44,7 @@ def test_an_image_is_published_fetched_checked_and_collected(
     assert run(words) == 0 and json.loads(capsys.readouterr().out)["new_bytes"] == 0
     opened = ChunkStore(store, ROOMY)
     with opened.admit(Path(made["manifest"]).read_bytes()) as image:
-        Fetcher(opened, image, [FolderSource(tmp_path / "web")]).whole()
+        Fetcher(opened, image, [PackFolder(tmp_path / "web")]).whole()
     opened.close()
     for command in ("status", "verify", "gc"):
         assert run(["image", "store", command, str(store)]) == 0

@@ -11,11 +11,11 @@ import pytest
 
 from deskgrid.coordinator.authority import prepare
 from deskgrid.images.contract import ImageError
-from deskgrid.images.fetch.fetch import Fetcher, Paused, Stopped, Unreachable
+from deskgrid.images.fetch.fetch import Fetcher, FetchPaused, NoSource, Stopped
 from deskgrid.images.fetch.patience import Patience
-from deskgrid.images.fetch.source import HttpSource, Origin, open_source
+from deskgrid.images.fetch.source import Origin, PackServer, open_source
 from deskgrid.images.format.packs import PackIndex, assemble
-from deskgrid.images.format.ranges import Pace, ranges
+from deskgrid.images.format.ranges import ByteRate, ranges
 from deskgrid.images.store.store import Admitted, ChunkStore
 from deskgrid.images.store.upkeep import verify
 from tests.images.chunks.ground import ROOMY, content, origin, published, web
@@ -41,7 +41,7 @@ def test_what_came_before_a_source_broke_off_is_not_fetched_again(tmp_path: Path
         fetcher = Fetcher(store, image, [open_source(server.origin)])
         fetcher.index(0)
         server.behave = "breaks off"
-        with pytest.raises(Unreachable, match="too early") as caught:
+        with pytest.raises(NoSource, match="too early") as caught:
             fetcher.whole()
         assert 0 < caught.value.again_at - time.monotonic() < 20
         held = store.used_bytes()
@@ -73,7 +73,7 @@ class Fetching:
     """All of an image is fetched in a thread, from a server that would be waited for longer than a test may last."""
 
     def __init__(self, store: ChunkStore, image: Admitted, origin: Origin) -> None:
-        self.fetcher = Fetcher(store, image, [HttpSource(origin, Patience(1000, 1000, 1000, 1000))])
+        self.fetcher = Fetcher(store, image, [PackServer(origin, Patience(1000, 1000, 1000, 1000))])
         self._ended: queue.Queue[ImageError | None] = queue.Queue()
 
     def begin(self) -> None:
@@ -126,17 +126,17 @@ def test_pausing_is_not_the_sources_fault_and_asks_nobody_until_it_ends(tmp_path
         fetching.begin()
         assert server.stalled.wait(60)
         fetching.fetcher.pause(True)
-        assert isinstance(fetching.ended(), Paused)
+        assert isinstance(fetching.ended(), FetchPaused)
         server.behave, server.ranges = "", []
         fetching.begin()
-        assert isinstance(fetching.ended(), Paused) and not server.ranges
+        assert isinstance(fetching.ended(), FetchPaused) and not server.ranges
         fetching.fetcher.pause(False)
         fetching.begin()
         assert fetching.ended() is None
 
 
 def test_the_rate_is_kept_and_can_be_changed_while_it_runs() -> None:
-    pace, stop = Pace(1_000_000), threading.Event()
+    pace, stop = ByteRate(1_000_000), threading.Event()
     began = time.monotonic()
     for _ in range(10):
         pace.take(100_000, stop)
@@ -158,6 +158,6 @@ def test_without_any_source_it_says_so(tmp_path: Path) -> None:
     made = published(tmp_path, content(kib=64))
     store = ChunkStore(tmp_path / "store", ROOMY)
     with store.admit(made.path.read_bytes()) as image:
-        with pytest.raises(Unreachable, match="no source is set"):
+        with pytest.raises(NoSource, match="no source is set"):
             Fetcher(store, image, []).whole()
         Fetcher(store, image, [open_source(origin(tmp_path))]).whole()

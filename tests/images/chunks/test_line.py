@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deskgrid.images.fetch.line import Cut, Line
+from deskgrid.images.fetch.line import Cut, KeptConnection
 
 LONG_SECONDS = 1000.0
 
@@ -17,7 +17,7 @@ LONG_SECONDS = 1000.0
 class User:
     """A thread that connects and reads, and how that ended."""
 
-    def __init__(self, line: Line, address: tuple[str, int], trust: ssl.SSLContext | None = None) -> None:
+    def __init__(self, line: KeptConnection, address: tuple[str, int], trust: ssl.SSLContext | None = None) -> None:
         self._line, self._address, self._trust, self._turn = line, address, trust, line.turn()
         self._ended: queue.Queue[bytes | OSError] = queue.Queue()
         self.connected = threading.Event()
@@ -35,7 +35,7 @@ class User:
         return self._ended.get(timeout=60)
 
 
-def _cut_until_it_ends(line: Line, user: User, wait_for: Callable[[], object]) -> None:
+def _cut_until_it_ends(line: KeptConnection, user: User, wait_for: Callable[[], object]) -> None:
     wait_for()
     line.cut()
     ended = user.ended()
@@ -47,14 +47,14 @@ def test_while_it_connects() -> None:
         for one in (first, second):
             one.setblocking(False)
             one.connect_ex(full.getsockname())
-        line = Line()
+        line = KeptConnection()
         user = User(line, full.getsockname())
         _cut_until_it_ends(line, user, lambda: time.sleep(0.2))
 
 
 def test_while_it_greets_over_tls() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        line = Line()
+        line = KeptConnection()
         user = User(line, silent.getsockname(), ssl.create_default_context())
         peer, _ = silent.accept()
         with peer:
@@ -63,14 +63,14 @@ def test_while_it_greets_over_tls() -> None:
 
 def test_while_it_reads() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        line = Line()
+        line = KeptConnection()
         user = User(line, silent.getsockname())
         _cut_until_it_ends(line, user, lambda: user.connected.wait(60))
 
 
 def test_a_turn_that_was_cut_goes_no_further_and_a_later_one_does() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        line = Line()
+        line = KeptConnection()
         earlier = line.turn()
         kept = line.connect(server.getsockname(), None, earlier, LONG_SECONDS)
         line.forget()
@@ -90,6 +90,6 @@ def test_a_turn_that_was_cut_goes_no_further_and_a_later_one_does() -> None:
 def test_who_cannot_be_reached_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         gone = server.getsockname()
-    line = Line()
+    line = KeptConnection()
     with pytest.raises(ConnectionRefusedError):
         line.connect(gone, None, line.turn(), LONG_SECONDS)

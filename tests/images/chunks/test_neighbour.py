@@ -21,12 +21,12 @@ from deskgrid.images.fetch.fetch import Fetcher
 from deskgrid.images.fetch.patience import ANOTHER_FOLLOWS, LAST, Patience
 from deskgrid.images.fetch.source import Origin, PackSource, open_source, open_sources
 from deskgrid.images.format.packs import MOST_BLOBS, index_bytes
-from deskgrid.images.neighbour.door import MOST_FOR_ONE, MOST_INSIDE, Door, own_networks
+from deskgrid.images.neighbour.door import MOST_FOR_ONE, MOST_INSIDE, NeighbourLimiter, own_networks
 from deskgrid.images.neighbour.held import MOST_RANGE_BYTES
 from deskgrid.images.publish.publish import Published
 from deskgrid.images.store.store import ChunkStore
 from deskgrid.images.store.upkeep import verify
-from deskgrid.wire.neighbour import Serving
+from deskgrid.wire.neighbour import NeighbourTask
 from tests.images.chunks.beside import ARGV, FAST, Giver, ask, get, giver
 from tests.images.chunks.ground import KEY, ROOMY, content, origin, published, web
 from tests.waiting import comes_true
@@ -235,7 +235,7 @@ def test_who_reads_too_slowly_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_only_private_addresses_of_our_own_subnets_may_come_in() -> None:
-    door = Door(lambda: [ip_network("10.0.7.0/24"), ip_network("fd00:1::/64"), ip_network("129.70.1.0/24")])
+    door = NeighbourLimiter(lambda: [ip_network("10.0.7.0/24"), ip_network("fd00:1::/64"), ip_network("129.70.1.0/24")])
     assert door.enter("10.0.7.9") and door.enter("::ffff:10.0.7.10") and door.enter("fd00:1::5")
     for stranger in ("10.0.8.9", "fd00:2::5", "129.70.1.5", "127.0.0.1", "fe80::1%eth0", "?"):
         assert door.enter(stranger) is None, stranger
@@ -243,7 +243,7 @@ def test_only_private_addresses_of_our_own_subnets_may_come_in() -> None:
 
 
 def test_a_door_knows_its_places() -> None:
-    door = Door(lambda: [ip_network("10.0.7.0/24")])
+    door = NeighbourLimiter(lambda: [ip_network("10.0.7.0/24")])
     inside = [who for number in range(20) if (who := door.enter(f"10.0.7.{number}")) is not None]
     assert len(inside) == MOST_INSIDE == door.inside
     door.leave(inside[0])
@@ -267,7 +267,7 @@ def test_it_ends_with_whoever_started_it_and_then_nothing_listens(tmp_path: Path
 
 def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        late = Giver(Serving(str(tmp_path), FAST, "127.0.0.1", taken.getsockname()[1]))
+        late = Giver(NeighbourTask(str(tmp_path), FAST, "127.0.0.1", taken.getsockname()[1]))
         late.close()
     assert "choose another port" in late.first.said and late.process.returncode == 1
 
@@ -515,7 +515,7 @@ def test_between_computers_only_private_addresses_of_the_subnet_are_answered(tmp
         argv = [*inside(lab + place), sys.executable, "-c", asking, url]
         return subprocess.run(argv, capture_output=True, timeout=60, check=False, text=True)
 
-    beside = Giver(Serving(str(tmp_path / "a"), FAST), tuple(inside(f"{lab}a")))
+    beside = Giver(NeighbourTask(str(tmp_path / "a"), FAST), tuple(inside(f"{lab}a")))
     try:
         for host in ("10.77.1.1", *(["[fd77::1]"] if socket.has_dualstack_ipv6() else [])):
             near = asked("b", host)

@@ -4,16 +4,16 @@ import time
 
 import pytest
 
-from deskgrid.images.fetch.patience import ANOTHER_FOLLOWS, LAST, LIAR_SECONDS, Health, Patience
+from deskgrid.images.fetch.patience import ANOTHER_FOLLOWS, LAST, LIAR_SECONDS, Patience, SourceHealth
 
 
-def left_alone(health: Health) -> float:
+def left_alone(health: SourceHealth) -> float:
     return health.not_before - time.monotonic()
 
 
 @pytest.mark.parametrize(("patience", "longest"), [(LAST, 15.0), (ANOTHER_FOLLOWS, 300.0)])
 def test_a_source_is_left_alone_for_longer_each_time_up_to_a_limit(patience: Patience, longest: float) -> None:
-    health = Health(patience)
+    health = SourceHealth(patience)
     pauses = []
     for _ in range(12):
         health.failed("away")
@@ -23,7 +23,7 @@ def test_a_source_is_left_alone_for_longer_each_time_up_to_a_limit(patience: Pat
 
 
 def test_one_that_worked_begins_anew() -> None:
-    health = Health(LAST)
+    health = SourceHealth(LAST)
     for _ in range(12):
         health.failed("away")
     health.worked()
@@ -32,7 +32,7 @@ def test_one_that_worked_begins_anew() -> None:
 
 
 def test_many_that_met_the_same_fault_do_not_come_back_as_one() -> None:
-    fleet = [Health(LAST) for _ in range(50)]
+    fleet = [SourceHealth(LAST) for _ in range(50)]
     for health in fleet:
         for _ in range(8):
             health.failed("away")
@@ -41,7 +41,7 @@ def test_many_that_met_the_same_fault_do_not_come_back_as_one() -> None:
 
 
 def test_when_nobody_is_left_all_are_tried_again_soon_but_for_liars() -> None:
-    away, liar = Health(ANOTHER_FOLLOWS), Health(ANOTHER_FOLLOWS)
+    away, liar = SourceHealth(ANOTHER_FOLLOWS), SourceHealth(ANOTHER_FOLLOWS)
     for _ in range(12):
         away.failed("away")
     liar.failed("wrong bytes", lied=True)

@@ -23,8 +23,8 @@ from deskgrid.images.serve import launch
 from deskgrid.images.serve.client import Client
 from deskgrid.images.serve.launch import Server, blockdev
 from deskgrid.images.serve.prefetch import How
-from deskgrid.images.serve.serve import Order
-from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.serve.serve import ServeOrder
+from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.wire.disk import DiskCommand, decode_word, encode_command
 from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, order, origin, published, web
 from tests.waiting import eventually
@@ -38,7 +38,7 @@ def made(tmp_path: Path) -> Published:
 
 
 @pytest.fixture
-def asked(tmp_path: Path, made: Published) -> Iterator[Order]:
+def asked(tmp_path: Path, made: Published) -> Iterator[ServeOrder]:
     store = ChunkStore(tmp_path / "store", ROOMY)
     with store.admit(made.path.read_bytes()) as image:
         yield order(store, image.digest)
@@ -56,7 +56,7 @@ def _reads_right(folder: Path, path: Path, times: int = 60) -> None:
     client.close()
 
 
-def test_a_guest_reads_what_was_published_while_it_is_fetched(tmp_path: Path, asked: Order) -> None:
+def test_a_guest_reads_what_was_published_while_it_is_fetched(tmp_path: Path, asked: ServeOrder) -> None:
     server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
     try:
         _reads_right(tmp_path, server.socket)
@@ -71,7 +71,7 @@ def test_a_guest_reads_what_was_published_while_it_is_fetched(tmp_path: Path, as
     assert server.process.returncode == 0 and not server.socket.exists()
 
 
-def test_while_the_source_is_away_the_guest_waits_without_an_error(tmp_path: Path, asked: Order) -> None:
+def test_while_the_source_is_away_the_guest_waits_without_an_error(tmp_path: Path, asked: ServeOrder) -> None:
     with web(tmp_path / "server") as source:
         source.behave = "away"
         server = Server(msgspec.structs.replace(asked, sources=(source.origin,)), KEY)
@@ -87,7 +87,7 @@ def test_while_the_source_is_away_the_guest_waits_without_an_error(tmp_path: Pat
             server.close()
 
 
-def test_what_waits_holds_up_nobody_who_reads_what_is_here(tmp_path: Path, asked: Order) -> None:
+def test_what_waits_holds_up_nobody_who_reads_what_is_here(tmp_path: Path, asked: ServeOrder) -> None:
     with web(tmp_path / "server") as source:
         server = Server(msgspec.structs.replace(asked, sources=(source.origin,)), KEY)
         try:
@@ -102,8 +102,8 @@ def test_what_waits_holds_up_nobody_who_reads_what_is_here(tmp_path: Path, asked
             server.close()
 
 
-def test_with_a_full_store_the_guest_reads_all_the_same(tmp_path: Path, asked: Order) -> None:
-    small = msgspec.structs.replace(asked, limits=Limits(60_000, 0), sources=(origin(tmp_path),), ahead=How.ALL)
+def test_with_a_full_store_the_guest_reads_all_the_same(tmp_path: Path, asked: ServeOrder) -> None:
+    small = msgspec.structs.replace(asked, limits=StoreLimits(60_000, 0), sources=(origin(tmp_path),), ahead=How.ALL)
     server = Server(small, KEY)
     try:
         _reads_right(tmp_path, server.socket, 20)
@@ -113,7 +113,7 @@ def test_with_a_full_store_the_guest_reads_all_the_same(tmp_path: Path, asked: O
 
 
 def test_kernel_and_initrd_come_into_memory_files_from_a_source_when_they_are_not_here(
-    tmp_path: Path, asked: Order
+    tmp_path: Path, asked: ServeOrder
 ) -> None:
     files = os.memfd_create("kernel"), os.memfd_create("initrd")
     with web(tmp_path / "server") as source:
@@ -126,7 +126,7 @@ def test_kernel_and_initrd_come_into_memory_files_from_a_source_when_they_are_no
 
 
 def test_it_obeys_while_it_fills_the_memory_files_and_ends_with_its_standard_input(
-    tmp_path: Path, asked: Order
+    tmp_path: Path, asked: ServeOrder
 ) -> None:
     files = os.memfd_create("kernel"), os.memfd_create("initrd")
     with web(tmp_path / "server") as source:
@@ -156,7 +156,7 @@ def test_it_obeys_while_it_fills_the_memory_files_and_ends_with_its_standard_inp
         os.close(handle)
 
 
-def test_without_its_store_or_its_image_it_says_so(tmp_path: Path, asked: Order) -> None:
+def test_without_its_store_or_its_image_it_says_so(tmp_path: Path, asked: ServeOrder) -> None:
     with pytest.raises(ImageError, match="gone: it is not there any more"):
         Server(msgspec.structs.replace(asked, store=str(tmp_path / "gone")), KEY)
     assert not (tmp_path / "gone").exists()
@@ -164,7 +164,9 @@ def test_without_its_store_or_its_image_it_says_so(tmp_path: Path, asked: Order)
         Server(msgspec.structs.replace(asked, digest="0" * 64), KEY)
 
 
-def test_what_a_keeper_needs_to_know_is_made_of_an_order_a_key_and_a_manifest(asked: Order, made: Published) -> None:
+def test_what_a_keeper_needs_to_know_is_made_of_an_order_a_key_and_a_manifest(
+    asked: ServeOrder, made: Published
+) -> None:
     manifest, _ = published_manifest.decode(made.path.read_bytes())
     server = launch.disk_server(asked, KEY, manifest)
     assert server.opening.endswith(KEY) and server.opening == launch.disk_server(asked, b"", manifest).opening + KEY
@@ -172,12 +174,14 @@ def test_what_a_keeper_needs_to_know_is_made_of_an_order_a_key_and_a_manifest(as
     assert KEY.hex() not in repr(server) and repr(KEY) not in repr(server)
 
 
-def test_a_wrong_key_is_refused_with_a_sentence(asked: Order) -> None:
+def test_a_wrong_key_is_refused_with_a_sentence(asked: ServeOrder) -> None:
     with pytest.raises(ImageError, match="ask for the key of lab"):
         Server(asked, bytes(32))
 
 
-def test_key_and_canary_are_in_no_argument_environment_or_file_running_or_killed(tmp_path: Path, asked: Order) -> None:
+def test_key_and_canary_are_in_no_argument_environment_or_file_running_or_killed(
+    tmp_path: Path, asked: ServeOrder
+) -> None:
     server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
     try:
         _reads_right(tmp_path, server.socket, 10)
@@ -193,7 +197,7 @@ def test_key_and_canary_are_in_no_argument_environment_or_file_running_or_killed
         server.close()
 
 
-def test_after_kill_9_another_goes_on_with_what_was_fetched(tmp_path: Path, asked: Order) -> None:
+def test_after_kill_9_another_goes_on_with_what_was_fetched(tmp_path: Path, asked: ServeOrder) -> None:
     first = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
     _reads_right(tmp_path, first.socket, 10)
     eventually(lambda: first.status().ahead_done)
@@ -207,14 +211,14 @@ def test_after_kill_9_another_goes_on_with_what_was_fetched(tmp_path: Path, aske
         second.close()
 
 
-def test_it_ends_with_whoever_holds_its_standard_input(asked: Order) -> None:
+def test_it_ends_with_whoever_holds_its_standard_input(asked: ServeOrder) -> None:
     server = Server(asked, KEY)
     assert server.process.stdin is not None
     server.process.stdin.close()
     assert server.process.wait(20) == 0
 
 
-def test_a_client_that_talks_nonsense_is_cut_off_and_others_are_served(tmp_path: Path, asked: Order) -> None:
+def test_a_client_that_talks_nonsense_is_cut_off_and_others_are_served(tmp_path: Path, asked: ServeOrder) -> None:
     server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),)), KEY)
     try:
         for nonsense in (b"\xff" * 64, struct.pack(">IQII", 3, 0x49484156454F5054, 7, 1 << 31)):
@@ -239,7 +243,7 @@ def test_a_client_that_talks_nonsense_is_cut_off_and_others_are_served(tmp_path:
         server.close()
 
 
-def test_qemus_own_client_reads_the_same_disk(tmp_path: Path, asked: Order) -> None:
+def test_qemus_own_client_reads_the_same_disk(tmp_path: Path, asked: ServeOrder) -> None:
     server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),)), KEY)
     try:
         argv = [
@@ -271,7 +275,7 @@ def test_a_trial_boot_notes_what_is_read_first(tmp_path: Path) -> None:
         assert noted.first_reads() == [*range(299008, 323584, 4096), *range(0, 20480, 4096)]
 
 
-def test_going_ahead_stops_at_once_and_resumes(tmp_path: Path, asked: Order) -> None:
+def test_going_ahead_stops_at_once_and_resumes(tmp_path: Path, asked: ServeOrder) -> None:
     with web(tmp_path / "server") as source:
         source.behave = "stalls"
         server = Server(msgspec.structs.replace(asked, sources=(source.origin,), ahead=How.ALL), KEY)
@@ -287,7 +291,7 @@ def test_going_ahead_stops_at_once_and_resumes(tmp_path: Path, asked: Order) -> 
             server.close()
 
 
-def test_paused_it_asks_no_source_not_even_for_what_a_guest_waits_for(tmp_path: Path, asked: Order) -> None:
+def test_paused_it_asks_no_source_not_even_for_what_a_guest_waits_for(tmp_path: Path, asked: ServeOrder) -> None:
     with web(tmp_path / "server") as source:
         source.behave = "stalls"
         server = Server(msgspec.structs.replace(asked, sources=(source.origin,)), KEY)

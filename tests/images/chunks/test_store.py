@@ -14,20 +14,20 @@ import pytest
 
 from deskgrid.images.contract import ImageError
 from deskgrid.images.fetch.fetch import Fetcher
-from deskgrid.images.fetch.source import FolderSource
+from deskgrid.images.fetch.source import PackFolder
 from deskgrid.images.format.keys import ProjectKey
 from deskgrid.images.format.published import wanted
 from deskgrid.images.publish.publish import Published
 from deskgrid.images.serve.reader import Pieces, StreamBlocks
 from deskgrid.images.store import upkeep
 from deskgrid.images.store.index import HeldImage, Index
-from deskgrid.images.store.store import Admitted, ChunkStore, Limits, StoreFull
+from deskgrid.images.store.store import Admitted, ChunkStore, StoreFull, StoreLimits
 from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, published
 
 
 def _fetch(folder: Path, store: ChunkStore, made: Published, version: str = "1") -> str:
     with store.admit(made.path.read_bytes()) as image:
-        Fetcher(store, image, [FolderSource(folder / "server")]).whole()
+        Fetcher(store, image, [PackFolder(folder / "server")]).whole()
         _same(folder, store, image, version)
     return image.digest
 
@@ -82,7 +82,7 @@ def test_a_damaged_blob_is_never_read_but_thrown_away_reported_and_fetched_again
     with store.admit(made.path.read_bytes()) as image:
         blocks = StreamBlocks(Pieces(store, image, ProjectKey(KEY)), image, "disk")
         while (parts := blocks.read(0, blocks.size)) is None:
-            Fetcher(store, image, [FolderSource(tmp_path / "server")]).whole()
+            Fetcher(store, image, [PackFolder(tmp_path / "server")]).whole()
         assert b"".join(parts) == (tmp_path / "built-1/disk.raw").read_bytes()
     assert len(said) == 1 and "damaged" in said[0]
 
@@ -124,16 +124,16 @@ _WRITER = """
 import sys
 from pathlib import Path
 from deskgrid.images.fetch.fetch import Fetcher
-from deskgrid.images.fetch.source import FolderSource
-from deskgrid.images.store.store import ChunkStore, Limits
+from deskgrid.images.fetch.source import PackFolder
+from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.images.store import upkeep
 folder, manifests = Path(sys.argv[1]), sys.argv[2:]
-store = ChunkStore(folder / "store", Limits(1 << 30, 0))
+store = ChunkStore(folder / "store", StoreLimits(1 << 30, 0))
 print("open", flush=True)
 while True:
     for manifest in manifests:
         with store.admit(Path(manifest).read_bytes()) as image:
-            Fetcher(store, image, [FolderSource(folder / "server")]).whole()
+            Fetcher(store, image, [PackFolder(folder / "server")]).whole()
         store.remove(image.digest)
         upkeep.gc(store)
 """
@@ -165,7 +165,7 @@ def test_two_agents_killed_at_random_moments_leave_a_store_that_opens_and_is_rig
 def test_the_least_recently_used_image_goes_first_and_never_one_that_is_leased(tmp_path: Path) -> None:
     made = [published(tmp_path, random.Random(n).randbytes(500_000), str(n)) for n in (1, 2, 3)]
     each = max(one.manifest.blob_bytes for one in made)
-    store = ChunkStore(tmp_path / "store", Limits(int(each * 2.5), 0))
+    store = ChunkStore(tmp_path / "store", StoreLimits(int(each * 2.5), 0))
     first, second = (_fetch(tmp_path, store, one, str(n + 1)) for n, one in enumerate(made[:2]))
     with store.admit(made[0].path.read_bytes()) as leased:
         assert leased.digest == first
@@ -178,7 +178,7 @@ def test_the_least_recently_used_image_goes_first_and_never_one_that_is_leased(t
 
 def test_a_budget_smaller_than_an_image_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
     made = published(tmp_path, content())
-    store = ChunkStore(tmp_path / "store", Limits(100_000, 0))
+    store = ChunkStore(tmp_path / "store", StoreLimits(100_000, 0))
     with pytest.raises(StoreFull, match=r"lab/demo 1 takes \d+ KiB, and the budget is 97 KiB; raise the budget"):
         _fetch(tmp_path, store, made)
     assert store.used_bytes() == 0
@@ -186,7 +186,7 @@ def test_a_budget_smaller_than_an_image_is_said_before_anything_is_fetched(tmp_p
 
 def test_the_disks_floor_is_kept_and_said(tmp_path: Path) -> None:
     made = published(tmp_path, content())
-    store = ChunkStore(tmp_path / "store", Limits(1 << 30, 1 << 60))
+    store = ChunkStore(tmp_path / "store", StoreLimits(1 << 30, 1 << 60))
     with pytest.raises(StoreFull, match="must stay free"):
         _fetch(tmp_path, store, made)
 
@@ -198,7 +198,7 @@ def test_a_disk_that_gets_full_is_a_sentence_and_what_came_is_kept(tmp_path: Pat
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
         pytest.skip("a small disk can be made by root only")
     try:
-        store = ChunkStore(disk / "store", Limits(1 << 30, 0))
+        store = ChunkStore(disk / "store", StoreLimits(1 << 30, 0))
         with pytest.raises(StoreFull, match=r"No space left|must stay free|MiB free"):
             _fetch(tmp_path, store, made)
         assert store.used_bytes() > 0 and upkeep.verify(store).damaged == 0

@@ -8,13 +8,13 @@ import pytest
 
 from deskgrid.images.build.build import build
 from deskgrid.images.contract import ImageError
-from deskgrid.images.publish.publish import Source
+from deskgrid.images.publish.publish import Publication
 from deskgrid.images.publish.trial import keep_reads, kept_reads
 from deskgrid.images.publish.trial_boot import QEMU, qemu_args, try_out
 
 
-def _source(folder: Path) -> Source:
-    return Source(folder / "disk.raw", folder / "kernel", folder / "initrd", "quiet", 256 << 20, (), "0" * 64)
+def _source(folder: Path) -> Publication:
+    return Publication(folder / "disk.raw", folder / "kernel", folder / "initrd", "quiet", 256 << 20, (), "0" * 64)
 
 
 def test_the_trials_machine_reaches_no_network_and_leaves_its_disk_alone(tmp_path: Path) -> None:
@@ -49,7 +49,9 @@ def test_the_demos_guest_reads_its_member_and_htcondor() -> None:
     facts = json.loads((folder / "image.json").read_bytes())
     said: list[str] = []
     source = _source(folder)
-    source = Source(source.disk, source.kernel, source.initrd, facts["cmdline"], facts["memory_bytes"], (), "0" * 64)
+    source = Publication(
+        source.disk, source.kernel, source.initrd, facts["cmdline"], facts["memory_bytes"], (), "0" * 64
+    )
     tried = try_out(source, said.append)
     assert "HTCondor's daemons start" in said
     assert len(tried.first_reads) * 4096 > 20 << 20

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from deskgrid.images.trust.desktop.client import Trusted
-from deskgrid.images.trust.desktop.source import Absent, FolderSource, Source
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.desktop.source import Absent, RepositoryFolderSource, RepositorySource
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.roles import OWNER
 from deskgrid.images.trust.signing.editor import Shelf
-from deskgrid.images.trust.signing.held import Held
+from deskgrid.images.trust.signing.held import SignersMemory
 from deskgrid.images.trust.signing.online import Renewed, renew
 from deskgrid.images.trust.signing.repository import first_root, first_targets
 from deskgrid.images.trust.tufapi import CryptoSigner, Metadata
@@ -47,7 +47,7 @@ class Grid:
             self.shelf.keep("targets", first_targets(now))
             self.signed(self.ada, self.bob)
         self.bootstrap = (folder / "metadata/1.root.json").read_bytes()
-        self.shelf.held = Held.of(self.bootstrap)
+        self.shelf.held = SignersMemory.of(self.bootstrap)
         self.project("einstein", self.rita, self.paul)
 
     def signed(self, *signers: CryptoSigner) -> None:
@@ -95,8 +95,8 @@ class Grid:
         return renew(self.shelf.folder, self.online, now or self.now)
 
     @property
-    def source(self) -> FolderSource:
-        return FolderSource(self.shelf.folder)
+    def source(self) -> RepositoryFolderSource:
+        return RepositoryFolderSource(self.shelf.folder)
 
     def file(self, name: str) -> Metadata[Any]:
         return Metadata.from_bytes((self.shelf.metadata / name).read_bytes())
@@ -105,7 +105,7 @@ class Grid:
 class Attacker:
     """Stands between repository and desktop: serves what it likes instead, and keeps what it once saw."""
 
-    def __init__(self, behind: Source) -> None:
+    def __init__(self, behind: RepositorySource) -> None:
         self.behind, self.instead, self.asked = behind, dict[str, bytes | Exception](), list[str]()
 
     def get(self, path: str, most_bytes: int) -> bytes:
@@ -122,12 +122,12 @@ class Attacker:
 
 
 @contextmanager
-def desktop(folder: Path, grid: Grid, source: Source | None = None) -> Iterator[Trusted]:
+def desktop(folder: Path, grid: Grid, source: RepositorySource | None = None) -> Iterator[Trusted]:
     with Trusted(folder, grid.bootstrap, source or grid.source) as trusted:
         yield trusted
 
 
-def refused(code: str, fault: Fault, step: Callable[[], object]) -> str:
+def refused(code: str, fault: Duty, step: Callable[[], object]) -> str:
     """The sentence with which a step is refused."""
     with pytest.raises(TrustError) as error:
         step()

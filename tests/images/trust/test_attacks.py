@@ -14,8 +14,8 @@ import pytest
 
 from deskgrid.images.trust import roles
 from deskgrid.images.trust.desktop.client import Trusted
-from deskgrid.images.trust.desktop.source import HttpSource
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.desktop.source import RepositoryServer
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.roles import OWNER, entry_of
 from deskgrid.images.trust.signing.repository import (
     again,
@@ -26,7 +26,7 @@ from deskgrid.images.trust.signing.repository import (
     target_file,
 )
 from deskgrid.images.trust.tufapi import CryptoSigner, Metadata, SSlibKey
-from deskgrid.images.trust.words import MANIFEST_BYTES, Entry, Version, version
+from deskgrid.images.trust.words import MANIFEST_BYTES, ListedVersion, Version, version
 
 from .rig import DAY, HOUR, NOW, ONE, TWO, Attacker, Grid, desktop, person, refused, web_server
 
@@ -65,7 +65,7 @@ def forged(grid: Grid, role: str, version: Version, content: bytes, *signers: Cr
     draft = again(base, base.signed.version + 1, NOW)
     number = entry.number if (entry := entry_of(base.signed, version.path)) else 7
     draft.signed.targets.pop(version.path, None)
-    entry = Entry(len(content), hashlib.sha256(content).hexdigest(), number)
+    entry = ListedVersion(len(content), hashlib.sha256(content).hexdigest(), number)
     draft.signed.targets[version.path] = target_file(version.path, entry)
     for signer in signers:
         draft.sign(signer, append=True)
@@ -82,12 +82,12 @@ def test_a_manifest_that_was_not_signed_is_refused(grid: Grid, home: Path) -> No
     attacker.instead[path] = content.replace(b"1.0", b"6.6")
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        said = refused("mixed", Fault.REPOSITORY, lambda: trusted.manifest(ONE, NOW))
+        said = refused("mixed", Duty.REPOSITORY, lambda: trusted.manifest(ONE, NOW))
         assert "it is not what was signed" in said
         attacker.instead[path] = content[:-1]
-        refused("mixed", Fault.REPOSITORY, lambda: trusted.manifest(ONE, NOW))
+        refused("mixed", Duty.REPOSITORY, lambda: trusted.manifest(ONE, NOW))
         attacker.without(path)
-        refused("missing", Fault.REPOSITORY, lambda: trusted.manifest(ONE, NOW))
+        refused("missing", Duty.REPOSITORY, lambda: trusted.manifest(ONE, NOW))
 
 
 @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "einstein-researcher", "einstein-approver"])
@@ -108,7 +108,7 @@ def test_metadata_that_a_stranger_signed_are_refused(grid: Grid, home: Path, rol
         serve_listed(grid, attacker, {role: draft}, grid.online)
     with desktop(home, grid, attacker) as trusted:
         expected = "mixed" if role == "snapshot" else "bad-signatures"
-        refused(expected, Fault.REPOSITORY, lambda: (trusted.refresh(NOW), trusted.manifest(ONE, NOW)))
+        refused(expected, Duty.REPOSITORY, lambda: (trusted.refresh(NOW), trusted.manifest(ONE, NOW)))
 
 
 def test_a_new_root_that_the_old_administrators_did_not_sign_is_refused(grid: Grid, home: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_new_root_that_the_old_administrators_did_not_sign_is_refused(grid: Gr
         root.sign(thief, append=True)
     attacker.instead["metadata/2.root.json"] = raw(root)
     with desktop(home, grid, attacker) as trusted:
-        refused("bad-signatures", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        refused("bad-signatures", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
 
 
 def test_what_targets_itself_lists_counts_for_nothing(grid: Grid, home: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_targets_itself_lists_counts_for_nothing(grid: Grid, home: Path) ->
     serve_listed(grid, attacker, {"targets": targets}, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused("no-image", Fault.REQUEST, lambda: trusted.manifest(TWO, NOW))
+        refused("no-image", Duty.REQUEST, lambda: trusted.manifest(TWO, NOW))
 
 
 # -- rollback -------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_an_older_timestamp_is_refused(grid: Grid, home: Path) -> None:
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
         attacker.instead = dict(old)
-        said = refused("rolled-back", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        said = refused("rolled-back", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
         assert "somebody serves old metadata" in said
 
 
@@ -172,7 +172,7 @@ def test_an_older_snapshot_under_a_new_timestamp_is_refused(grid: Grid, home: Pa
         evil = next_timestamp(stamp.signed, listed(content, before.signed.version), NOW)
         evil.sign(grid.online)
         attacker.instead["metadata/timestamp.json"] = raw(evil)
-        refused("rolled-back", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        refused("rolled-back", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
 
 
 @pytest.mark.parametrize("role", ["targets", "einstein-researcher", "einstein-approver"])
@@ -187,7 +187,7 @@ def test_an_older_version_of_a_role_under_a_new_snapshot_is_refused(grid: Grid, 
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
         serve_listed(grid, attacker, {role: first}, grid.online)
-        refused("rolled-back", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        refused("rolled-back", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
 
 
 def test_a_snapshot_that_leaves_a_role_out_is_refused(grid: Grid, home: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_snapshot_that_leaves_a_role_out_is_refused(grid: Grid, home: Path) ->
         timestamp.sign(grid.online)
         attacker.instead[f"metadata/{evil.signed.version}.snapshot.json"] = raw(evil)
         attacker.instead["metadata/timestamp.json"] = raw(timestamp)
-        refused("damaged", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        refused("damaged", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
 
 
 # -- freeze, clocks, expiry -----------------------------------------------------------------------------------
@@ -220,15 +220,15 @@ def test_news_held_back_stop_new_starts_after_a_day(grid: Grid, home: Path) -> N
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
         trusted.check(ONE, NOW + DAY - HOUR)
-        said = refused("expired-timestamp", Fault.REPOSITORY, lambda: trusted.refresh(NOW + DAY))
+        said = refused("expired-timestamp", Duty.REPOSITORY, lambda: trusted.refresh(NOW + DAY))
         assert "somebody holds news back" in said
-        refused("expired-timestamp", Fault.REPOSITORY, lambda: trusted.check(ONE, NOW + DAY))
+        refused("expired-timestamp", Duty.REPOSITORY, lambda: trusted.check(ONE, NOW + DAY))
 
 
 def test_a_clock_a_year_ahead_starts_nothing_and_names_the_clock(grid: Grid, home: Path) -> None:
     grid.publish(ONE)
     with desktop(home, grid) as trusted:
-        said = refused("expired-timestamp", Fault.REPOSITORY, lambda: trusted.refresh(NOW + YEAR))
+        said = refused("expired-timestamp", Duty.REPOSITORY, lambda: trusted.refresh(NOW + YEAR))
         assert "This computer's clock says 2027-11-22" in said
         trusted.refresh(NOW)  # set right: nothing was remembered of the wrong time
         trusted.check(ONE, NOW)
@@ -237,7 +237,7 @@ def test_a_clock_a_year_ahead_starts_nothing_and_names_the_clock(grid: Grid, hom
 def test_a_clock_a_year_behind_starts_nothing_also_on_a_new_desktop(grid: Grid, home: Path) -> None:
     grid.publish(ONE)
     with desktop(home, grid) as trusted:
-        said = refused("clock-behind", Fault.DESKTOP, lambda: trusted.refresh(NOW - YEAR))
+        said = refused("clock-behind", Duty.DESKTOP, lambda: trusted.refresh(NOW - YEAR))
         assert "clock of this computer: got 2025-11-22" in said
         trusted.refresh(NOW)
 
@@ -248,9 +248,9 @@ def test_a_clock_set_back_after_a_good_check_starts_nothing(grid: Grid, home: Pa
         trusted.refresh(NOW)
         trusted.check(ONE, NOW - HOUR / 2)  # what a time server corrects
         for step in (lambda: trusted.refresh(NOW - 2 * DAY), lambda: trusted.check(ONE, NOW - 2 * DAY)):
-            refused("clock-behind", Fault.DESKTOP, step)
+            refused("clock-behind", Duty.DESKTOP, step)
     with desktop(home, grid) as trusted:
-        refused("clock-behind", Fault.DESKTOP, lambda: trusted.refresh(NOW - 2 * DAY))
+        refused("clock-behind", Duty.DESKTOP, lambda: trusted.refresh(NOW - 2 * DAY))
 
 
 @pytest.mark.parametrize("ahead", [HOUR, 20 * HOUR, 20 * DAY, 3 * YEAR])
@@ -277,7 +277,7 @@ def test_who_sets_the_clock_back_and_has_all_that_was_ever_signed_leads_nobody_b
     grid.renew(NOW + 5 * DAY)
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW + 5 * DAY)
-        refused("revoked", Fault.SIGNERS, lambda: trusted.check(ONE, NOW + 5 * DAY))
+        refused("revoked", Duty.SIGNERS, lambda: trusted.check(ONE, NOW + 5 * DAY))
     for served, at in ((old, NOW), (between, NOW + DAY / 2)):
         attacker = Attacker(grid.source)
         attacker.instead = dict(served)
@@ -290,7 +290,7 @@ def test_an_expired_root_starts_nothing_until_the_administrators_sign_a_new_one(
     late = NOW + 800 * DAY
     grid.renew(late)
     with desktop(home, grid) as trusted:
-        said = refused("expired-root", Fault.SIGNERS, lambda: trusted.refresh(late))
+        said = refused("expired-root", Duty.SIGNERS, lambda: trusted.refresh(late))
         assert "those who hold its keys must sign it anew" in said
 
 
@@ -305,7 +305,7 @@ def test_an_expired_role_starts_nothing_of_its_own(grid: Grid, home: Path, role:
             grid.signed(grid.ada, grid.bob)
     grid.renew(late)
     with desktop(home, grid) as trusted:
-        refused(code, Fault.SIGNERS, lambda: (trusted.refresh(late), trusted.check(ONE, late)))
+        refused(code, Duty.SIGNERS, lambda: (trusted.refresh(late), trusted.check(ONE, late)))
 
 
 # -- endless data, slow retrieval -----------------------------------------------------------------------------
@@ -344,8 +344,8 @@ def test_endless_data_are_cut_off(grid: Grid, home: Path, name: str) -> None:
             except OSError:
                 pass
 
-    with web_server(Endless) as url, desktop(home, grid, HttpSource(url)) as trusted:
-        said = refused("too-long", Fault.REPOSITORY, lambda: (trusted.refresh(NOW), trusted.manifest(ONE, NOW)))
+    with web_server(Endless) as url, desktop(home, grid, RepositoryServer(url)) as trusted:
+        said = refused("too-long", Duty.REPOSITORY, lambda: (trusted.refresh(NOW), trusted.manifest(ONE, NOW)))
         assert "the rest was not read" in said
     assert sent < 64 << 20
 
@@ -374,9 +374,9 @@ def test_slow_retrieval_ends_in_bounded_time(grid: Grid, home: Path, part: str) 
             except OSError:
                 pass
 
-    with web_server(Slow) as url, desktop(home, grid, HttpSource(url, seconds=0.6)) as trusted:
+    with web_server(Slow) as url, desktop(home, grid, RepositoryServer(url, seconds=0.6)) as trusted:
         began = time.monotonic()
-        said = refused("slow", Fault.NETWORK, lambda: trusted.refresh(NOW))
+        said = refused("slow", Duty.NETWORK, lambda: trusted.refresh(NOW))
         assert time.monotonic() - began < 20
         assert "got less than the whole in 0.6 s" in said
 
@@ -388,7 +388,7 @@ def test_a_slow_repository_leaves_what_is_here_in_use(grid: Grid, home: Path) ->
         trusted.manifest(ONE, NOW)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with desktop(home, grid, HttpSource(url, seconds=0.3)) as trusted:
+        with desktop(home, grid, RepositoryServer(url, seconds=0.3)) as trusted:
             assert "got less than the whole" in trusted.refresh(NOW).offline
             trusted.manifest(ONE, NOW)
 
@@ -403,15 +403,15 @@ def test_a_redirect_is_not_followed(grid: Grid, home: Path) -> None:
             self.send_header("Location", "http://127.0.0.1:1/")
             self.end_headers()
 
-    with web_server(Elsewhere) as url, desktop(home, grid, HttpSource(url)) as trusted:
-        assert "answered 302" in refused("unreachable", Fault.NETWORK, lambda: trusted.refresh(NOW))
+    with web_server(Elsewhere) as url, desktop(home, grid, RepositoryServer(url)) as trusted:
+        assert "answered 302" in refused("unreachable", Duty.NETWORK, lambda: trusted.refresh(NOW))
 
 
 def test_a_login_page_is_no_metadata(grid: Grid, home: Path) -> None:
     attacker = Attacker(grid.source)
     attacker.instead["metadata/timestamp.json"] = b"<html>Welcome to the hotel"
     with desktop(home, grid, attacker) as trusted:
-        assert "login page" in refused("damaged", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        assert "login page" in refused("damaged", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
 
 
 # -- mix and match --------------------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ def test_files_of_different_times_cannot_be_mixed(grid: Grid, home: Path) -> Non
         attacker = Attacker(grid.source)
         attacker.instead[f"metadata/{version}.{name}.json"] = old[f"metadata/{version - 1}.{name}.json"]
         with desktop(home / name, grid, attacker) as trusted:
-            refused("mixed", Fault.REPOSITORY, lambda it=trusted: (it.refresh(NOW), it.check(TWO, NOW)))
+            refused("mixed", Duty.REPOSITORY, lambda it=trusted: (it.refresh(NOW), it.check(TWO, NOW)))
 
 
 def test_one_image_s_manifest_cannot_be_served_as_another_s(grid: Grid, home: Path) -> None:
@@ -439,7 +439,7 @@ def test_one_image_s_manifest_cannot_be_served_as_another_s(grid: Grid, home: Pa
     attacker.instead = {paths[b"one"]: b"two", paths[b"two"]: b"one"}
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused("mixed", Fault.REPOSITORY, lambda: trusted.manifest(ONE, NOW))
+        refused("mixed", Duty.REPOSITORY, lambda: trusted.manifest(ONE, NOW))
 
 
 # -- fast-forward, compromise of the online key ---------------------------------------------------------------
@@ -464,14 +464,14 @@ def test_after_a_fast_forward_a_new_online_key_heals_every_desktop(grid: Grid, h
         trusted.refresh(NOW)
         attacker.instead.clear()
         grid.publish(TWO)
-        refused("rolled-back", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        refused("rolled-back", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
         stolen, grid.online = grid.online, person("new-coordinator")
         grid.rotate("online", (grid.ada, grid.bob), add=[grid.online.public_key], remove=[stolen.public_key.keyid])
         grid.renew()
         trusted.refresh(NOW)
         trusted.check(TWO, NOW)
         attacker.instead["metadata/timestamp.json"] = raw(timestamp)
-        refused("bad-signatures", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        refused("bad-signatures", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
 
 
 def test_who_has_the_online_key_can_publish_nothing(grid: Grid, home: Path) -> None:
@@ -481,7 +481,7 @@ def test_who_has_the_online_key_can_publish_nothing(grid: Grid, home: Path) -> N
         serve_listed(grid, attacker, {role: forged(grid, role, TWO, b"evil", signer)}, grid.online)
         with desktop(home / role, grid, attacker) as trusted:
             trusted.refresh(NOW)
-            refused("bad-signatures", Fault.REPOSITORY, lambda it=trusted: it.check(TWO, NOW))
+            refused("bad-signatures", Duty.REPOSITORY, lambda it=trusted: it.check(TWO, NOW))
 
 
 def test_a_timestamp_signed_for_years_is_refused(grid: Grid, home: Path) -> None:
@@ -493,7 +493,7 @@ def test_a_timestamp_signed_for_years_is_refused(grid: Grid, home: Path) -> None
     attacker = Attacker(grid.source)
     attacker.instead["metadata/timestamp.json"] = raw(stamp)
     with desktop(home, grid, attacker) as trusted:
-        refused("clock-behind", Fault.DESKTOP, lambda: trusted.refresh(NOW))
+        refused("clock-behind", Duty.DESKTOP, lambda: trusted.refresh(NOW))
 
 
 # -- compromise of signers, wrong roles -----------------------------------------------------------------------
@@ -509,7 +509,7 @@ def test_one_signer_and_the_online_key_can_publish_and_change_nothing(
     serve_listed(grid, attacker, {role: forged(grid, role, image, b"evil", getattr(grid, who))}, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused(name, Fault.SIGNERS, lambda: trusted.check(image, NOW))
+        refused(name, Duty.SIGNERS, lambda: trusted.check(image, NOW))
 
 
 def test_even_all_signers_cannot_change_a_version_that_a_desktop_has_seen(grid: Grid, home: Path) -> None:
@@ -524,7 +524,7 @@ def test_even_all_signers_cannot_change_a_version_that_a_desktop_has_seen(grid: 
         }
         serve_listed(grid, attacker, evil, grid.online)
         trusted.refresh(NOW)
-        said = refused("changed", Fault.SIGNERS, lambda: trusted.manifest(ONE, NOW))
+        said = refused("changed", Duty.SIGNERS, lambda: trusted.manifest(ONE, NOW))
         assert "a name and version never change" in said
 
 
@@ -536,11 +536,11 @@ def test_even_all_signers_cannot_make_a_revoked_version_good_again(grid: Grid, h
         trusted.check(ONE, NOW)
         grid.revoke("einstein-approver", ONE)
         trusted.refresh(NOW)
-        refused("revoked", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
+        refused("revoked", Duty.SIGNERS, lambda: trusted.check(ONE, NOW))
         evil = {"einstein-approver": forged(grid, "einstein-approver", ONE, content, grid.paul)}
         serve_listed(grid, attacker, evil, grid.online)
         trusted.refresh(NOW)
-        refused("revoked", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
+        refused("revoked", Duty.SIGNERS, lambda: trusted.check(ONE, NOW))
 
 
 def test_one_administrator_cannot_change_root_or_targets(grid: Grid, home: Path) -> None:
@@ -550,7 +550,7 @@ def test_one_administrator_cannot_change_root_or_targets(grid: Grid, home: Path)
     root.sign(grid.ada)
     attacker.instead["metadata/2.root.json"] = raw(root)
     with desktop(home, grid, attacker) as trusted:
-        said = refused("bad-signatures", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        said = refused("bad-signatures", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
         assert "signed by 1/2 keys" in said
 
 
@@ -563,7 +563,7 @@ def test_a_signature_in_the_wrong_role_counts_for_nothing(grid: Grid, home: Path
     serve_listed(grid, attacker, {role: forged(grid, role, TWO, b"evil", getattr(grid, who))}, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused("bad-signatures", Fault.REPOSITORY, lambda: trusted.check(TWO, NOW))
+        refused("bad-signatures", Duty.REPOSITORY, lambda: trusted.check(TWO, NOW))
 
 
 def test_metadata_of_one_role_cannot_stand_for_another_s(grid: Grid, home: Path) -> None:
@@ -574,10 +574,10 @@ def test_metadata_of_one_role_cannot_stand_for_another_s(grid: Grid, home: Path)
     serve_listed(grid, attacker, {"einstein-approver": researcher}, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused("bad-signatures", Fault.REPOSITORY, lambda: trusted.check(ONE, NOW))
+        refused("bad-signatures", Duty.REPOSITORY, lambda: trusted.check(ONE, NOW))
     attacker.instead["metadata/timestamp.json"] = (grid.shelf.metadata / "1.root.json").read_bytes()
     with desktop(home / "2", grid, attacker) as trusted:
-        refused("damaged", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        refused("damaged", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
 
 
 def test_a_role_of_one_project_cannot_speak_of_another_s_images(grid: Grid, home: Path) -> None:
@@ -592,7 +592,7 @@ def test_a_role_of_one_project_cannot_speak_of_another_s_images(grid: Grid, home
     serve_listed(grid, attacker, evil, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused("no-role", Fault.SIGNERS, lambda: trusted.check(foreign, NOW))
+        refused("no-role", Duty.SIGNERS, lambda: trusted.check(foreign, NOW))
 
 
 def test_a_delegation_for_other_paths_is_refused(grid: Grid, home: Path) -> None:
@@ -601,14 +601,14 @@ def test_a_delegation_for_other_paths_is_refused(grid: Grid, home: Path) -> None
         draft = grid.shelf.draft("targets", NOW)
         draft.signed.delegations.roles["einstein-approver"].paths = ["images/other/*/*.json"]
         grid.shelf.keep("targets", draft)
-        refused("strange", Fault.SIGNERS, lambda: grid.signed(grid.ada, grid.bob))
+        refused("strange", Duty.SIGNERS, lambda: grid.signed(grid.ada, grid.bob))
     for signer in (grid.ada, grid.bob):
         draft.sign(signer, append=True)
     attacker = Attacker(grid.source)
     serve_listed(grid, attacker, {"targets": draft}, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused("foreign-path", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
+        refused("foreign-path", Duty.SIGNERS, lambda: trusted.check(ONE, NOW))
 
 
 # -- one key for two ------------------------------------------------------------------------------------------
@@ -630,7 +630,7 @@ def test_one_signature_counted_twice_is_not_readable(grid: Grid, home: Path) -> 
     twice["signatures"] *= 2
     attacker.instead["metadata/2.root.json"] = json.dumps(twice).encode()
     with desktop(home, grid, attacker) as trusted:
-        refused("damaged", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        refused("damaged", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
 
 
 def test_a_signature_copied_under_another_key_s_id_does_not_count(grid: Grid, home: Path) -> None:
@@ -642,7 +642,7 @@ def test_a_signature_copied_under_another_key_s_id_does_not_count(grid: Grid, ho
     twice["signatures"].append({**twice["signatures"][0], "keyid": grid.bob.public_key.keyid})
     attacker.instead["metadata/2.root.json"] = json.dumps(twice).encode()
     with desktop(home, grid, attacker) as trusted:
-        refused("bad-signatures", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        refused("bad-signatures", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
 
 
 def test_a_root_that_names_one_key_twice_is_refused(grid: Grid, home: Path) -> None:
@@ -654,11 +654,11 @@ def test_a_root_that_names_one_key_twice_is_refused(grid: Grid, home: Path) -> N
     attacker = Attacker(grid.source)
     attacker.instead["metadata/2.root.json"] = raw(root)
     with desktop(home, grid, attacker) as trusted:
-        said = refused("bad-id", Fault.SIGNERS, lambda: trusted.refresh(NOW))
+        said = refused("bad-id", Duty.SIGNERS, lambda: trusted.refresh(NOW))
         assert "the hash of the key" in said
     refused(
         "bad-id",
-        Fault.SIGNERS,
+        Duty.SIGNERS,
         lambda: grid.shelf.rotate("administrators", NOW, [alias(grid.ada, "f" * 64)]),
     )
 
@@ -683,18 +683,18 @@ def test_an_approver_s_key_in_the_researcher_s_role_is_refused_by_both_sides(
     grid.publish(ONE)
     key = alias(grid.paul, "e" * 64) if disguise else grid.paul.public_key
     code, why = ("bad-id", "the hash of the key") if disguise else ("key-in-both", "must be held by different people")
-    said = refused(code, Fault.SIGNERS, lambda: grid.shelf.rotate("einstein-researcher", NOW, [key]))
+    said = refused(code, Duty.SIGNERS, lambda: grid.shelf.rotate("einstein-researcher", NOW, [key]))
     assert why in said
     attacker = Attacker(grid.source)
     serve_listed(grid, attacker, {"targets": forced(grid, key, "einstein-researcher")}, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused(code, Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
+        refused(code, Duty.SIGNERS, lambda: trusted.check(ONE, NOW))
 
 
 @pytest.mark.parametrize("role", ["administrators", "einstein-researcher", "einstein-approver"])
 def test_the_online_key_can_hold_no_other_role(grid: Grid, role: str) -> None:
-    refused("key-in-both", Fault.SIGNERS, lambda: grid.shelf.rotate(role, NOW, [grid.online.public_key]))
+    refused("key-in-both", Duty.SIGNERS, lambda: grid.shelf.rotate(role, NOW, [grid.online.public_key]))
 
 
 @pytest.mark.parametrize("disguise", [False, True])
@@ -706,13 +706,13 @@ def test_the_online_key_in_a_project_s_role_is_refused_by_the_desktop(grid: Grid
     serve_listed(grid, attacker, {"targets": evil}, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused("bad-id" if disguise else "key-in-both", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
+        refused("bad-id" if disguise else "key-in-both", Duty.SIGNERS, lambda: trusted.check(ONE, NOW))
 
 
 def test_a_kind_of_key_that_we_do_not_take_is_refused(grid: Grid) -> None:
     rsa = CryptoSigner.generate_rsa(size=2048)
     draft = grid.shelf.draft("targets", NOW)
-    refused("bad-key", Fault.SIGNERS, lambda: edit_project(grid.shelf.root(), draft, "x-approver", [rsa.public_key]))
+    refused("bad-key", Duty.SIGNERS, lambda: edit_project(grid.shelf.root(), draft, "x-approver", [rsa.public_key]))
 
 
 # -- names, sizes ---------------------------------------------------------------------------------------------
@@ -739,7 +739,7 @@ HOSTILE = [
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_a_hostile_name_meets_no_path(grid: Grid, home: Path, name: str) -> None:
     for parts in ((name, "search", "1.0"), ("einstein", name, "1.0"), ("einstein", "search", name)):
-        refused("bad-name", Fault.REQUEST, lambda parts=parts: version(*parts))
+        refused("bad-name", Duty.REQUEST, lambda parts=parts: version(*parts))
         assert roles.parse_path("images/{}/{}/{}.json".format(*parts)) is None or name == ""
     with pytest.raises(TrustError):
         grid.shelf.rotate(f"{name}-researcher", NOW, [person("x").public_key])
@@ -756,11 +756,11 @@ def test_a_hostile_name_meets_no_path(grid: Grid, home: Path, name: str) -> None
 
 
 def test_a_version_cannot_be_called_latest(grid: Grid, home: Path) -> None:
-    refused("bad-name", Fault.REQUEST, lambda: version("einstein", "search", "latest"))
+    refused("bad-name", Duty.REQUEST, lambda: version("einstein", "search", "latest"))
     grid.publish(ONE)
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
-        refused("bad-name", Fault.REQUEST, lambda: trusted.check(Version("einstein", "search", "latest"), NOW))
+        refused("bad-name", Duty.REQUEST, lambda: trusted.check(Version("einstein", "search", "latest"), NOW))
 
 
 @pytest.mark.parametrize(
@@ -774,7 +774,7 @@ def test_a_foreign_path_in_a_role_is_never_published(grid: Grid, path: str) -> N
         draft = grid.shelf.draft("einstein-researcher", NOW)
         draft.signed.targets[path] = draft.signed.targets[ONE.path]
         grid.shelf.keep("einstein-researcher", draft)
-        refused("foreign-path", Fault.SIGNERS, lambda: grid.signed(grid.rita))
+        refused("foreign-path", Duty.SIGNERS, lambda: grid.signed(grid.rita))
         draft.sign(grid.rita)
         (grid.shelf.metadata / f"{draft.signed.version}.einstein-researcher.json").write_bytes(draft.to_bytes())
     assert "einstein-researcher: version 2 lies there" in grid.renew().problems[-1]
@@ -784,11 +784,11 @@ def test_a_foreign_path_in_a_role_is_never_published(grid: Grid, path: str) -> N
 
 
 def test_projects_that_differ_in_case_only_are_refused(grid: Grid) -> None:
-    refused("bad-name", Fault.REQUEST, lambda: grid.shelf.rotate("Einstein-approver", NOW, [person("x").public_key]))
+    refused("bad-name", Duty.REQUEST, lambda: grid.shelf.rotate("Einstein-approver", NOW, [person("x").public_key]))
 
 
 def test_a_manifest_of_absurd_size_is_refused_before_it_is_fetched(grid: Grid, home: Path) -> None:
-    refused("too-long", Fault.REQUEST, lambda: grid.shelf.propose(TWO, b"x" * (MANIFEST_BYTES + 1), NOW))
+    refused("too-long", Duty.REQUEST, lambda: grid.shelf.propose(TWO, b"x" * (MANIFEST_BYTES + 1), NOW))
     grid.publish(ONE)
     attacker = Attacker(grid.source)
     evil = {}
@@ -800,7 +800,7 @@ def test_a_manifest_of_absurd_size_is_refused_before_it_is_fetched(grid: Grid, h
     serve_listed(grid, attacker, evil, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused("too-long", Fault.SIGNERS, lambda: trusted.manifest(TWO, NOW))
+        refused("too-long", Duty.SIGNERS, lambda: trusted.manifest(TWO, NOW))
     assert not any(path.startswith("targets/") for path in attacker.asked)
 
 
@@ -812,7 +812,7 @@ def test_hostile_json_is_a_sentence(grid: Grid, home: Path, content: bytes) -> N
         attacker = Attacker(grid.source)
         attacker.instead[name] = content[: 16 << 10]
         with desktop(home / name.replace("/", "_"), grid, attacker) as trusted:
-            refused("damaged", Fault.REPOSITORY, lambda it=trusted: it.refresh(NOW))
+            refused("damaged", Duty.REPOSITORY, lambda it=trusted: it.refresh(NOW))
 
 
 # -- roots ----------------------------------------------------------------------------------------------------
@@ -837,7 +837,7 @@ def test_a_desktop_that_was_away_follows_several_roots_with_all_keys_changed(gri
         grid.publish(TWO)
         assert trusted.refresh(NOW).root == 4
         trusted.check(TWO, NOW)
-    with desktop(home, grid, HttpSource("http://127.0.0.1:1", seconds=2)) as trusted:
+    with desktop(home, grid, RepositoryServer("http://127.0.0.1:1", seconds=2)) as trusted:
         assert trusted.refresh(NOW).root == 4
         trusted.check(TWO, NOW)
 
@@ -863,7 +863,7 @@ def test_a_root_that_skips_a_version_is_refused(grid: Grid, home: Path) -> None:
     attacker.instead["metadata/2.root.json"] = raw(root)
     grid.publish(ONE)
     with desktop(home, grid, attacker) as trusted:
-        refused("rolled-back", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        refused("rolled-back", Duty.REPOSITORY, lambda: trusted.refresh(NOW))
 
 
 def test_a_rotated_researcher_must_be_signed_for_anew_and_the_old_key_is_worth_nothing(grid: Grid, home: Path) -> None:
@@ -878,7 +878,7 @@ def test_a_rotated_researcher_must_be_signed_for_anew_and_the_old_key_is_worth_n
     assert "not signed by enough of its keys of today" in grid.renew().problems[0]
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
-        refused("bad-signatures", Fault.REPOSITORY, lambda: trusted.check(ONE, NOW))
+        refused("bad-signatures", Duty.REPOSITORY, lambda: trusted.check(ONE, NOW))
         with grid.shelf.editing():
             grid.signed(grid.rita)
             assert grid.shelf.pending("einstein-researcher") is not None
@@ -893,4 +893,4 @@ def test_a_client_needs_no_more_than_the_root_it_was_shipped_with(grid: Grid, tm
     other = Grid(tmp_path / "other")
     other.publish(ONE)
     with Trusted(tmp_path / "x", grid.bootstrap, other.source) as trusted:
-        refused("bad-signatures", Fault.REPOSITORY, lambda: trusted.refresh(NOW))
+        refused("bad-signatures", Duty.REPOSITORY, lambda: trusted.refresh(NOW))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from deskgrid.images.trust.desktop.client import Trusted
-from deskgrid.images.trust.desktop.source import HttpSource
-from deskgrid.images.trust.errors import Fault
+from deskgrid.images.trust.desktop.source import RepositoryServer
+from deskgrid.images.trust.errors import Duty
 from deskgrid.images.trust.words import Version
 
 from .rig import DAY, HOUR, NOW, ONE, TWO, Attacker, Grid, desktop, refused, served
@@ -25,7 +25,7 @@ def test_what_both_have_signed_is_given_out_byte_for_byte(grid: Grid, home: Path
 
 def test_the_same_over_http(grid: Grid, home: Path) -> None:
     content = grid.publish(ONE)
-    with served(grid.shelf.folder) as url, desktop(home, grid, HttpSource(url)) as trusted:
+    with served(grid.shelf.folder) as url, desktop(home, grid, RepositoryServer(url)) as trusted:
         trusted.refresh(NOW)
         assert trusted.manifest(ONE, NOW) == content
 
@@ -36,7 +36,7 @@ def test_what_only_the_researcher_has_signed_is_not_given_out(grid: Grid, home: 
     grid.renew()
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
-        said = refused("not-both", Fault.SIGNERS, lambda: trusted.manifest(TWO, NOW))
+        said = refused("not-both", Duty.SIGNERS, lambda: trusted.manifest(TWO, NOW))
         assert "einstein-approver has not signed it" in said
 
 
@@ -58,19 +58,19 @@ def test_an_image_that_nobody_signed_is_a_wrong_request(grid: Grid, home: Path) 
     grid.publish(ONE)
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
-        refused("no-image", Fault.REQUEST, lambda: trusted.manifest(TWO, NOW))
-        refused("no-project", Fault.REQUEST, lambda: trusted.manifest(Version("other", "search", "1.0"), NOW))
-        refused("no-image", Fault.REQUEST, lambda: trusted.latest("einstein", "nothing", NOW))
+        refused("no-image", Duty.REQUEST, lambda: trusted.manifest(TWO, NOW))
+        refused("no-project", Duty.REQUEST, lambda: trusted.manifest(Version("other", "search", "1.0"), NOW))
+        refused("no-image", Duty.REQUEST, lambda: trusted.latest("einstein", "nothing", NOW))
 
 
 def test_nothing_is_known_before_the_first_refresh(grid: Grid, home: Path) -> None:
     with desktop(home, grid) as trusted:
-        refused("not-refreshed", Fault.DESKTOP, lambda: trusted.manifest(ONE, NOW))
+        refused("not-refreshed", Duty.DESKTOP, lambda: trusted.manifest(ONE, NOW))
 
 
 def test_without_the_repository_it_goes_on_until_the_timestamp_expires(grid: Grid, home: Path) -> None:
     content = grid.publish(ONE)
-    away = HttpSource("http://127.0.0.1:1", seconds=2)
+    away = RepositoryServer("http://127.0.0.1:1", seconds=2)
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
         trusted.manifest(ONE, NOW)
@@ -78,15 +78,15 @@ def test_without_the_repository_it_goes_on_until_the_timestamp_expires(grid: Gri
     with desktop(home, grid, away) as trusted:
         assert "can't be reached" in trusted.refresh(later).offline
         assert trusted.manifest(ONE, later) == content
-        said = refused("expired-timestamp", Fault.REPOSITORY, lambda: trusted.manifest(ONE, NOW + DAY))
+        said = refused("expired-timestamp", Duty.REPOSITORY, lambda: trusted.manifest(ONE, NOW + DAY))
         assert "2026-11-23 12:00 UTC" in said
     with desktop(home, grid, away) as trusted:
-        refused("expired-timestamp", Fault.REPOSITORY, lambda: trusted.refresh(NOW + DAY))
+        refused("expired-timestamp", Duty.REPOSITORY, lambda: trusted.refresh(NOW + DAY))
 
 
 def test_a_desktop_that_never_reached_the_repository_says_so(grid: Grid, home: Path) -> None:
-    with desktop(home, grid, HttpSource("http://127.0.0.1:1", seconds=2)) as trusted:
-        refused("unreachable", Fault.NETWORK, lambda: trusted.refresh(NOW))
+    with desktop(home, grid, RepositoryServer("http://127.0.0.1:1", seconds=2)) as trusted:
+        refused("unreachable", Duty.NETWORK, lambda: trusted.refresh(NOW))
 
 
 def test_freshness_is_looked_at_at_every_start_without_a_fetch(grid: Grid, home: Path) -> None:
@@ -94,7 +94,7 @@ def test_freshness_is_looked_at_at_every_start_without_a_fetch(grid: Grid, home:
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
         trusted.check(ONE, NOW + DAY - timedelta(seconds=1))
-        refused("expired-timestamp", Fault.REPOSITORY, lambda: trusted.check(ONE, NOW + DAY))
+        refused("expired-timestamp", Duty.REPOSITORY, lambda: trusted.check(ONE, NOW + DAY))
 
 
 def test_a_renewed_timestamp_lets_it_go_on(grid: Grid, home: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_renewed_timestamp_lets_it_go_on(grid: Grid, home: Path) -> None:
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
         grid.renew(NOW + 2 * DAY)
-        refused("expired-timestamp", Fault.REPOSITORY, lambda: trusted.check(ONE, NOW + 2 * DAY))
+        refused("expired-timestamp", Duty.REPOSITORY, lambda: trusted.check(ONE, NOW + 2 * DAY))
         trusted.refresh(NOW + 2 * DAY)
         trusted.check(ONE, NOW + 2 * DAY)
 
@@ -122,7 +122,7 @@ def test_only_what_is_new_is_fetched(grid: Grid, home: Path) -> None:
 def test_a_second_client_in_one_folder_is_refused(grid: Grid, home: Path) -> None:
     grid.publish(ONE)
     with desktop(home, grid):
-        said = refused("locked", Fault.DESKTOP, lambda: Trusted(home, grid.bootstrap, grid.source).__enter__())
+        said = refused("locked", Duty.DESKTOP, lambda: Trusted(home, grid.bootstrap, grid.source).__enter__())
         assert "another process" in said
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
@@ -154,17 +154,17 @@ def test_a_memory_that_cannot_be_read_is_this_computers_fault(grid: Grid, home: 
     with desktop(home, grid):
         pass
     (home / "seen").write_text("{")
-    refused("damaged", Fault.DESKTOP, lambda: Trusted(home, grid.bootstrap, grid.source).__enter__())
+    refused("damaged", Duty.DESKTOP, lambda: Trusted(home, grid.bootstrap, grid.source).__enter__())
 
 
 def test_a_root_that_is_none_is_this_computers_fault(grid: Grid, home: Path) -> None:
     with Trusted(home, b"{}", grid.source) as trusted:
-        refused("damaged", Fault.DESKTOP, lambda: trusted.refresh(NOW))
+        refused("damaged", Duty.DESKTOP, lambda: trusted.refresh(NOW))
 
 
 def test_a_folder_that_cannot_be_written_is_this_computers_fault(grid: Grid, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    refused("disk", Fault.DESKTOP, lambda: Trusted(tmp_path / "file" / "x", grid.bootstrap, grid.source).__enter__())
+    refused("disk", Duty.DESKTOP, lambda: Trusted(tmp_path / "file" / "x", grid.bootstrap, grid.source).__enter__())
 
 
 # -- latest ---------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_latest_goes_back_only_when_that_is_signed(grid: Grid, home: Path) -> No
     with desktop(home, grid) as trusted:
         trusted.refresh(NOW)
         assert trusted.latest("einstein", "search", NOW) == TWO
-        refused("backwards", Fault.REQUEST, lambda: grid.shelf.point(ONE, NOW))
+        refused("backwards", Duty.REQUEST, lambda: grid.shelf.point(ONE, NOW))
         with grid.shelf.editing():
             grid.shelf.point(ONE, NOW, back=True)
             grid.signed(grid.rita)
@@ -235,7 +235,7 @@ def test_either_of_the_two_can_revoke_and_the_reason_is_told(grid: Grid, home: P
         grid.revoke(role, ONE)
         trusted.refresh(NOW)
         assert trusted.revoked([ONE, TWO], NOW) == {ONE: "it has a hole"}
-        assert "it has a hole" in refused("revoked", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
+        assert "it has a hole" in refused("revoked", Duty.SIGNERS, lambda: trusted.check(ONE, NOW))
         trusted.check(TWO, NOW)
 
 
@@ -297,7 +297,7 @@ def test_a_shipped_root_that_its_administrators_did_not_sign_asks_nobody(grid: G
     root.sign(grid.ada)
     watched = Attacker(grid.source)
     with Trusted(home, root.to_bytes(), watched) as trusted:
-        refused("bad-signatures", Fault.DESKTOP, lambda: trusted.refresh(NOW))
+        refused("bad-signatures", Duty.DESKTOP, lambda: trusted.refresh(NOW))
     assert watched.asked == []
 
 
@@ -309,7 +309,7 @@ def test_fields_of_root_that_we_do_not_know_are_not_signed_by_us_and_do_desktops
         root = grid.shelf.draft("root", NOW)
         root.signed.unrecognized_fields["x-later"] = {"a": [1, None]}
         grid.shelf.keep("root", root)
-        refused("strange", Fault.SIGNERS, lambda: grid.signed(grid.ada, grid.bob))
+        refused("strange", Duty.SIGNERS, lambda: grid.signed(grid.ada, grid.bob))
     for signer in (grid.ada, grid.bob):  # with a tool of later
         root.sign(signer, append=True)
     (grid.shelf.metadata / "2.root.json").write_bytes(root.to_bytes())
@@ -328,7 +328,7 @@ def test_a_new_root_is_kept_also_when_it_is_expired_and_what_followed_then_heals
             grid.shelf.keep("root", root)
             grid.signed(grid.ada, grid.bob)
         grid.renew(late)
-        refused("expired-root", Fault.SIGNERS, lambda: trusted.refresh(late))
+        refused("expired-root", Duty.SIGNERS, lambda: trusted.refresh(late))
         assert (home / "2.root.json").exists()
         grid.rotate("administrators", (grid.ada, grid.bob), threshold=2)
         assert trusted.refresh(late).root == 3
@@ -345,7 +345,7 @@ def test_an_expired_timestamp_that_was_kept_still_guards_against_older_ones(grid
         first.signed.expires = late + DAY
         first.sign(grid.online)
         attacker.instead["metadata/timestamp.json"] = first.to_bytes()
-        refused("rolled-back", Fault.REPOSITORY, lambda: trusted.refresh(late))
+        refused("rolled-back", Duty.REPOSITORY, lambda: trusted.refresh(late))
         attacker.instead.clear()
         grid.renew(late)
         trusted.refresh(late)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.trust.errors import Fault
+from deskgrid.images.trust.errors import Duty
 from deskgrid.images.trust.keys import make_key, open_signer, read_public, take_token_key
 from deskgrid.images.trust.roles import OWNER, owner
 from deskgrid.images.trust.words import Version
@@ -47,7 +47,7 @@ def test_no_file_has_the_private_key_in_the_clear_and_only_its_owner_reads_it(tm
 def test_a_wrong_password_and_a_damaged_file_are_sentences(tmp_path: Path) -> None:
     file = tmp_path / "rita"
     make_key(file, "rita", PASSWORD, scrypt=WORK)
-    refused("wrong-password", Fault.REQUEST, lambda: open_signer(file, lambda _: "wrong"))
+    refused("wrong-password", Duty.REQUEST, lambda: open_signer(file, lambda _: "wrong"))
     content = file.read_text()
     for damaged, code in (
         (content.replace('"owner": "rita"', '"owner": "ri/ta"'), "bad-key"),
@@ -58,9 +58,9 @@ def test_a_wrong_password_and_a_damaged_file_are_sentences(tmp_path: Path) -> No
         ("", "bad-key"),
     ):
         file.write_text(damaged)
-        refused(code, Fault.REQUEST, lambda: open_signer(file, ask))
-    refused("no-key", Fault.REQUEST, lambda: open_signer(tmp_path / "none", ask))
-    refused("bad-key", Fault.REQUEST, lambda: read_public(file))
+        refused(code, Duty.REQUEST, lambda: open_signer(file, ask))
+    refused("no-key", Duty.REQUEST, lambda: open_signer(tmp_path / "none", ask))
+    refused("bad-key", Duty.REQUEST, lambda: read_public(file))
 
 
 def test_a_public_key_with_another_one_s_id_is_refused_wherever_it_is_read(tmp_path: Path) -> None:
@@ -69,30 +69,30 @@ def test_a_public_key_with_another_one_s_id_is_refused_wherever_it_is_read(tmp_p
         file = tmp_path / name
         swapped = file.read_text().replace(ada.keyval["public"], mallory.keyval["public"])
         file.write_text(swapped)
-        said = refused("bad-id", Fault.SIGNERS, lambda file=file: read_public(file))  # type: ignore[misc]
+        said = refused("bad-id", Duty.SIGNERS, lambda file=file: read_public(file))  # type: ignore[misc]
         assert mallory.keyid in said
-    refused("bad-id", Fault.SIGNERS, lambda: open_signer(tmp_path / "ada", ask))
+    refused("bad-id", Duty.SIGNERS, lambda: open_signer(tmp_path / "ada", ask))
 
 
 def test_a_key_written_in_another_way_is_refused(tmp_path: Path) -> None:
     key = make_key(tmp_path / "ada", "ada", PASSWORD, scrypt=WORK)
     file = tmp_path / "ada.pub"
     file.write_text(file.read_text().replace(key.keyval["public"], key.keyval["public"].upper()))
-    refused("bad-id", Fault.SIGNERS, lambda: read_public(file))
+    refused("bad-id", Duty.SIGNERS, lambda: read_public(file))
 
 
 def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "rita"
     make_key(file, "rita", PASSWORD, scrypt=WORK)
     file.chmod(0o644)
-    assert "chmod 600" in refused("open-key", Fault.REQUEST, lambda: open_signer(file, ask))
+    assert "chmod 600" in refused("open-key", Duty.REQUEST, lambda: open_signer(file, ask))
 
 
 def test_a_key_is_never_written_over_and_needs_a_password_and_a_name(tmp_path: Path) -> None:
     make_key(tmp_path / "rita", "rita", PASSWORD, scrypt=WORK)
-    refused("key-exists", Fault.REQUEST, lambda: make_key(tmp_path / "rita", "rita", PASSWORD, scrypt=WORK))
-    refused("short-password", Fault.REQUEST, lambda: make_key(tmp_path / "x", "x", "1234567", scrypt=WORK))
-    refused("bad-name", Fault.REQUEST, lambda: make_key(tmp_path / "x", "a b\n", PASSWORD, scrypt=WORK))
+    refused("key-exists", Duty.REQUEST, lambda: make_key(tmp_path / "rita", "rita", PASSWORD, scrypt=WORK))
+    refused("short-password", Duty.REQUEST, lambda: make_key(tmp_path / "x", "x", "1234567", scrypt=WORK))
+    refused("bad-name", Duty.REQUEST, lambda: make_key(tmp_path / "x", "a b\n", PASSWORD, scrypt=WORK))
     assert not (tmp_path / "x").exists()
 
 
@@ -148,14 +148,14 @@ def test_an_approver_s_key_on_a_token_signs_an_image(grid: Grid, home: Path, tmp
 
 @needs_softhsm
 def test_a_wrong_pin_and_a_missing_token_are_sentences(grid: Grid, tmp_path: Path, token: str) -> None:
-    refused("token", Fault.REQUEST, lambda: take_token_key(tmp_path / "a", "a", token, 9, "grid", lambda _: "123456"))
-    refused("token", Fault.REQUEST, lambda: take_token_key(tmp_path / "b", "b", token, 2, "none", lambda _: "123456"))
-    refused("token", Fault.REQUEST, lambda: take_token_key(tmp_path / "c", "c", "/none.so", 2, None, lambda _: "1"))
+    refused("token", Duty.REQUEST, lambda: take_token_key(tmp_path / "a", "a", token, 9, "grid", lambda _: "123456"))
+    refused("token", Duty.REQUEST, lambda: take_token_key(tmp_path / "b", "b", token, 2, "none", lambda _: "123456"))
+    refused("token", Duty.REQUEST, lambda: take_token_key(tmp_path / "c", "c", "/none.so", 2, None, lambda _: "1"))
     key = take_token_key(tmp_path / "petra", "petra", token, 2, "grid", lambda _: "123456")
     wrong = open_signer(tmp_path / "petra", lambda _: "000000")
     with grid.shelf.editing():
         grid.shelf.rotate("hsm-researcher", NOW, [key])
         grid.signed(grid.ada, grid.bob)
         grid.shelf.propose(Version("hsm", "search", "1.0"), b"{}", NOW)
-        said = refused("token", Fault.REQUEST, lambda: grid.shelf.sign(wrong))
+        said = refused("token", Duty.REQUEST, lambda: grid.shelf.sign(wrong))
         assert "PIN" in said

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.pointer import check_pointer, next_pointer
 from deskgrid.images.trust.roles import project_of
 from deskgrid.images.trust.signing.editor import Shelf, keys_of
@@ -37,7 +37,7 @@ def test_root_waits_until_two_of_three_have_signed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("keys", "threshold"), [(1, 2), (2, 0), (0, 1)])
 def test_a_threshold_that_cannot_be_met_or_means_nothing_is_refused(keys: int, threshold: int) -> None:
     people = [person(f"p{n}").public_key for n in range(keys)]
-    refused("threshold", Fault.REQUEST, lambda: first_root(people, threshold, person("host").public_key, NOW))
+    refused("threshold", Duty.REQUEST, lambda: first_root(people, threshold, person("host").public_key, NOW))
 
 
 def test_a_stranger_s_key_signs_nothing(grid: Grid) -> None:
@@ -94,7 +94,7 @@ def test_signatures_for_something_else_are_not_taken_over(grid: Grid, tmp_path: 
 def test_a_published_version_cannot_be_published_again_with_other_content(grid: Grid) -> None:
     content = grid.publish(ONE)
     with grid.shelf.editing():
-        said = refused("published", Fault.REQUEST, lambda: grid.shelf.propose(ONE, b"other", NOW))
+        said = refused("published", Duty.REQUEST, lambda: grid.shelf.propose(ONE, b"other", NOW))
         assert "choose another version" in said
         grid.shelf.propose(ONE, content, NOW)  # the same: nothing new
 
@@ -102,7 +102,7 @@ def test_a_published_version_cannot_be_published_again_with_other_content(grid: 
 def test_a_revoked_version_cannot_be_published_again(grid: Grid) -> None:
     content = grid.publish(ONE)
     grid.revoke("einstein-researcher", ONE)
-    refused("published", Fault.REQUEST, lambda: grid.shelf.propose(ONE, content, NOW))
+    refused("published", Duty.REQUEST, lambda: grid.shelf.propose(ONE, content, NOW))
 
 
 def test_versions_are_numbered_per_image(grid: Grid) -> None:
@@ -131,7 +131,7 @@ def test_what_may_not_follow_is_refused_even_with_all_signatures(grid: Grid, edi
             targets[TWO.path].unrecognized_fields["custom"]["number"] = 9
         grid.shelf.keep("einstein-approver", draft)
         code = "unrevoked" if edit == "unrevoke" else "changed"
-        refused(code, Fault.SIGNERS, lambda: grid.signed(grid.paul))
+        refused(code, Duty.SIGNERS, lambda: grid.signed(grid.paul))
         draft.sign(grid.paul)  # and laid in among what is served, by hand
         (grid.shelf.metadata / f"{draft.signed.version}.einstein-approver.json").write_bytes(draft.to_bytes())
     done = grid.renew()
@@ -143,24 +143,24 @@ def test_what_may_not_follow_is_refused_even_with_all_signatures(grid: Grid, edi
 
 
 def test_a_pointer_that_goes_back_unsaid_is_refused_even_with_all_signatures(grid: Grid) -> None:
-    refused("backwards", Fault.REQUEST, lambda: next_pointer(Pointer("2.0", 2, 5), "1.0", 1))
-    refused("backwards", Fault.SIGNERS, lambda: check_pointer("x", Pointer("2.0", 2, 5), Pointer("1.0", 1, 6)))
+    refused("backwards", Duty.REQUEST, lambda: next_pointer(Pointer("2.0", 2, 5), "1.0", 1))
+    refused("backwards", Duty.SIGNERS, lambda: check_pointer("x", Pointer("2.0", 2, 5), Pointer("1.0", 1, 6)))
     refused(
-        "pointer-rolled-back", Fault.REPOSITORY, lambda: check_pointer("x", Pointer("2", 2, 5), Pointer("1", 1, 4, 4))
+        "pointer-rolled-back", Duty.REPOSITORY, lambda: check_pointer("x", Pointer("2", 2, 5), Pointer("1", 1, 4, 4))
     )
-    refused("pointer-rolled-back", Fault.REPOSITORY, lambda: check_pointer("x", Pointer("2", 2, 5), Pointer("3", 3, 5)))
+    refused("pointer-rolled-back", Duty.REPOSITORY, lambda: check_pointer("x", Pointer("2", 2, 5), Pointer("3", 3, 5)))
     check_pointer("x", Pointer("2.0", 2, 5), Pointer("1.0", 1, 6, 6))
 
 
 def test_nobody_can_approve_what_the_researcher_has_not_signed(grid: Grid) -> None:
-    refused("not-proposed", Fault.REQUEST, lambda: grid.shelf.approve(ONE, NOW))
+    refused("not-proposed", Duty.REQUEST, lambda: grid.shelf.approve(ONE, NOW))
     grid.publish(ONE)
     with grid.shelf.editing():
         grid.shelf.propose(TWO, b"2", NOW)  # waits: not signed yet
-    refused("not-proposed", Fault.REQUEST, lambda: grid.shelf.approve(TWO, NOW))
-    refused("no-version", Fault.REQUEST, lambda: grid.shelf.point(Version("einstein", "search", "9"), NOW))
-    refused("no-version", Fault.REQUEST, lambda: grid.shelf.revoke("einstein-approver", TWO, "why", NOW))
-    refused("no-role", Fault.REQUEST, lambda: grid.shelf.propose(Version("nobody", "x", "1"), b"x", NOW))
+    refused("not-proposed", Duty.REQUEST, lambda: grid.shelf.approve(TWO, NOW))
+    refused("no-version", Duty.REQUEST, lambda: grid.shelf.point(Version("einstein", "search", "9"), NOW))
+    refused("no-version", Duty.REQUEST, lambda: grid.shelf.revoke("einstein-approver", TWO, "why", NOW))
+    refused("no-role", Duty.REQUEST, lambda: grid.shelf.propose(Version("nobody", "x", "1"), b"x", NOW))
 
 
 # -- renewing -------------------------------------------------------------------------------------------------
@@ -185,23 +185,23 @@ def test_a_host_whose_clock_was_ahead_renews_again_when_it_is_right(grid: Grid, 
 
 
 def test_renewing_needs_root_targets_and_the_right_key(grid: Grid, tmp_path: Path) -> None:
-    refused("wrong-key", Fault.REQUEST, lambda: renew(grid.shelf.folder, grid.rita, NOW))
+    refused("wrong-key", Duty.REQUEST, lambda: renew(grid.shelf.folder, grid.rita, NOW))
     empty = Shelf(tmp_path / "empty")
-    refused("no-repository", Fault.REQUEST, lambda: renew(empty.folder, grid.online, NOW))
+    refused("no-repository", Duty.REQUEST, lambda: renew(empty.folder, grid.online, NOW))
     with empty.editing(new=True):
         empty.keep("root", first_root([grid.ada.public_key], 1, grid.online.public_key, NOW))
-    refused("unsigned", Fault.SIGNERS, lambda: renew(empty.folder, grid.online, NOW))
+    refused("unsigned", Duty.SIGNERS, lambda: renew(empty.folder, grid.online, NOW))
 
 
 def test_only_one_process_changes_a_repository(grid: Grid) -> None:
     with grid.shelf.editing():
-        refused("locked", Fault.DESKTOP, lambda: renew(grid.shelf.folder, grid.online, NOW))
+        refused("locked", Duty.DESKTOP, lambda: renew(grid.shelf.folder, grid.online, NOW))
 
 
 def test_a_damaged_repository_is_a_sentence(grid: Grid) -> None:
     grid.publish(ONE)
     (grid.shelf.metadata / "timestamp.json").write_bytes(b"{")
-    refused("damaged", Fault.REPOSITORY, lambda: grid.renew())
+    refused("damaged", Duty.REPOSITORY, lambda: grid.renew())
 
 
 # -- status ---------------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_a_key_is_found_by_its_owner_or_the_start_of_its_id(grid: Grid) -> None:
     keys = keys_of(grid.shelf, "root")
     assert key_named(keys, "ada").keyid == grid.ada.public_key.keyid
     assert key_named(keys, grid.bob.public_key.keyid[:8]).keyid == grid.bob.public_key.keyid
-    refused("no-key", Fault.REQUEST, lambda: key_named(keys, "rita"))
+    refused("no-key", Duty.REQUEST, lambda: key_named(keys, "rita"))
     assert keys_of(grid.shelf, "einstein-approver").keys() == {grid.paul.public_key.keyid}
 
 
@@ -273,10 +273,10 @@ def test_the_approver_is_never_shown_a_manifest_that_the_researcher_did_not_sign
     grid.propose(ONE, b"gcc 12")
     (file,) = (path for path in grid.shelf.targets.rglob("*.1.0.json"))
     file.write_bytes(b"gcc 6.")
-    said = refused("mixed", Fault.REPOSITORY, lambda: approvals_of(grid.shelf, "einstein", told))
+    said = refused("mixed", Duty.REPOSITORY, lambda: approvals_of(grid.shelf, "einstein", told))
     assert "sign nothing" in said
     assert said in status(grid.shelf, told).problems[0]
-    refused("mixed", Fault.REPOSITORY, lambda: grid.shelf.approve(ONE, NOW))
+    refused("mixed", Duty.REPOSITORY, lambda: grid.shelf.approve(ONE, NOW))
 
 
 def test_what_a_signer_wrote_cannot_move_the_cursor_of_who_reads_it(grid: Grid, home: Path) -> None:
@@ -290,7 +290,7 @@ def test_what_a_signer_wrote_cannot_move_the_cursor_of_who_reads_it(grid: Grid, 
 def test_metadata_of_absurd_size_and_a_folder_without_root_are_sentences(grid: Grid, tmp_path: Path) -> None:
     with (grid.shelf.waiting / "targets.json").open("wb") as file:
         file.truncate(1 << 30)
-    refused("too-long", Fault.REPOSITORY, lambda: waiting(grid.shelf, "targets"))
+    refused("too-long", Duty.REPOSITORY, lambda: waiting(grid.shelf, "targets"))
     empty = Shelf(tmp_path / "empty")
     with empty.editing(new=True):
-        refused("no-root", Fault.REPOSITORY, lambda: empty.root())
+        refused("no-root", Duty.REPOSITORY, lambda: empty.root())

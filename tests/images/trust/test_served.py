@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from deskgrid.images.trust.errors import Fault
+from deskgrid.images.trust.errors import Duty
 from deskgrid.images.trust.form import MOST_VERSION
 from deskgrid.images.trust.signing import repository
 from deskgrid.images.trust.signing.editor import Shelf
-from deskgrid.images.trust.signing.held import Held, Holding, digest_of
+from deskgrid.images.trust.signing.held import MemoryFile, SignersMemory, digest_of
 from deskgrid.images.trust.signing.repository import again
 from deskgrid.images.trust.signing.status import approvals_of, status, waiting
 from deskgrid.images.trust.tufapi import DelegatedRole, Delegations, Metadata, Targets
@@ -37,7 +37,7 @@ def laid(grid: Grid, role: str, *signers: Any) -> Metadata[Any]:
 
 def fresh(grid: Grid) -> Shelf:
     """The folder as somebody sees it who has the root, and has not looked before."""
-    return Shelf(grid.shelf.folder, Held.of(grid.bootstrap))
+    return Shelf(grid.shelf.folder, SignersMemory.of(grid.bootstrap))
 
 
 @pytest.mark.parametrize("signer", ["nobody", "a stranger", "the other role's"])
@@ -63,20 +63,20 @@ def test_a_repository_of_another_root_is_none(grid: Grid, tmp_path: Path) -> Non
     grid.publish(ONE)
     other = Grid(tmp_path / "other")
     other.publish(ONE)
-    shelf = Shelf(other.shelf.folder, Held.of(grid.bootstrap))
+    shelf = Shelf(other.shelf.folder, SignersMemory.of(grid.bootstrap))
     assert shelf.settled("einstein-researcher") is None
     assert approvals_of(shelf, "einstein", told) == ()
     shutil.rmtree(grid.shelf.metadata)
     shutil.copytree(other.shelf.metadata, grid.shelf.metadata)
     with grid.shelf.editing():
-        refused("rolled-back", Fault.REPOSITORY, lambda: grid.shelf.propose(TWO, b"2", NOW))
+        refused("rolled-back", Duty.REPOSITORY, lambda: grid.shelf.propose(TWO, b"2", NOW))
 
 
 def test_a_root_that_its_own_keys_have_not_signed_is_no_beginning(grid: Grid) -> None:
     root = grid.file("1.root.json")
     root.signatures.clear()
-    refused("bad-root", Fault.REQUEST, lambda: Held.of(root.to_bytes()))
-    refused("bad-root", Fault.REQUEST, lambda: Held.of(b"{"))
+    refused("bad-root", Duty.REQUEST, lambda: SignersMemory.of(root.to_bytes()))
+    refused("bad-root", Duty.REQUEST, lambda: SignersMemory.of(b"{"))
 
 
 def test_new_roots_are_followed_from_the_one_that_is_held_and_kept(grid: Grid) -> None:
@@ -104,13 +104,13 @@ def test_a_folder_that_lacks_what_was_seen_or_has_another_is_refused(grid: Grid)
     seen = fresh(grid)
     assert seen.settled("einstein-approver") is not None
     (grid.shelf.metadata / "2.einstein-approver.json").unlink()
-    said = refused("rolled-back", Fault.REPOSITORY, lambda: seen.settled("einstein-approver"))
+    said = refused("rolled-back", Duty.REPOSITORY, lambda: seen.settled("einstein-approver"))
     assert "sign nothing" in said
     other = grid.file("1.einstein-approver.json")
     other.signed.version, other.signed.expires = 2, NOW + DAY
     other.sign(grid.paul)
     (grid.shelf.metadata / "2.einstein-approver.json").write_bytes(other.to_bytes())
-    assert "got another" in refused("rolled-back", Fault.REPOSITORY, lambda: seen.settled("einstein-approver"))
+    assert "got another" in refused("rolled-back", Duty.REPOSITORY, lambda: seen.settled("einstein-approver"))
 
 
 def test_what_was_signed_under_keys_that_went_is_the_new_keys_draft_and_all_of_it_is_shown(grid: Grid) -> None:
@@ -141,7 +141,7 @@ def test_what_can_not_be_read_is_as_if_it_were_not_there(grid: Grid, content: by
 
 
 def test_what_a_signer_holds_is_kept_beside_the_key_and_begins_once(grid: Grid, tmp_path: Path) -> None:
-    holding, root = Holding(tmp_path / "rita"), tmp_path / "root"
+    holding, root = MemoryFile(tmp_path / "rita"), tmp_path / "root"
     root.write_bytes(grid.bootstrap)
     assert holding.read() is None
     held = holding.begin(root)
@@ -153,19 +153,19 @@ def test_what_a_signer_holds_is_kept_beside_the_key_and_begins_once(grid: Grid, 
     assert again_.seen.keys() == {"targets"}
     other = Grid(tmp_path / "other")
     root.write_bytes(other.bootstrap)
-    refused("other-root", Fault.REQUEST, lambda: holding.begin(root))
-    refused("no-root", Fault.REQUEST, lambda: holding.begin(tmp_path / "none"))
+    refused("other-root", Duty.REQUEST, lambda: holding.begin(root))
+    refused("no-root", Duty.REQUEST, lambda: holding.begin(tmp_path / "none"))
     holding.path.write_text("{")
-    refused("damaged", Fault.DESKTOP, holding.read)
-    nowhere = Holding(tmp_path / "none" / "rita")
-    refused("disk", Fault.DESKTOP, lambda: nowhere.keep(held))
+    refused("damaged", Duty.DESKTOP, holding.read)
+    nowhere = MemoryFile(tmp_path / "none" / "rita")
+    refused("disk", Duty.DESKTOP, lambda: nowhere.keep(held))
 
 
 def test_the_first_root_is_held_as_it_was_shown(grid: Grid, tmp_path: Path) -> None:
     shown = digest_of(grid.file("1.root.json"))
-    assert Shelf(grid.shelf.folder, Held(shown)).settled("root") is not None
+    assert Shelf(grid.shelf.folder, SignersMemory(shown)).settled("root") is not None
     other = Grid(tmp_path / "other")
-    assert Shelf(other.shelf.folder, Held(shown)).settled("root") is None
+    assert Shelf(other.shelf.folder, SignersMemory(shown)).settled("root") is None
 
 
 # -- nothing that is not shown --------------------------------------------------------------------------------
@@ -224,8 +224,8 @@ def test_what_nobody_would_be_shown_is_not_signed_not_listed_and_not_taken(grid:
         draft = grid.shelf.draft("einstein-approver", NOW)
         strangely(draft, how)
         grid.shelf.keep("einstein-approver", draft)
-        refused("strange", Fault.SIGNERS, lambda: grid.shelf.sign(grid.paul))
-        refused("strange", Fault.SIGNERS, lambda: waiting(grid.shelf, "einstein-approver"))
+        refused("strange", Duty.SIGNERS, lambda: grid.shelf.sign(grid.paul))
+        refused("strange", Duty.SIGNERS, lambda: waiting(grid.shelf, "einstein-approver"))
         (grid.shelf.waiting / "einstein-approver.json").unlink()
     draft.sign(grid.paul)
     (grid.shelf.metadata / f"{draft.signed.version}.einstein-approver.json").write_bytes(draft.to_bytes())
@@ -257,7 +257,7 @@ def test_targets_with_anything_that_nobody_would_be_shown_are_not_signed(grid: G
             role.paths, role.path_hash_prefixes = None, ["00"]
     with grid.shelf.editing():
         grid.shelf.keep("targets", draft)
-        refused("strange", Fault.SIGNERS, lambda: grid.shelf.sign(grid.ada))
+        refused("strange", Duty.SIGNERS, lambda: grid.shelf.sign(grid.ada))
 
 
 @pytest.mark.parametrize("how", ["delegations", "custom field", "hash"])
@@ -275,7 +275,7 @@ def test_a_desktop_refuses_a_project_s_role_with_anything_strange_in_it(grid: Gr
     serve_listed(grid, attacker, {"einstein-approver": draft}, grid.online)
     with desktop(home, grid, attacker) as trusted:
         trusted.refresh(NOW)
-        refused("strange", Fault.SIGNERS, lambda: trusted.check(ONE, NOW))
+        refused("strange", Duty.SIGNERS, lambda: trusted.check(ONE, NOW))
 
 
 def test_whole_keys_are_shown_and_compared(grid: Grid) -> None:

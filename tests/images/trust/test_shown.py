@@ -17,7 +17,7 @@ import typer
 from deskgrid.cli.trust import trust
 from deskgrid.coordinator.images.signed import SignedCatalogue
 from deskgrid.coordinator.settings import ImageSettings
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.keys import make_key
 from deskgrid.images.trust.pointer import check_pointer, decode
 from deskgrid.images.trust.roles import entry_of
@@ -25,7 +25,7 @@ from deskgrid.images.trust.signing.editor import Shelf
 from deskgrid.images.trust.signing.repository import target_file
 from deskgrid.images.trust.signing.status import approvals_of, status, waiting
 from deskgrid.images.trust.tufapi import Metadata
-from deskgrid.images.trust.words import Entry, Pointer
+from deskgrid.images.trust.words import ListedVersion, Pointer
 
 from .rig import NOW, ONE, TWO, Grid, person, refused, told
 from .town import APPROVER, EVIL, PASSWORD, PEOPLE, POINTER, RESEARCHER, Intruder, Town, town
@@ -121,7 +121,7 @@ def pointed(grid: Grid, pointer: Pointer) -> None:
     """The researcher's role is signed with this pointer, past all tools."""
     content = msgspec.json.encode(pointer)
     draft = grid.shelf.draft("einstein-researcher", NOW)
-    entry = Entry(len(content), hashlib.sha256(content).hexdigest())
+    entry = ListedVersion(len(content), hashlib.sha256(content).hexdigest())
     draft.signed.targets[ONE.latest] = target_file(ONE.latest, entry)
     grid.shelf.put(ONE.latest, content, entry)
     draft.sign(grid.rita)
@@ -146,9 +146,9 @@ def test_a_step_back_is_the_one_that_was_known_or_one_since() -> None:
     check_pointer("x", seen, Pointer("2.0", 2, 8, 7))
     for back_at in (0, 2, 4, 5):
         other = Pointer("2.0", 2, 8, back_at)
-        refused("bad-pointer", Fault.SIGNERS, lambda other=other: check_pointer("x", seen, other))  # type: ignore[misc]
+        refused("bad-pointer", Duty.SIGNERS, lambda other=other: check_pointer("x", seen, other))  # type: ignore[misc]
     ahead = msgspec.json.encode(Pointer("1.0", 1, 5, 6))
-    refused("bad-pointer", Fault.SIGNERS, lambda: decode("x", ahead))
+    refused("bad-pointer", Duty.SIGNERS, lambda: decode("x", ahead))
 
 
 def test_a_revocation_that_is_taken_back_is_refused_before_it_is_signed(grid: Grid) -> None:
@@ -158,8 +158,8 @@ def test_a_revocation_that_is_taken_back_is_refused_before_it_is_signed(grid: Gr
         draft = grid.shelf.draft("einstein-approver", NOW)
         draft.signed.targets[ONE.path].unrecognized_fields["custom"].pop("revoked")
         grid.shelf.keep("einstein-approver", draft)
-        refused("unrevoked", Fault.SIGNERS, lambda: grid.shelf.sign(grid.paul))
-        refused("unrevoked", Fault.SIGNERS, lambda: waiting(grid.shelf, "einstein-approver"))
+        refused("unrevoked", Duty.SIGNERS, lambda: grid.shelf.sign(grid.paul))
+        refused("unrevoked", Duty.SIGNERS, lambda: waiting(grid.shelf, "einstein-approver"))
     assert grid.shelf.pending("einstein-approver").signatures == {}  # type: ignore[union-attr]
 
 
@@ -330,9 +330,9 @@ def test_of_what_lies_in_place_of_a_manifest_no_more_is_read_than_it_is_long(gri
     place.write_bytes(b"")
     os.truncate(place, 256 << 20)
     tracemalloc.start()
-    refused("mixed", Fault.REPOSITORY, lambda: grid.shelf.manifest(ONE.path, entry))
+    refused("mixed", Duty.REPOSITORY, lambda: grid.shelf.manifest(ONE.path, entry))
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
     place.unlink()
     os.mkfifo(place)
-    refused("no-manifest", Fault.REPOSITORY, lambda: grid.shelf.manifest(ONE.path, entry))
+    refused("no-manifest", Duty.REPOSITORY, lambda: grid.shelf.manifest(ONE.path, entry))

@@ -13,8 +13,8 @@ import pytest
 
 from deskgrid.coordinator.authority import prepare
 from deskgrid.images.trust.desktop.client import source_of
-from deskgrid.images.trust.desktop.source import Absent, FolderSource, HttpSource
-from deskgrid.images.trust.errors import Fault
+from deskgrid.images.trust.desktop.source import Absent, RepositoryFolderSource, RepositoryServer
+from deskgrid.images.trust.errors import Duty
 from deskgrid.images.trust.words import Place
 
 from .rig import Quiet, refused, served
@@ -22,13 +22,13 @@ from .rig import Quiet, refused, served
 
 def test_a_folder_gives_its_files_and_no_more_bytes_than_asked_for(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"12345")
-    source = FolderSource(tmp_path)
+    source = RepositoryFolderSource(tmp_path)
     assert source.get("x", 5) == b"12345"
-    refused("too-long", Fault.REPOSITORY, lambda: source.get("x", 4))
+    refused("too-long", Duty.REPOSITORY, lambda: source.get("x", 4))
     with pytest.raises(Absent):
         source.get("y", 5)
-    refused("unreachable", Fault.NETWORK, lambda: FolderSource(tmp_path / "none").get("x", 5))
-    refused("unreachable", Fault.NETWORK, lambda: FolderSource(tmp_path).get(".", 5))
+    refused("unreachable", Duty.NETWORK, lambda: RepositoryFolderSource(tmp_path / "none").get("x", 5))
+    refused("unreachable", Duty.NETWORK, lambda: RepositoryFolderSource(tmp_path).get(".", 5))
 
 
 def test_a_web_server_s_folder_may_lie_below_its_root(tmp_path: Path) -> None:
@@ -36,9 +36,9 @@ def test_a_web_server_s_folder_may_lie_below_its_root(tmp_path: Path) -> None:
     (tmp_path / "images/x").write_bytes(b"12345")
     with served(tmp_path) as url:
         for base in (f"{url}/images", f"{url}/images/"):
-            source = HttpSource(base)
+            source = RepositoryServer(base)
             assert source.get("x", 5) == b"12345"
-            refused("too-long", Fault.REPOSITORY, lambda it=source: it.get("x", 4))
+            refused("too-long", Duty.REPOSITORY, lambda it=source: it.get("x", 4))
             with pytest.raises(Absent):
                 source.get("y", 5)
 
@@ -47,7 +47,7 @@ def test_a_web_server_s_folder_may_lie_below_its_root(tmp_path: Path) -> None:
     "url", ["", "x", "ftp://x", "file:///etc", "http://", "https:///x", "http://x/?a=b", "http://x/#y"]
 )
 def test_other_addresses_are_refused(url: str) -> None:
-    refused("bad-url", Fault.REQUEST, lambda: HttpSource(url))
+    refused("bad-url", Duty.REQUEST, lambda: RepositoryServer(url))
 
 
 def test_over_tls_with_the_authority_that_was_named_and_no_other(tmp_path: Path) -> None:
@@ -64,21 +64,21 @@ def test_over_tls_with_the_authority_that_was_named_and_no_other(tmp_path: Path)
     try:
         place = Place(tmp_path, tmp_path, url, certificates=authority.certificate)
         assert source_of(place).get("x", 5) == b"12345"
-        said = refused("unreachable", Fault.NETWORK, lambda: HttpSource(url).get("x", 5))
+        said = refused("unreachable", Duty.NETWORK, lambda: RepositoryServer(url).get("x", 5))
         assert "certificate" in said
     finally:
         server.shutdown()
         server.server_close()
         thread.join(10)
     none = Place(tmp_path, tmp_path, url, certificates=tmp_path / "none")
-    refused("no-certificates", Fault.DESKTOP, lambda: source_of(none))
+    refused("no-certificates", Duty.DESKTOP, lambda: source_of(none))
 
 
 def test_a_server_that_is_silent_in_the_tls_handshake_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        source = HttpSource(f"https://127.0.0.1:{silent.getsockname()[1]}", seconds=0.3)
+        source = RepositoryServer(f"https://127.0.0.1:{silent.getsockname()[1]}", seconds=0.3)
         began = time.monotonic()
-        refused("slow", Fault.NETWORK, lambda: source.get("x", 5))
+        refused("slow", Duty.NETWORK, lambda: source.get("x", 5))
         assert time.monotonic() - began < 20
 
 
@@ -97,5 +97,5 @@ def test_an_answer_that_is_none_or_breaks_off_is_a_sentence(said: bytes) -> None
                 connection.sendall(said)
 
         threading.Thread(target=answer, daemon=True).start()
-        source = HttpSource(f"http://127.0.0.1:{server.getsockname()[1]}", seconds=30)
-        refused("unreachable", Fault.NETWORK, lambda: source.get("x", 1000))
+        source = RepositoryServer(f"http://127.0.0.1:{server.getsockname()[1]}", seconds=30)
+        refused("unreachable", Duty.NETWORK, lambda: source.get("x", 1000))

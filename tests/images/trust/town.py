@@ -26,17 +26,17 @@ from typing import Any
 import msgspec
 import typer
 
-from deskgrid.cli.output import Failed
+from deskgrid.cli.output import CommandFailed
 from deskgrid.cli.trust import trust
 from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.desktop.client import Trusted
-from deskgrid.images.trust.desktop.source import FolderSource
+from deskgrid.images.trust.desktop.source import RepositoryFolderSource
 from deskgrid.images.trust.errors import TrustError
 from deskgrid.images.trust.keys import make_key, open_signer, read_public
 from deskgrid.images.trust.roles import OWNER, pattern
 from deskgrid.images.trust.signing.repository import first_root, listed, next_snapshot, next_timestamp, target_file
 from deskgrid.images.trust.tufapi import CryptoSigner, DelegatedRole, Delegations, Key, Metadata, Signer, Targets
-from deskgrid.images.trust.words import Entry, Pointer, Version
+from deskgrid.images.trust.words import ListedVersion, Pointer, Version
 
 from .published import manifest
 from .rig import person
@@ -84,7 +84,7 @@ class Town:
             with redirect_stdout(screen), redirect_stderr(faults):
                 _commands()([command, *map(str, argv), "--repository", str(self.web)], standalone_mode=False)
             code = 0
-        except (Failed, ImageError, typer.Abort):  # every other error is one of ours
+        except (CommandFailed, ImageError, typer.Abort):  # every other error is one of ours
             code = 1
         finally:
             sys.stdin = before
@@ -190,7 +190,7 @@ class Town:
         found: dict[str, str] = {}
         now = datetime.now(UTC)
         root = (self.folder / "1.root.json").read_bytes()
-        with Trusted(self.folder / home, root, FolderSource(self.web)) as trusted:
+        with Trusted(self.folder / home, root, RepositoryFolderSource(self.web)) as trusted:
             try:
                 trusted.refresh(now)
             except TrustError:
@@ -206,7 +206,7 @@ class Town:
         """The number of the version that a desktop takes for the latest; 0: none."""
         now = datetime.now(UTC)
         root = (self.folder / "1.root.json").read_bytes()
-        with Trusted(self.folder / home, root, FolderSource(self.web)) as trusted, suppress(TrustError):
+        with Trusted(self.folder / home, root, RepositoryFolderSource(self.web)) as trusted, suppress(TrustError):
             trusted.refresh(now)
             return int(trusted.latest("einstein", "search", now).version.split(".")[0])
         return 0
@@ -398,7 +398,7 @@ class Intruder:
         evil = manifest(image, cmdline="with a back door")
         digest = hashlib.sha256(evil).hexdigest()
         number = draft.signed.targets[names[-1]].unrecognized_fields["custom"]["number"]
-        draft.signed.targets[names[-1]] = target_file(names[-1], Entry(len(evil), digest, number))
+        draft.signed.targets[names[-1]] = target_file(names[-1], ListedVersion(len(evil), digest, number))
         draft.signed.version += 1
         self._write(path.with_name(f"{draft.signed.version}.{RESEARCHER}.json"), draft)
         folder, _, file = names[-1].rpartition("/")
@@ -428,15 +428,15 @@ class Intruder:
         pointer = Pointer("1.0", 1, 9, 9)
         digest = self._put_pointer(pointer)
         if self.stolen == "paul":
-            self._point(APPROVER, Entry(len(msgspec.json.encode(pointer)), digest), served=True)
+            self._point(APPROVER, ListedVersion(len(msgspec.json.encode(pointer)), digest), served=True)
         draft = self._draft(RESEARCHER).signed.targets.get(POINTER)
         if draft is not None:
-            self._point(RESEARCHER, Entry(draft.length, draft.hashes["sha256"], earlier=digest))
+            self._point(RESEARCHER, ListedVersion(draft.length, draft.hashes["sha256"], earlier=digest))
 
     def lay_back(self) -> None:
         """A draft, or what the researcher signed, points to the first version, with a step back that nobody saw."""
         pointer = Pointer("1.0", 1, 9, 8)
-        entry = Entry(len(msgspec.json.encode(pointer)), self._put_pointer(pointer))
+        entry = ListedVersion(len(msgspec.json.encode(pointer)), self._put_pointer(pointer))
         self._point(RESEARCHER, entry, served=self.stolen == "rita")
         if self.stolen != "rita":
             self._point(APPROVER, entry)
@@ -445,7 +445,7 @@ class Intruder:
         """A draft waits in which the pointer is revoked, and has a number."""
         was = self._draft(APPROVER).signed.targets.get(POINTER)
         if was is not None:
-            self._point(APPROVER, Entry(was.length, was.hashes["sha256"], 7, "hidden"))
+            self._point(APPROVER, ListedVersion(was.length, was.hashes["sha256"], 7, "hidden"))
 
     def lay_unrevoked(self) -> None:
         """Drafts wait in which nothing is revoked."""
@@ -456,7 +456,7 @@ class Intruder:
                 file.unrecognized_fields["custom"].pop("revoked", None)
             self._write(self.web / f"pending/{role}.json", draft)
 
-    def _point(self, role: str, entry: Entry, served: bool = False) -> None:
+    def _point(self, role: str, entry: ListedVersion, served: bool = False) -> None:
         self.remember()
         draft = self._draft(role)
         draft.signatures.clear()
@@ -512,7 +512,7 @@ class Intruder:
         return draft
 
     def _with_evil(self, draft: Metadata[Any]) -> Metadata[Any]:
-        entry = Entry(len(self.evil), hashlib.sha256(self.evil).hexdigest(), 66)
+        entry = ListedVersion(len(self.evil), hashlib.sha256(self.evil).hexdigest(), 66)
         draft.signed.targets[EVIL.path] = target_file(EVIL.path, entry)
         return draft
 

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 
-from deskgrid.host.system.windows_job import Job
+from deskgrid.host.system.windows_job import JobObject
 
 name, depth = sys.argv[1], int(sys.argv[2])
 if name:
-    job = Job(name)
+    job = JobObject(name)
     job.join()
 print(os.getpid(), flush=True)
 if depth:

@@ -1,4 +1,4 @@
-"""Job objects: what holds under Wine is tried, what Wine refuses must come back as a fault."""
+"""JobObject objects: what holds under Wine is tried, what Wine refuses must come back as a fault."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deskgrid.host.system.windows_job import QUIET, Job, JobFailed, stand_back, used_by
+from deskgrid.host.system.windows_job import QUIET, JobFailed, JobObject, stand_back, used_by
 
 KEEPER = Path(__file__).with_name("keeper_of_vms.py")
 IDLE_PRIORITY_CLASS, NORMAL_PRIORITY_CLASS = 0x40, 0x20
@@ -65,7 +65,7 @@ def test_what_is_started_quietly_is_in_the_idle_class_and_dies_with_the_inner_jo
     assert psutil.Process(quiet.pid).nice() in (IDLE_PRIORITY_CLASS, NORMAL_PRIORITY_CLASS), "Wine ignores the flag"
     assert stand_back(quiet.pid) == ()
     assert psutil.Process(quiet.pid).nice() == IDLE_PRIORITY_CLASS
-    reins = Job(idle=True)
+    reins = JobObject(idle=True)
     reins.take(quiet.pid)
     reins.close()
     assert quiet.wait(timeout=30) is not None
@@ -73,11 +73,11 @@ def test_what_is_started_quietly_is_in_the_idle_class_and_dies_with_the_inner_jo
 
 def test_a_process_that_is_not_there_cannot_be_taken() -> None:
     with pytest.raises(JobFailed, match="OpenProcess of 3: got error"):
-        Job().take(3)
+        JobObject().take(3)
 
 
 def test_limits_that_cannot_be_had_are_faults_and_nothing_ends() -> None:
-    job = Job()
+    job = JobObject()
     try:
         faults = job.limit(share=0.25, memory_bytes=1 << 30)
         print("limit:", faults)
@@ -86,7 +86,7 @@ def test_limits_that_cannot_be_had_are_faults_and_nothing_ends() -> None:
     finally:
         job.close()
     with pytest.raises(ValueError, match="expected more than 0"):
-        Job().limit(share=0.0)
+        JobObject().limit(share=0.0)
 
 
 def test_ecoqos_is_asked_for_and_a_refusal_is_a_fault() -> None:
@@ -104,9 +104,9 @@ def test_ecoqos_is_asked_for_and_a_refusal_is_a_fault() -> None:
 
 def test_a_job_can_be_ended_as_a_whole() -> None:
     code = (
-        "from deskgrid.host.system.windows_job import Job\n"
+        "from deskgrid.host.system.windows_job import JobObject\n"
         "import subprocess, sys\n"
-        "job = Job(); job.join()\n"
+        "job = JobObject(); job.join()\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         "print(child.pid, flush=True)\n"
         "job.end()\n"

@@ -7,11 +7,11 @@ from pathlib import Path
 import psutil
 
 from deskgrid.model.policy import Policy
-from deskgrid.presence.machine.windows import MachineReader, process_names, system_seconds
+from deskgrid.presence.machine.windows import WindowsMachine, process_names, system_seconds
 
 
 def test_memory_and_disk_are_what_others_say_too(tmp_path: Path) -> None:
-    reader = MachineReader(tmp_path)
+    reader = WindowsMachine(tmp_path)
     machine = reader.read(Policy())
     memory = psutil.virtual_memory()
     assert machine.memory_bytes == memory.total
@@ -25,7 +25,7 @@ def test_memory_and_disk_are_what_others_say_too(tmp_path: Path) -> None:
 
 
 def test_the_load_of_others_is_known_from_the_second_look_on_and_leaves_out_what_we_used(tmp_path: Path) -> None:
-    reader = MachineReader(tmp_path)
+    reader = WindowsMachine(tmp_path)
     assert reader.read(Policy()).others_cpu is None
     until = time.process_time() + 1.0
     while time.process_time() < until:
@@ -33,7 +33,7 @@ def test_the_load_of_others_is_known_from_the_second_look_on_and_leaves_out_what
     share = reader.read(Policy()).others_cpu
     assert share is not None
     assert 0 <= share <= 1
-    lost = MachineReader(tmp_path, lambda: None)
+    lost = WindowsMachine(tmp_path, lambda: None)
     assert (lost.read(Policy()).others_cpu, lost.read(Policy()).others_cpu) == (None, None)
 
 
@@ -47,6 +47,6 @@ def test_the_time_of_all_processors_runs_on() -> None:
 
 def test_programs_that_run_are_found_by_name(tmp_path: Path) -> None:
     assert "python.exe" in process_names()
-    reader = MachineReader(tmp_path)
+    reader = WindowsMachine(tmp_path)
     assert reader.read(Policy(quiet_programs=("Python", "matlab.exe"))).programs == ("Python",)
     assert reader.read(Policy()).programs == ()

@@ -3,7 +3,7 @@
 JSON lines, at most 4 KiB from an account to the agent. The rules:
 - Each question gets one answer, in order; `Tell` gets none.
 - Who asks is known from the kernel (SO_PEERCRED), never from the message.
-- A line that is not understood gets `Refused`, and the connection ends.
+- A line that is not understood gets `Denial`, and the connection ends.
 """
 
 import msgspec
@@ -26,7 +26,7 @@ class AskStatus(msgspec.Struct, frozen=True, tag="status"):
     """What runs here, why or why not, and what may I do?"""
 
 
-class Pause(msgspec.Struct, frozen=True, tag="pause"):
+class AskPause(msgspec.Struct, frozen=True, tag="pause"):
     """Nothing shall run, until a time or (None) until it is taken back."""
 
     until: Moment | None = None
@@ -35,7 +35,7 @@ class Pause(msgspec.Struct, frozen=True, tag="pause"):
         check_moments(self.until)
 
 
-class Finish(msgspec.Struct, frozen=True, tag="finish"):
+class AskFinish(msgspec.Struct, frozen=True, tag="finish"):
     """Nothing new shall start, until a time or (None) until it is taken back."""
 
     until: Moment | None = None
@@ -44,7 +44,7 @@ class Finish(msgspec.Struct, frozen=True, tag="finish"):
         check_moments(self.until)
 
 
-class Resume(msgspec.Struct, frozen=True, tag="resume"):
+class AskResume(msgspec.Struct, frozen=True, tag="resume"):
     """Take back what I have asked."""
 
 
@@ -72,7 +72,7 @@ class Now(msgspec.Struct, frozen=True, tag="status"):
     rights: Rights
 
 
-class Done(msgspec.Struct, frozen=True, tag="done"):
+class Granted(msgspec.Struct, frozen=True, tag="done"):
     """It is done. ask: what was asked. wish: what the grid obeys now; None: nothing. vms: virtual machines here."""
 
     ask: Ask
@@ -80,14 +80,14 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     vms: Count
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
+class Denial(msgspec.Struct, frozen=True, tag="refused"):
     """It is not done. sentence: why, and what to do."""
 
     sentence: str
 
 
-Question = AskStatus | Pause | Finish | Resume | Tell
-Answer = Now | Done | Refused
+Question = AskStatus | AskPause | AskFinish | AskResume | Tell
+Answer = Now | Granted | Denial
 
 _QUESTION = JsonReader(Question)
 _ANSWER = JsonReader(Answer)

@@ -4,7 +4,17 @@ import logging
 from collections.abc import Callable
 
 from deskgrid.agent.clock import Clock
-from deskgrid.agent.owner.messages import Answer, AskStatus, Done, Finish, Now, Pause, Refused, Resume, Rights
+from deskgrid.agent.owner.messages import (
+    Answer,
+    AskFinish,
+    AskPause,
+    AskResume,
+    AskStatus,
+    Denial,
+    Granted,
+    Now,
+    Rights,
+)
 from deskgrid.agent.owner.status import Status
 from deskgrid.agent.owner.wishes import Denied, WishBook, decide
 from deskgrid.model.wish import Ask, Wish
@@ -12,7 +22,7 @@ from deskgrid.model.wish import Ask, Wish
 log = logging.getLogger("deskgrid.agent.owner.server")
 _LOOK_SECONDS = 60.0
 """The wall clock may be set while a wish waits for its end, so it is looked at so often."""
-_ASKS = {Pause: Ask.PAUSE, Finish: Ask.FINISH, Resume: Ask.RESUME}
+_ASKS = {AskPause: Ask.PAUSE, AskFinish: Ask.FINISH, AskResume: Ask.RESUME}
 
 
 class Clerk:
@@ -24,22 +34,22 @@ class Clerk:
         self._wishes, self._status, self._wish, self._wall = wishes, status, wish, wall
         self._obeyed: Wish | None = None
 
-    def answer(self, uid: int, question: AskStatus | Pause | Finish | Resume) -> Answer:
+    def answer(self, uid: int, question: AskStatus | AskPause | AskFinish | AskResume) -> Answer:
         """Answer the account `uid`, as the kernel names it."""
         if isinstance(question, AskStatus):
             return Now(self._status(), self._rights(uid))
         now = self._wall()
-        until = None if isinstance(question, Resume) else question.until
+        until = None if isinstance(question, AskResume) else question.until
         if until is not None and until <= now:
-            return Refused(f"until: got {until:%Y-%m-%d %H:%M} UTC, expected a time to come")
+            return Denial(f"until: got {until:%Y-%m-%d %H:%M} UTC, expected a time to come")
         wish = Wish(_ASKS[type(question)], account_name(uid), now, until)
         try:
             self._wishes.say(uid, wish, now)
         except Denied as denied:
-            return Refused(str(denied))
+            return Denial(str(denied))
         log.info("%s asks: %s, until %s", wish.by, wish.ask, wish.until or "it is taken back")
         self.obey()
-        return Done(wish.ask, self._obeyed, len(self._status().vms))
+        return Granted(wish.ask, self._obeyed, len(self._status().vms))
 
     def obey(self) -> None:
         """Tell what the grid shall obey now, if that is something else than before."""

@@ -3,7 +3,7 @@
 Rules, told first:
 - Who speaks is what the kernel says (SO_PEERCRED). What an account may do is decided in `agent/owner/wishes.py`.
 - It never waits for a peer: sockets do not block, and who is silent or does not fetch its answers in time is let go.
-  The thread sleeps in the kernel while nobody talks. A flood is answered no faster than `Limits` says, in turns.
+  The thread sleeps in the kernel while nobody talks. A flood is answered no faster than `SocketLimits` says, in turns.
 - A flood costs its account alone: each account has a pace and places of its own, and who is not to be heard now is
   turned away at once, so that nobody waits behind him.
 - A helper's word lasts as long as its connection, and no longer than `told_seconds` after it was said.
@@ -21,16 +21,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from deskgrid.agent.clock import Clock, utc_now
-from deskgrid.agent.owner.messages import LINE_BYTES, Answer, Question, Refused, Tell, decode_question, encode
+from deskgrid.agent.owner.messages import LINE_BYTES, Answer, Denial, Question, Tell, decode_question, encode
 from deskgrid.agent.owner.requests import Clerk
-from deskgrid.agent.owner.socket import Limits, LocalError, Pace, hung_up, inode, listen, peer_uid
+from deskgrid.agent.owner.socket import AccountPace, LocalError, SocketLimits, hung_up, inode, listen, peer_uid
 from deskgrid.agent.owner.status import Status
 from deskgrid.agent.owner.wishes import ROOT, WishBook
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.wish import Wish
 
 log = logging.getLogger("deskgrid.agent.owner.server")
-DEFAULT = Limits()
+DEFAULT = SocketLimits()
 _TELL_COST = 5.0
 _ROUND = 1024
 """So many are accepted or turned away before those who are here get their turn."""
@@ -39,10 +39,10 @@ _REST_SECONDS = 0.02
 """After a round that turned away a crowd, nobody is accepted for so long: a flood does not take a whole core."""
 _HEARD_OUT = 10
 """Who has gone is heard out so far, and no further: a flood ends with whoever sent it."""
-_NOT_UNDERSTOOD = Refused("local socket: got a line that is no question, expected one of the local protocol")
-_FULL = Refused("The agent is talked to by too many at once; try again in a moment.")
+_NOT_UNDERSTOOD = Denial("local socket: got a line that is no question, expected one of the local protocol")
+_FULL = Denial("The agent is talked to by too many at once; try again in a moment.")
 
-_TOO_MUCH = Refused("You ask too much in too short a time; try again in a moment.")
+_TOO_MUCH = Denial("You ask too much in too short a time; try again in a moment.")
 
 
 class _Peer:
@@ -73,11 +73,11 @@ class LocalServer:
         wish: Callable[[Wish], None],
         told: Callable[[int, SessionReading | None], None],
         wall: Clock = utc_now,
-        limits: Limits = DEFAULT,
+        limits: SocketLimits = DEFAULT,
     ) -> None:
         self.path, self.limits = path, limits
         self._clerk, self._told = Clerk(wishes, status, wish, wall), told
-        self._pace, self._arrivals = Pace(limits), Pace(limits)
+        self._pace, self._arrivals = AccountPace(limits), AccountPace(limits)
         self._selector = selectors.DefaultSelector()
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
@@ -235,7 +235,7 @@ class LocalServer:
         self._peers[peer.key] = peer
         self._selector.register(link, selectors.EVENT_READ, peer)
 
-    def _no_place(self, uid: int) -> Refused | None:
+    def _no_place(self, uid: int) -> Denial | None:
         """Why there is no place for one more of this account; where all are taken, a first one gets a place."""
         have = Counter(peer.uid for peer in self._peers.values())
         if uid != ROOT and have[uid] >= self.limits.connections_per_account:

@@ -21,7 +21,7 @@ class LocalError(Exception):
     """The socket can't be made. The message says why and what to do."""
 
 
-class Limits(msgspec.Struct, frozen=True):
+class SocketLimits(msgspec.Struct, frozen=True):
     """How much the agent listens to.
 
     connections, connections_per_account: at a time. An account that has none gets one of who has most.
@@ -40,10 +40,10 @@ class Limits(msgspec.Struct, frozen=True):
     pace_seconds: float = 0.02
 
 
-class Pace:
+class AccountPace:
     """How much each account has asked of late: who floods waits, and nobody else does."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: SocketLimits) -> None:
         self._limits = limits
         self._busy_until: dict[int, float] = {}
 

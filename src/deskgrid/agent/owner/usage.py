@@ -33,7 +33,7 @@ _HAD_WORK = (VmState.RUNNING, VmState.PAUSED)
 _OVER = (VmState.LEAVING, VmState.KILLING, VmState.ENDED)
 
 
-class Used(msgspec.Struct, frozen=True, omit_defaults=True):
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was given. vm_seconds: of running machines. core_seconds: the same times their processors.
 
     cpu_seconds: what they really used of them, as far as it could be measured. vms: machines that came to run.
@@ -46,16 +46,16 @@ class Used(msgspec.Struct, frozen=True, omit_defaults=True):
     pauses: Count = 0
     evictions: Count = 0
 
-    def plus(self, more: "Used") -> "Used":
+    def plus(self, more: "Usage") -> "Usage":
         """Both together."""
         names = self.__struct_fields__
-        return Used(*(getattr(self, name) + getattr(more, name) for name in names))
+        return Usage(*(getattr(self, name) + getattr(more, name) for name in names))
 
 
 class Book(msgspec.Struct, frozen=True):
     """All that is kept. months: "2026-11" to image name to what was given; days: "2026-11-22" to vm_seconds."""
 
-    months: dict[str, dict[str, Used]] = {}
+    months: dict[str, dict[str, Usage]] = {}
     days: dict[Day, Total] = {}
 
 
@@ -65,20 +65,20 @@ class Gift(msgspec.Struct, frozen=True):
     months: (month, all of it), oldest first.
     """
 
-    month: dict[str, Used]
+    month: dict[str, Usage]
     days: tuple[tuple[str, Total], ...]
-    months: tuple[tuple[str, Used], ...]
+    months: tuple[tuple[str, Usage], ...]
 
-    def total(self) -> Used:
+    def total(self) -> Usage:
         """This month, all images."""
         return _sum(self.month.values())
 
 
-def add(book: Book, local: datetime, image: str, used: Used) -> Book:
+def add(book: Book, local: datetime, image: str, used: Usage) -> Book:
     """The book with `used` in the month and on the day of `local`; what is too old goes."""
     month, day = f"{local:%Y-%m}", f"{local:%Y-%m-%d}"
     of_month = book.months.get(month, {})
-    months = {**book.months, month: {**of_month, image: of_month.get(image, Used()).plus(used)}}
+    months = {**book.months, month: {**of_month, image: of_month.get(image, Usage()).plus(used)}}
     days = {**book.days, day: book.days.get(day, 0.0) + used.vm_seconds} if used.vm_seconds else book.days
     return Book(_newest(months, KEEP_MONTHS), _newest(days, KEEP_DAYS))
 
@@ -171,14 +171,16 @@ class UsageBook:
         gives = vm.state in _GIVING
         if before is not None and before.state in _GIVING and elapsed > 0:
             for at, share in spans(local, elapsed):
-                self._add(at, image, Used(share, share * vm.size.cpus))
+                self._add(at, image, Usage(share, share * vm.size.cpus))
         if cpu is not None and was.cpu is not None and cpu > was.cpu:
-            self._add(local, image, Used(cpu_seconds=cpu - was.cpu))
+            self._add(local, image, Usage(cpu_seconds=cpu - was.cpu))
         leaves = vm.state in _OVER and not was.over
         pauses = vm.state is VmState.PAUSED and was.state is VmState.RUNNING
         evicted = leaves and was.had_work and takes_back(vm.reason)
-        counts = Used(vms=int(gives and before is not None and not was.ran), pauses=int(pauses), evictions=int(evicted))
-        if counts != Used():
+        counts = Usage(
+            vms=int(gives and before is not None and not was.ran), pauses=int(pauses), evictions=int(evicted)
+        )
+        if counts != Usage():
             self._add(local, image, counts)
         self._seen[vm.vm_id] = _Seen(
             vm.state,
@@ -189,7 +191,7 @@ class UsageBook:
         )
         return before is not None and vm.state is VmState.ENDED and before.state is not VmState.ENDED
 
-    def _add(self, local: datetime, image: str, used: Used) -> None:
+    def _add(self, local: datetime, image: str, used: Usage) -> None:
         self._book, self._dirty = add(self._book, local, image, used), True
 
     def _read(self) -> Book:
@@ -204,8 +206,8 @@ def _newest(items: dict[str, T], count: int) -> dict[str, T]:
     return dict(sorted(items.items())[-count:]) if len(items) > count else items
 
 
-def _sum(parts: Iterable[Used]) -> Used:
-    total = Used()
+def _sum(parts: Iterable[Usage]) -> Usage:
+    total = Usage()
     for part in parts:
         total = total.plus(part)
     return total

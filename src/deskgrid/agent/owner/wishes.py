@@ -27,7 +27,7 @@ NOBODY = -1
 ROOT = 0
 
 
-class Said(msgspec.Struct, frozen=True):
+class AccountWish(msgspec.Struct, frozen=True):
     """A wish, and the uid that said it."""
 
     uid: Annotated[int, msgspec.Meta(ge=-1, le=1 << 32)]
@@ -38,22 +38,22 @@ class Denied(Exception):
     """The account may not do this. The message says why and what it can do instead."""
 
 
-def strongest(said: Sequence[Said], now: datetime) -> Said | None:
+def strongest(said: Sequence[AccountWish], now: datetime) -> AccountWish | None:
     """Of the wishes that stand at `now`, the one that the grid obeys."""
 
-    def weight(one: Said) -> tuple[bool, bool, float]:
+    def weight(one: AccountWish) -> tuple[bool, bool, float]:
         until = one.wish.until
         return one.wish.ask is Ask.PAUSE, until is None, until.timestamp() if until else 0.0
 
     return max(standing(said, now), key=weight, default=None)
 
 
-def standing(said: Sequence[Said], now: datetime) -> tuple[Said, ...]:
+def standing(said: Sequence[AccountWish], now: datetime) -> tuple[AccountWish, ...]:
     """The wishes that have not ended by themselves."""
     return tuple(one for one in said if one.wish.until is None or one.wish.until > now)
 
 
-def decide(said: Sequence[Said], uid: int, wish: Wish, agent_uid: int, now: datetime) -> tuple[Said, ...]:
+def decide(said: Sequence[AccountWish], uid: int, wish: Wish, agent_uid: int, now: datetime) -> tuple[AccountWish, ...]:
     """What stands after `uid` has said `wish`.
 
     Args: agent_uid: the agent's own account, which may take everything back, as root may.
@@ -64,7 +64,7 @@ def decide(said: Sequence[Said], uid: int, wish: Wish, agent_uid: int, now: date
     if wish.ask is not Ask.RESUME:
         if len(others) >= MAX_ACCOUNTS:
             raise Denied(f"{MAX_ACCOUNTS} accounts have asked the grid to stop already; it does.")
-        return (*others, Said(uid, wish))
+        return (*others, AccountWish(uid, wish))
     if uid in (ROOT, agent_uid):
         return ()
     if others and not own:
@@ -72,7 +72,7 @@ def decide(said: Sequence[Said], uid: int, wish: Wish, agent_uid: int, now: date
     return others
 
 
-def _whose(others: Sequence[Said]) -> str:
+def _whose(others: Sequence[AccountWish]) -> str:
     if any(one.uid == NOBODY for one in others):
         return "The file that keeps such wishes could not be read, so the grid stays paused."
     names = ", ".join(sorted({one.wish.by for one in others}))
@@ -103,9 +103,9 @@ class WishBook:
         said = strongest(self.said, now)
         return said.wish if said else None
 
-    def _read(self, now: datetime) -> tuple[Said, ...]:
+    def _read(self, now: datetime) -> tuple[AccountWish, ...]:
         try:
-            return read_json(self._path.read_bytes(), type=tuple[Said, ...])
+            return read_json(self._path.read_bytes(), type=tuple[AccountWish, ...])
         except FileNotFoundError:
             return ()
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -114,7 +114,7 @@ class WishBook:
                 f"{self._path}: cannot be read ({what}), so the grid stays paused; an administrator ends that with "
                 "`deskgrid resume`"
             )
-            return (Said(NOBODY, Wish(Ask.PAUSE, "a file that could not be read", now)),)
+            return (AccountWish(NOBODY, Wish(Ask.PAUSE, "a file that could not be read", now)),)
 
     def _write(self) -> None:
         try:

@@ -69,7 +69,7 @@ class Kept(msgspec.Struct, frozen=True):
     days: dict[str, tuple[date, ...]] = {}
 
 
-class _File:
+class _LayerFile:
     """One layer's file. good: the values in force; None: there are none. unknown: it never had a good content."""
 
     def __init__(self, key: str, layer: str, path: Path, table: str, kept: Mapping[str, Any] | None) -> None:
@@ -226,15 +226,15 @@ class PolicyFiles:
         for calendar in self._calendars.values():
             calendar.close()
 
-    def _file(self, key: str, layer: str, path: Path, table: str) -> _File:
+    def _file(self, key: str, layer: str, path: Path, table: str) -> _LayerFile:
         kept = self._kept.layers.get(key)
         try:
-            return _File(key, layer, path, table, kept)
+            return _LayerFile(key, layer, path, table, kept)
         except BadSettings as error:  # of an older or a newer agent
             self._kept_fault = f"{self._kept_path}: {error}"
-            return _File(key, layer, path, table, None)
+            return _LayerFile(key, layer, path, table, None)
 
-    def _in_force(self) -> Iterator[_File]:
+    def _in_force(self) -> Iterator[_LayerFile]:
         own = any(file.key == "desktop" and (file.good is not None or file.fault) for file in self._files)
         return (file for file in self._files if not (own and file.key == "agent"))
 
@@ -275,7 +275,7 @@ class PolicyFiles:
         faults += [self._kept_fault] if self._kept_fault else []
         return msgspec.structs.replace(combine(layers), faults=tuple(faults))
 
-    def _with_days(self, file: _File) -> dict[str, Any]:
+    def _with_days(self, file: _LayerFile) -> dict[str, Any]:
         values = {key: value for key, value in (file.good or {}).items() if key not in CALENDARS}
         for key, setting in CALENDARS.items():
             calendar = self._calendars.get(f"{file.key}.{key}")

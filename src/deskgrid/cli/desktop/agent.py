@@ -11,7 +11,7 @@ import typer
 from deskgrid.agent.enrol import enrol as enrol_desktop
 from deskgrid.agent.run import check
 from deskgrid.agent.settings import AgentSettings
-from deskgrid.cli.output import Exit, Failed, tell
+from deskgrid.cli.output import CommandFailed, Exit, tell
 from deskgrid.host.system import toml
 from deskgrid.host.system.files import decoded
 from deskgrid.host.system.paths import SYSTEM, settings_file
@@ -47,7 +47,7 @@ def enrol(
     try:
         text = sys.stdin.read() if text_file == "-" else decoded(Path(text_file).read_bytes())
     except (OSError, ValueError) as error:
-        raise Failed(Exit.WRONG, f"enrolment text {text_file}: {error}") from None
+        raise CommandFailed(Exit.WRONG, f"enrolment text {text_file}: {error}") from None
     enrol_desktop(chosen.coordinator, chosen.desktop, text, chosen.state)
     tell(f"{chosen.desktop} is enrolled at {chosen.coordinator}")
 

@@ -13,7 +13,7 @@ from deskgrid.cli.connect import Json
 from deskgrid.cli.desktop.agent import Settings as AgentFile
 from deskgrid.cli.desktop.agent import meant
 from deskgrid.cli.output import Exit, console, show_json, tell
-from deskgrid.host.doctor.facts import Agent, Finding, Level
+from deskgrid.host.doctor.facts import AgentFacts, Finding, Level
 from deskgrid.host.doctor.findings import examine, worst
 from deskgrid.host.doctor.gather import gather
 from deskgrid.host.doctor.trial import TRIAL_SECONDS
@@ -59,15 +59,15 @@ def doctor(
     raise typer.Exit(Exit.NO if worst(findings) is Level.BAD else Exit.DONE)
 
 
-def _agent(settings: Path | None) -> Agent | None:
+def _agent(settings: Path | None) -> AgentFacts | None:
     """What the agent's settings say, if there are any. Raises: BadSettings, for a file that was named or is wrong."""
     if settings is None and not meant(None).exists():
         return None
     chosen = toml.read(meant(settings), AgentSettings)
-    return Agent(chosen.state, chosen.coordinator, ca_file(chosen.state))
+    return AgentFacts(chosen.state, chosen.coordinator, ca_file(chosen.state))
 
 
-def _seen(agent: Agent | None) -> cgroup.GroupsSeen | None:
+def _seen(agent: AgentFacts | None) -> cgroup.GroupsSeen | None:
     """The group of the agent that runs here, if one does."""
     now = read_status(status_file(agent.state)) if agent is not None else None
     return cgroup.see(now.pid) if now is not None and Path(f"/proc/{now.pid}/cgroup").exists() else None

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from deskgrid.cli.connect import Json
-from deskgrid.cli.output import Exit, Failed, show_json, tell
-from deskgrid.host.firmware.plan import Feature, Obstacle, Plan, plan
+from deskgrid.cli.output import CommandFailed, Exit, show_json, tell
+from deskgrid.host.firmware.plan import Feature, FirmwarePlan, Obstacle, plan
 from deskgrid.host.firmware.sysfs import carry_out, may_write, read, without_settings
 
 app = typer.Typer(help="This computer's firmware.", no_args_is_help=True)
@@ -33,7 +33,7 @@ def enable_virtualization(
 ) -> None:
     """Switch on VT-x or AMD-V in the firmware. Needs root, and a restart to take effect. Linux; Dell, Lenovo, HP."""
     features = (Feature.CPU, Feature.IO) if directed_io else (Feature.CPU,)
-    plans = [plan(setup, features) for setup in read(root)] or [Plan("", obstacles=(without_settings(root),))]
+    plans = [plan(setup, features) for setup in read(root)] or [FirmwarePlan("", obstacles=(without_settings(root),))]
     if as_json:
         show_json(plans)
     else:
@@ -47,7 +47,7 @@ def enable_virtualization(
         raise typer.Exit(Exit.NO)
 
 
-def _tell_plan(one: Plan) -> None:
+def _tell_plan(one: FirmwarePlan) -> None:
     for name in one.done:
         tell(f"{name} is on already")
     for write in one.writes:
@@ -64,26 +64,28 @@ def _sentence(obstacle: Obstacle) -> str:
     return f"{obstacle.sentence} [{obstacle.name}]"
 
 
-def _carry_out(root: Path, one: Plan, password_file: Path | None, quiet: bool) -> None:
+def _carry_out(root: Path, one: FirmwarePlan, password_file: Path | None, quiet: bool) -> None:
     if not may_write(root, one):
-        raise Failed(Exit.REFUSED, "firmware settings: this account may not write them; run this as root")
+        raise CommandFailed(Exit.REFUSED, "firmware settings: this account may not write them; run this as root")
     password = _password(one, password_file) if one.password_of else ""
     results = carry_out(root, one, password)
     for result in results:
         if not quiet or not result.done:
             tell(result.sentence)
     if not all(result.done for result in results):
-        raise Failed(Exit.NO, "firmware: not all that was planned was written; see above")
+        raise CommandFailed(Exit.NO, "firmware: not all that was planned was written; see above")
     if not quiet:
         tell("restart this computer for it to take effect")
 
 
-def _password(one: Plan, file: Path | None) -> str:
+def _password(one: FirmwarePlan, file: Path | None) -> str:
     if file is not None:
         try:
             return file.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise Failed(Exit.WRONG, f"password file {file}: {error}") from None
+            raise CommandFailed(Exit.WRONG, f"password file {file}: {error}") from None
     if not sys.stdin.isatty():
-        raise Failed(Exit.WRONG, f"password of {one.password_of}: got none, expected --password-file or a terminal")
+        raise CommandFailed(
+            Exit.WRONG, f"password of {one.password_of}: got none, expected --password-file or a terminal"
+        )
     return str(typer.prompt(f"Password of {one.password_of}", hide_input=True))

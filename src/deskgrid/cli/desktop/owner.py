@@ -14,14 +14,24 @@ from typing import Annotated
 import typer
 
 from deskgrid.agent.clock import local_now
-from deskgrid.agent.owner.messages import Answer, AskStatus, Done, Finish, Now, Pause, Question, Refused, Resume
+from deskgrid.agent.owner.messages import (
+    Answer,
+    AskFinish,
+    AskPause,
+    AskResume,
+    AskStatus,
+    Denial,
+    Granted,
+    Now,
+    Question,
+)
 from deskgrid.agent.owner.requests import account_name
 from deskgrid.agent.owner.status import Status, read_status
 from deskgrid.agent.settings import AgentSettings, status_file
 from deskgrid.cli.connect import Json
 from deskgrid.cli.desktop.agent import Settings as SettingsOption
 from deskgrid.cli.desktop.agent import meant
-from deskgrid.cli.output import Exit, Failed, ago, show, show_json, size, tell
+from deskgrid.cli.output import CommandFailed, Exit, ago, show, show_json, size, tell
 from deskgrid.host.system import toml
 from deskgrid.host.system.paths import SYSTEM
 from deskgrid.host.system.programs import python
@@ -57,8 +67,8 @@ def status(settings: SettingsOption = None, why: Why = False, as_json: Json = Fa
     except NoAgent as error:
         _left_behind(error, tried, state, why, as_json)
         return
-    if isinstance(answer, Refused):
-        raise Failed(Exit.REFUSED, answer.sentence)
+    if isinstance(answer, Denial):
+        raise CommandFailed(Exit.REFUSED, answer.sentence)
     assert isinstance(answer, Now)
     if as_json:
         show_json({"running": True, "status": answer.status, "rights": answer.rights})
@@ -70,20 +80,22 @@ def status(settings: SettingsOption = None, why: Why = False, as_json: Json = Fa
 
 def pause(how_long: HowLong = "forever", settings: SettingsOption = None) -> None:
     """Let nothing run on this computer, for a time or until `deskgrid resume`."""
-    _wish(settings, Pause, how_long)
+    _wish(settings, AskPause, how_long)
 
 
 def finish(how_long: HowLong = "forever", settings: SettingsOption = None) -> None:
     """Let nothing new start on this computer; what runs may end its work."""
-    _wish(settings, Finish, how_long)
+    _wish(settings, AskFinish, how_long)
 
 
 def resume(settings: SettingsOption = None) -> None:
     """Take back what you asked with `pause` or `finish`."""
-    _wish(settings, Resume)
+    _wish(settings, AskResume)
 
 
-def _wish(settings: Path | None, ask_for: type[Pause] | type[Finish] | type[Resume], how_long: str = "") -> None:
+def _wish(
+    settings: Path | None, ask_for: type[AskPause] | type[AskFinish] | type[AskResume], how_long: str = ""
+) -> None:
     """Say a wish. Times of day are those of the clock that the policy goes by, which the agent tells."""
     here = local_now()
     try:
@@ -92,12 +104,12 @@ def _wish(settings: Path | None, ask_for: type[Pause] | type[Finish] | type[Resu
         told = _ask(tried, AskStatus())
         zone = told.status.zone if isinstance(told, Now) else ""
         now = words.wall(here, zone)
-        answer = _ask(tried, Resume() if ask_for is Resume else ask_for(words.until_of(how_long, now)))
+        answer = _ask(tried, AskResume() if ask_for is AskResume else ask_for(words.until_of(how_long, now)))
     except words.BadDuration as error:
-        raise Failed(Exit.WRONG, str(error)) from None
-    if isinstance(answer, Refused):
-        raise Failed(Exit.REFUSED, answer.sentence)
-    assert isinstance(answer, Done)
+        raise CommandFailed(Exit.WRONG, str(error)) from None
+    if isinstance(answer, Denial):
+        raise CommandFailed(Exit.REFUSED, answer.sentence)
+    assert isinstance(answer, Granted)
     tell(words.done_sentence(answer, account_name(os.geteuid()), now))
     if (note := words.zone_sentence(here, zone)) and answer.wish is not None and answer.wish.until is not None:
         tell(note)
@@ -107,20 +119,20 @@ def _ask(tried: tuple[Path, ...], question: Question) -> Answer:
     try:
         return ask(tried, question)
     except NoAgent as error:
-        raise Failed(Exit.UNREACHABLE if error.missing else Exit.REFUSED, str(error)) from None
+        raise CommandFailed(Exit.UNREACHABLE if error.missing else Exit.REFUSED, str(error)) from None
 
 
 def _left_behind(error: NoAgent, tried: tuple[Path, ...], state: Path | None, why: bool, as_json: bool) -> None:
     """What the last agent has left, in its state folder or beside its socket; the exit code says that it is gone."""
     left = _newest_left(tried, state)
     if left is None:
-        raise Failed(Exit.UNREACHABLE if error.missing else Exit.REFUSED, str(error))
+        raise CommandFailed(Exit.UNREACHABLE if error.missing else Exit.REFUSED, str(error))
     if as_json:
         show_json({"running": False, "status": left, "fault": str(error)})
     else:
         tell(f"{left.desktop}, as it was {ago(left.at)}:")
         _show(left, why)
-    raise Failed(Exit.UNREACHABLE, str(error))
+    raise CommandFailed(Exit.UNREACHABLE, str(error))
 
 
 def _newest_left(tried: Sequence[Path], state: Path | None) -> Status | None:
@@ -207,7 +219,9 @@ def page(
     try:
         server = PageServer(told, port)
     except OSError as error:
-        raise Failed(Exit.NO, f"port {port} on 127.0.0.1: {error.strerror}; choose another with --port") from None
+        raise CommandFailed(
+            Exit.NO, f"port {port} on 127.0.0.1: {error.strerror}; choose another with --port"
+        ) from None
     tell(f"Your page, until Ctrl-C: {server.url}")
     file = door(server.url) if show_it else None
     try:

@@ -25,8 +25,8 @@ from deskgrid.agent.settings import AgentSettings
 from deskgrid.cli.connect import Json
 from deskgrid.cli.desktop.agent import Settings as SettingsOption
 from deskgrid.cli.desktop.agent import meant
-from deskgrid.cli.output import Exit, Failed, complain, console, show_json, tell
-from deskgrid.core.desktop.cases import Case, Difference, differences
+from deskgrid.cli.output import CommandFailed, Exit, complain, console, show_json, tell
+from deskgrid.core.desktop.cases import Case, Deviation, differences
 from deskgrid.core.policy.layers import Effective
 from deskgrid.core.policy.refusals import Name
 from deskgrid.core.policy.week import Day, Slot, days
@@ -56,13 +56,13 @@ MEANINGS = {
 }
 
 
-class Tried(msgspec.Struct, frozen=True):
+class CaseResult(msgspec.Struct, frozen=True):
     """What came of one case."""
 
     file: str
     name: str
     passed: bool
-    differences: tuple[Difference, ...]
+    differences: tuple[Deviation, ...]
 
 
 @app.command()
@@ -92,7 +92,7 @@ def test(
     tried = []
     for path, case in cases:
         found = differences(case, policy, _zone(case.given.zone or policy.zone or "UTC", str(path)))
-        tried.append(Tried(str(path), case.name, not found, found))
+        tried.append(CaseResult(str(path), case.name, not found, found))
     if as_json:
         show_json(tried)
     else:
@@ -129,7 +129,7 @@ def simulate(
             raise ValueError(f"--from: got {first}, expected a day from 1970 to 2899")
         hours = [window(text).text for text in logged_in or []]
     except ValueError as error:
-        raise Failed(Exit.WRONG, str(error)) from None
+        raise CommandFailed(Exit.WRONG, str(error)) from None
     drawn = days(policy, hours, first, 7, zone)
     if as_json:
         show_json({"hours": round(sum(day.hours for day in drawn), 2), "days": drawn})
@@ -170,7 +170,7 @@ def _case(table: Any, where: str) -> Case:
         faults = [f"given.policy.{fault}" for fault in error.faults]
     try:
         differences(case, Policy(), _zone(case.given.zone or "UTC", "given.zone"))
-    except (ValueError, Failed) as error:
+    except (ValueError, CommandFailed) as error:
         faults = faults or [f"given: {error}"]
     if all(getattr(case.expect, key) is msgspec.UNSET for key in case.expect.__struct_fields__):
         faults.append(f"expect: got nothing, expected at least one of {', '.join(case.expect.__struct_fields__)}")
@@ -186,7 +186,9 @@ def _effective(folder: Path | None, settings: Path | None) -> Effective:
         chosen = toml.read(file, AgentSettings)
     there = folder or (POLICY_FOLDER if chosen is None else chosen.policy_folder)
     if folder is not None and not folder.is_dir():
-        raise Failed(Exit.WRONG, f"{folder}: no such folder; expected one with grid.toml, group.toml or desktop.toml")
+        raise CommandFailed(
+            Exit.WRONG, f"{folder}: no such folder; expected one with grid.toml, group.toml or desktop.toml"
+        )
     state = chosen.state if chosen is not None else there / "no-state"
     if state.is_dir() and not os.access(state, os.R_OK | os.X_OK):
         tell(f"the owner's layer in {state} cannot be read by this account; it can only tighten what follows")
@@ -202,7 +204,9 @@ def _zone(name: str, where: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise Failed(Exit.WRONG, f'{where}: got {name!r}, expected an IANA zone such as "Europe/Berlin"') from None
+        raise CommandFailed(
+            Exit.WRONG, f'{where}: got {name!r}, expected an IANA zone such as "Europe/Berlin"'
+        ) from None
 
 
 def _print(effective: Effective, why: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from deskgrid.cli.connect import Json, Settings, load, office
-from deskgrid.cli.output import Exit, Failed, ago, sentence, show_json, show_text, size, tell
+from deskgrid.cli.output import CommandFailed, Exit, ago, sentence, show_json, show_text, size, tell
 from deskgrid.coordinator.service import Ready, ServiceError
 from deskgrid.coordinator.service import run as run_service
 from deskgrid.model.values.text import counted
@@ -25,7 +25,7 @@ def run(settings: Settings = None) -> None:
     try:
         run_service(chosen, CondorPool(chosen.pool), ready)
     except ServiceError as error:
-        raise Failed(Exit.REFUSED, str(error)) from None
+        raise CommandFailed(Exit.REFUSED, str(error)) from None
 
 
 @app.command()

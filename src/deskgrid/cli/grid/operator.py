@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deskgrid.cli.connect import Json, Settings, office
-from deskgrid.cli.output import Exit, Failed, ago, sentence, show, show_json, size, tell
+from deskgrid.cli.output import CommandFailed, Exit, ago, sentence, show, show_json, size, tell
 from deskgrid.coordinator.db.values import DesktopInventory
 from deskgrid.coordinator.views import ImageView
 from deskgrid.core.fleet.why import Why
@@ -250,7 +250,7 @@ def story(
         if vm_id is None:
             newest = client.leases(limit=1)
             if not newest:
-                raise Failed(Exit.ABSENT, "no virtual machine was ever ordered here")
+                raise CommandFailed(Exit.ABSENT, "no virtual machine was ever ordered here")
             vm_id = newest[0].lease.vm_id
             if not as_json:
                 tell(vm_id, style="bold")
@@ -262,9 +262,9 @@ def story(
 
 
 def _checked_job(job: str) -> str:
-    """A job's id as HTCondor writes it. Raises: Failed, before it meets a URL."""
+    """A job's id as HTCondor writes it. Raises: CommandFailed, before it meets a URL."""
     if re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", job) is None:
-        raise Failed(Exit.WRONG, f'job: got {job[:40]!r}, expected "cluster.proc", such as 12.0')
+        raise CommandFailed(Exit.WRONG, f'job: got {job[:40]!r}, expected "cluster.proc", such as 12.0')
     return job
 
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import msgspec
 import typer
 
-from deskgrid.cli.output import Exit, Failed, progress, show_json, tell
+from deskgrid.cli.output import CommandFailed, Exit, progress, show_json, tell
 from deskgrid.host.system.paths import cache_folder
 from deskgrid.host.trees import trees
 from deskgrid.pool.config import PoolSettings, dropins, install
-from deskgrid.pool.contract import Refused
+from deskgrid.pool.contract import PoolRefused
 from deskgrid.pool.doctor import PROBE_OFTEN, must_be_fit, probe_seconds, too_late, too_short
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.place import job_folders
@@ -45,11 +45,11 @@ def configure(
     try:
         files = dropins(PoolSettings(trust_domain, key, lease_seconds, ended=ended))
     except ValueError as error:
-        raise Failed(Exit.WRONG, str(error)) from None
+        raise CommandFailed(Exit.WRONG, str(error)) from None
     try:
         must_be_fit(Reach(timeout_seconds=10))
-    except Refused as error:
-        raise Failed(Exit.REFUSED, str(error)) from None
+    except PoolRefused as error:
+        raise CommandFailed(Exit.REFUSED, str(error)) from None
     if as_json:
         show_json([{"path": str(output / file.path), "why": file.why, "text": file.text} for file in files])
     tells = _silent if as_json else tell
@@ -60,7 +60,9 @@ def configure(
     try:
         changed = install(files, output)
     except OSError as error:
-        raise Failed(Exit.REFUSED, f"{error.filename}: {error.strerror}; run as root or choose --output") from None
+        raise CommandFailed(
+            Exit.REFUSED, f"{error.filename}: {error.strerror}; run as root or choose --output"
+        ) from None
     if (short := too_short(lease_seconds)) is not None:
         tells(short)
     if (late := too_late(probe_seconds() or 0)) is not None:
@@ -118,7 +120,7 @@ def tool(
     if not pool.sees(here):
         if named := next((word for word in argv[1:] if not word.startswith(("-", "/")) and Path(word).exists()), None):
             seen = ", ".join(map(str, pool.binds)) or "none of yours"
-            raise Failed(
+            raise CommandFailed(
                 Exit.WRONG,
                 f"{named} in {here}: HTCondor sees other folders only ({seen}); go there, or start the pool "
                 f"with `deskgrid pool start --bind {here}`",
@@ -148,11 +150,13 @@ def _folder(run: Path | None) -> Path:
 
 
 def find_pool(run: Path | None) -> EmbeddedPool:
-    """The embedded pool that runs. Raises: Failed."""
+    """The embedded pool that runs. Raises: CommandFailed."""
     tree = trees.find()
     pool = EmbeddedPool.find(tree, _folder(run)) if tree else None
     if pool is None:
-        raise Failed(Exit.ABSENT, f"no embedded pool runs in {_folder(run)}; start one with `deskgrid pool start`")
+        raise CommandFailed(
+            Exit.ABSENT, f"no embedded pool runs in {_folder(run)}; start one with `deskgrid pool start`"
+        )
     return pool
 
 

@@ -7,7 +7,7 @@ import typer
 
 from deskgrid.cli.connect import Json
 from deskgrid.cli.image import begin, compare, store
-from deskgrid.cli.output import Exit, Failed, progress, show, show_json, show_text, size, tell
+from deskgrid.cli.output import CommandFailed, Exit, progress, show, show_json, show_text, size, tell
 from deskgrid.images.build.build import Built, build, images_folder
 from deskgrid.images.build.listing import find_image, listed
 from deskgrid.images.format import manifest
@@ -81,7 +81,7 @@ def inspect_image(
     assert one.manifest is not None
     if sbom:
         if one.manifest.sbom is None:
-            raise Failed(Exit.ABSENT, f"image {image}: it was imported, what packages are in it is not known")
+            raise CommandFailed(Exit.ABSENT, f"image {image}: it was imported, what packages are in it is not known")
         show_text(plain_json((one.folder / manifest.SBOM).read_text().rstrip()))
         return
     if as_json:

@@ -8,14 +8,14 @@ import msgspec
 import typer
 
 from deskgrid.cli.connect import Json
-from deskgrid.cli.output import Exit, Failed, progress, show, show_json, size, tell
+from deskgrid.cli.output import CommandFailed, Exit, progress, show, show_json, size, tell
 from deskgrid.images.build.listing import inspect
 from deskgrid.images.contract import ImageError
 from deskgrid.model.values.outside import read_json
 from deskgrid.model.values.text import counted
 
 if TYPE_CHECKING:
-    from deskgrid.images.publish.publish import Source
+    from deskgrid.images.publish.publish import Publication
 
 app = typer.Typer(help="The desktop's store of encrypted chunks.", no_args_is_help=True)
 Store = Annotated[Path, typer.Argument(help="The store's folder.")]
@@ -97,9 +97,9 @@ def publish(
 def status(store: Store, budget: Budget = 20480, floor: Floor = 5120, as_json: Json = False) -> None:
     """Show what a store holds, and what uses it."""
     from deskgrid.images.store import upkeep
-    from deskgrid.images.store.store import ChunkStore, Limits
+    from deskgrid.images.store.store import ChunkStore, StoreLimits
 
-    found = upkeep.status(ChunkStore(_there(store), Limits(budget << 20, floor << 20)))
+    found = upkeep.status(ChunkStore(_there(store), StoreLimits(budget << 20, floor << 20)))
     rows = [
         (
             f"{one.image.project}/{one.image.name}",
@@ -123,9 +123,9 @@ def status(store: Store, budget: Budget = 20480, floor: Floor = 5120, as_json: J
 def verify(store: Store, as_json: Json = False) -> None:
     """Read and check all that a store holds; what is damaged is thrown away and fetched again when it is needed."""
     from deskgrid.images.store import upkeep
-    from deskgrid.images.store.store import ChunkStore, Limits
+    from deskgrid.images.store.store import ChunkStore, StoreLimits
 
-    opened = ChunkStore(_there(store), Limits(1 << 62, 0))
+    opened = ChunkStore(_there(store), StoreLimits(1 << 62, 0))
     with progress() as bar:
         task = bar.add_task(f"checking {store}", total=1.0, visible=not as_json)
         found = upkeep.verify(opened, lambda part: bar.update(task, completed=part))
@@ -143,9 +143,9 @@ def verify(store: Store, as_json: Json = False) -> None:
 def gc(store: Store, as_json: Json = False) -> None:
     """Remove what no image needs."""
     from deskgrid.images.store import upkeep
-    from deskgrid.images.store.store import ChunkStore, Limits
+    from deskgrid.images.store.store import ChunkStore, StoreLimits
 
-    done = upkeep.gc(ChunkStore(_there(store), Limits(1 << 62, 0)))
+    done = upkeep.gc(ChunkStore(_there(store), StoreLimits(1 << 62, 0)))
     if as_json:
         show_json(done)
         return
@@ -155,7 +155,7 @@ def gc(store: Store, as_json: Json = False) -> None:
     )
 
 
-def tried(source: "Source", wanted: bool | None, order: bool, say: Callable[[str], None]) -> "Source":
+def tried(source: "Publication", wanted: bool | None, order: bool, say: Callable[[str], None]) -> "Publication":
     """What is published, with what a trial boot tells, made now or kept from before. order: take its first reads."""
     from deskgrid.core.fleet.promise import Promise
     from deskgrid.images.publish import trial, trial_boot
@@ -183,7 +183,7 @@ def tried(source: "Source", wanted: bool | None, order: bool, say: Callable[[str
 
 def _there(store: Path) -> Path:
     if not (store / "packs").is_dir():
-        raise Failed(Exit.ABSENT, f"store {store}: there is none; give the folder of an agent's store")
+        raise CommandFailed(Exit.ABSENT, f"store {store}: there is none; give the folder of an agent's store")
     return store
 
 

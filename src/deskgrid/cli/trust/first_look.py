@@ -8,7 +8,7 @@ import typer
 
 from deskgrid.cli.connect import Json
 from deskgrid.cli.grid.pool import find_pool
-from deskgrid.cli.output import Exit, Failed, progress, show_json, tell
+from deskgrid.cli.output import CommandFailed, Exit, progress, show_json, tell
 from deskgrid.host.system.paths import config_folder
 from deskgrid.images.build.build import images_folder
 from deskgrid.images.build.listing import find_image
@@ -32,7 +32,9 @@ def first_look(
     from deskgrid.demo.signers import Signers
 
     if write and os.geteuid() == 0:
-        raise Failed(Exit.WRONG, "got root, expected an ordinary user: root's settings are those of the whole computer")
+        raise CommandFailed(
+            Exit.WRONG, "got root, expected an ordinary user: root's settings are those of the whole computer"
+        )
     pool = find_pool(None) if write else None
     signers = Signers(folder.absolute())
     made = []
@@ -53,7 +55,7 @@ def first_look(
             for path in settings.write(config_folder(), folder.absolute(), pool):
                 tell(f"written {path}")
         except settings.NotOurs as error:
-            raise Failed(Exit.REFUSED, str(error)) from None
+            raise CommandFailed(Exit.REFUSED, str(error)) from None
         return
     tell("\n# coordinator.toml\n[images]", style="bold")
     for key, value in table.items():

@@ -29,7 +29,7 @@ from deskgrid.cli.trust.shared import (
 )
 from deskgrid.host.system.files import read_plain
 from deskgrid.images.contract import ImageError
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.words import Version
 
 Image = Annotated[str, typer.Argument(help="PROJECT/IMAGE/VERSION.")]
@@ -81,7 +81,7 @@ def approve(
         wanted = image_of(image)
         asked = [each for each in approvals_of(shelf, wanted.project, differences) if each.version == wanted]
         if not asked:
-            raise TrustError(Fault.REQUEST, "nothing", f"image {wanted}: it does not wait for its approver")
+            raise TrustError(Duty.REQUEST, "nothing", f"image {wanted}: it does not wait for its approver")
         for each in asked if not as_json else ():
             show_approval(each)
         entry, pointer = asked[0].entry, asked[0].pointer
@@ -103,7 +103,7 @@ def _published(wanted: Version, manifest: Path, repository: Path) -> bytes:
 
     if manifest.resolve().is_relative_to(repository.resolve()):
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "foreign-manifest",
             f"manifest {manifest}: it lies in the repository's folder, where others may write; give the one that "
             "`deskgrid image publish` left on your own side",
@@ -113,17 +113,17 @@ def _published(wanted: Version, manifest: Path, repository: Path) -> bytes:
         made, _ = decode(content)
         differences(None, content)
     except ImageError as error:
-        raise TrustError(Fault.REQUEST, "no-manifest", f"manifest {manifest}: it is none: {error}") from None
+        raise TrustError(Duty.REQUEST, "no-manifest", f"manifest {manifest}: it is none: {error}") from None
     if (made.project, made.name, made.version) != (wanted.project, wanted.image, wanted.version):
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "other-manifest",
             f"manifest {manifest}: got the one of {made.project}/{made.name}/{made.version}, expected {wanted}'s",
         )
     there = manifest_path(repository, wanted.project, wanted.image, wanted.version)
     if there.exists() and _at(there, len(content)) != content:
         raise TrustError(
-            Fault.REPOSITORY,
+            Duty.REPOSITORY,
             "mixed",
             f"manifest {manifest}: it is not what lies at {there}: somebody changed that, or you published another "
             "image under this version; find out which before you sign",
@@ -176,7 +176,7 @@ def revoke(
             held = [role for role in project_roles(wanted.project) if role in shelf.roles()]
             sides = [of[1] for role in held if public.keyid in keys_of(shelf, role) and (of := project_of(role))]
             if not sides:
-                raise TrustError(Fault.REQUEST, "no-role", f"key {key}: it is in no role of project {wanted.project}")
+                raise TrustError(Duty.REQUEST, "no-role", f"key {key}: it is in no role of project {wanted.project}")
             shelf.revoke(f"{wanted.project}-{sides[0]}", wanted, reason, datetime.now(UTC))
             sign_project(shelf, wanted, signer, sides[0], as_json)
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from deskgrid.cli.output import progress, size, tell
 from deskgrid.images.contract import ImageError
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 
 if TYPE_CHECKING:
     from deskgrid.core.fleet.promise import Promise
-    from deskgrid.images.publish.publish import Source
+    from deskgrid.images.publish.publish import Publication
 
 
 def look_into(
@@ -22,7 +22,7 @@ def look_into(
 
     if project_key is None:
         raise TrustError(
-            Fault.REQUEST, "no-project-key", "look: expected --project-key, since the image is encrypted with it"
+            Duty.REQUEST, "no-project-key", "look: expected --project-key, since the image is encrypted with it"
         )
     with progress() as bar:
         task = bar.add_task(f"unpacking into {folder}", total=1.0, visible=not quiet)
@@ -36,7 +36,7 @@ def look_into(
     if built is not None:
         faults = same_as_built(found, built)
         if faults:
-            raise TrustError(Fault.SIGNERS, "not-as-built", f"image in {folder}: {'; '.join(faults)}: don't approve it")
+            raise TrustError(Duty.SIGNERS, "not-as-built", f"image in {folder}: {'; '.join(faults)}: don't approve it")
     if quiet:
         return
     tell(f"  unpacked into {folder}: look into it, such as with `guestfish --ro -a` (don't mount it)")
@@ -45,7 +45,7 @@ def look_into(
     _boot(found, content)
 
 
-def _boot(found: "Source", content: bytes) -> None:
+def _boot(found: "Publication", content: bytes) -> None:
     from deskgrid.images.publish import trial_boot
 
     if not trial_boot.possible():

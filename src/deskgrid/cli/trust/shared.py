@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deskgrid.cli.output import Exit, Failed, show_json, tell
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.cli.output import CommandFailed, Exit, show_json, tell
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.words import Version, version
 
 if TYPE_CHECKING:
     from deskgrid.images.trust.keys import Ask
     from deskgrid.images.trust.signing.editor import Shelf
-    from deskgrid.images.trust.signing.held import Held, Holding
-    from deskgrid.images.trust.signing.status import Approval, Waiting
+    from deskgrid.images.trust.signing.held import MemoryFile, SignersMemory
+    from deskgrid.images.trust.signing.status import Approval, WaitingRole
     from deskgrid.images.trust.tufapi import Signer
 
 Repository = Annotated[
@@ -34,11 +34,11 @@ Root = Annotated[
 ]
 HERE = Path()
 _CODES = {
-    Fault.REQUEST: Exit.WRONG,
-    Fault.SIGNERS: Exit.REFUSED,
-    Fault.REPOSITORY: Exit.NO,
-    Fault.NETWORK: Exit.UNREACHABLE,
-    Fault.DESKTOP: Exit.NO,
+    Duty.REQUEST: Exit.WRONG,
+    Duty.SIGNERS: Exit.REFUSED,
+    Duty.REPOSITORY: Exit.NO,
+    Duty.NETWORK: Exit.UNREACHABLE,
+    Duty.DESKTOP: Exit.NO,
 }
 _ABSENT = ("no-image", "no-project", "no-version", "no-repository", "no-key", "no-role")
 
@@ -46,7 +46,7 @@ _ABSENT = ("no-image", "no-project", "no-version", "no-repository", "no-key", "n
 def parts(image: str) -> tuple[str, str, str]:
     parts = image.split("/")
     if len(parts) != 3:
-        raise TrustError(Fault.REQUEST, "bad-name", f"image: got {image!r}, expected PROJECT/IMAGE/VERSION")
+        raise TrustError(Duty.REQUEST, "bad-name", f"image: got {image!r}, expected PROJECT/IMAGE/VERSION")
     return parts[0], parts[1], parts[2]
 
 
@@ -60,10 +60,10 @@ def told() -> Iterator[None]:
     try:
         yield
     except TrustError as error:
-        raise Failed(Exit.ABSENT if error.code in _ABSENT else _CODES[error.fault], str(error)) from None
+        raise CommandFailed(Exit.ABSENT if error.code in _ABSENT else _CODES[error.fault], str(error)) from None
 
 
-def there(folder: Path, held: "Held | None" = None) -> "Shelf":
+def there(folder: Path, held: "SignersMemory | None" = None) -> "Shelf":
     from deskgrid.images.trust.signing.editor import Shelf
 
     shelf = Shelf(folder, held)
@@ -74,23 +74,23 @@ def there(folder: Path, held: "Held | None" = None) -> "Shelf":
 @contextmanager
 def own_shelf(
     folder: Path, key: Path, root: Path | None, first: bool = False
-) -> "Iterator[tuple[Shelf, Held, Holding]]":
+) -> "Iterator[tuple[Shelf, SignersMemory, MemoryFile]]":
     """The repository as the owner of this key sees it: what follows from the root that he holds beside his key.
 
     What he saw there is kept, also when he then says no. first: he may hold no root yet, if the very first one waits.
     """
     from deskgrid.images.trust.keys import read_public
-    from deskgrid.images.trust.signing.held import Holding
+    from deskgrid.images.trust.signing.held import MemoryFile
 
     read_public(key)
-    holding = Holding(key)
+    holding = MemoryFile(key)
     held = holding.begin(root) if root is not None else holding.read()
     shelf = there(folder, held)
     if first:
         shelf.begin()
     if shelf.held is None:
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "no-root",
             f"key {key}: you hold no root yet that this repository follows from, and what lies in its folder is no "
             "witness for itself: get the file 1.root.json from your administrators, compare its words with theirs by "
@@ -133,7 +133,7 @@ def asks(file: Path | None, confirm: bool = False) -> "Ask":
             return file.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise TrustError(Fault.REQUEST, "no-password", f"password file {file}: can't be read: {reason}") from None
+            raise TrustError(Duty.REQUEST, "no-password", f"password file {file}: can't be read: {reason}") from None
 
     return ask
 
@@ -151,7 +151,7 @@ def sign_project(shelf: "Shelf", wanted: Version, signer: "Signer", side: str, a
     others = [change for path, change in zip(wait.paths, wait.changes, strict=False) if path not in drafted.paths]
     if others:
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "more-waits",
             f"role {role}: more waits there than {wanted}: {'; '.join(others)}; see `deskgrid trust status`, "
             "and sign all of it with `deskgrid trust sign` or delete it from the folder `pending`",
@@ -161,7 +161,7 @@ def sign_project(shelf: "Shelf", wanted: Version, signer: "Signer", side: str, a
     signed = shelf.sign(signer, (role,), {role: drafted.payload})
     if not signed:
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "wrong-key",
             f"key {owner(signer.public_key)}: it may not sign for {role}; what was prepared waits for a key that may",
         )
@@ -197,18 +197,18 @@ def show_approval(approval: "Approval") -> None:
 
 
 def agree(question: str, yes: bool, as_json: bool) -> None:
-    """Ask before something is signed. Raises: Failed, TrustError when nobody could have seen what."""
+    """Ask before something is signed. Raises: CommandFailed, TrustError when nobody could have seen what."""
     if yes:
         return
     if as_json:
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "not-shown",
             "--json: it shows nobody what would be signed, so nobody can be asked; look at `deskgrid trust status`, "
             "then say `--yes` too, or leave `--json` out",
         )
     if not typer.confirm(question, err=True):
-        raise Failed(Exit.NO, "not signed")
+        raise CommandFailed(Exit.NO, "not signed")
 
 
 def told_problems(problems: Sequence[str]) -> None:
@@ -216,7 +216,7 @@ def told_problems(problems: Sequence[str]) -> None:
         tell(f"not to be signed: {problem}")
 
 
-def show_waiting(wait: "Waiting") -> None:
+def show_waiting(wait: "WaitingRole") -> None:
     tell(f"{wait.role} version {wait.version}, good until {wait.expires_at:%Y-%m-%d}:", style="bold")
     tell("\n".join(f"  {change}" for change in wait.changes))
 
@@ -237,7 +237,7 @@ def content_of(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise TrustError(Fault.REQUEST, "no-file", f"file {file}: can't be read: {error.strerror}") from None
+        raise TrustError(Duty.REQUEST, "no-file", f"file {file}: can't be read: {error.strerror}") from None
 
 
 def named(file: Path) -> tuple[str, str]:

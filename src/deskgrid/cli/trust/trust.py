@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deskgrid.cli.connect import Json
-from deskgrid.cli.output import Exit, Failed, show, show_json, tell
+from deskgrid.cli.output import CommandFailed, Exit, show, show_json, tell
 from deskgrid.cli.trust import image
 from deskgrid.cli.trust.first_look import first_look
 from deskgrid.cli.trust.shared import (
@@ -37,7 +37,7 @@ from deskgrid.cli.trust.shared import (
     told_problems,
     waits,
 )
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.model.values.text import plain
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Who may say what a virtual machine boots: keys and signatures.", no_args_is_help=True)
 
 
-class Kind(StrEnum):
+class KeyKind(StrEnum):
     """Kinds of keys that can be made."""
 
     ED25519 = "ed25519"
@@ -64,7 +64,7 @@ Threshold = Annotated[int | None, typer.Option("--threshold", help="How many of 
 def new_key(
     file: Annotated[Path, typer.Argument(help="Where the key goes; the public half goes beside it, as FILE.pub.")],
     owner: Annotated[str, typer.Option("--owner", help="Whose key it is: a name that others know.")],
-    kind: Annotated[Kind, typer.Option("--kind", help="Kind of key.")] = Kind.ED25519,
+    kind: Annotated[KeyKind, typer.Option("--kind", help="KeyKind of key.")] = KeyKind.ED25519,
     password_file: PasswordFile = None,
     library: Annotated[str, typer.Option("--token", help="The PKCS#11 library of a token that has the key.")] = "",
     number: Annotated[int, typer.Option("--token-key", help="Number of the key on the token.")] = 2,
@@ -112,7 +112,7 @@ def init(
         root = first_root(keys, threshold, read_public(online), now)
         with shelf.editing(new=True):
             if shelf.newest("root") is not None:
-                raise TrustError(Fault.REQUEST, "there", f"repository {repository}: there is one; nothing was changed")
+                raise TrustError(Duty.REQUEST, "there", f"repository {repository}: there is one; nothing was changed")
             shelf.keep("root", root)
             shelf.keep("targets", first_targets(now))
         waits(shelf, as_json)
@@ -169,14 +169,14 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say who has to sign what, what changed since the last version, and until when all is good."""
-    from deskgrid.images.trust.signing.held import Held
+    from deskgrid.images.trust.signing.held import SignersMemory
     from deskgrid.images.trust.signing.status import status as state
 
     with told(), ExitStack() as stack:
         if key is not None:
             shelf, _, _ = stack.enter_context(own_shelf(repository, key, root))
         else:
-            shelf = there(repository, Held.of(content_of(root)) if root is not None else None)
+            shelf = there(repository, SignersMemory.of(content_of(root)) if root is not None else None)
         found = state(shelf, differences)
     if as_json:
         show_json(found)
@@ -246,13 +246,13 @@ def sign(
         if not shown:
             also = "".join(f"; {problem}" for problem in problems)
             raise TrustError(
-                Fault.REQUEST,
+                Duty.REQUEST,
                 "nothing",
                 f"key {key}: nothing waits that it may sign; see `deskgrid trust status`{also}",
             )
         if "root" not in shown and not held.roots and holding.read() is None:
             raise TrustError(
-                Fault.REQUEST,
+                Duty.REQUEST,
                 "no-root",
                 "root: you hold none yet, so sign the first one before, or with, anything else",
             )
@@ -279,7 +279,7 @@ def merge(
         gained = shelf.merge(Shelf(copy))
         if not gained:
             raise TrustError(
-                Fault.REQUEST, "nothing", f"copy {copy}: it has no signature that lacks here for the same content"
+                Duty.REQUEST, "nothing", f"copy {copy}: it has no signature that lacks here for the same content"
             )
         settle(shelf, gained, as_json)
 
@@ -301,7 +301,7 @@ def renew(
         for problem in done.problems:
             tell(f"not shown to desktops: {problem}")
     if done.problems:
-        raise Failed(Exit.NO, f"{len(done.problems)} of the signed roles can't be shown to desktops")
+        raise CommandFailed(Exit.NO, f"{len(done.problems)} of the signed roles can't be shown to desktops")
 
 
 app.command("propose")(image.propose)

@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _INCREMENTAL = 2
 _PRAGMAS = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000")
 
@@ -100,6 +100,7 @@ leases = sa.Table(
     sa.Column("reason_name", sa.String(64), nullable=False),
     sa.Column("reason_sentence", sa.Text, nullable=False),
     sa.Column("reason_reading", sa.Text, nullable=False),
+    sa.Column("ordered_at", Utc),
     sa.Column("shown_at", Utc),
     sa.Column("joined_at", Utc),
     sa.Column("claimed", sa.Boolean, nullable=False),
@@ -253,5 +254,12 @@ def _indexes_by_age(connection: sa.Connection) -> None:
     connection.exec_driver_sql("DROP INDEX IF EXISTS ix_leases_desktop")
 
 
-_STEPS: tuple[Callable[[sa.Connection], None], ...] = (_indexes_by_age,)
+def _ordered_at(connection: sa.Connection) -> None:
+    """Version 3: whether a lease's desktop was told outlives a restart."""
+    known = {column["name"] for column in sa.inspect(connection).get_columns("leases")}
+    if known and "ordered_at" not in known:
+        connection.exec_driver_sql("ALTER TABLE leases ADD COLUMN ordered_at TIMESTAMP")
+
+
+_STEPS: tuple[Callable[[sa.Connection], None], ...] = (_indexes_by_age, _ordered_at)
 """What brings version 1 to 2, 2 to 3, and so on."""

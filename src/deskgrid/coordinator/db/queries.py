@@ -9,7 +9,8 @@ import msgspec
 import sqlalchemy as sa
 
 from deskgrid.coordinator.db import database as db
-from deskgrid.coordinator.db.values import COORDINATOR, DesktopInventory, LeaseRecord, Line, Member, TokenRecord
+from deskgrid.coordinator.db.values import COORDINATOR, DesktopInventory, Member, StoryLine, TokenRecord
+from deskgrid.core.fleet.lease import LeaseRecord, state_of
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
 from deskgrid.model.inventory import Inventory
@@ -191,7 +192,7 @@ def recent_leases(connection: sa.Connection, since: datetime, limit: int) -> lis
     return [_lease_record(row) for row in connection.execute(chosen).mappings()]
 
 
-def write_story(connection: sa.Connection, lines: Sequence[Line]) -> list[Line]:
+def write_story(connection: sa.Connection, lines: Sequence[StoryLine]) -> list[StoryLine]:
     """Write lines that are not there yet; a desktop's only to the stories of its own VMs.
 
     A story that has STORY_LINES lines gets none but the coordinator's own, which are few.
@@ -225,18 +226,18 @@ def _known_story(connection: sa.Connection, vm_id: str) -> tuple[str | None, set
     return connection.execute(sa.select(db.leases.c.desktop).where(db.leases.c.vm_id == vm_id)).scalar(), told
 
 
-def story(connection: sa.Connection, vm_id: str) -> list[Line]:
+def story(connection: sa.Connection, vm_id: str) -> list[StoryLine]:
     """A VM's story in the order of time."""
     c = db.story.c
     rows = connection.execute(sa.select(db.story).where(c.vm_id == vm_id).order_by(c.at, c.id)).mappings()
-    return [Line(**row) for row in rows]
+    return [StoryLine(**row) for row in rows]
 
 
-def story_since(connection: sa.Connection, number: int, limit: int) -> list[Line]:
+def story_since(connection: sa.Connection, number: int, limit: int) -> list[StoryLine]:
     """Lines of all stories that were recorded after line `number`."""
     c = db.story.c
     rows = connection.execute(sa.select(db.story).where(c.id > number).order_by(c.id).limit(limit)).mappings()
-    return [Line(**row) for row in rows]
+    return [StoryLine(**row) for row in rows]
 
 
 def last_line(connection: sa.Connection) -> int:
@@ -258,6 +259,7 @@ def _lease_values(record: LeaseRecord) -> dict[str, Any]:
         "reason_name": lease.reason.name,
         "reason_sentence": lease.reason.sentence,
         "reason_reading": lease.reason.reading,
+        "ordered_at": record.ordered_at,
         "shown_at": record.shown_at,
         "joined_at": record.joined_at,
         "claimed": record.claimed,
@@ -273,7 +275,7 @@ def _lease_values(record: LeaseRecord) -> dict[str, Any]:
 
 def _lease_record(row: Any) -> LeaseRecord:
     reason = Reason(row["reason_name"], row["reason_sentence"], row["reason_reading"])
-    return LeaseRecord(
+    record = LeaseRecord(
         lease=Lease(
             row["vm_id"],
             row["desktop"],
@@ -292,4 +294,6 @@ def _lease_record(row: Any) -> LeaseRecord:
         end=Reason(row["end_name"], row["end_sentence"]) if row["end_name"] else None,
         fault=Fault(row["fault"]),
         forgotten_at=row["forgotten_at"],
+        ordered_at=row["ordered_at"],
     )
+    return msgspec.structs.replace(record, state=state_of(record))

@@ -1,6 +1,6 @@
 """The one thread that talks to the database, and the rule that nothing is said before it is recorded.
 
-Rules, told first:
+Rules:
 - The event loop never waits in a database call; one thread makes them, in order.
 - `flush` records all changes that were made before it was called, in one transaction for all who wait.
 - What could not be recorded stays, and is tried again; who needed it is told that it failed.
@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.changes import Changes
 from deskgrid.coordinator.db.database import Database
-from deskgrid.coordinator.db.values import COORDINATOR, LeaseRecord, Line
+from deskgrid.coordinator.db.values import COORDINATOR, StoryLine
+from deskgrid.core.fleet.lease import LeaseRecord
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Recorder:
         self._thread = ThreadPoolExecutor(1, "database")
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._recent: deque[Line] = deque(maxlen=_RECENT)
+        self._recent: deque[StoryLine] = deque(maxlen=_RECENT)
         self._last = last_line
         self._first = last_line
         self._news = asyncio.Event()
@@ -52,14 +53,12 @@ class Recorder:
             batch = self._changes.take()
             if batch.empty:
                 return
-            leases: list[LeaseRecord] = [live.record for live in batch.leases.values()]
             try:
-                lines = await self.call(lambda c: _write(c, leases, list(batch.lines.values())))
+                lines = await self.call(lambda c: _write(c, list(batch.leases.values()), list(batch.lines.values())))
             except BaseException:
                 self._changes.put_back(batch)
                 raise
-            for live in batch.leases.values():
-                live.recorded = True
+            self._changes.recorded(batch)
             self._publish(lines)
 
     def soon(self) -> None:
@@ -69,7 +68,7 @@ class Recorder:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def lines_since(self, number: int, wait_seconds: float, most: int = 500) -> list[Line]:
+    async def lines_since(self, number: int, wait_seconds: float, most: int = 500) -> list[StoryLine]:
         """Lines of stories recorded after line `number`; waits for some when there are none yet."""
         if number >= self._last and wait_seconds > 0:
             try:
@@ -104,7 +103,7 @@ class Recorder:
         except sa.exc.SQLAlchemyError:
             return  # kept; the cycle records it and says what is wrong
 
-    def _publish(self, lines: list[Line]) -> None:
+    def _publish(self, lines: list[StoryLine]) -> None:
         for line in lines:
             if line.source == COORDINATOR:
                 log.info("vm %s: %s: %s", line.vm_id, line.event, line.sentence)
@@ -118,6 +117,6 @@ class Recorder:
             return ask(connection)
 
 
-def _write(connection: sa.Connection, leases: list[LeaseRecord], lines: list[Line]) -> list[Line]:
+def _write(connection: sa.Connection, leases: list[LeaseRecord], lines: list[StoryLine]) -> list[StoryLine]:
     queries.write_leases(connection, leases)
     return queries.write_story(connection, lines)

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from deskgrid.coordinator.db.queries import STORY_LINES
-from deskgrid.coordinator.db.values import LeaseRecord
+from deskgrid.core.fleet.lease import LeaseRecord
 
 REPORT_LINES = 1000
 """So many lines of one report are taken in; the others are told again with the next one. (An agent keeps no more.)"""

@@ -25,7 +25,7 @@ from deskgrid.coordinator.http.authentication import Authentication
 from deskgrid.coordinator.http.repository import PREFIX, RepositoryFiles
 from deskgrid.coordinator.orders import answer
 from deskgrid.coordinator.places import Places
-from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.problems import RequestRefused
 from deskgrid.coordinator.state import membership
 from deskgrid.coordinator.state.credentials import token_parts
 from deskgrid.coordinator.state.fleet import AnotherAgent
@@ -82,9 +82,9 @@ class Api:
     ) -> None:
         try:
             if scope["method"] != "POST":
-                raise Refusal(405, "method", "Use POST here.")
+                raise RequestRefused(405, "method", "Use POST here.")
             status, body = 200, await handle(scope, receive)
-        except Gone:
+        except ClientGone:
             return
         except Exception as error:
             refusal = refusal_of(error)
@@ -94,7 +94,7 @@ class Api:
     async def _give_file(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._files(scope, receive, send)
-        except Refusal as refusal:
+        except RequestRefused as refusal:
             await _reply(send, refusal.status, _encode(Problem(refusal.code, refusal.sentence)))
 
     async def _take_report(self, scope: Scope, receive: Receive) -> bytes:
@@ -108,7 +108,7 @@ class Api:
     async def _take_enrol(self, scope: Scope, receive: Receive) -> bytes:
         try:
             return _encode(await self._enrol(_enrol.decode(await read_body(scope, receive, ENROL_BYTES))))
-        except Gone:
+        except ClientGone:
             raise
         except Exception as error:
             refusal = refusal_of(error)
@@ -140,27 +140,27 @@ async def _reply(send: Send, status: int, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class Gone(Exception):
+class ClientGone(Exception):
     """The client went away before its request was complete."""
 
 
-def refusal_of(error: Exception) -> Refusal:
+def refusal_of(error: Exception) -> RequestRefused:
     """What to tell a client; what is our own fault is logged."""
-    if isinstance(error, Refusal):
+    if isinstance(error, RequestRefused):
         return error
     if isinstance(error, AnotherAgent):
-        return Refusal(409, "another-agent", str(error))
+        return RequestRefused(409, "another-agent", str(error))
     if isinstance(error, msgspec.DecodeError | UnicodeDecodeError):  # ValidationError is a DecodeError
-        return Refusal(400, "bad-message", f"The message can't be used: {error}.")
+        return RequestRefused(400, "bad-message", f"The message can't be used: {error}.")
     if isinstance(error, sa.exc.SQLAlchemyError):
         log.error("database: %s", error)
-        return Refusal(503, "database", "The coordinator can't write its database now; try again in a minute.")
+        return RequestRefused(503, "database", "The coordinator can't write its database now; try again in a minute.")
     log.error("request failed", exc_info=error)
-    return Refusal(500, "internal", "The coordinator failed at this request; its log says why.")
+    return RequestRefused(500, "internal", "The coordinator failed at this request; its log says why.")
 
 
 async def read_body(scope: Scope, receive: Receive, most_bytes: int = BODY_BYTES) -> bytes:
-    """Read a request's body within bounds. Raises: Refusal, Gone."""
+    """Read a request's body within bounds. Raises: RequestRefused, ClientGone."""
     length = header(scope, b"content-length")
     if length and (not length.isdigit() or len(length) > 18 or int(length) > most_bytes):
         raise _too_large(most_bytes)
@@ -170,13 +170,13 @@ async def read_body(scope: Scope, receive: Receive, most_bytes: int = BODY_BYTES
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise Gone
+                    raise ClientGone
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
                 if len(body) > most_bytes:
                     raise _too_large(most_bytes)
     except TimeoutError:
-        raise Refusal(408, "slow-body", f"The message was not complete after {BODY_SECONDS:.0f} s.") from None
+        raise RequestRefused(408, "slow-body", f"The message was not complete after {BODY_SECONDS:.0f} s.") from None
     return bytes(body)
 
 
@@ -194,14 +194,14 @@ def address(scope: Scope) -> str:
     return client[0] if client else "?"
 
 
-def _too_large(most_bytes: int) -> Refusal:
-    return Refusal(413, "too-large", f"The message is larger than {most_bytes} bytes.")
+def _too_large(most_bytes: int) -> RequestRefused:
+    return RequestRefused(413, "too-large", f"The message is larger than {most_bytes} bytes.")
 
 
 def _check_report(report: Report) -> None:
     """What the types do not say."""
     if report.protocol != PROTOCOL:
-        raise Refusal(
+        raise RequestRefused(
             400,
             "protocol",
             f"report.protocol: got {report.protocol}, expected {PROTOCOL}; bring agent and coordinator to one version.",

@@ -13,7 +13,7 @@ import time
 
 from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.coordinator.db.values import Member
-from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.problems import RequestRefused
 from deskgrid.coordinator.state import membership
 from deskgrid.coordinator.state.credentials import Guard, digest, proves
 
@@ -34,7 +34,7 @@ class Authentication:
         self._said_at = -_SAID_SECONDS
 
     async def desktop(self, header: bytes, address: str) -> Member:
-        """Return the desktop. Raises: Refusal."""
+        """Return the desktop. Raises: RequestRefused."""
         name, _, credential = self._secret(header, address).partition(":")
         member = self._office.members.get(name)
         if not proves(credential, member.credential_hash if member else _NOBODY) or member is None:
@@ -49,21 +49,21 @@ class Authentication:
         return member
 
     def still(self, proved: Member) -> None:
-        """Whether who proved itself is a member now, by the same credential. Raises: Refusal."""
+        """Whether who proved itself is a member now, by the same credential. Raises: RequestRefused."""
         member = self._office.members.get(proved.name)
         if member is None or member.credential_hash != proved.credential_hash:
             raise _wrong()
         if member.revoked_at is not None:
-            raise Refusal(
+            raise RequestRefused(
                 403, "desktop-revoked", f"{member.name} was revoked: {member.revoked_reason}; ask the operator."
             )
 
     def operator(self, header: bytes, address: str) -> None:
-        """Let the operator pass. Raises: Refusal."""
+        """Let the operator pass. Raises: RequestRefused."""
         if not proves(self._secret(header, address), self._operator):
             raise self.counted(address, _wrong())
 
-    def counted(self, address: str, refusal: Refusal) -> Refusal:
+    def counted(self, address: str, refusal: RequestRefused) -> RequestRefused:
         """Count a refusal of somebody who has proved nothing. Returns: what to answer."""
         now = time.monotonic()
         if not self._guard.refused(address, now):
@@ -71,14 +71,16 @@ class Authentication:
         if now - self._said_at >= _SAID_SECONDS:
             self._said_at = now
             log.warning("authentication: many refusals for %s, the last one %s", address, refusal.code)
-        return Refusal(429, "too-many-failures", "Too many refusals for this address; wait a minute.")
+        return RequestRefused(429, "too-many-failures", "Too many refusals for this address; wait a minute.")
 
     def _secret(self, header: bytes, address: str) -> str:
         if not header.startswith(_BEARER):
             sentence = "This request needs 'Authorization: Bearer …'; enrol this desktop first."
-            raise self.counted(address, Refusal(401, "no-credential", sentence))
+            raise self.counted(address, RequestRefused(401, "no-credential", sentence))
         return header[len(_BEARER) :].decode("latin-1").strip()
 
 
-def _wrong() -> Refusal:
-    return Refusal(401, "credential-wrong", "The credential is not right; enrol again with a token of the operator.")
+def _wrong() -> RequestRefused:
+    return RequestRefused(
+        401, "credential-wrong", "The credential is not right; enrol again with a token of the operator."
+    )

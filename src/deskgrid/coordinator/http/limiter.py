@@ -25,7 +25,7 @@ _AGAIN_SECONDS = 0.1
 _SAID_SECONDS = 60.0
 
 
-class Door:
+class ConnectionLimiter:
     """Accepts connections of a listening socket until it is closed; stands where uvicorn has a server of asyncio.
 
     made: a new connection's protocol.

@@ -26,7 +26,7 @@ from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.values import Member
 from deskgrid.coordinator.http.api import Application, read_body, refusal_of
 from deskgrid.coordinator.http.authentication import OPERATOR, Authentication
-from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.problems import RequestRefused
 from deskgrid.coordinator.state import membership
 from deskgrid.coordinator.views import Because, Done, Events, Healthy, MadeToken, MakeToken
 from deskgrid.core.fleet.why import vm_of
@@ -121,7 +121,7 @@ class OperatorApi:
         vm_id = _named(request, "vm_id", "VM id")
         found = await self._office.recorder.call(lambda c: queries.lease(c, vm_id))
         if found is None:
-            raise Refusal(404, "vm-unknown", f"No virtual machine {vm_id} is known; see `deskgrid vm list`.")
+            raise RequestRefused(404, "vm-unknown", f"No virtual machine {vm_id} is known; see `deskgrid vm list`.")
         return found
 
     async def images(self, request: Request) -> object:
@@ -134,14 +134,14 @@ class OperatorApi:
         await self._office.recorder.flush()
         lines = await self._office.recorder.call(lambda c: queries.story(c, vm_id))
         if not lines:
-            raise Refusal(404, "vm-unknown", f"No virtual machine {vm_id} was ever ordered here.")
+            raise RequestRefused(404, "vm-unknown", f"No virtual machine {vm_id} was ever ordered here.")
         return lines
 
     async def why_job(self, request: Request) -> object:
         """Why does a job wait, or where is it?"""
         job_id = request.path_params["job_id"]
         if not _JOB.match(job_id):
-            raise Refusal(400, "bad-job", f'job: got {job_id[:40]!r}, expected "cluster.proc", such as 12.0')
+            raise RequestRefused(400, "bad-job", f'job: got {job_id[:40]!r}, expected "cluster.proc", such as 12.0')
         try:
             job = await self._office.ask_pool(lambda: self._office.pool.job(job_id))
         except PoolError as error:
@@ -149,7 +149,7 @@ class OperatorApi:
         if job is None and (answer := explain.abroad(self._office, job_id)) is not None:
             return answer
         if job is None:
-            raise Refusal(404, "job-unknown", f"HTCondor knows no job {job_id}; it may have left the queue.")
+            raise RequestRefused(404, "job-unknown", f"HTCondor knows no job {job_id}; it may have left the queue.")
         last_vm = vm_of(job.last_host)
         return explain.why_job(self._office, job, await self._office.recorder.call(lambda c: queries.lease(c, last_vm)))
 
@@ -168,7 +168,7 @@ class OperatorApi:
         """A new enrolment token, said once."""
         asked = await _body(request, MakeToken)
         if not 60 <= asked.lifetime_seconds <= 90 * _DAYS or not 1 <= asked.uses <= 100_000:
-            raise Refusal(
+            raise RequestRefused(
                 400,
                 "bad-limits",
                 f"token: got {asked.lifetime_seconds:g} s and {counted(asked.uses, 'use')}, "
@@ -185,11 +185,13 @@ class OperatorApi:
         """End an enrolment token. A use that is under way is counted before or refused after."""
         office, now, token_id = self._office, self._office.clock(), _named(request, "token_id", "token id")
         if token_id not in office.tokens:
-            raise Refusal(404, "token-unknown", f"No enrolment token {token_id} is known; its text is dgt_ID_SECRET.")
+            raise RequestRefused(
+                404, "token-unknown", f"No enrolment token {token_id} is known; its text is dgt_ID_SECRET."
+            )
         reason = (await _body(request, Because)).reason or "by the operator"
         over = await office.recorder.call(lambda c: office.journal.revoke_token(c, token_id, reason, OPERATOR, now))
         if over is None:
-            raise Refusal(409, "token-expired", f"Enrolment token {token_id} is over already.")
+            raise RequestRefused(409, "token-expired", f"Enrolment token {token_id} is over already.")
         office.tokens[token_id] = over
         return Done(f"Enrolment token {token_id} is revoked; whom it has enrolled stays until it is revoked too.")
 
@@ -197,16 +199,17 @@ class OperatorApi:
         """Take a desktop's membership away: its credential is void, its VMs end."""
         office, member, now = self._office, self._member(request), self._office.clock()
         if member.revoked_at is not None:
-            raise Refusal(409, "desktop-revoked", f"{member.name} was revoked already: {member.revoked_reason}")
+            raise RequestRefused(409, "desktop-revoked", f"{member.name} was revoked already: {member.revoked_reason}")
         reason = (await _body(request, Because)).reason or "by the operator"
         revoked = await office.recorder.call(lambda c: office.journal.revoke(c, member.name, reason, OPERATOR, now))
         if revoked is None:
-            raise Refusal(409, "desktop-revoked", f"{member.name} was revoked already.")
+            raise RequestRefused(409, "desktop-revoked", f"{member.name} was revoked already.")
         office.members[member.name] = revoked
         office.ledger.cut_off(member.name, Reason("desktop-revoked", f"{member.name} was revoked: {reason}"), now)
-        office.forget_ended()
+        office.invalidate_ended()
         office.forget_desktop(member.name)
-        office.changed(member.name)
+        office.long_polls.release(member.name)
+        office.release()
         await office.recorder.flush()
         return Done(f"{member.name} is revoked; what it runs ends with its leases.")
 
@@ -216,20 +219,20 @@ class OperatorApi:
         reason = (await _body(request, Because)).reason or "the operator ended it"
         live = office.ledger.get(vm_id)
         if live is None:
-            raise Refusal(404, "vm-unknown", f"No virtual machine {vm_id} is here now.")
+            raise RequestRefused(404, "vm-unknown", f"No virtual machine {vm_id} is here now.")
         now = office.clock()
         if office.ledger.withdraw(vm_id, Reason("ended-by-operator", f"It was ended: {reason}"), now):
             what = f"ended vm {vm_id}: {reason}"
             await office.recorder.call(lambda c: queries.note(c, OPERATOR, what, now))
             await office.recorder.flush()
-            office.changed(live.lease.desktop)
+            office.release()
         return Done(f"{live.lease.desktop} is told to end {vm_id}.")
 
     def _member(self, request: Request) -> Member:
         wanted = _named(request, "name", "desktop")
         member = self._office.members.get(wanted)
         if member is None:
-            raise Refusal(404, "desktop-unknown", f"No desktop named {wanted} is enrolled.")
+            raise RequestRefused(404, "desktop-unknown", f"No desktop named {wanted} is enrolled.")
         return member
 
     def _for_operator(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -256,7 +259,7 @@ def _answered(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         try:
             return _json(200, await handler(request))
         except BadName as error:
-            return _problem(Refusal(400, "bad-name", f"{error}."))
+            return _problem(RequestRefused(400, "bad-name", f"{error}."))
         except Exception as error:
             return _problem(refusal_of(error))
 
@@ -265,7 +268,9 @@ def _answered(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
 async def _not_found(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    return _problem(Refusal(status, "not-found", f"There is nothing at {request.method} {request.url.path[:200]}."))
+    return _problem(
+        RequestRefused(status, "not-found", f"There is nothing at {request.method} {request.url.path[:200]}.")
+    )
 
 
 async def _body(request: Request, kind: type[T]) -> T:
@@ -285,7 +290,7 @@ def _number(request: Request, key: str, default: float, most: float) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number <= most:
-        raise Refusal(400, "bad-number", f"{key}: got {text[:40]!r}, expected a number from 0 to {most:g}.")
+        raise RequestRefused(400, "bad-number", f"{key}: got {text[:40]!r}, expected a number from 0 to {most:g}.")
     return number
 
 
@@ -293,5 +298,5 @@ def _json(status: int, value: object) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def _problem(refusal: Refusal) -> Response:
+def _problem(refusal: RequestRefused) -> Response:
     return _json(refusal.status, Problem(refusal.code, refusal.sentence))

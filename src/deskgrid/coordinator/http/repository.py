@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deskgrid.coordinator.places import Places, Whereabouts
-from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.problems import RequestRefused
 
 if TYPE_CHECKING:
     from deskgrid.coordinator.http.api import Receive, Scope, Send
@@ -81,10 +81,10 @@ class RepositoryFiles:
         self._threads = ThreadPoolExecutor(4, "repository")
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answer one request. Raises: Refusal, before anything was sent."""
+        """Answer one request. Raises: RequestRefused, before anything was sent."""
         path = str(scope["path"]).removeprefix(PREFIX)
         if scope["method"] not in ("GET", "HEAD"):
-            raise Refusal(405, "method", "Use GET here.")
+            raise RequestRefused(405, "method", "Use GET here.")
         if self._folder is None or not (_METADATA.match(path) or _FOR_EVER.match(path)):
             raise _nothing(path)
         loop = asyncio.get_running_loop()
@@ -139,14 +139,16 @@ class RepositoryFiles:
 
     @contextmanager
     def _place(self, part: Part, scope: "Scope") -> Iterator[None]:
-        """One of the places for long answers. Raises: Refusal when all are taken."""
+        """One of the places for long answers. Raises: RequestRefused when all are taken."""
         if part.end - part.start <= SMALL_BYTES:
             yield
             return
         client = scope.get("client")
         address = str(client[0]) if client else "?"
         if not self.long.take(address, time.monotonic()):
-            raise Refusal(503, "busy", "Many desktops fetch now; come back in a few seconds, or ask another source.")
+            raise RequestRefused(
+                503, "busy", "Many desktops fetch now; come back in a few seconds, or ask another source."
+            )
         try:
             yield
         finally:
@@ -173,7 +175,7 @@ def part_of(asked: Mapping[bytes, bytes], length: int, tag: bytes) -> Part | Non
 
 
 def _open(folder: Path, path: str) -> _File:
-    """Open a file part by part, links not followed. Raises: Refusal."""
+    """Open a file part by part, links not followed. Raises: RequestRefused."""
     try:
         at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         *folders, last = path.split("/")
@@ -184,7 +186,7 @@ def _open(folder: Path, path: str) -> _File:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             raise _nothing(path) from None
         log.warning("repository %s: %s can't be read: %s", folder, path, error.strerror)
-        raise Refusal(503, "unreadable", "The coordinator can't read this now; its log says why.") from None
+        raise RequestRefused(503, "unreadable", "The coordinator can't read this now; its log says why.") from None
     state = os.fstat(handle)
     if not stat.S_ISREG(state.st_mode):
         os.close(handle)
@@ -199,8 +201,8 @@ def _step(at: int, name: str, more: int) -> int:
         os.close(at)
 
 
-def _nothing(path: str) -> Refusal:
-    return Refusal(404, "not-found", f"There is no {path[:80]!r} in the repository.")
+def _nothing(path: str) -> RequestRefused:
+    return RequestRefused(404, "not-found", f"There is no {path[:80]!r} in the repository.")
 
 
 async def _start(send: "Send", status: int, headers: list[tuple[bytes, bytes]]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Protocol
 
-from deskgrid.core.fleet.catalogue import Listed, Listing
+from deskgrid.core.fleet.catalogue import CatalogueEntry, Listing
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.values.names import Digest
 
@@ -45,7 +45,7 @@ class FixedCatalogue:
         """Offer these and no others, from the next look on."""
         self._listing: Listing | None = Listing(
             tuple(
-                Listed(
+                CatalogueEntry(
                     one.ref,
                     one.project,
                     one.version,

@@ -16,7 +16,7 @@ from datetime import datetime
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.recorder import Recorder
 from deskgrid.coordinator.images.catalogue import Catalogue, Unreadable
-from deskgrid.core.fleet.catalogue import Choice, Listed, Listing, choose, gone
+from deskgrid.core.fleet.catalogue import CatalogueEntry, Choice, Listing, choose, gone
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from deskgrid.model.reason import Reason
 
@@ -35,7 +35,7 @@ class Offering:
         self._listing = Listing()
         self._next: Listing | None = None
         self._choice = Choice({}, {}, owners, ())
-        self._by_digest: dict[str, Listed] = {}
+        self._by_digest: dict[str, CatalogueEntry] = {}
         self._faults: tuple[str, ...] = ()
         self._told: tuple[str, ...] = ()
         self.revoked: dict[str, str] = {}
@@ -46,7 +46,7 @@ class Offering:
         return self._listing.until
 
     @property
-    def versions(self) -> tuple[Listed, ...]:
+    def versions(self) -> tuple[CatalogueEntry, ...]:
         """All that is listed."""
         return self._listing.versions
 

@@ -25,7 +25,7 @@ import msgspec
 
 from deskgrid.coordinator.images.catalogue import Unreadable
 from deskgrid.coordinator.settings import ImageSettings
-from deskgrid.core.fleet.catalogue import Listed, Listing
+from deskgrid.core.fleet.catalogue import CatalogueEntry, Listing
 from deskgrid.host.system.files import read_plain
 from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.errors import TrustError
@@ -33,7 +33,7 @@ from deskgrid.images.trust.pointer import decode
 from deskgrid.images.trust.roles import TARGETS, entry_of, owner, parse_path, project_roles, projects
 from deskgrid.images.trust.signing.editor import Shelf, keys_of
 from deskgrid.images.trust.tufapi import Targets
-from deskgrid.images.trust.words import LATEST, Entry, Version
+from deskgrid.images.trust.words import LATEST, ListedVersion, Version
 from deskgrid.model.image import Attribute, ImageRef
 from deskgrid.model.reason import Reason
 from deskgrid.model.values.numbers import Bytes
@@ -52,7 +52,7 @@ class _Disk(msgspec.Struct, frozen=True):
     bytes: Bytes
 
 
-class Facts(msgspec.Struct, frozen=True):
+class ManifestFacts(msgspec.Struct, frozen=True):
     """What is read of a manifest; the rest is the desktops' to check."""
 
     project: str
@@ -75,7 +75,7 @@ class SignedCatalogue:
         self._settings, self._folder, self._memory = settings, settings.repository, memory
         self._keys = ProjectKeys(settings.keys)
         self._signer: Signer | None = None
-        self._facts: dict[str, Facts] = {}
+        self._facts: dict[str, ManifestFacts] = {}
         self._mark: _Mark = ()
         self._due: datetime | None = None
 
@@ -144,7 +144,7 @@ class SignedCatalogue:
         try:
             shelf = Shelf(self._folder)
             shelf.must_be_there()
-            said = Said(shelf)
+            said = SignedVersions(shelf)
             revoked = said.revoked
             problems.extend(said.problems)
             with self._trusted(read_plain(shelf.metadata / "1.root.json", ROOT_BYTES)) as trusted:
@@ -159,18 +159,20 @@ class SignedCatalogue:
     def _trusted(self, root: bytes) -> "Trusted":
         """As a desktop, with a memory for each first root: another repository is begun anew."""
         from deskgrid.images.trust.desktop.client import Trusted
-        from deskgrid.images.trust.desktop.source import FolderSource
+        from deskgrid.images.trust.desktop.source import RepositoryFolderSource
 
-        return Trusted(self._memory / hashlib.sha256(root).hexdigest()[:16], root, FolderSource(self._folder))
+        return Trusted(self._memory / hashlib.sha256(root).hexdigest()[:16], root, RepositoryFolderSource(self._folder))
 
-    def _listed(self, said: "Said", trusted: "Trusted", keyless: Mapping[str, str], now: datetime) -> Iterable[Listed]:
+    def _listed(
+        self, said: "SignedVersions", trusted: "Trusted", keyless: Mapping[str, str], now: datetime
+    ) -> Iterable[CatalogueEntry]:
         latest: dict[tuple[str, str], str] = {}
         for version in said.versions:
             image = (version.project, version.image)
             if image not in latest:
                 latest[image] = _latest(version, said, trusted, now)
             entry = said.entry(version)
-            shown = Listed(
+            shown = CatalogueEntry(
                 ImageRef(version.image, entry.sha256),
                 version.project,
                 version.version,
@@ -181,7 +183,9 @@ class SignedCatalogue:
             )
             yield shown if shown.refused is not None else self._with_facts(shown, said, version, keyless)
 
-    def _with_facts(self, shown: Listed, said: "Said", version: Version, keyless: Mapping[str, str]) -> Listed:
+    def _with_facts(
+        self, shown: CatalogueEntry, said: "SignedVersions", version: Version, keyless: Mapping[str, str]
+    ) -> CatalogueEntry:
         """With what its manifest says, and whether its key is here."""
         try:
             facts = self._facts_of(said, version, said.entry(version))
@@ -205,17 +209,17 @@ class SignedCatalogue:
             refused=refused,
         )
 
-    def _facts_of(self, said: "Said", version: Version, entry: Entry) -> Facts:
+    def _facts_of(self, said: "SignedVersions", version: Version, entry: ListedVersion) -> ManifestFacts:
         """What a manifest says; it never changes, so it is read once. Raises: ImageError, DecodeError."""
         if entry.sha256 not in self._facts:
-            facts = read_json(said.shelf.manifest(version.path, entry), type=Facts)
+            facts = read_json(said.shelf.manifest(version.path, entry), type=ManifestFacts)
             if Version(facts.project, facts.name, facts.version) != version:
                 raise ImageError(f"it says that it is {facts.project}/{facts.name}/{facts.version}; publish it again")
             self._facts[entry.sha256] = facts
         return self._facts[entry.sha256]
 
 
-def _latest(version: Version, said: "Said", trusted: "Trusted", now: datetime) -> str:
+def _latest(version: Version, said: "SignedVersions", trusted: "Trusted", now: datetime) -> str:
     """The version that its image's pointer names, also when that one may not start; empty: none is trusted."""
     try:
         return trusted.latest(version.project, version.image, now).version
@@ -223,7 +227,7 @@ def _latest(version: Version, said: "Said", trusted: "Trusted", now: datetime) -
         return said.approved_latest(version) if error.code == "revoked" else ""
 
 
-def _refused(version: Version, said: "Said", trusted: "Trusted", now: datetime) -> Reason | None:
+def _refused(version: Version, said: "SignedVersions", trusted: "Trusted", now: datetime) -> Reason | None:
     """Why a version may not start, as desktops would say it; who has to sign, if that is all that lacks."""
     try:
         trusted.check(version, now)
@@ -250,7 +254,7 @@ def _mark(paths: Iterable[Path]) -> _Mark:
     return tuple(found)
 
 
-class Said:
+class SignedVersions:
     """All of it. projects: that exist. versions: in order, pointers left out. revoked: digest and why.
 
     problems: what waits and can't be read, a sentence each.
@@ -263,8 +267,8 @@ class Said:
         self.projects = projects(targets.signed) if targets is not None else ()
         self._roles = {project: project_roles(project) for project in self.projects}
         self._signed: dict[str, tuple[str, ...]] = {}
-        self._entries: dict[tuple[str, Version], Entry] = {}
-        self._waiting: dict[Version, Entry] = {}
+        self._entries: dict[tuple[str, Version], ListedVersion] = {}
+        self._waiting: dict[Version, ListedVersion] = {}
         self.problems: list[str] = []
         roles = [role for both in self._roles.values() for role in both]
         for role in roles:
@@ -291,7 +295,7 @@ class Said:
         if draft is not None:
             self._waiting |= dict(_listed(draft.signed))
 
-    def entry(self, version: Version) -> Entry:
+    def entry(self, version: Version) -> ListedVersion:
         """What some role says of a version; a revocation, if one does."""
         found = [e for role in self._roles[version.project] if (e := self._entries.get((role, version))) is not None]
         return next((e for e in found if e.revoked is not None), None) or (found or [self._waiting[version]])[0]
@@ -316,7 +320,7 @@ class Said:
         return decode(pointer.path, self.shelf.manifest(pointer.path, entry)).version if entry else ""
 
 
-def _listed(signed: Targets) -> Iterator[tuple[Version, Entry]]:
+def _listed(signed: Targets) -> Iterator[tuple[Version, ListedVersion]]:
     for path in signed.targets:
         version, entry = parse_path(path), entry_of(signed, path)
         if version is not None and entry is not None:

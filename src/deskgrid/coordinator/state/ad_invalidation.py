@@ -1,6 +1,6 @@
 """When a VM has ended, HTCondor is told at once: its ads leave the collector, so that its job is idle in a second.
 
-Rules, told first:
+Rules:
 - In the background, one VM at a time in one of a few threads; a failure is tried again, later each time.
 - After the ads have expired by themselves there is nothing left to do.
 """
@@ -14,19 +14,19 @@ log = logging.getLogger(__name__)
 DELAYS_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, *((30.0,) * 30))
 
 
-class Forgetting:
+class AdInvalidation:
     """Takes ads of ended VMs away until it is done or moot.
 
-    forget: takes one VM's ads away, raising whatever kept it from that. done: called when it has.
+    invalidate: takes one VM's ads away, raising whatever kept it from that. done: called when it has.
     """
 
     def __init__(
         self,
-        forget: Callable[[str], Awaitable[None]],
+        invalidate: Callable[[str], Awaitable[None]],
         done: Callable[[str], None],
         delays_seconds: tuple[float, ...] = DELAYS_SECONDS,
     ) -> None:
-        self._forget, self._done, self._delays = forget, done, delays_seconds
+        self._invalidate, self._done, self._delays = invalidate, done, delays_seconds
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, vm_ids: Iterable[str]) -> None:
@@ -50,7 +50,7 @@ class Forgetting:
         try:
             for delay in (*self._delays, 0.0):
                 try:
-                    await self._forget(vm_id)
+                    await self._invalidate(vm_id)
                 except Exception as error:  # whatever it is, it is tried again
                     if not told:
                         log.warning("vm %s: its ads can't be taken away yet, tried again: %s", vm_id, error)

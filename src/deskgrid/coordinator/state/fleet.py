@@ -33,7 +33,7 @@ class AnotherAgent(Exception):
     """A report of an agent that was superseded by another one on the same desktop."""
 
 
-class Known:
+class LastReport:
     """One desktop's last report. skew_seconds: its clock minus ours. raw: the report as it came."""
 
     __slots__ = ("_skews", "name", "raw", "received_at", "report", "skew_seconds", "superseded")
@@ -45,7 +45,7 @@ class Known:
         raw: bytes,
         received_at: datetime,
         superseded: tuple[str, ...],
-        before: "Known | None" = None,
+        before: "LastReport | None" = None,
     ) -> None:
         self.name = name
         self.report = _short(report)
@@ -103,12 +103,12 @@ class Fleet:
     """The last report of every desktop."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, LastReport] = {}
 
-    def __iter__(self) -> Iterator[Known]:
+    def __iter__(self) -> Iterator[LastReport]:
         return iter(self._known.values())
 
-    def get(self, name: str) -> Known | None:
+    def get(self, name: str) -> LastReport | None:
         """What is known of a desktop, or None when it has not reported since the coordinator started."""
         return self._known.get(name)
 
@@ -134,7 +134,7 @@ class Fleet:
                 )
             else:
                 superseded = (*superseded, known.report.incarnation)[-_SUPERSEDED:]
-        self._known[name] = Known(name, report, raw, now, superseded, before)
+        self._known[name] = LastReport(name, report, raw, now, superseded, before)
         return True
 
     def shift(self, by: timedelta) -> None:

@@ -74,7 +74,7 @@ def _core(inventory: Inventory) -> Inventory:
     return msgspec.structs.replace(inventory, trials=trials, disk_free_gib=0)
 
 
-class Kind(msgspec.Struct, frozen=True):
+class FleetKind(msgspec.Struct, frozen=True):
     """Desktops of one product in one state of virtualisation.
 
     proven: on how many of them a guest ran, by accelerator. problems: how many have each.
@@ -90,7 +90,7 @@ class Kind(msgspec.Struct, frozen=True):
 class FleetInventory(msgspec.Struct, frozen=True):
     """The fleet. silent: enrolled desktops that have never said what they are made of."""
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[FleetKind, ...]
     desktops: tuple[DesktopInventory, ...]
     silent: int
 
@@ -104,7 +104,7 @@ def fleet(known: Iterable[DesktopInventory], members: int) -> FleetInventory:
         product = " ".join(f"{made.maker} {made.product}".split()) or "unknown"
         groups.setdefault((product, made.virtualisation), []).append(made)
     kinds = [
-        Kind(
+        FleetKind(
             product,
             state,
             len(group),

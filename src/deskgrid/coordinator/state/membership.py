@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.values import Member, TokenRecord
-from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.problems import RequestRefused
 from deskgrid.coordinator.state.credentials import TOKEN_PREFIX, digest, new_id, new_secret, proves, token_parts
 from deskgrid.model.values.text import counted
 from deskgrid.wire.messages import Enrol, Enrolled
@@ -51,7 +51,7 @@ def enrol(connection: sa.Connection, request: Enrol, now: datetime) -> tuple[Enr
     """Make a desktop a member.
 
     Raises:
-        Refusal: when the token is unknown, expired or used up, or the name is taken.
+        RequestRefused: when the token is unknown, expired or used up, or the name is taken.
     """
     parts = token_parts(request.token)
     token = queries.token(connection, parts[0]) if parts else None
@@ -74,15 +74,15 @@ def check(token: TokenRecord | None, before: Member | None, request: Enrol, now:
         token: the record that the request's token names. before: who has the name.
 
     Returns: the token's record, and whether the same desktop asks again.
-    Raises: Refusal.
+    Raises: RequestRefused.
     """
     parts = token_parts(request.token)
     if parts is None or token is None or not proves(parts[1], token.secret_hash):
-        raise Refusal(
+        raise RequestRefused(
             403, "token-unknown", "This enrolment token is not known here; ask the grid's operator for a new one."
         )
     if request.desktop in RESERVED:
-        raise Refusal(409, "name-reserved", f"{request.desktop} means the service itself; choose another name.")
+        raise RequestRefused(409, "name-reserved", f"{request.desktop} means the service itself; choose another name.")
     again = before is not None and before.token_id == token.id and not before.used and before.revoked_at is None
     if not again:
         _check_name(before, token, request.desktop)
@@ -119,23 +119,25 @@ def _check_name(before: Member | None, token: TokenRecord, name: str) -> None:
     if before is None:
         return
     if before.revoked_at is None:
-        raise Refusal(
+        raise RequestRefused(
             409,
             "name-taken",
             f"A desktop named {name} is enrolled already; choose another name, or let the operator revoke it first.",
         )
     if token.made_at <= before.revoked_at:
-        raise Refusal(
+        raise RequestRefused(
             403, "desktop-revoked", f"{name} was revoked; the operator must make a new enrolment token for it."
         )
 
 
-def _used_up() -> Refusal:
-    return Refusal(403, "token-used-up", "This enrolment token is used up; ask the grid's operator for a new one.")
+def _used_up() -> RequestRefused:
+    return RequestRefused(
+        403, "token-used-up", "This enrolment token is used up; ask the grid's operator for a new one."
+    )
 
 
-def _expired(token: TokenRecord) -> Refusal:
-    return Refusal(
+def _expired(token: TokenRecord) -> RequestRefused:
+    return RequestRefused(
         403,
         "token-expired",
         f"This enrolment token expired on {token.expires_at:%F at %T} UTC; ask the grid's operator for a new one.",

@@ -20,9 +20,9 @@ import sqlalchemy as sa
 
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.values import COORDINATOR, Member, TokenRecord
-from deskgrid.coordinator.problems import Refusal
+from deskgrid.coordinator.problems import RequestRefused
 from deskgrid.coordinator.state import membership
-from deskgrid.coordinator.state.fleet import Known
+from deskgrid.coordinator.state.fleet import LastReport
 from deskgrid.model.values.outside import JsonReader
 from deskgrid.model.values.text import counted
 
@@ -95,7 +95,7 @@ class Journal:
         self.again = tuple(again)
 
     def revoke(self, connection: sa.Connection, name: str, reason: str, who: str, now: datetime) -> Member | None:
-        """Revoke a desktop, in the journal first. Returns: as `membership.revoke`. Raises: Refusal."""
+        """Revoke a desktop, in the journal first. Returns: as `membership.revoke`. Raises: RequestRefused."""
         member = membership.revoke(connection, name, reason, who, now)
         if member is not None:
             self._must_add(_line(member))
@@ -104,7 +104,7 @@ class Journal:
     def revoke_token(
         self, connection: sa.Connection, token_id: str, reason: str, who: str, now: datetime
     ) -> TokenRecord | None:
-        """Revoke an enrolment token, in the journal first. Returns: as `membership.revoke_token`. Raises: Refusal."""
+        """Revoke an enrolment token, in the journal first. Returns, raises: as `membership.revoke_token`."""
         over = membership.revoke_token(connection, token_id, reason, who, now)
         if over is not None:
             self._must_add(Revoked(now, reason, token=token_id))
@@ -114,11 +114,11 @@ class Journal:
         try:
             self.add(revoked)
         except OSError as error:
-            raise Refusal(
+            raise RequestRefused(
                 503, "journal", f"Nothing was revoked: {self._path} can't be written ({error.strerror}); mend that."
             ) from None
 
-    def problems(self, fleet: Iterable[Known]) -> tuple[str, ...]:
+    def problems(self, fleet: Iterable[LastReport]) -> tuple[str, ...]:
         """What a backup that was restored has undone, as far as it is known here."""
         found = []
         if self.again:

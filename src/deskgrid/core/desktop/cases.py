@@ -133,7 +133,7 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expect: Expect = Expect()
 
 
-class Difference(msgspec.Struct, frozen=True):
+class Deviation(msgspec.Struct, frozen=True):
     """Something was decided otherwise than expected."""
 
     key: str
@@ -180,12 +180,12 @@ def decided(given: Given, tried: Policy, zone: tzinfo) -> dict[str, object]:
     }
 
 
-def differences(case: Case, tried: Policy, zone: tzinfo) -> tuple[Difference, ...]:
+def differences(case: Case, tried: Policy, zone: tzinfo) -> tuple[Deviation, ...]:
     """What is decided otherwise than a case expects. Raises: ValueError: the case is wrong."""
     got = decided(case.given, tried, zone)
     expected = ((key, getattr(case.expect, key)) for key in case.expect.__struct_fields__)
     return tuple(
-        Difference(key, value, got[key]) for key, value in expected if value is not msgspec.UNSET and value != got[key]
+        Deviation(key, value, got[key]) for key, value in expected if value is not msgspec.UNSET and value != got[key]
     )
 
 

@@ -18,7 +18,7 @@ from deskgrid.model.reason import Reason
 from deskgrid.model.values.names import Digest, Name
 
 
-class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
+class CatalogueEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One version of an image as its repository lists it.
 
     number: the how-manieth of its image. latest: its signers' pointer names it. signers: who has signed it.
@@ -56,7 +56,7 @@ class Listing(msgspec.Struct, frozen=True):
     revoked: digest and why of each version that may not even go on running.
     """
 
-    versions: tuple[Listed, ...] = ()
+    versions: tuple[CatalogueEntry, ...] = ()
     projects: frozenset[str] = frozenset()
     until: datetime | None = None
     revoked: Mapping[Digest, str] = msgspec.field(default_factory=dict)
@@ -105,14 +105,14 @@ def gone(before: Mapping[Digest, str], listing: Listing) -> dict[Digest, str]:
     return ended | dict(listing.revoked)
 
 
-def _images(versions: Iterable[Listed]) -> dict[tuple[str, str], list[Listed]]:
-    found: dict[tuple[str, str], list[Listed]] = {}
+def _images(versions: Iterable[CatalogueEntry]) -> dict[tuple[str, str], list[CatalogueEntry]]:
+    found: dict[tuple[str, str], list[CatalogueEntry]] = {}
     for one in sorted(versions, key=lambda v: (v.ref.name, v.project, v.number, v.version)):
         found.setdefault((one.ref.name, one.project), []).append(one)
     return found
 
 
-def _best(versions: Sequence[Listed]) -> tuple[Listed | None, Reason | None]:
+def _best(versions: Sequence[CatalogueEntry]) -> tuple[CatalogueEntry | None, Reason | None]:
     """The version to offer, and what is wrong with the one that should be."""
     pointed = next((one for one in versions if one.latest), None)
     if pointed is None:

@@ -107,7 +107,7 @@ def _at_most(said: int, whole: int, taken: int) -> int:
     return said if whole <= 0 else min(said, whole - taken)  # a whole of 0 was never said
 
 
-class _Machine(msgspec.Struct, frozen=True):
+class _PastMachine(msgspec.Struct, frozen=True):
     """One that has been in the pool. ended_at: None: it is there still."""
 
     desktop: Name
@@ -154,16 +154,16 @@ def _has_room(desktop: Desktop, group: JobGroup) -> bool:
     return room.vms > 0 and _looks_right(Size(room.cpus, room.memory_bytes), group)
 
 
-def _machines(snapshot: Snapshot) -> dict[tuple[Name, Size], list[_Machine]]:
-    found: dict[tuple[Name, Size], list[_Machine]] = {}
+def _machines(snapshot: Snapshot) -> dict[tuple[Name, Size], list[_PastMachine]]:
+    found: dict[tuple[Name, Size], list[_PastMachine]] = {}
     for one in snapshot.spent:
         if one.joined_at is not None:
-            machine = _Machine(one.desktop, one.joined_at, one.claimed, one.ended_at)
+            machine = _PastMachine(one.desktop, one.joined_at, one.claimed, one.ended_at)
             found.setdefault((one.image, one.size), []).append(machine)
     for live in snapshot.leases:
         if live.joined_at is not None:
             key = (live.lease.image.name, live.lease.size)
-            found.setdefault(key, []).append(_Machine(live.lease.desktop, live.joined_at, live.claimed))
+            found.setdefault(key, []).append(_PastMachine(live.lease.desktop, live.joined_at, live.claimed))
     return found
 
 
@@ -179,7 +179,7 @@ class _Pass(msgspec.Struct, frozen=True):
     at: datetime
 
 
-def _passes(there: list[_Machine], began: datetime, settings: PlanSettings, now: datetime) -> list[_Pass]:
+def _passes(there: list[_PastMachine], began: datetime, settings: PlanSettings, now: datetime) -> list[_Pass]:
     """When each machine that came after the last one that was claimed had waited long enough beside the group."""
     settle = timedelta(seconds=settings.settle_seconds)
     last_claimed = max((one.joined_at for one in there if one.claimed), default=None)

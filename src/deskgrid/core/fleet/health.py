@@ -24,7 +24,7 @@ from deskgrid.model.values.text import counted
 _WITNESSES = 2
 
 
-class Standing(msgspec.Struct, frozen=True):
+class StartHealth(msgspec.Struct, frozen=True):
     """How an image or a desktop stands.
 
     failures: in a row. allowed: may be tried now. retry_at: end of the wait. witnesses: desktops that saw them.
@@ -68,15 +68,15 @@ class Health:
         joined_on = {o.desktop for o in ordered if o.ok}
         self.good = frozenset(name for name in joined_on if not self._desktops.get(name))
 
-    def image(self, name: str, now: datetime) -> Standing:
+    def image(self, name: str, now: datetime) -> StartHealth:
         """How an image stands."""
         return self._standing("image", name, self._images.get(name, ()), now)
 
-    def desktop(self, name: str, now: datetime) -> Standing:
+    def desktop(self, name: str, now: datetime) -> StartHealth:
         """How a desktop stands."""
         return self._standing("desktop", name, self._desktops.get(name, ()), now)
 
-    def image_on(self, image: str, desktop: str, now: datetime) -> Standing:
+    def image_on(self, image: str, desktop: str, now: datetime) -> StartHealth:
         """How an image that never joined stands with the one desktop that saw it fail."""
         return self._standing("image", image, self._alone.get((image, desktop), ()), now)
 
@@ -90,9 +90,9 @@ class Health:
         standing = self.image_on(image, desktops[0], now) if len(desktops) == 1 else None
         return standing.reason if standing is not None and not standing.allowed else None
 
-    def _standing(self, what: str, name: str, streak: Sequence[Outcome], now: datetime) -> Standing:
+    def _standing(self, what: str, name: str, streak: Sequence[Outcome], now: datetime) -> StartHealth:
         if not streak:
-            return Standing(0, True)
+            return StartHealth(0, True)
         settings = self._settings
         wait = min(settings.backoff_max_seconds, settings.backoff_seconds * 2.0 ** min(len(streak) - 1, 30))
         retry_at = streak[-1].at + timedelta(seconds=wait)
@@ -103,7 +103,7 @@ class Health:
             f"{counted(len(streak), 'failure')} in a row, wait {wait:.0f} s",
             retry_at,
         )
-        return Standing(len(streak), now >= retry_at, retry_at, reason, frozenset(o.desktop for o in streak))
+        return StartHealth(len(streak), now >= retry_at, retry_at, reason, frozenset(o.desktop for o in streak))
 
 
 def _streaks(outcomes: Iterable[tuple[str, Outcome]]) -> dict[str, tuple[Outcome, ...]]:

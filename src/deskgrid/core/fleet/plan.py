@@ -20,7 +20,7 @@ import msgspec
 from deskgrid.core.fleet import backfill
 from deskgrid.core.fleet.demand import fits
 from deskgrid.core.fleet.giving import Giving, bounded
-from deskgrid.core.fleet.health import Health, Standing
+from deskgrid.core.fleet.health import Health, StartHealth
 from deskgrid.core.policy.refusals import tally
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
@@ -116,7 +116,7 @@ class _Planner:
         self.reasons[desktop.name] = reason
         self.free[desktop.name] = _less(desktop, want.size)
 
-    def _candidates(self, image: ImageFacts, size: Size, standing: Standing) -> Iterable[Desktop]:
+    def _candidates(self, image: ImageFacts, size: Size, standing: StartHealth) -> Iterable[Desktop]:
         """The desktops with room, best first; for a probe, those whose word counts come first."""
         coming = Counter([*(g.desktop for g in self.grants), *(lease.desktop for lease in self.starting)])
         fitting = [d for d in self.free.values() if fits(d, size) and coming[d.name] < self._may_start(d.name, image)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from deskgrid.model.policy import ROWS, Policy, Row, Tighter
+from deskgrid.model.policy import ROWS, Policy, SettingRow, Tighter
 
 LAYERS = ("built-in", "grid", "group", "desktop", "owner")
 BUILT_IN, GRID = LAYERS[0], LAYERS[1]
@@ -27,7 +27,7 @@ class Layer(msgspec.Struct, frozen=True):
     values: Mapping[str, Any]
 
 
-class Setting(msgspec.Struct, frozen=True):
+class EffectiveSetting(msgspec.Struct, frozen=True):
     """What holds. layers: which layer set it; several for a list to which several have added."""
 
     name: str
@@ -52,7 +52,7 @@ class Effective(msgspec.Struct, frozen=True):
     """
 
     policy: Policy
-    settings: tuple[Setting, ...]
+    settings: tuple[EffectiveSetting, ...]
     ignored: tuple[Ignored, ...] = ()
     sources: tuple[tuple[str, str], ...] = ()
     faults: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ def combine(layers: Sequence[Layer]) -> Effective:
     return Effective(policy, tuple(settings), tuple(ignored), sources)
 
 
-def tightens(row: Row, before: Any, after: Any) -> bool:
+def tightens(row: SettingRow, before: Any, after: Any) -> bool:
     """Whether `after` allows at most as much as `before`, for a setting that is not ADDED."""
     match row.tighter:
         case Tighter.LESS:
@@ -100,7 +100,7 @@ def tightens(row: Row, before: Any, after: Any) -> bool:
             return bool(after == before)
 
 
-def _settle(row: Row, layers: Sequence[Layer]) -> tuple[Setting, list[Ignored]]:
+def _settle(row: SettingRow, layers: Sequence[Layer]) -> tuple[EffectiveSetting, list[Ignored]]:
     value, by = getattr(Policy(), row.name), (BUILT_IN,)
     ignored = []
     for layer in layers:
@@ -119,10 +119,10 @@ def _settle(row: Row, layers: Sequence[Layer]) -> tuple[Setting, list[Ignored]]:
             value, by = asked, (layer.name,)
         else:
             ignored.append(Ignored(row.name, asked, layer.name, layer.source, _sentence(row, layer, by)))
-    return Setting(row.name, value, by), ignored
+    return EffectiveSetting(row.name, value, by), ignored
 
 
-def _sentence(row: Row, layer: Layer, by: Sequence[str]) -> str:
+def _sentence(row: SettingRow, layer: Layer, by: Sequence[str]) -> str:
     if row.tighter is Tighter.FIXED:
         return f"Only the grid may set {row.name}, so what the {layer.name}'s layer says is ignored."
     return (

@@ -2,7 +2,7 @@
 
 import shlex
 
-from deskgrid.host.doctor.facts import Facts, Finding, Kvm, Level, as_root, join_group
+from deskgrid.host.doctor.facts import ComputerFacts, Finding, Kvm, Level, as_root, join_group
 from deskgrid.host.doctor.trial import EMULATION
 from deskgrid.model.inventory import Trial, Verdict, Virtualisation
 from deskgrid.model.values.text import counted
@@ -12,7 +12,7 @@ CLOCK_SECONDS = 60.0
 _BUSY = ("busy", "VERR_", "in use")
 
 
-def virtualisation(facts: Facts) -> Virtualisation:
+def virtualisation(facts: ComputerFacts) -> Virtualisation:
     """What is known of the processor's hardware virtualisation."""
     if not facts.virtualisation:
         if facts.hypervised:
@@ -25,13 +25,13 @@ def virtualisation(facts: Facts) -> Virtualisation:
     return Virtualisation.HELD if facts.vboxdrv and _is_held(facts) else Virtualisation.ON
 
 
-def _is_held(facts: Facts) -> bool:
+def _is_held(facts: ComputerFacts) -> bool:
     """KVM refuses to make a machine while another hypervisor runs one."""
     failed = [trial for trial in facts.trials if trial.accelerator == "kvm" and trial.verdict is Verdict.FAILS]
     return any(word in trial.sentence for trial in failed for word in _BUSY)
 
 
-def cpu(facts: Facts) -> Finding:
+def cpu(facts: ComputerFacts) -> Finding:
     """The processor."""
     slow = "virtual machines run under software emulation, many times slower."
     match virtualisation(facts):
@@ -58,7 +58,7 @@ def cpu(facts: Facts) -> Finding:
     return Finding("cpu", Level.WARN, sentence)
 
 
-def kvm(facts: Facts) -> Finding:
+def kvm(facts: ComputerFacts) -> Finding:
     """The device that virtualisation is used by."""
     if facts.kvm is Kvm.OPENS:
         sentence = "/dev/kvm opens; that proves nothing until a guest has run on it: see `accelerators`."
@@ -82,7 +82,7 @@ def kvm(facts: Facts) -> Finding:
     return Finding("kvm", Level.WARN, sentence, as_root(facts, f"modprobe {module}"))
 
 
-def accelerators(facts: Facts) -> Finding:
+def accelerators(facts: ComputerFacts) -> Finding:
     """What guests can run on, by trial."""
     if not facts.trials:
         return Finding("accelerators", Level.WARN, "No accelerator was tried, so none is proven.")
@@ -101,7 +101,7 @@ def _plain(trial: Trial) -> str:
     return f"{trial.verdict.value}, {trial.sentence}".rstrip(".")
 
 
-def virtualbox(facts: Facts) -> Finding:
+def virtualbox(facts: ComputerFacts) -> Finding:
     """A second hypervisor."""
     if virtualisation(facts) is Virtualisation.HELD:
         sentence = f"VirtualBox {facts.virtualbox} runs a machine, and KVM can't run ours beside it."
@@ -113,7 +113,7 @@ def virtualbox(facts: Facts) -> Finding:
     return Finding("virtualbox", Level.OK, there)
 
 
-def coordinator(facts: Facts) -> Finding:
+def coordinator(facts: ComputerFacts) -> Finding:
     """The way to the coordinator."""
     found = facts.contact
     if found is None:
@@ -124,7 +124,7 @@ def coordinator(facts: Facts) -> Finding:
     return Finding("coordinator", Level.OK, f"The coordinator {found.url} answers in {found.milliseconds} ms.")
 
 
-def coordinator_clock(facts: Facts) -> Finding:
+def coordinator_clock(facts: ComputerFacts) -> Finding:
     """Both clocks."""
     name, found = "coordinator-clock", facts.contact
     if found is None or found.ahead_seconds is None:
@@ -138,7 +138,7 @@ def coordinator_clock(facts: Facts) -> Finding:
     return Finding(name, Level.WARN, sentence, as_root(facts, "timedatectl set-ntp true"))
 
 
-def state_folder(facts: Facts) -> Finding:
+def state_folder(facts: ComputerFacts) -> Finding:
     """Where the agent keeps what it must not lose."""
     if not facts.state:
         return Finding("state-folder", Level.OK, "There is no agent here yet, so no folder of its state.")
@@ -149,7 +149,7 @@ def state_folder(facts: Facts) -> Finding:
     return Finding("state-folder", Level.OK, f"The agent's state folder {facts.state} is that of {facts.account}.")
 
 
-def logind(facts: Facts) -> Finding:
+def logind(facts: ComputerFacts) -> Finding:
     """Who tells of sessions."""
     if facts.logind:
         return Finding("logind", Level.OK, "logind answers: sessions, locks, lid and sleep are known.")
@@ -159,7 +159,7 @@ def logind(facts: Facts) -> Finding:
     return Finding("logind", Level.WARN, sentence, as_root(facts, "systemctl start systemd-logind"))
 
 
-def owner(facts: Facts) -> Finding:
+def owner(facts: ComputerFacts) -> Finding:
     """Whether the agent's account would see keyboard and mouse."""
     if facts.input_devices == 0:
         return Finding("owner", Level.OK, "No keyboard or mouse here; only terminals and logins tell of an owner.")

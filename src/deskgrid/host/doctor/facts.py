@@ -46,7 +46,7 @@ class Namespaces(msgspec.Struct, frozen=True):
     limit: int | None = None
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class ComputerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What `gather` found. Defaults are those of a machine that lacks nothing.
 
     codename: VERSION_CODENAME of os-release. apt: the machine has apt-get. apt_uri: where its Debian packages come
@@ -108,7 +108,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     firmware: str = ""
 
 
-class Agent(msgspec.Struct, frozen=True):
+class AgentFacts(msgspec.Struct, frozen=True):
     """What an agent's settings say: its state folder; its coordinator and the certificate that enrolment left, if the
     way there is to be tried.
     """
@@ -140,16 +140,16 @@ def worst(findings: Sequence[Finding]) -> Level:
     return max((one.level for one in findings), key=tuple(Level).index, default=Level.OK)
 
 
-def sudo(facts: Facts) -> str:
+def sudo(facts: ComputerFacts) -> str:
     """What goes before a command that needs root."""
     return "sudo " if facts.uid != 0 and "sudo" in facts.programs else ""
 
 
-def as_root(facts: Facts, *commands: str) -> tuple[str, ...]:
+def as_root(facts: ComputerFacts, *commands: str) -> tuple[str, ...]:
     """Commands that need root."""
     return tuple(f"{sudo(facts)}{command}" for command in commands)
 
 
-def join_group(facts: Facts, group: str) -> tuple[str, ...]:
+def join_group(facts: ComputerFacts, group: str) -> tuple[str, ...]:
     """How the account that runs the agent gets into a group."""
     return as_root(facts, f"usermod -aG {group} {shlex.quote(facts.account)}  # then log in again")

@@ -13,7 +13,7 @@ import shlex
 from datetime import timedelta
 
 from deskgrid.host.doctor import desktop as parts
-from deskgrid.host.doctor.facts import GIB, PACKAGES, Facts, Finding, Level, as_root, sudo
+from deskgrid.host.doctor.facts import GIB, PACKAGES, ComputerFacts, Finding, Level, as_root, sudo
 from deskgrid.host.doctor.facts import worst as worst
 from deskgrid.host.system import sandbox
 
@@ -26,7 +26,7 @@ _GOOD_DISK_BYTES = 20 * GIB
 _CLOCK_AHEAD = timedelta(days=5 * 365)
 
 
-def examine(facts: Facts, desktop: bool = False) -> tuple[Finding, ...]:
+def examine(facts: ComputerFacts, desktop: bool = False) -> tuple[Finding, ...]:
     """Say what this machine has and lacks.
 
     Args:
@@ -56,13 +56,13 @@ def examine(facts: Facts, desktop: bool = False) -> tuple[Finding, ...]:
     )
 
 
-def _install(facts: Facts, *packages: str) -> tuple[str, ...]:
+def _install(facts: ComputerFacts, *packages: str) -> tuple[str, ...]:
     if not facts.apt:
         return ()
     return as_root(facts, "apt-get update", f"apt-get install --no-install-recommends {' '.join(packages)}")
 
 
-def _python(facts: Facts) -> Finding:
+def _python(facts: ComputerFacts) -> Finding:
     version = ".".join(map(str, facts.python))
     if facts.python[:2] >= LEAST_PYTHON:
         return Finding("python", Level.OK, f"Python {version}.")
@@ -70,7 +70,7 @@ def _python(facts: Facts) -> Finding:
     return Finding("python", Level.BAD, sentence, _install(facts, "python3", "python3-venv"))
 
 
-def _rights(facts: Facts) -> Finding:
+def _rights(facts: ComputerFacts) -> Finding:
     if facts.uid == 0:
         sentence = (
             "You are root: what needs no privileges will run as uid 61999. An agent for good has a user of its own."
@@ -87,7 +87,7 @@ def _rights(facts: Facts) -> Finding:
     return Finding("rights", Level.WARN, sentence, ("sudo -v",))
 
 
-def _clock(facts: Facts) -> Finding:
+def _clock(facts: ComputerFacts) -> Finding:
     shown = f"{facts.now:%Y-%m-%d %H:%M} UTC"
     mend = as_root(facts, "timedatectl set-ntp true")
     if facts.now < facts.newest_file_at - timedelta(minutes=5):
@@ -105,7 +105,7 @@ def _clock(facts: Facts) -> Finding:
     return Finding("clock", Level.OK, f"The clock says {shown}.")
 
 
-def _qemu(facts: Facts) -> Finding:
+def _qemu(facts: ComputerFacts) -> Finding:
     if facts.qemu is None:
         return Finding("qemu", Level.BAD, "QEMU is not installed: virtual machines need it.", _install_qemu(facts))
     if "sandbox" in facts.qemu:
@@ -127,7 +127,7 @@ def _qemu(facts: Facts) -> Finding:
     return Finding("qemu", level, f"QEMU {version[0]}.{version[1]}. {wall.sentence}")
 
 
-def _install_qemu(facts: Facts) -> tuple[str, ...]:
+def _install_qemu(facts: ComputerFacts) -> tuple[str, ...]:
     if facts.codename != "bookworm" or not facts.apt:
         return _install(facts, "qemu-system-x86", "qemu-utils")
     source = f"deb {facts.apt_uri or 'YOUR-MIRROR'} bookworm-backports main"
@@ -142,7 +142,7 @@ def _install_qemu(facts: Facts) -> tuple[str, ...]:
     )
 
 
-def _programs(facts: Facts) -> list[Finding]:
+def _programs(facts: ComputerFacts) -> list[Finding]:
     """qemu-img, mmdebstrap and what root trees are made and entered with."""
     findings = []
     for name, package in PACKAGES.items():
@@ -163,7 +163,7 @@ def _programs(facts: Facts) -> list[Finding]:
     return findings
 
 
-def _root_trees(facts: Facts) -> Finding:
+def _root_trees(facts: ComputerFacts) -> Finding:
     """Whether there is a way to enter a root tree: as root, in a user namespace, or by sudo."""
     name, spaces = "root-trees", facts.namespaces
     if spaces.works:
@@ -194,7 +194,7 @@ def _root_trees(facts: Facts) -> Finding:
     return Finding(name, Level.BAD, f"{sentence} sudo does not work without a password either.", mend)
 
 
-def _subordinate_ids(facts: Facts) -> Finding:
+def _subordinate_ids(facts: ComputerFacts) -> Finding:
     if facts.uid == 0 or facts.subordinate_ids:
         return Finding("subordinate-ids", Level.OK, "Subordinate user and group ids are there or not needed.")
     sentence = f"{facts.user} has no subordinate ids (/etc/subuid, /etc/subgid): images can't be built without root."
@@ -203,7 +203,7 @@ def _subordinate_ids(facts: Facts) -> Finding:
     return Finding("subordinate-ids", level, sentence, as_root(facts, f"usermod {ranges} {shlex.quote(facts.user)}"))
 
 
-def _memory(facts: Facts) -> Finding:
+def _memory(facts: ComputerFacts) -> Finding:
     shown = f"{facts.memory_bytes / GIB:.1f} GiB of memory, {facts.memory_available_bytes / GIB:.1f} GiB available"
     if facts.memory_bytes < _LEAST_MEMORY_BYTES:
         sentence = f"{shown}: too little for one virtual machine beside the 2 GiB that the system keeps."
@@ -213,7 +213,7 @@ def _memory(facts: Facts) -> Finding:
     return Finding("memory", Level.OK, f"{shown}.")
 
 
-def _disk(facts: Facts) -> Finding:
+def _disk(facts: ComputerFacts) -> Finding:
     if facts.cache_error:
         sentence = f"The cache folder {facts.cache} can't be written ({facts.cache_error}): nothing can be kept."
         own = f"install -d -o {shlex.quote(facts.user)} {shlex.quote(facts.cache)}"

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from deskgrid.host.doctor.contact import contact
-from deskgrid.host.doctor.facts import PACKAGES, Agent, Facts, Kvm, Namespaces
+from deskgrid.host.doctor.facts import PACKAGES, AgentFacts, ComputerFacts, Kvm, Namespaces
 from deskgrid.host.doctor.machine import look
 from deskgrid.host.doctor.trial import EMULATION, TRIAL_SECONDS, try_all
 from deskgrid.host.system import sandbox
@@ -26,11 +26,13 @@ from deskgrid.model.inventory import Trial
 
 _ASK_SECONDS, _ANSWER_SECONDS = 10, 3
 _Part = dict[str, Any]
-"""Some of the facts, by their names in `Facts`."""
+"""Some of the facts, by their names in `ComputerFacts`."""
 _YOUNG_FILES = ("/var/lib/dpkg/status", "/etc", "/etc/resolv.conf", "/var/log")
 
 
-def gather(cache: Path | None = None, agent: Agent | None = None, trial_seconds: float = TRIAL_SECONDS) -> Facts:
+def gather(
+    cache: Path | None = None, agent: AgentFacts | None = None, trial_seconds: float = TRIAL_SECONDS
+) -> ComputerFacts:
     """Ask this machine.
 
     Args:
@@ -38,7 +40,7 @@ def gather(cache: Path | None = None, agent: Agent | None = None, trial_seconds:
         agent: the agent here. trial_seconds: how long each accelerator is tried with a guest at most; 0: not at all.
     """
     who = _who(agent)
-    return Facts(
+    return ComputerFacts(
         **_system(),
         **_computer(),
         **_virtual_machines(who, trial_seconds),
@@ -102,7 +104,7 @@ def _virtual_machines(who: "Who", trial_seconds: float) -> _Part:
     return {"qemu": qemu, "kvm": kvm, "trials": _trials(kvm, trial_seconds) if qemu is not None else ()}
 
 
-def _folders(folder: Path, agent: Agent | None, who: "Who") -> _Part:
+def _folders(folder: Path, agent: AgentFacts | None, who: "Who") -> _Part:
     """The disk that is used, and what the agent and its account find: state, input devices, logind, coordinator."""
     cache_error, disk_free_bytes = _disk(folder, who.may if agent is not None else os.access)
     devices = list(Path("/dev/input").glob("event*"))
@@ -143,7 +145,7 @@ class Who(msgspec.Struct, frozen=True):
         return state.st_mode >> shift & how == how
 
 
-def _who(agent: Agent | None) -> Who:
+def _who(agent: AgentFacts | None) -> Who:
     """The owner of the agent's state folder; else whoever would run VMs for the caller."""
     try:
         uid = agent.state.stat().st_uid if agent is not None else service_account().uid

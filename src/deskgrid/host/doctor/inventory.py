@@ -48,11 +48,11 @@ def look(state: Path | None) -> Inventory:
     """Look at this computer, in this process."""
     # Here, because the agent imports this module and never gets this far.
     from deskgrid.host.doctor.desktop import virtualisation
-    from deskgrid.host.doctor.facts import GIB, Agent, Level
+    from deskgrid.host.doctor.facts import GIB, AgentFacts, Level
     from deskgrid.host.doctor.findings import examine
     from deskgrid.host.doctor.gather import gather
 
-    facts = gather(agent=Agent(state) if state is not None else None, trial_seconds=_TRIAL_SECONDS)
+    facts = gather(agent=AgentFacts(state) if state is not None else None, trial_seconds=_TRIAL_SECONDS)
     problems = [one.name for one in examine(facts, desktop=True) if one.level is not Level.OK]
     return Inventory(
         system=_text(facts.system),

@@ -61,7 +61,7 @@ _RULE = re.compile(r"\[(ReadOnlyIf|SuppressIf)(Not)?:([^=\]]+)=([^\]]*)\]")
 _FORCE = re.compile(r"([^\[\];]+)\[ForceIf(Not)?:([^=\]]+)=([^\]]*)\]")
 
 
-class Setting(msgspec.Struct, frozen=True):
+class FirmwareSetting(msgspec.Struct, frozen=True):
     """One setting. possible: its values, where they are told. rules: Dell's dependencies, as it writes them."""
 
     name: str
@@ -86,7 +86,7 @@ class Setup(msgspec.Struct, frozen=True):
     """A firmware's settings. driver: who shows them ("dell-wmi-sysman", "thinklmi", "hp-bioscfg")."""
 
     driver: str
-    settings: tuple[Setting, ...]
+    settings: tuple[FirmwareSetting, ...]
     roles: tuple[Role, ...] = ()
     pending_reboot: bool = False
 
@@ -107,7 +107,7 @@ class Obstacle(msgspec.Struct, frozen=True):
     sentence: str
 
 
-class Plan(msgspec.Struct, frozen=True):
+class FirmwarePlan(msgspec.Struct, frozen=True):
     """What to do. password_of: the role whose password is needed, or nothing. done: settings that are on already."""
 
     driver: str
@@ -118,7 +118,7 @@ class Plan(msgspec.Struct, frozen=True):
     pending_reboot: bool = False
 
 
-def plan(setup: Setup, features: tuple[Feature, ...] = (Feature.CPU,)) -> Plan:
+def plan(setup: Setup, features: tuple[Feature, ...] = (Feature.CPU,)) -> FirmwarePlan:
     """What to write so that these features are on."""
     values = {setting.name: setting.current for setting in setup.settings}
     writes: list[Write] = []
@@ -141,9 +141,9 @@ def plan(setup: Setup, features: tuple[Feature, ...] = (Feature.CPU,)) -> Plan:
     role = _role(setup) if writes else None
     if role is not None and (role.certificate or role.mechanism != "password"):
         sentence = f"{role.name} asks for a signed certificate, not for a password: use the firmware's setup."
-        return Plan(setup.driver, (), (*obstacles, Obstacle("certificate-needed", sentence)), tuple(done))
+        return FirmwarePlan(setup.driver, (), (*obstacles, Obstacle("certificate-needed", sentence)), tuple(done))
     name = role.name if role is not None else ""
-    return Plan(setup.driver, tuple(writes), tuple(obstacles), tuple(done), name, setup.pending_reboot)
+    return FirmwarePlan(setup.driver, tuple(writes), tuple(obstacles), tuple(done), name, setup.pending_reboot)
 
 
 def plain(name: str) -> str:
@@ -163,11 +163,11 @@ def on_value(current: str, possible: tuple[str, ...]) -> str | None:
     return _OPPOSITE.get(plain(current))
 
 
-def _is(setting: Setting, feature: Feature) -> bool:
+def _is(setting: FirmwareSetting, feature: Feature) -> bool:
     return bool({plain(setting.name), plain(setting.display_name)} & NAMES[feature])
 
 
-def _step(setting: Setting, feature: Feature, values: Mapping[str, str]) -> Write | Obstacle | None:
+def _step(setting: FirmwareSetting, feature: Feature, values: Mapping[str, str]) -> Write | Obstacle | None:
     if is_on(setting.current):
         return None
     new = on_value(setting.current, setting.possible)

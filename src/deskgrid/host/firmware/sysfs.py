@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.firmware.plan import Obstacle, Plan, Role, Setting, Setup, Write
+from deskgrid.host.firmware.plan import FirmwarePlan, FirmwareSetting, Obstacle, Role, Setup, Write
 
 CLASS = Path("class/firmware-attributes")
 DRIVERS = {"dell": "dell-wmi-sysman", "lenovo": "think-lmi", "hp": "hp-bioscfg", "hewlett-packard": "hp-bioscfg"}
@@ -49,9 +49,9 @@ def _setup(driver: Path) -> Setup:
     return Setup(driver.name, tuple(settings), roles, _text(attributes / "pending_reboot") == "1")
 
 
-def _setting(folder: Path) -> Setting:
+def _setting(folder: Path) -> FirmwareSetting:
     possible = re.split(r"[;,]", _text(folder / "possible_values"))
-    return Setting(
+    return FirmwareSetting(
         name=folder.name,
         current=_text(folder / "current_value"),
         possible=tuple(value.strip() for value in possible if value.strip()),
@@ -89,13 +89,13 @@ def without_settings(root: Path) -> Obstacle:
     return Obstacle("vendor-unknown", sentence)
 
 
-def may_write(root: Path, plan: Plan) -> bool:
+def may_write(root: Path, plan: FirmwarePlan) -> bool:
     """Whether this account may write what is planned."""
     base = root / CLASS / plan.driver / "attributes"
     return all(os.access(base / write.setting / "current_value", os.W_OK) for write in plan.writes)
 
 
-def carry_out(root: Path, plan: Plan, password: str = "") -> tuple[Result, ...]:
+def carry_out(root: Path, plan: FirmwarePlan, password: str = "") -> tuple[Result, ...]:
     """Write what is planned.
 
     Args:

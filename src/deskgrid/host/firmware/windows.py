@@ -14,7 +14,7 @@ Configure and the "agent-free" BIOS interface (root/dcim/sysman/biosattributes),
 
 import msgspec
 
-from deskgrid.host.firmware.plan import Feature, Obstacle, Plan, Setting, Setup, plan
+from deskgrid.host.firmware.plan import Feature, FirmwarePlan, FirmwareSetting, Obstacle, Setup, plan
 
 _POWERSHELL = ("powershell.exe", "-NoProfile", "-NonInteractive", "-Command")
 _PASSWORD = "$p = [Console]::In.ReadLine(); "  # noqa: S105 - reads one
@@ -30,7 +30,7 @@ class WindowsSetup(msgspec.Struct, frozen=True):
     """
 
     maker: str
-    settings: tuple[Setting, ...]
+    settings: tuple[FirmwareSetting, ...]
     password_set: bool = False
     tools: frozenset[str] = frozenset()
 
@@ -67,7 +67,7 @@ def _vendor(maker: str) -> str:
     return first[0] if first and first[0] in (DELL, LENOVO, HP) else ""
 
 
-def _dell(setup: WindowsSetup, planned: Plan) -> tuple[Call, ...]:
+def _dell(setup: WindowsSetup, planned: FirmwarePlan) -> tuple[Call, ...]:
     if "cctk" in setup.tools and not setup.password_set:
         return tuple(Call(("cctk.exe", f"--{write.setting}={write.new}"), False, write.why) for write in planned.writes)
     secret = "$b = [Text.Encoding]::UTF8.GetBytes($p); $t = 1; " if setup.password_set else "$b = [byte[]]@(); $t = 0; "
@@ -85,7 +85,7 @@ def _dell(setup: WindowsSetup, planned: Plan) -> tuple[Call, ...]:
     )
 
 
-def _lenovo(setup: WindowsSetup, planned: Plan) -> tuple[Call, ...]:
+def _lenovo(setup: WindowsSetup, planned: FirmwarePlan) -> tuple[Call, ...]:
     """All in one session: the settings, then the password where it goes by itself, then the saving."""
     if not planned.writes:
         return ()
@@ -111,7 +111,7 @@ def _lenovo_step(kind: str, method: str, parameter: str) -> str:
     )
 
 
-def _hp(setup: WindowsSetup, planned: Plan) -> tuple[Call, ...]:
+def _hp(setup: WindowsSetup, planned: FirmwarePlan) -> tuple[Call, ...]:
     calls = []
     for write in planned.writes:
         name, value = _quoted(write.setting), _quoted(write.new)

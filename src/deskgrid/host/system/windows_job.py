@@ -1,9 +1,9 @@
 """On Windows, everything of a VM in a job object that ends with the process that made it, and out of the owner's way.
 
-    job = Job()                                         # in the VM's keeper, before it starts anything
+    job = JobObject()                                         # in the VM's keeper, before it starts anything
     job.join()
     qemu = subprocess.Popen(argv, creationflags=QUIET)  # in the idle class from its first instant, without a window
-    reins = Job(idle=True)                              # inside the first one: only for QEMU
+    reins = JobObject(idle=True)                              # inside the first one: only for QEMU
     reins.take(qemu.pid)
     faults = reins.limit(share=0.5, memory_bytes=4 << 30) + stand_back(qemu.pid)
 
@@ -41,7 +41,7 @@ QUIET = _IDLE_PRIORITY_CLASS | 0x08000000
 """Creation flags: the idle priority class, and no console window (CREATE_NO_WINDOW)."""
 
 
-class Used(msgspec.Struct, frozen=True):
+class JobUsage(msgspec.Struct, frozen=True):
     """What all processes of a job have used so far, those that have ended included. active: those that still run."""
 
     cpu_seconds: float
@@ -94,7 +94,7 @@ class JobFailed(Exception):
     """A job object could not be had, so nothing may be started in it."""
 
 
-class Job:
+class JobObject:
     """A job object that ends all its processes when its last handle is closed.
 
     Args:
@@ -138,7 +138,7 @@ class Job:
             faults.append(self._set(_CPU_RATE, rate, "its share of the processors"))
         return tuple(fault for fault in faults if fault)
 
-    def used(self) -> Used | None:
+    def used(self) -> JobUsage | None:
         """What its processes have used so far; None: Windows does not say."""
         return _used(self.handle)
 
@@ -173,7 +173,7 @@ class Job:
         return _said(f"SetInformationJobObject for {what}")
 
 
-def used_by(name: str) -> Used | None:
+def used_by(name: str) -> JobUsage | None:
     """What a named job of this session has used so far; None: there is none, or Windows does not say."""
     handle = _call("OpenJobObjectW", c_void_p, c_uint32, c_int, c_wchar_p)(_JOB_QUERY, 0, name)
     if not handle:
@@ -184,12 +184,12 @@ def used_by(name: str) -> Used | None:
         _call("CloseHandle", c_int, c_void_p)(handle)
 
 
-def _used(handle: int | None) -> Used | None:
+def _used(handle: int | None) -> JobUsage | None:
     found = _Accounting()
     call = _call("QueryInformationJobObject", c_int, c_void_p, c_int, c_void_p, c_uint32, c_void_p)
     if not call(handle, _BASIC_ACCOUNTING, byref(found), ctypes.sizeof(found), None):
         return None
-    return Used((found.user + found.kernel) / 1e7, found.active)
+    return JobUsage((found.user + found.kernel) / 1e7, found.active)
 
 
 def stand_back(pid: int) -> tuple[str, ...]:

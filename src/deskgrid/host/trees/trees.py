@@ -25,7 +25,7 @@ from deskgrid.host.trees.debstrap import BuildFailed, Progress, bootstrap, quiet
 _FORMAT = 1
 
 
-class Recipe(msgspec.Struct, frozen=True):
+class TreeRecipe(msgspec.Struct, frozen=True):
     """What is in a tree.
 
     moving: of a suite that changes daily, such as testing: a mirror's copy may be past the date that it is valid until.
@@ -43,7 +43,7 @@ class Tree(msgspec.Struct, frozen=True):
     account: Account
 
 
-TOOL_TREE = Recipe(
+TOOL_TREE = TreeRecipe(
     suite="trixie",
     packages=(
         "condor",
@@ -59,7 +59,7 @@ TOOL_TREE = Recipe(
 """One tree for both HTCondor and image building (mke2fs with tar support, grub-mkimage)."""
 
 
-def find(recipe: Recipe = TOOL_TREE, account: Account | None = None, cache: Path | None = None) -> Tree | None:
+def find(recipe: TreeRecipe = TOOL_TREE, account: Account | None = None, cache: Path | None = None) -> Tree | None:
     """Return the tree if it is in the cache."""
     owner = account or service_account()
     root = _place(recipe, owner, cache) / "root"
@@ -67,7 +67,7 @@ def find(recipe: Recipe = TOOL_TREE, account: Account | None = None, cache: Path
 
 
 def provide(
-    recipe: Recipe = TOOL_TREE,
+    recipe: TreeRecipe = TOOL_TREE,
     progress: Progress = quiet,
     account: Account | None = None,
     cache: Path | None = None,
@@ -93,13 +93,13 @@ def provide(
     return tree
 
 
-def _place(recipe: Recipe, owner: Account, cache: Path | None) -> Path:
+def _place(recipe: TreeRecipe, owner: Account, cache: Path | None) -> Path:
     facts = msgspec.json.encode([_FORMAT, recipe.suite, sorted(recipe.packages), owner.uid, owner.gid])
     folder = (cache or cache_folder()) / "trees"
     return folder / f"{recipe.suite}-{hashlib.sha256(facts).hexdigest()[:12]}"
 
 
-def _build(recipe: Recipe, owner: Account, place: Path, progress: Progress) -> None:
+def _build(recipe: TreeRecipe, owner: Account, place: Path, progress: Progress) -> None:
     """Build beside the place and rename. The caller holds the lock."""
     fresh = place.parent / f".{place.name}.new"
     for rest in (fresh, place):

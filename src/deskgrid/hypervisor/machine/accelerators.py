@@ -106,7 +106,7 @@ def _kvm_opens() -> bool:
     return True
 
 
-class Known(msgspec.Struct, frozen=True):
+class TrustFile(msgspec.Struct, frozen=True):
     """What is remembered. bound_to: of which QEMU on which system. Times are of this computer's clock."""
 
     bound_to: str
@@ -152,20 +152,20 @@ class Trust:
         with self._lock:
             return frozenset(self._read(version).proven)
 
-    def _read(self, version: str) -> Known:
+    def _read(self, version: str) -> TrustFile:
         """A file that can't be understood says nothing: the worst that follows is one more trial."""
         bound_to, now = _bound_to(version), self._now()
         try:
-            known = read_json(self._file.read_bytes(), type=Known)
+            known = read_json(self._file.read_bytes(), type=TrustFile)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return Known(bound_to)
+            return TrustFile(bound_to)
         if known.bound_to != bound_to:
-            return Known(bound_to)
+            return TrustFile(bound_to)
         held = {name: at for name, at in known.distrusted.items() if at <= now < at + DISTRUST}
-        return Known(bound_to, known.proven, held)
+        return TrustFile(bound_to, known.proven, held)
 
     def _write(self, bound_to: str, proven: dict[str, datetime], distrusted: dict[str, datetime]) -> None:
-        write_atomic(self._file, msgspec.json.encode(Known(bound_to, proven, distrusted)), 0o600)
+        write_atomic(self._file, msgspec.json.encode(TrustFile(bound_to, proven, distrusted)), 0o600)
 
 
 def _without(known: dict[str, datetime], accelerator: str) -> dict[str, datetime]:

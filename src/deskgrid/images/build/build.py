@@ -45,7 +45,7 @@ from deskgrid.images.build.work_folder import TREE
 from deskgrid.images.contract import ImageError
 from deskgrid.images.format import manifest
 from deskgrid.images.format.manifest import Manifest, Package
-from deskgrid.images.format.recipe import GIB, Loaded, load
+from deskgrid.images.format.recipe import GIB, LoadedRecipe, load
 from deskgrid.model.image import ImageRef
 
 NEEDED_BYTES = 3 << 29
@@ -98,7 +98,7 @@ def build(recipe: Path, cache: Path | None = None, progress: Progress = quiet, r
     return built
 
 
-def find(loaded: Loaded, images: Path) -> Built | None:
+def find(loaded: LoadedRecipe, images: Path) -> Built | None:
     """Return the image that was built from just this, if it is there."""
     wanted = inputs(loaded)
     for folder in sorted((images / loaded.recipe.name).glob("*"), key=lambda path: path.stat().st_mtime, reverse=True):
@@ -112,7 +112,7 @@ def find(loaded: Loaded, images: Path) -> Built | None:
     return None
 
 
-def inputs(loaded: Loaded) -> str:
+def inputs(loaded: LoadedRecipe) -> str:
     """Return a SHA-256 over all that we put into the image ourselves (not the packages' versions)."""
     parts = [
         loaded.recipe,
@@ -143,7 +143,7 @@ def alone(lock: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _build(loaded: Loaded, images: Path, cache: Path | None, progress: Progress, rebuild: bool) -> Built:
+def _build(loaded: LoadedRecipe, images: Path, cache: Path | None, progress: Progress, rebuild: bool) -> Built:
     """Build in a work folder and rename. The caller holds the lock."""
     name = loaded.recipe.name
     work = images / f".{name}.work"
@@ -168,13 +168,13 @@ def _build(loaded: Loaded, images: Path, cache: Path | None, progress: Progress,
         work_folder.leave(work, key)
 
 
-def _tree_key(loaded: Loaded) -> str:
+def _tree_key(loaded: LoadedRecipe) -> str:
     """What the root tree depends on: all that the image does but its sizes."""
     sizes = msgspec.structs.replace(loaded.recipe, disk_bytes=GIB, memory_bytes=GIB)
     return inputs(msgspec.structs.replace(loaded, recipe=sizes))
 
 
-def _make(loaded: Loaded, tools: trees.Tree, work: Path, progress: Progress) -> Manifest:
+def _make(loaded: LoadedRecipe, tools: trees.Tree, work: Path, progress: Progress) -> Manifest:
     """Turn the tree's tar into the image's files in `work`."""
     recipe = loaded.recipe
     given = inputs(loaded)

@@ -21,7 +21,7 @@ from deskgrid.images.contract import ImageError
 FIRST_LINE = "#mtree"
 
 
-class Entry(msgspec.Struct, frozen=True):
+class TreeEntry(msgspec.Struct, frozen=True):
     """One file of a tree. kind: dir, file or link. link: a symbolic link's target."""
 
     path: str
@@ -34,13 +34,13 @@ class Entry(msgspec.Struct, frozen=True):
     link: str = ""
 
 
-def encode(entries: Iterable[Entry]) -> bytes:
+def encode(entries: Iterable[TreeEntry]) -> bytes:
     """Return the lines, sorted by path."""
     lines = [_line(entry) for entry in sorted(entries, key=lambda entry: entry.path)]
     return "\n".join([FIRST_LINE, *lines, ""]).encode()
 
 
-def decode(content: bytes) -> dict[str, Entry]:
+def decode(content: bytes) -> dict[str, TreeEntry]:
     """Return the entries by path. Raises: ImageError."""
     lines = content.decode(errors="replace").splitlines()
     if not lines or lines[0] != FIRST_LINE:
@@ -51,7 +51,7 @@ def decode(content: bytes) -> dict[str, Entry]:
         raise ImageError(f"list of files: {error}; build the image again") from None
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: TreeEntry) -> str:
     words = [f"./{_shown(entry.path)}" if entry.path else ".", f"type={entry.kind}", f"mode={entry.mode:04o}"]
     words += [f"uid={entry.uid}", f"gid={entry.gid}"]
     if entry.kind == "file":
@@ -61,10 +61,10 @@ def _line(entry: Entry) -> str:
     return " ".join(words)
 
 
-def _entry(line: str) -> Entry:
+def _entry(line: str) -> TreeEntry:
     path, *words = line.split(" ")
     said = dict(word.split("=", 1) for word in words)
-    return Entry(
+    return TreeEntry(
         _read(path).removeprefix(".").removeprefix("/"),
         said["type"],
         int(said["mode"], 8),

@@ -15,7 +15,7 @@ _MAGIC = b"070701"
 _TRAILER = "TRAILER!!!"
 
 
-class Entry(NamedTuple):
+class CpioEntry(NamedTuple):
     """One file of the archive. mode: type and permissions as in stat; data: content, or a symbolic link's target."""
 
     path: str
@@ -24,34 +24,34 @@ class Entry(NamedTuple):
     device: tuple[int, int] = (0, 0)
 
 
-def directory(path: str) -> Entry:
+def directory(path: str) -> CpioEntry:
     """Return a directory."""
-    return Entry(path, stat.S_IFDIR | 0o755)
+    return CpioEntry(path, stat.S_IFDIR | 0o755)
 
 
-def program(path: str, data: bytes) -> Entry:
+def program(path: str, data: bytes) -> CpioEntry:
     """Return a file that may be executed."""
-    return Entry(path, stat.S_IFREG | 0o755, data)
+    return CpioEntry(path, stat.S_IFREG | 0o755, data)
 
 
-def plain(path: str, data: bytes) -> Entry:
+def plain(path: str, data: bytes) -> CpioEntry:
     """Return a file that is read."""
-    return Entry(path, stat.S_IFREG | 0o644, data)
+    return CpioEntry(path, stat.S_IFREG | 0o644, data)
 
 
-def character_device(path: str, major: int, minor: int) -> Entry:
+def character_device(path: str, major: int, minor: int) -> CpioEntry:
     """Return a character device, such as the console that the kernel opens before /dev is mounted."""
-    return Entry(path, stat.S_IFCHR | 0o600, b"", (major, minor))
+    return CpioEntry(path, stat.S_IFCHR | 0o600, b"", (major, minor))
 
 
-def archive(entries: Iterable[Entry]) -> bytes:
+def archive(entries: Iterable[CpioEntry]) -> bytes:
     """Return the entries as one archive, in the order given (a directory before what is in it)."""
     parts = [_record(number, entry) for number, entry in enumerate(entries, start=1)]
-    parts.append(_record(0, Entry(_TRAILER, 0)))
+    parts.append(_record(0, CpioEntry(_TRAILER, 0)))
     return _padded(b"".join(parts), 512)
 
 
-def _record(inode: int, entry: Entry) -> bytes:
+def _record(inode: int, entry: CpioEntry) -> bytes:
     name = entry.path.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     numbers = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, *entry.device, len(name), 0)

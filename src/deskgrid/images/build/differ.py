@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from deskgrid.images.build import contents, sbom
-from deskgrid.images.build.contents import Entry
+from deskgrid.images.build.contents import TreeEntry
 from deskgrid.images.contract import ImageError
 from deskgrid.images.format import manifest
 from deskgrid.images.format.manifest import Manifest
@@ -45,7 +45,7 @@ class Side(msgspec.Struct, frozen=True):
 
     manifest: Manifest
     sums: Mapping[str, str]
-    files: Mapping[str, Entry] | None
+    files: Mapping[str, TreeEntry] | None
 
 
 def read(folder: Path, held: Manifest) -> Side:
@@ -133,7 +133,7 @@ def _sizes(old: Manifest, new: Manifest) -> list[Change]:
     return [change for change in found if change.old != change.new]
 
 
-def _files(old: Mapping[str, Entry], new: Mapping[str, Entry]) -> list[Change]:
+def _files(old: Mapping[str, TreeEntry], new: Mapping[str, TreeEntry]) -> list[Change]:
     found = []
     for path in sorted(old.keys() | new.keys()):
         was, now = old.get(path), new.get(path)
@@ -142,7 +142,7 @@ def _files(old: Mapping[str, Entry], new: Mapping[str, Entry]) -> list[Change]:
     return found
 
 
-def _seen(one: Entry | None, other: Entry | None) -> str:
+def _seen(one: TreeEntry | None, other: TreeEntry | None) -> str:
     """What is to be said of a file beside the other one: what differs."""
     if one is None:
         return ""

@@ -13,7 +13,7 @@ from deskgrid.model.image import ImageRef
 from deskgrid.model.values.text import counted
 
 
-class Listed(msgspec.Struct, frozen=True):
+class ListedImage(msgspec.Struct, frozen=True):
     """One image in a folder. used_bytes: what it takes on this disk. fault: why it can't be used; "" when it can."""
 
     ref: ImageRef
@@ -24,13 +24,13 @@ class Listed(msgspec.Struct, frozen=True):
     fault: str = ""
 
 
-def listed(images: Path) -> Sequence[Listed]:
+def listed(images: Path) -> Sequence[ListedImage]:
     """Return the images below a folder, by name, the newest first; sums are not taken."""
     found = [_look(path.parent) for path in images.glob(f"[!.]*/*/{manifest.FILE}")]
     return sorted(found, key=lambda one: (one.ref.name, -one.built_at.timestamp()))
 
 
-def inspect(folder: Path) -> Listed:
+def inspect(folder: Path) -> ListedImage:
     """Return all that is known of the image in one folder. Raises: ImageError when it can't be used."""
     found = _look(folder.resolve())
     if found.fault:
@@ -38,7 +38,7 @@ def inspect(folder: Path) -> Listed:
     return found
 
 
-def find_image(text: str, images: Path) -> Listed:
+def find_image(text: str, images: Path) -> ListedImage:
     """Return the image that people mean by a folder, or by `name` or `name@digest` of one in `images`.
 
     A name alone is the newest; a digest may be cut short. Raises: ImageError when there is none, or it can't be used.
@@ -56,7 +56,7 @@ def find_image(text: str, images: Path) -> Listed:
     return found[0]
 
 
-def _look(folder: Path) -> Listed:
+def _look(folder: Path) -> ListedImage:
     ref = ImageRef(folder.parent.name, folder.name)
     held, fault = None, ""
     try:
@@ -70,4 +70,4 @@ def _look(folder: Path) -> Listed:
     built_at = (
         datetime.fromtimestamp(folder.stat().st_mtime, UTC) if folder.exists() else datetime.fromtimestamp(0, UTC)
     )
-    return Listed(ref, folder, built_at, used, held, fault)
+    return ListedImage(ref, folder, built_at, used, held, fault)

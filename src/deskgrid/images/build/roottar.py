@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from deskgrid.images.build.contents import Entry
+from deskgrid.images.build.contents import TreeEntry
 
 _DROPPED = re.compile(
     r"""(
@@ -76,7 +76,7 @@ class RootTar:
 
     def write_normal(
         self, output: Path, epoch: int, added: Mapping[str, bytes], wanted: Collection[str] = ()
-    ) -> list[Entry]:
+    ) -> list[TreeEntry]:
         """Write the tree again by the rules.
 
         Args:
@@ -86,7 +86,7 @@ class RootTar:
 
         Returns: what was written, in this order.
         """
-        written: dict[str, Entry] = {}
+        written: dict[str, TreeEntry] = {}
         extra = {path: data for path, data in {**_FIXED, **added}.items() if path not in wanted}
         kept = {
             path: member
@@ -131,16 +131,16 @@ class _Summed:
         return data
 
 
-def _entry(path: str, member: tarfile.TarInfo, sha256: str, written: Mapping[str, Entry]) -> Entry:
+def _entry(path: str, member: tarfile.TarInfo, sha256: str, written: Mapping[str, TreeEntry]) -> TreeEntry:
     about = (member.mode & 0o7777, member.uid, member.gid)
     if member.isdir():
-        return Entry(path, "dir", *about)
+        return TreeEntry(path, "dir", *about)
     if member.issym():
-        return Entry(path, "link", *about, link=member.linkname)
+        return TreeEntry(path, "link", *about, link=member.linkname)
     if member.islnk():
         target = written.get(member.linkname)
-        return Entry(path, "file", *about, target.size if target else 0, target.sha256 if target else "")
-    return Entry(path, "file", *about, member.size, sha256)
+        return TreeEntry(path, "file", *about, target.size if target else 0, target.sha256 if target else "")
+    return TreeEntry(path, "file", *about, member.size, sha256)
 
 
 def dropped(path: str, member: tarfile.TarInfo) -> bool:

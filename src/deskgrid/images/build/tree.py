@@ -17,7 +17,7 @@ from pathlib import Path
 from deskgrid import guest
 from deskgrid.host.trees.debstrap import BuildFailed, Progress, bootstrap
 from deskgrid.images.contract import ImageError
-from deskgrid.images.format.recipe import Loaded, Recipe, address
+from deskgrid.images.format.recipe import LoadedRecipe, Recipe, address
 
 HOOK = Path(__file__).with_name("hook")
 """What mmdebstrap calls."""
@@ -42,7 +42,7 @@ DPKG_OPTIONS = (
 """No manuals and translations, no syncing to disk, and no initial RAM disk of Debian's: we make our own."""
 
 
-def make_tree(loaded: Loaded, tar: Path, progress: Progress) -> None:
+def make_tree(loaded: LoadedRecipe, tar: Path, progress: Progress) -> None:
     """Write the tar of the root tree with all packages, files and what the scripts did.
 
     Raises:
@@ -112,7 +112,7 @@ def _archive_options(recipe: Recipe, folder: Path) -> list[str]:
     return options
 
 
-def write_hook(loaded: Loaded, folder: Path) -> Path:
+def write_hook(loaded: LoadedRecipe, folder: Path) -> Path:
     """Write what mmdebstrap calls in the finished tree: a program and a tar with the files that it puts there.
 
     The folder is made readable to all: in a user namespace mmdebstrap is somebody else.
@@ -142,12 +142,12 @@ def _users(recipe: Recipe) -> str:
     return "".join(f"{user.name}:{user.uid}:{user.shell}:{','.join(user.groups)}\n" for user in recipe.users)
 
 
-def _script_name(loaded: Loaded, number: int) -> str:
+def _script_name(loaded: LoadedRecipe, number: int) -> str:
     shown = "".join(char if char.isalnum() else "-" for char in Path(loaded.recipe.scripts[number]).name)
     return f"script-{number:03}-{shown}"
 
 
-def in_plain_words(said: str, loaded: Loaded) -> str | None:
+def in_plain_words(said: str, loaded: LoadedRecipe) -> str | None:
     """Say what the recipe did wrong, where mmdebstrap's words tell; else None."""
     if match := re.search(r"E: script-(\d+)\S* (ended with exit code .*?); E: ", said):
         number = int(match[1])

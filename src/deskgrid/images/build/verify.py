@@ -10,7 +10,7 @@ from deskgrid.images.build.build import Built, build
 from deskgrid.images.build.differ import Difference
 
 
-class Verified(msgspec.Struct, frozen=True):
+class BuildVerified(msgspec.Struct, frozen=True):
     """Two builds of one recipe. difference: what is not the same; None when the bytes are. cause: the same, said."""
 
     one: Built
@@ -19,11 +19,11 @@ class Verified(msgspec.Struct, frozen=True):
     cause: str = ""
 
 
-def verify(recipe: Path, cache: Path | None = None, progress: Progress = quiet) -> Verified:
+def verify(recipe: Path, cache: Path | None = None, progress: Progress = quiet) -> BuildVerified:
     """Build twice and compare. Raises: ImageError."""
     one = build(recipe, cache, lambda part, text: progress(part / 2, f"first build: {text}"), rebuild=True)
     two = build(recipe, cache, lambda part, text: progress(0.5 + part / 2, f"second build: {text}"), rebuild=True)
     if one.ref == two.ref:
-        return Verified(one, two, None)
+        return BuildVerified(one, two, None)
     found = differ.compare(differ.read(one.folder, one.manifest), differ.read(two.folder, two.manifest))
-    return Verified(one, two, found, differ.cause(found))
+    return BuildVerified(one, two, found, differ.cause(found))

@@ -3,11 +3,11 @@
 Rules, told first
 - Sources are asked in their order: neighbours, caches, origin. One that is away, or lies, is left alone for a while
   (`patience.py`); one that has not got something is asked for the next thing all the same. All of them away:
-  `Unreachable`, and the caller may try again.
+  `NoSource`, and the caller may try again.
 - Every blob is checked against its pack's index, and the index against the pack's name, before anything is kept. What
   came before a source failed is kept, so nothing is fetched twice.
 - `stop` ends it at once, for good, `pause` until told otherwise: the connection is cut. The rate is the callers' common
-  `Pace`.
+  `ByteRate`.
 - A full store is no reason not to read: the blobs are handed to the caller anyway.
 """
 
@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from deskgrid.images.contract import ImageError
-from deskgrid.images.fetch.patience import Health
+from deskgrid.images.fetch.patience import SourceHealth
 from deskgrid.images.fetch.source import Away, Lacks, PackSource
 from deskgrid.images.format import published
 from deskgrid.images.format.keys import Damaged
 from deskgrid.images.format.packs import PackIndex
 from deskgrid.images.format.published import HOLE, Pack
-from deskgrid.images.format.ranges import LONG_BYTES, MOST_BYTES, Pace, ranges
+from deskgrid.images.format.ranges import LONG_BYTES, MOST_BYTES, ByteRate, ranges
 from deskgrid.images.store.store import Admitted, ChunkStore, Report, StoreFull
 
 _NO_SOURCE_SECONDS = 15.0
@@ -33,7 +33,7 @@ T = TypeVar("T")
 Keep = Callable[[PackIndex, dict[int, bytes]], None]
 
 
-class Unreachable(ImageError):
+class NoSource(ImageError):
     """No source gives what is wanted now. again_at: when the first may be asked, by the steady clock."""
 
     def __init__(self, sentence: str, again_at: float) -> None:
@@ -45,7 +45,7 @@ class Stopped(ImageError):
     """It was cancelled."""
 
 
-class Paused(Unreachable):
+class FetchPaused(NoSource):
     """It was told to pause."""
 
 
@@ -57,13 +57,13 @@ class Fetcher:
         store: ChunkStore,
         image: Admitted,
         sources: Sequence[PackSource],
-        pace: Pace | None = None,
+        pace: ByteRate | None = None,
         report: Report = lambda sentence: None,
     ) -> None:
         """Fetch `image` from `sources` in their order. report: told once of each fault that is somebody's."""
         self._store, self._image, self._sources, self._report = store, image, sources, report
-        self._pace = pace or Pace()
-        self._health = [Health(source.patience) for source in sources]
+        self._pace = pace or ByteRate()
+        self._health = [SourceHealth(source.patience) for source in sources]
         self._needed: dict[int, frozenset[int]] = {}
         self._unkept: dict[str, PackIndex] = {}  # for which the store has no room
         self._stop = threading.Event()
@@ -80,7 +80,7 @@ class Fetcher:
         self._cut()
 
     def pause(self, paused: bool) -> None:
-        """End what is running now, and all that is asked until told otherwise, with Paused."""
+        """End what is running now, and all that is asked until told otherwise, with FetchPaused."""
         self._paused = paused
         if paused:
             self._cut()
@@ -90,7 +90,7 @@ class Fetcher:
             source.cancel()
 
     def index(self, number: int) -> PackIndex:
-        """Return the index of the image's pack of this number, fetched if need be. Raises: Unreachable, Stopped."""
+        """Return the index of the image's pack of this number, fetched if need be. Raises: NoSource, Stopped."""
         pack = self._image.manifest.packs[number]
         found = self._store.pack_index(pack) or self._unkept.get(pack.name)
         if found is not None:
@@ -105,7 +105,7 @@ class Fetcher:
             most: bytes of one request.
 
         Raises:
-            Unreachable, Stopped. StoreFull: only when nobody else keeps the blobs.
+            NoSource, Stopped. StoreFull: only when nobody else keeps the blobs.
         """
         pack, missing = self._image.manifest.packs[number], set(blobs)
         if not missing:
@@ -141,7 +141,7 @@ class Fetcher:
         return found
 
     def whole(self, progress: Callable[[float], None] = lambda part: None) -> None:
-        """Fetch all that the image needs, boot first. Raises: Unreachable, Stopped, StoreFull."""
+        """Fetch all that the image needs, boot first. Raises: NoSource, Stopped, StoreFull."""
         self._store.require(self._image)
         batches = list(self.batches())
         for done, (number, blobs) in enumerate(batches):
@@ -171,9 +171,7 @@ class Fetcher:
     def _from_sources(self, pack: Pack, ask: Callable[[PackSource], T]) -> T:
         """Ask one source after the other until one gave everything."""
         if not self._sources:
-            raise Unreachable(
-                f"pack {pack.name[:12]}…: no source is set; set one", time.monotonic() + _NO_SOURCE_SECONDS
-            )
+            raise NoSource(f"pack {pack.name[:12]}…: no source is set; set one", time.monotonic() + _NO_SOURCE_SECONDS)
         for source, health in zip(self._sources, self._health, strict=True):
             if (began := time.monotonic()) < health.not_before:
                 continue
@@ -197,7 +195,7 @@ class Fetcher:
             health.nobody_left()
         told = "; ".join(health.reason for health in self._health if health.reason)
         again = min(health.not_before for health in self._health)
-        raise Unreachable(f"pack {pack.name[:12]}…: no source gives it now: {told}; it is tried again", again)
+        raise NoSource(f"pack {pack.name[:12]}…: no source gives it now: {told}; it is tried again", again)
 
     def _fetch_index(self, source: PackSource, pack: Pack) -> PackIndex:
         index = PackIndex(pack.name, b"".join(self._parts(source, pack, 0, pack.index_bytes)))
@@ -287,7 +285,7 @@ class Fetcher:
         if self._stop.is_set():
             raise Stopped("fetching was stopped")
         if self._paused:
-            raise Paused("fetching is paused", time.monotonic())
+            raise FetchPaused("fetching is paused", time.monotonic())
 
     def _keep(self, index: PackIndex, came: dict[int, bytes], missing: set[int], keep: Keep | None) -> None:
         if not came:

@@ -16,7 +16,7 @@ class Cut(ConnectionAbortedError):
     """The turn was ended by `cut`."""
 
 
-class Line:
+class KeptConnection:
     """One connection at a time; for one thread, but `cut` for any."""
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ LAST = Patience()
 ANOTHER_FOLLOWS = Patience(2.0, 3.0, 4.0, 5.0, 64 << 10, 0.5, 10.0, 300.0)
 
 
-class Health:
+class SourceHealth:
     """When a source may be asked again. not_before: by the steady clock. reason: why it is left alone."""
 
     def __init__(self, patience: Patience = LAST) -> None:

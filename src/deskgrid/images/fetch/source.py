@@ -24,7 +24,7 @@ import msgspec
 
 from deskgrid.host.system.files import open_plain
 from deskgrid.images.contract import ImageError
-from deskgrid.images.fetch.line import Line
+from deskgrid.images.fetch.line import KeptConnection
 from deskgrid.images.fetch.patience import ANOTHER_FOLLOWS, LAST, Patience, Timely
 
 _PART_BYTES = 64 << 10
@@ -72,13 +72,13 @@ def open_source(origin: Origin, patience: Patience = LAST) -> PackSource:
     """Return the source at an address. Raises: ImageError when the address is none."""
     parts = urlsplit(origin.url)
     if parts.scheme == "file" and parts.path:
-        return FolderSource(Path(parts.path))
+        return PackFolder(Path(parts.path))
     if parts.scheme in ("http", "https") and parts.hostname and not parts.username:
-        return HttpSource(origin, patience)
+        return PackServer(origin, patience)
     raise ImageError(f"source of packs: got {origin.url!r}, expected http://…, https://… or file:///…; correct it")
 
 
-class FolderSource:
+class PackFolder:
     """A folder that was published to, such as a mounted one."""
 
     def __init__(self, root: Path) -> None:
@@ -103,7 +103,7 @@ class FolderSource:
         """Nothing here takes long."""
 
 
-class HttpSource:
+class PackServer:
     """A web server or a cache; one request at a time over one connection that is kept."""
 
     def __init__(self, origin: Origin, patience: Patience = LAST) -> None:
@@ -112,7 +112,7 @@ class HttpSource:
         self._parts = urlsplit(origin.url)
         self.name = f"{self._parts.scheme}://{self._parts.netloc}{self._parts.path.rstrip('/')}"
         self._ca = origin.ca
-        self._line = Line()
+        self._line = KeptConnection()
         self._link: http.client.HTTPConnection | None = None
 
     def read(self, project: str, pack: str, start: int, end: int) -> Iterator[bytes]:

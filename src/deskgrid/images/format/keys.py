@@ -44,7 +44,7 @@ class Damaged(ImageError):
     """Bytes are not what they must be: they were damaged or swapped on their way, and are to be fetched again."""
 
 
-class Room(Protocol):
+class KeyMemory(Protocol):
     """Where derived keys lie: returns a view that keeps the bytes (locked memory, for a process that serves)."""
 
     def __call__(self, content: bytes, /) -> memoryview:
@@ -58,7 +58,7 @@ def _plain_room(content: bytes) -> memoryview:
 class ProjectKey:
     """A project's key, ready to name, seal and open chunks. Not for two threads at once."""
 
-    def __init__(self, secret: bytes | bytearray | memoryview, room: Room = _plain_room) -> None:
+    def __init__(self, secret: bytes | bytearray | memoryview, room: KeyMemory = _plain_room) -> None:
         """Derive what is needed. secret: 32 random bytes. Raises: ImageError."""
         if len(secret) != KEY_BYTES:
             raise ImageError(f"project key: got {len(secret)} bytes, expected {KEY_BYTES}; make a new one")

@@ -1,4 +1,4 @@
-"""What to ask for in one request, and how fast. Pure, but for the clock of `Pace`.
+"""What to ask for in one request, and how fast. Pure, but for the clock of `ByteRate`.
 
 Rules, told first
 - A request costs a round trip: blobs that lie close to each other are asked for together; small gaps are asked for
@@ -38,7 +38,7 @@ def ranges(index: PackIndex, wanted: Iterable[int], gap: int = GAP_BYTES, most: 
         yield run
 
 
-class Pace:
+class ByteRate:
     """So many bytes a second, for all who share it; a second's worth may come at once. 0: as fast as it goes."""
 
     def __init__(self, bytes_per_second: int = 0) -> None:

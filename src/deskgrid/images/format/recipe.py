@@ -136,7 +136,7 @@ class Recipe(msgspec.Struct, frozen=True):
     ] = {}
 
 
-class Loaded(msgspec.Struct, frozen=True):
+class LoadedRecipe(msgspec.Struct, frozen=True):
     """A recipe with the content of its files and scripts, in the recipe's order. where: the recipe's path."""
 
     where: str
@@ -153,7 +153,7 @@ class BadRecipe(ImageError):
         super().__init__("\n".join(f"{where}: {fault}" for fault in faults))
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path) -> LoadedRecipe:
     """Read a recipe, what it names, and what it extends.
 
     Raises:
@@ -168,7 +168,7 @@ def address(recipe: Recipe, suite: str) -> str:
     return (recipe.mirror or "").replace("{archive}", archive).replace("{snapshot}", recipe.snapshot or "")
 
 
-def _load(path: Path, extended_by: tuple[Path, ...]) -> Loaded:
+def _load(path: Path, extended_by: tuple[Path, ...]) -> LoadedRecipe:
     faults: list[str] = []
     table = _table(path, faults)
     base = _base(path, table.pop("from", None), extended_by, faults)
@@ -179,7 +179,7 @@ def _load(path: Path, extended_by: tuple[Path, ...]) -> Loaded:
         raise BadRecipe(str(path), faults)
     files = tuple(read[file.source] for file in own.files)
     scripts = tuple(read[script] for script in own.scripts)
-    loaded = _extended(base, Loaded(str(path), own, files, scripts), table.keys())
+    loaded = _extended(base, LoadedRecipe(str(path), own, files, scripts), table.keys())
     if not extended_by and (clash := archives(loaded.recipe)):
         raise BadRecipe(str(path), clash)
     return loaded
@@ -196,7 +196,7 @@ def _table(path: Path, faults: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _base(path: Path, named: object, extended_by: tuple[Path, ...], faults: list[str]) -> Loaded | None:
+def _base(path: Path, named: object, extended_by: tuple[Path, ...], faults: list[str]) -> LoadedRecipe | None:
     """Load the recipe that this one extends; its faults become faults of this one's `from`."""
     if named is None:
         return None
@@ -216,7 +216,7 @@ def _base(path: Path, named: object, extended_by: tuple[Path, ...], faults: list
         return None
 
 
-def _convert(path: Path, table: dict[str, Any], base: Loaded | None, faults: list[str]) -> Recipe | None:
+def _convert(path: Path, table: dict[str, Any], base: LoadedRecipe | None, faults: list[str]) -> Recipe | None:
     inherited = {"suite": base.recipe.suite} if base else {}
     try:
         return toml.convert(inherited | table, Recipe, str(path))
@@ -226,7 +226,7 @@ def _convert(path: Path, table: dict[str, Any], base: Loaded | None, faults: lis
         return None
 
 
-def _extended(base: Loaded | None, own: Loaded, said: Any) -> Loaded:
+def _extended(base: LoadedRecipe | None, own: LoadedRecipe, said: Any) -> LoadedRecipe:
     """Lay a recipe over the one that it extends. said: the keys that it has."""
     if base is None:
         return own
@@ -242,7 +242,7 @@ def _extended(base: Loaded | None, own: Loaded, said: Any) -> Loaded:
         scripts=(*base.recipe.scripts, *own.recipe.scripts),
         users=tuple(users.values()),
     )
-    return Loaded(own.where, recipe, tuple(data for _, data in files.values()), (*base.scripts, *own.scripts))
+    return LoadedRecipe(own.where, recipe, tuple(data for _, data in files.values()), (*base.scripts, *own.scripts))
 
 
 def contents(folder: Path, table: dict[str, Any], faults: list[str]) -> dict[str, bytes]:

@@ -22,7 +22,7 @@ MOST_INSIDE, MOST_FOR_ONE = 8, 4
 _LOOK_AGAIN_SECONDS = 5.0
 
 
-class Door:
+class NeighbourLimiter:
     """Who may come in: private addresses of our own subnets, so many in all, so many from one address."""
 
     def __init__(self, networks: Callable[[], list[Network]]) -> None:

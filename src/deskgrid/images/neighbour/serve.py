@@ -30,12 +30,12 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from deskgrid.images.format.ranges import Pace
-from deskgrid.images.neighbour.door import MOST_INSIDE, Address, Door, Network, own_networks
+from deskgrid.images.format.ranges import ByteRate
+from deskgrid.images.neighbour.door import MOST_INSIDE, Address, NeighbourLimiter, Network, own_networks
 from deskgrid.images.neighbour.held import HeldPacks, Lacking
 from deskgrid.model.values.outside import read_json
 from deskgrid.wire.disk import DiskCommand, DiskMessage, encode_word
-from deskgrid.wire.neighbour import Given, Serving
+from deskgrid.wire.neighbour import NeighbourCount, NeighbourTask
 
 MOST_REQUEST_BYTES = 4096
 REQUEST_SECONDS, IDLE_SECONDS = 5.0, 30.0
@@ -51,7 +51,7 @@ _PHRASES |= {416: "Range Not Satisfiable"}
 class Visit:
     """One connection: a request, its answer, and again."""
 
-    def __init__(self, link: socket.socket, packs: HeldPacks, pace: Pace, note: Callable[[int], None]) -> None:
+    def __init__(self, link: socket.socket, packs: HeldPacks, pace: ByteRate, note: Callable[[int], None]) -> None:
         """note: told of bytes that were given."""
         self._link, self._packs, self._pace, self._note = link, packs, pace, note
         self._pending = b""
@@ -123,13 +123,13 @@ def _head(status: int, length: int, more: str) -> bytes:
     return f"HTTP/1.1 {status} {_PHRASES[status]}\r\nContent-Length: {length}\r\n{more}\r\n".encode()
 
 
-class Service:
+class NeighbourServer:
     """Listens, and gives."""
 
-    def __init__(self, serving: Serving, networks: Callable[[], list[Network]] = own_networks) -> None:
+    def __init__(self, serving: NeighbourTask, networks: Callable[[], list[Network]] = own_networks) -> None:
         """Begin. Raises: OSError when it can't listen there."""
-        self._packs, self._pace = HeldPacks(Path(serving.store)), Pace(serving.bytes_per_second)
-        self._door = Door(networks)
+        self._packs, self._pace = HeldPacks(Path(serving.store)), ByteRate(serving.bytes_per_second)
+        self._door = NeighbourLimiter(networks)
         self._counting = threading.Lock()
         self._given_bytes = 0
         self._listener = _listen(serving.address, serving.port)
@@ -140,7 +140,7 @@ class Service:
         """Obey a command; return its answer."""
         if command.do == "rate":
             self._pace.set(command.value)
-        return Given(self._given_bytes, self._door.inside)
+        return NeighbourCount(self._given_bytes, self._door.inside)
 
     def close(self) -> None:
         """Listen no more."""
@@ -210,8 +210,8 @@ def main() -> int:
     """Serve until standard input ends. Returns: the exit code; 1 with a sentence when it can't be done."""
     give_way()
     try:
-        serving = read_json(sys.stdin.buffer.readline(), type=Serving)
-        service = Service(serving)
+        serving = read_json(sys.stdin.buffer.readline(), type=NeighbourTask)
+        service = NeighbourServer(serving)
     except msgspec.MsgspecError as error:
         _tell(DiskMessage(said=f"neighbours: what to serve: {error}"))
         return 1

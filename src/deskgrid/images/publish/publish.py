@@ -44,7 +44,7 @@ Place = tuple[str, int]
 """A blob's pack and its number in it."""
 
 
-class Source(msgspec.Struct, frozen=True):
+class Publication(msgspec.Struct, frozen=True):
     """What shall be published.
 
     digest: of the built image's own manifest. first_reads: offsets that a boot reads. sums: SHA-256 of its files, by
@@ -64,13 +64,13 @@ class Source(msgspec.Struct, frozen=True):
     promise: Promise = Promise()
 
 
-def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Source:
+def source_of(folder: Path, first_reads: Sequence[int] = ()) -> Publication:
     """What is to be published of an image's folder; an imported one has a seed too. Raises: ImageError."""
     ref = reference(folder.resolve())
     held = read(folder, ref)
     if held.imported is not None and held.seed is None:
         raise ImageError(f"image {ref.name}: its seed is not in its manifest; import it again with this version")
-    return Source(
+    return Publication(
         folder / DISK,
         folder / KERNEL if held.kernel is not None else None,
         folder / INITRD if held.initrd is not None else None,
@@ -110,7 +110,7 @@ def manifest_path(root: Path, project: str, name: str, version: str) -> Path:
 
 
 def publish(
-    source: Source,
+    source: Publication,
     root: Path,
     names: tuple[str, str, str],
     key: ProjectKey,
@@ -327,7 +327,7 @@ class _Writer:
 
 def _manifest(
     names: tuple[str, str, str],
-    source: Source,
+    source: Publication,
     streams: Sequence[_Stream],
     packs: Sequence[Pack],
     places: Sequence[Place | None],

@@ -18,7 +18,7 @@ import msgspec
 from deskgrid.core.fleet.promise import Promise
 from deskgrid.host.system.files import write_atomic
 from deskgrid.images.serve.nbd import Connection
-from deskgrid.images.serve.prefetch import Waiting
+from deskgrid.images.serve.prefetch import WaitingRead
 from deskgrid.images.serve.reader import RawBlocks
 from deskgrid.model.values.outside import JsonReader, read_json
 
@@ -27,7 +27,7 @@ _BLOCK_BYTES = 4 << 10
 _READS = JsonReader(list[int])
 
 
-class Trial:
+class ReadsTrial:
     """What was read until now."""
 
     def __init__(self) -> None:
@@ -78,9 +78,9 @@ def keep_promise(folder: Path, promise: Promise) -> None:
 
 
 @contextmanager
-def trial(disk: Path, path: Path) -> Iterator[Trial]:
+def trial(disk: Path, path: Path) -> Iterator[ReadsTrial]:
     """Serve a disk at the socket `path` as the export "disk" until the end of the block. Raises: OSError."""
-    blocks, noted = RawBlocks(disk), Trial()
+    blocks, noted = RawBlocks(disk), ReadsTrial()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     path.chmod(0o600)
@@ -104,6 +104,6 @@ def trial(disk: Path, path: Path) -> Iterator[Trial]:
         path.unlink(missing_ok=True)
 
 
-def _never(waiting: Waiting) -> None:
+def _never(waiting: WaitingRead) -> None:
     """A plain disk never lacks anything."""
     waiting.answer(None)

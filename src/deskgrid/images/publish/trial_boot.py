@@ -31,8 +31,8 @@ from deskgrid.host.system.account import become, service_account
 from deskgrid.host.system.files import open_plain, own_folder
 from deskgrid.host.system.programs import ENVIRONMENT, program
 from deskgrid.images.contract import ImageError
-from deskgrid.images.publish.publish import Source
-from deskgrid.images.publish.trial import Trial, trial
+from deskgrid.images.publish.publish import Publication
+from deskgrid.images.publish.trial import ReadsTrial, trial
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.values.text import counted
 from deskgrid.wire.guest import LINE_BYTES, Hello, Join, Leave, TrialAd, decode_from_guest, encode
@@ -60,14 +60,14 @@ def possible() -> bool:
     return program(QEMU) is not None
 
 
-class Tried(msgspec.Struct, frozen=True):
+class TrialBoot(msgspec.Struct, frozen=True):
     """What a trial boot told. first_reads: offsets of the disk in their order. promise: None: the guest did not say."""
 
     first_reads: list[int]
     promise: Promise | None
 
 
-def try_out(source: Source, say: Say = lambda sentence: None, most_seconds: float = MOST_SECONDS) -> Tried:
+def try_out(source: Publication, say: Say = lambda sentence: None, most_seconds: float = MOST_SECONDS) -> TrialBoot:
     """Boot the image once. say: told how far it is.
 
     Raises:
@@ -86,7 +86,7 @@ def try_out(source: Source, say: Say = lambda sentence: None, most_seconds: floa
         if not found:
             said = " ".join((folder / "qemu.log").read_text(errors="replace").split())[-300:]
             raise ImageError(f"trial boot: the machine read nothing of its disk: {said or 'QEMU said nothing'}")
-    return Tried(found, talk.promise)
+    return TrialBoot(found, talk.promise)
 
 
 def _admit(folder: Path) -> None:
@@ -98,7 +98,7 @@ def _admit(folder: Path) -> None:
         folder.chmod(0o711)
 
 
-def _boot(qemu: str, source: Source, folder: Path, attend: Callable[[socket.socket], None]) -> None:
+def _boot(qemu: str, source: Publication, folder: Path, attend: Callable[[socket.socket], None]) -> None:
     """Start the machine, and end it when `attend`, which is given its ttyS1, returns."""
     ours, theirs = socket.socketpair()
     with ours, ExitStack() as stack:
@@ -125,7 +125,7 @@ def _boot(qemu: str, source: Source, folder: Path, attend: Callable[[socket.sock
             machine.wait()
 
 
-def qemu_args(qemu: str, source: Source, disk: Path, channel: int) -> list[str]:
+def qemu_args(qemu: str, source: Publication, disk: Path, channel: int) -> list[str]:
     """The argument list of the trial's machine. disk: the socket that serves its disk. channel: ttyS1's open file."""
     boot: list[str] = []
     if source.kernel is not None:
@@ -150,7 +150,7 @@ class _Talk:
     reads: what was read until it was told to leave; what leaving reads is no part of a boot.
     """
 
-    def __init__(self, noted: Trial, say: Say, end: float) -> None:
+    def __init__(self, noted: ReadsTrial, say: Say, end: float) -> None:
         self._noted, self._say, self._end = noted, say, end
         self._joined = 0.0
         self.reads: list[int] = []

@@ -14,14 +14,14 @@ from deskgrid.images.format.keys import NAME_BYTES, Damaged, ProjectKey
 from deskgrid.images.format.manifest import DISK, INITRD, KERNEL, SEED, measure, read, reference
 from deskgrid.images.format.packs import PackIndex
 from deskgrid.images.format.published import HOLE, STREAMS, PublishedManifest, Table, decode, span, title
-from deskgrid.images.publish.publish import Source, pack_path
+from deskgrid.images.publish.publish import Publication, pack_path
 
 FILES = dict(zip(STREAMS, (DISK, KERNEL, INITRD, SEED), strict=True))
 
 
 def unpack(
     content: bytes, root: Path, key: ProjectKey, to: Path, progress: Callable[[float], None] = lambda part: None
-) -> Source:
+) -> Publication:
     """Write disk, kernel, initrd and seed of an image into the new folder `to`.
 
     Args:
@@ -44,7 +44,7 @@ def unpack(
     except OSError as error:
         raise ImageError(f"unpacking {title(manifest)} into {to}: {error.strerror}; give a new folder") from None
     kernel, initrd, seed = (to / FILES[name] if getattr(manifest, name).bytes else None for name in STREAMS[1:])
-    return Source(
+    return Publication(
         to / DISK,
         kernel,
         initrd,
@@ -56,7 +56,7 @@ def unpack(
     )
 
 
-def same_as_built(found: Source, built: Path) -> list[str]:
+def same_as_built(found: Publication, built: Path) -> list[str]:
     """What is not the same in an unpacked image and in one's own build of it; nothing: all is. Raises: ImageError."""
     ref = reference(built.resolve())
     held = read(built, ref)

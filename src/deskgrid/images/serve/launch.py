@@ -21,7 +21,7 @@ import msgspec
 from deskgrid.host.system.programs import python
 from deskgrid.images.contract import ImageError
 from deskgrid.images.format.published import PublishedManifest
-from deskgrid.images.serve.serve import Order, Status
+from deskgrid.images.serve.serve import ServeOrder, ServeStatus
 from deskgrid.wire.disk import DiskCommand, DiskMessage, DiskServer, decode_word, encode_command, environment
 
 _READY_SECONDS = 60.0
@@ -35,13 +35,13 @@ def argv() -> tuple[str, ...]:
     return tuple(python("deskgrid.images.serve.serve"))
 
 
-def opening(order: Order, key: bytes | bytearray | memoryview) -> bytes:
+def opening(order: ServeOrder, key: bytes | bytearray | memoryview) -> bytes:
     """What is written to it first. It ends with the key, so that a key may be added later. SECRET."""
     content = msgspec.json.encode(order)
     return b"".join((struct.pack(">I", len(content)), content, key))
 
 
-def disk_server(order: Order, key: bytes | bytearray | memoryview, manifest: PublishedManifest) -> DiskServer:
+def disk_server(order: ServeOrder, key: bytes | bytearray | memoryview, manifest: PublishedManifest) -> DiskServer:
     """How a keeper has this image served. manifest: of the image that the order names."""
     return DiskServer(
         argv=argv(),
@@ -62,7 +62,7 @@ class Server:
 
     def __init__(
         self,
-        order: Order,
+        order: ServeOrder,
         key: bytes | bytearray | memoryview,
         tell: Report = _silent,
         socket: Path | None = None,
@@ -97,9 +97,9 @@ class Server:
             self.close()
             raise ImageError(self.said[-1] if self.said else "the process that serves images did not start") from None
 
-    def status(self) -> Status:
+    def status(self) -> ServeStatus:
         """How it goes. Raises: ImageError when it is gone."""
-        return msgspec.convert(self.ask("status"), Status)
+        return msgspec.convert(self.ask("status"), ServeStatus)
 
     def first_reads(self) -> list[int]:
         """Offsets of the disk in the order of their first reads. Raises: ImageError when it is gone."""

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from deskgrid.images.contract import ImageError
-from deskgrid.images.serve.prefetch import Waiting
+from deskgrid.images.serve.prefetch import WaitingRead
 from deskgrid.images.serve.reader import Blocks, Part
 
 MOST_REQUEST_BYTES = 2 << 20
@@ -44,7 +44,9 @@ class Broken(Exception):
 class Connection:
     """One client. Blocks the calling thread in `serve` until it goes."""
 
-    def __init__(self, link: socket.socket, exports: Mapping[str, Blocks], wait_for: Callable[[Waiting], None]) -> None:
+    def __init__(
+        self, link: socket.socket, exports: Mapping[str, Blocks], wait_for: Callable[[WaitingRead], None]
+    ) -> None:
         """Serve `exports` by name; the first is also what a client gets that names none."""
         self._link, self._exports, self._wait_for = link, exports, wait_for
         self._sending = threading.Lock()
@@ -146,7 +148,7 @@ class Connection:
             if parts is not None:
                 self._hold(cookie, 0, parts, length)
             else:
-                self._wait_for(Waiting(blocks, offset, length, lambda parts: self._send_later(cookie, parts)))
+                self._wait_for(WaitingRead(blocks, offset, length, lambda parts: self._send_later(cookie, parts)))
             return True
         if magic != _REQUEST_MAGIC or kind in (_WRITE, _DISC):  # what follows a WRITE is its data
             return False

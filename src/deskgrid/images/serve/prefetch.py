@@ -21,7 +21,7 @@ from enum import StrEnum
 import msgspec
 
 from deskgrid.images.contract import ImageError
-from deskgrid.images.fetch.fetch import Fetcher, Stopped, Unreachable
+from deskgrid.images.fetch.fetch import Fetcher, NoSource, Stopped
 from deskgrid.images.format.ranges import LONG_BYTES
 from deskgrid.images.serve.reader import Blocks, Missing, Part, Pieces
 from deskgrid.images.store.store import ChunkStore, Report, StoreFull
@@ -39,7 +39,7 @@ class How(StrEnum):
     ALL = "all"
 
 
-class Waiting(msgspec.Struct, frozen=True, eq=False):
+class WaitingRead(msgspec.Struct, frozen=True, eq=False):
     """A read that can't be answered yet. answer: called once with the parts, or None when it never can."""
 
     blocks: Blocks
@@ -58,7 +58,7 @@ class Lanes:
         self._store, self._pieces, self._report = store, pieces, report
         self._urgent, self._ahead = fetchers
         self._new = threading.Condition()
-        self._queue: list[Waiting] = []
+        self._queue: list[WaitingRead] = []
         self._ending = threading.Event()
         self._between = how is not How.NOT
         """Whether the other lane is about to ask for something."""
@@ -77,7 +77,7 @@ class Lanes:
         for thread in self._threads:
             thread.start()
 
-    def wait_for(self, waiting: Waiting) -> None:
+    def wait_for(self, waiting: WaitingRead) -> None:
         """Answer a read as soon as its bytes can be had."""
         with self._new:
             self._queue.append(waiting)
@@ -132,7 +132,7 @@ class Lanes:
             self._waiting_since = None
             self._waited_seconds += time.monotonic() - began
 
-    def _answered(self, waiting: Waiting) -> bool:
+    def _answered(self, waiting: WaitingRead) -> bool:
         try:
             parts = waiting.blocks.read(waiting.offset, waiting.length)
         except ImageError as error:
@@ -144,7 +144,7 @@ class Lanes:
         waiting.answer(parts)
         return True
 
-    def _bring(self, batch: Sequence[Waiting]) -> None:
+    def _bring(self, batch: Sequence[WaitingRead]) -> None:
         wanted: dict[int, set[int]] = {}
         for waiting in batch:
             for pack, blob in waiting.blocks.missing(waiting.offset, waiting.length):
@@ -157,7 +157,7 @@ class Lanes:
                 elif lacking:
                     self._urgent.bring(pack, self._along(pack, lacking), self._pieces.keep)
             self.away = ""
-        except Unreachable as error:
+        except NoSource as error:
             if not self.away:
                 self._report(f"the guest waits: {error}")
             self.away = str(error)
@@ -200,7 +200,7 @@ class Lanes:
                 self._ahead.bring(pack, lacking, most=LONG_BYTES)
                 self._between = True
                 return True
-            except Unreachable as error:
+            except NoSource as error:
                 self._ending.wait(max(_PAUSE_SECONDS, error.again_at - time.monotonic()))
             except (Stopped, StoreFull) as error:
                 if isinstance(error, StoreFull):
@@ -209,7 +209,7 @@ class Lanes:
         return False
 
 
-__all__ = ["How", "Lanes", "Missing", "Waiting"]
+__all__ = ["How", "Lanes", "Missing", "WaitingRead"]
 
 AHEAD_PIECES = 1024
 """At most 16 MiB, mostly 11: less than the plain pieces that are kept."""

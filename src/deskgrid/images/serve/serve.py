@@ -1,6 +1,6 @@
 """The process that serves one image to one VM: `python -m deskgrid.images.serve.serve SOCKET KERNEL INITRD`.
 
-    to it      4 bytes: length (big-endian) of an `Order` as JSON; the order; 32 bytes: the project's key
+    to it      4 bytes: length (big-endian) of an `ServeOrder` as JSON; the order; 32 bytes: the project's key
                then commands; see `wire/disk.py`, also for the arguments and for what it says
 
 Rules, told first
@@ -27,12 +27,12 @@ from deskgrid.images.fetch.fetch import Fetcher
 from deskgrid.images.fetch.source import Origin, open_sources
 from deskgrid.images.format.keys import KEY_BYTES, ProjectKey
 from deskgrid.images.format.published import STREAMS, boot_order, span
-from deskgrid.images.format.ranges import Pace
+from deskgrid.images.format.ranges import ByteRate
 from deskgrid.images.serve.harden import LockedRoom, forbid_dumps, lock_everything
 from deskgrid.images.serve.nbd import Connection
-from deskgrid.images.serve.prefetch import How, Lanes, Waiting, Warm
+from deskgrid.images.serve.prefetch import How, Lanes, WaitingRead, Warm
 from deskgrid.images.serve.reader import PLAIN_BYTES, Part, Pieces, StreamBlocks
-from deskgrid.images.store.store import Admitted, ChunkStore, Limits
+from deskgrid.images.store.store import Admitted, ChunkStore, StoreLimits
 from deskgrid.model.values.outside import read_json
 from deskgrid.wire.disk import DiskCommand, DiskMessage, decode_command, encode_word
 
@@ -41,11 +41,11 @@ _FILL_BYTES = 4 << 20
 _NO_FILE = "-"
 
 
-class Order(msgspec.Struct, frozen=True):
+class ServeOrder(msgspec.Struct, frozen=True):
     """What to serve. digest: of an image that was admitted. ahead: how far to fetch. bytes_per_second: 0: no limit."""
 
     store: str
-    limits: Limits
+    limits: StoreLimits
     digest: str
     sources: tuple[Origin, ...] = ()
     ahead: How = How.BOOT
@@ -53,7 +53,7 @@ class Order(msgspec.Struct, frozen=True):
     plain_bytes: int = PLAIN_BYTES
 
 
-class Status(msgspec.Struct, frozen=True):
+class ServeStatus(msgspec.Struct, frozen=True):
     """How it goes. away: why the guest waits; "" when it does not. ahead_done: all was fetched ahead that should be."""
 
     fetched_bytes: int
@@ -67,10 +67,10 @@ class Status(msgspec.Struct, frozen=True):
 class _Service:
     """Store, lanes and socket of one image."""
 
-    def __init__(self, order: Order, key: memoryview, room: LockedRoom, listen: str, stack: ExitStack) -> None:
+    def __init__(self, order: ServeOrder, key: memoryview, room: LockedRoom, listen: str, stack: ExitStack) -> None:
         if not Path(order.store).is_dir():
             raise ImageError(f"store {order.store}: it is not there any more; the image is fetched anew")
-        self._pace = Pace(order.bytes_per_second)
+        self._pace = ByteRate(order.bytes_per_second)
         self._paused = False
         store = ChunkStore(Path(order.store), order.limits, said)
         stack.callback(store.close)
@@ -95,7 +95,7 @@ class _Service:
                 length = min(_FILL_BYTES, blocks.size - offset)
                 parts = blocks.read(offset, length)
                 if parts is None:
-                    self._lanes.wait_for(Waiting(blocks, offset, length, self._filled.put))
+                    self._lanes.wait_for(WaitingRead(blocks, offset, length, self._filled.put))
                     parts = self._filled.get()
                 if parts is None:
                     raise ImageError(f"image {self._image.digest[:12]}…: its {stream} can't be read; publish it again")
@@ -124,7 +124,7 @@ class _Service:
         elif command.do != "status":
             return {"unknown": command.do}
         lanes = self._lanes
-        return Status(
+        return ServeStatus(
             lanes.fetched_bytes,
             lanes.requests,
             round(lanes.waited_seconds, 3),
@@ -220,12 +220,12 @@ def _tell(word: DiskMessage) -> None:
         os.write(1, encode_word(word))
 
 
-def _take_order() -> Order:
+def _take_order() -> ServeOrder:
     """Read the order. Raises: ImageError, MsgspecError."""
     length = struct.unpack(">I", _exactly(bytearray(4)))[0]
     if length > MOST_ORDER_BYTES:
         raise ImageError(f"order: got {length} bytes, expected at most {MOST_ORDER_BYTES}")
-    return read_json(_exactly(bytearray(length)), type=Order)
+    return read_json(_exactly(bytearray(length)), type=ServeOrder)
 
 
 def _exactly(place: bytearray | memoryview) -> bytearray | memoryview:

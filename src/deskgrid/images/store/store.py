@@ -44,7 +44,7 @@ class StoreFull(ImageError):
     """There is no room within budget and floor."""
 
 
-class Limits(msgspec.Struct, frozen=True):
+class StoreLimits(msgspec.Struct, frozen=True):
     """budget_bytes: the most that packs may take. floor_bytes: so much of the disk stays free.
 
     cached_bytes: about so much of them may stay in the owner's page cache.
@@ -71,7 +71,7 @@ class Admitted(msgspec.Struct, frozen=True):
 class ChunkStore:
     """See the module."""
 
-    def __init__(self, folder: Path, limits: Limits, report: Report = lambda sentence: None) -> None:
+    def __init__(self, folder: Path, limits: StoreLimits, report: Report = lambda sentence: None) -> None:
         """Open or make a store. report: told each damage, in a sentence. Raises: ImageError."""
         self.folder, self.limits, self._report = folder, limits, report
         self._mutex = threading.RLock()

@@ -45,7 +45,7 @@ class StoreStatus(msgspec.Struct, frozen=True):
     images: tuple[ImageStatus, ...]
 
 
-class Verified(msgspec.Struct, frozen=True):
+class StoreVerified(msgspec.Struct, frozen=True):
     """What `verify` found. faults: sentences."""
 
     blobs: int
@@ -75,7 +75,7 @@ def status(store: ChunkStore) -> StoreStatus:
     )
 
 
-def verify(store: ChunkStore, progress: Callable[[float], None] = lambda part: None) -> Verified:
+def verify(store: ChunkStore, progress: Callable[[float], None] = lambda part: None) -> StoreVerified:
     """Read and check all that is held; throw away what is wrong."""
     packs: dict[str, Pack] = {}
     faults = []
@@ -103,7 +103,7 @@ def verify(store: ChunkStore, progress: Callable[[float], None] = lambda part: N
                 store.discard(pack.name, blob)
                 faults.append(f"blob {blob} of pack {pack.name[:12]}… is damaged; it is thrown away")
         progress((done + 1) / len(packs))
-    return Verified(blobs, length, damaged, tuple(faults))
+    return StoreVerified(blobs, length, damaged, tuple(faults))
 
 
 def gc(store: ChunkStore) -> Collected:

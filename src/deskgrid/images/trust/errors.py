@@ -6,7 +6,7 @@ from deskgrid.images.contract import ImageError
 from deskgrid.model import desktop
 
 
-class Fault(StrEnum):
+class Duty(StrEnum):
     """Who has to do something about it."""
 
     REQUEST = "request"
@@ -30,9 +30,9 @@ class TrustError(ImageError):
     fault: who has to do something. code: a stable name of what is wrong.
     """
 
-    def __init__(self, fault: Fault, code: str, sentence: str) -> None:
+    def __init__(self, fault: Duty, code: str, sentence: str) -> None:
         self.fault, self.code = fault, code
         # Else it is so on every desktop: leave the image alone for a while. The coordinator does not offer what it sees
         # expire: where it offers, this desktop's clock is wrong, or news are held back from it alone.
-        here = fault in (Fault.NETWORK, Fault.DESKTOP) or code == EXPIRED_TIMESTAMP
+        here = fault in (Duty.NETWORK, Duty.DESKTOP) or code == EXPIRED_TIMESTAMP
         super().__init__(f"{sentence} [{code}]", desktop.Fault.DESKTOP if here else desktop.Fault.IMAGE)

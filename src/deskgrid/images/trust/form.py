@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.roles import (
     ONLINE,
     OWNER,
@@ -29,7 +29,7 @@ from deskgrid.images.trust.roles import (
     target_file,
 )
 from deskgrid.images.trust.tufapi import DelegatedRole, Delegations, Key, Metadata, Role, Root, SSlibKey, Targets
-from deskgrid.images.trust.words import LATEST, Entry
+from deskgrid.images.trust.words import LATEST, ListedVersion
 from deskgrid.model.values.names import BadName, name
 
 MOST_VERSION = 1 << 31
@@ -69,14 +69,14 @@ def _targets(role: str, signed: Targets) -> Targets:
             version, entry = parse_path(path), entry_of(signed, path)
             if of is None or version is None or version.project != of[0]:
                 raise TrustError(
-                    Fault.SIGNERS, "foreign-path", f"role {role}: got the path {path!r}, expected one of its project's"
+                    Duty.SIGNERS, "foreign-path", f"role {role}: got the path {path!r}, expected one of its project's"
                 )
             if entry is not None:
                 entries[path] = target_file(path, _told(entry, version.version == LATEST, of[1]))
     return Targets(signed.version, SPEC_VERSION, signed.expires, entries, delegations)
 
 
-def _told(entry: Entry, pointer: bool, side: str) -> Entry:
+def _told(entry: ListedVersion, pointer: bool, side: str) -> ListedVersion:
     """What is shown of an entry."""
     earlier = entry.earlier if pointer and side == RESEARCHER else None
     shown = msgspec.structs.replace(entry, earlier=earlier)
@@ -112,7 +112,7 @@ def _keys(role: str, keys: dict[str, Key], used: set[str]) -> dict[str, Key]:
 
 def _strange(role: str, what: str) -> TrustError:
     return TrustError(
-        Fault.SIGNERS,
+        Duty.SIGNERS,
         "strange",
         f"role {role}: {what}, expected nothing but what deskgrid writes, since nothing else would be shown: don't "
         "sign it; delete it from the folder `pending` if it waits there, or update deskgrid if a newer one made it",

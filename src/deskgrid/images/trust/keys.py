@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from deskgrid.host.system.files import write_atomic
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.roles import OWNER, key_bytes
 from deskgrid.images.trust.tufapi import CryptoSigner, HSMSigner, Key, Signer, SSlibKey
 from deskgrid.model.values.names import Name
@@ -74,7 +74,7 @@ def make_key(path: Path, owner: str, password: str, kind: Kind = "ed25519", scry
     """
     if len(password) < SHORTEST_PASSWORD:
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "short-password",
             f"password: got {counted(len(password), 'letter')}, expected {SHORTEST_PASSWORD} or more",
         )
@@ -121,7 +121,7 @@ def open_signer(path: Path, ask: Ask) -> Signer:
         private = load_der_private_key(plain, None)
     except (InvalidTag, ValueError):
         raise TrustError(
-            Fault.REQUEST, "wrong-password", f"key file {path}: can't be opened: wrong password, or it is damaged"
+            Duty.REQUEST, "wrong-password", f"key file {path}: can't be opened: wrong password, or it is damaged"
         ) from None
     assert isinstance(private, Ed25519PrivateKey | EllipticCurvePrivateKey)
     return CryptoSigner(private, cast(SSlibKey, key))
@@ -138,7 +138,7 @@ def read_public(path: Path) -> Key:
         return key_of(public)
     except (msgspec.DecodeError, ValueError, KeyError):
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "bad-key",
             f"public key {path}: it is none; expected a `.pub` file of `deskgrid trust new-key`",
         ) from None
@@ -184,7 +184,7 @@ def _public(key: SSlibKey, owner: str) -> PublicKey:
         return msgspec.convert({"owner": owner, "keyid": key.keyid, "key": key.to_dict()}, PublicKey)
     except msgspec.ValidationError:
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "bad-name",
             f"owner of a key: got {owner!r}, expected a name of letters, digits, '.', '_', '-'",
         ) from None
@@ -192,7 +192,7 @@ def _public(key: SSlibKey, owner: str) -> PublicKey:
 
 def _token_error(path: Path, error: Exception) -> TrustError:
     return TrustError(
-        Fault.REQUEST,
+        Duty.REQUEST,
         "token",
         f"key {path} on a PKCS#11 token: {type(error).__name__} {error}".rstrip()
         + ": is the token in, its PIN right and its library installed?",
@@ -203,20 +203,20 @@ def _write(path: Path, sealed: _Sealed) -> None:
     public = path.with_name(path.name + ".pub")
     for file in (path, public):
         if file.exists():
-            raise TrustError(Fault.REQUEST, "key-exists", f"key file {file}: it is there; choose another name")
+            raise TrustError(Duty.REQUEST, "key-exists", f"key file {file}: it is there; choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, msgspec.json.format(msgspec.json.encode(sealed)), 0o600)
         write_atomic(public, msgspec.json.format(msgspec.json.encode(sealed.public)), 0o644)
     except OSError as error:
-        raise TrustError(Fault.DESKTOP, "disk", f"key file {path}: can't be written: {error.strerror}") from None
+        raise TrustError(Duty.DESKTOP, "disk", f"key file {path}: can't be written: {error.strerror}") from None
 
 
 def _read(path: Path) -> _Sealed:
     content = _content(path)
     if path.stat().st_mode & 0o077:
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "open-key",
             f"key file {path}: others may read it; `chmod 600 {path}`, and think of a new key",
         )
@@ -224,7 +224,7 @@ def _read(path: Path) -> _Sealed:
         return read_json(content, type=_Sealed)
     except msgspec.DecodeError:
         raise TrustError(
-            Fault.REQUEST, "bad-key", f"key file {path}: it is none; expected a file of `deskgrid trust new-key`"
+            Duty.REQUEST, "bad-key", f"key file {path}: it is none; expected a file of `deskgrid trust new-key`"
         ) from None
 
 
@@ -233,7 +233,7 @@ def _content(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_FILE_BYTES)
     except OSError as error:
-        raise TrustError(Fault.REQUEST, "no-key", f"key file {path}: can't be read: {error.strerror}") from None
+        raise TrustError(Duty.REQUEST, "no-key", f"key file {path}: can't be read: {error.strerror}") from None
 
 
 def _stretch(password: str, salt: bytes, work: int) -> bytes:

@@ -9,7 +9,7 @@ Rules, told first
 
 import msgspec
 
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.words import Pointer
 from deskgrid.model.values.outside import read_json
 
@@ -21,7 +21,7 @@ def next_pointer(before: Pointer | None, version: str, number: int, back: bool =
     serial = before.serial + 1
     if number < before.number and not back:
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "backwards",
             f"latest: got version {version} (number {number}), expected one after {before.version} (number "
             f"{before.number}); say so explicitly if the step back is meant",
@@ -35,21 +35,21 @@ def check_pointer(where: str, seen: Pointer | None, found: Pointer) -> None:
         return
     if found.serial <= seen.serial:
         raise TrustError(
-            Fault.REPOSITORY,
+            Duty.REPOSITORY,
             "pointer-rolled-back",
             f"pointer {where}: got serial {found.serial}, expected one after {seen.serial}, which was seen before; "
             "somebody serves an old pointer: tell the grid's administrators",
         )
     if found.number < seen.number and found.back_at <= seen.serial:
         raise TrustError(
-            Fault.SIGNERS,
+            Duty.SIGNERS,
             "backwards",
             f"pointer {where}: got version {found.version} (number {found.number}), expected one after {seen.version} "
             f"(number {seen.number}); nobody signed a step back: researcher and approver must sign it as one",
         )
     if found.back_at != seen.back_at and not seen.serial < found.back_at:
         raise TrustError(
-            Fault.SIGNERS,
+            Duty.SIGNERS,
             "bad-pointer",
             f"pointer {where}: got a step back at serial {found.back_at}, expected {seen.back_at} as before, or one "
             f"after serial {seen.serial}; it was not made by deskgrid: sign a new one",
@@ -71,6 +71,6 @@ def decode(where: str, content: bytes) -> Pointer:
             raise msgspec.ValidationError(f"got a step back at serial {found.back_at}, after its own {found.serial}")
     except msgspec.DecodeError as error:
         raise TrustError(
-            Fault.SIGNERS, "bad-pointer", f"pointer {where}: {error}; it was not made by deskgrid: sign a new one"
+            Duty.SIGNERS, "bad-pointer", f"pointer {where}: {error}; it was not made by deskgrid: sign a new one"
         ) from None
     return found

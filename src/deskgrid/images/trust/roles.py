@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.tufapi import DelegatedRole, Key, Root, SSlibKey, TargetFile, Targets
-from deskgrid.images.trust.words import MANIFEST_BYTES, Entry, Version, readable
+from deskgrid.images.trust.words import MANIFEST_BYTES, ListedVersion, Version, readable
 from deskgrid.model.values.names import BadName, name
 from deskgrid.model.values.text import printable
 
@@ -57,7 +57,7 @@ def project_roles(project: str) -> tuple[str, str]:
     try:
         name("project", project)
     except BadName as error:
-        raise TrustError(Fault.REQUEST, "bad-name", str(error)) from None
+        raise TrustError(Duty.REQUEST, "bad-name", str(error)) from None
     return f"{project}-{RESEARCHER}", f"{project}-{APPROVER}"
 
 
@@ -90,7 +90,7 @@ def parse_path(path: str) -> Version | None:
     return Version(project, image, stem)
 
 
-def entry_of(targets: Targets, path: str) -> Entry | None:
+def entry_of(targets: Targets, path: str) -> ListedVersion | None:
     """What a role says of a path; None: nothing. Raises: TrustError when what it says is no sense."""
     found = targets.targets.get(path)
     if found is None:
@@ -100,21 +100,21 @@ def entry_of(targets: Targets, path: str) -> Entry | None:
     if isinstance(said.get("revoked"), str):
         said["revoked"] = readable(str(said["revoked"]))
     try:
-        entry = msgspec.convert(said, Entry)
+        entry = msgspec.convert(said, ListedVersion)
     except msgspec.ValidationError as error:
         raise TrustError(
-            Fault.SIGNERS, "bad-entry", f"entry of {path}: {error}; it was not made by deskgrid: sign it anew"
+            Duty.SIGNERS, "bad-entry", f"entry of {path}: {error}; it was not made by deskgrid: sign it anew"
         ) from None
     if entry.size_bytes > MANIFEST_BYTES:
         raise TrustError(
-            Fault.SIGNERS,
+            Duty.SIGNERS,
             "too-long",
             f"manifest of {path}: got {entry.size_bytes} bytes, expected at most {MANIFEST_BYTES}; publish it smaller",
         )
     return entry
 
 
-def target_file(path: str, entry: Entry) -> TargetFile:
+def target_file(path: str, entry: ListedVersion) -> TargetFile:
     """An entry as TUF writes it."""
     custom = {"number": entry.number, "revoked": entry.revoked, "earlier": entry.earlier}
     custom = {key: value for key, value in custom.items() if value is not None}
@@ -137,7 +137,7 @@ def key_bytes(key: Key) -> bytes:
     true = SSlibKey.from_crypto(loaded)
     if (true.keyid, true.scheme, true.keyval) != (key.keyid, key.scheme, key.keyval):
         raise TrustError(
-            Fault.SIGNERS,
+            Duty.SIGNERS,
             "bad-id",
             f"key {owner(key)}: got the id {readable(key.keyid)}, expected {true.keyid}, the hash of the key: it is "
             "somebody else's key under this name, or was not made by deskgrid; ask its owner for it again",
@@ -157,7 +157,7 @@ def _loaded(key: Key) -> Ed25519PublicKey | EllipticCurvePublicKey:
             if isinstance(loaded, EllipticCurvePublicKey):
                 return loaded
     raise TrustError(
-        Fault.SIGNERS,
+        Duty.SIGNERS,
         "bad-key",
         f"key {owner(key)}: got {readable(key.keytype)} ({readable(key.scheme)}), expected a key of ed25519 or ECDSA "
         "on P-256 or P-384",
@@ -201,7 +201,7 @@ def _distinct(role: str, keys: Iterable[Key | None]) -> dict[bytes, Key]:
         content = key_bytes(key)
         if content in found:
             raise TrustError(
-                Fault.SIGNERS,
+                Duty.SIGNERS,
                 "key-twice",
                 f"role {role}: got the same key as {owner(found[content])} and as {owner(key)}, expected each once, "
                 "or one person could sign for two; take one of them out",
@@ -213,7 +213,7 @@ def _distinct(role: str, keys: Iterable[Key | None]) -> dict[bytes, Key]:
 def _disjoint(first: str, keys: Mapping[bytes, Key], second: str, others: Mapping[bytes, Key]) -> None:
     for content in keys.keys() & others.keys():
         raise TrustError(
-            Fault.SIGNERS,
+            Duty.SIGNERS,
             "key-in-both",
             f"key {owner(keys[content])}: got it in the roles {first} and {second}, expected it in one of them; "
             "the two must be held by different people: take it out of one",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.model.values.names import BadName, Digest, Name, name
 from deskgrid.model.values.text import plain
 
@@ -42,7 +42,7 @@ class Version(msgspec.Struct, frozen=True, order=True):
         return f"images/{self.project}/{self.image}/{LATEST}.json"
 
 
-class Entry(msgspec.Struct, frozen=True):
+class ListedVersion(msgspec.Struct, frozen=True):
     """What a role says of a version.
 
     number: the how-manieth version of its image, from 1; 0 for a pointer. revoked: why it may no longer be used.
@@ -56,7 +56,7 @@ class Entry(msgspec.Struct, frozen=True):
     earlier: Digest | None = None
 
     @property
-    def plain(self) -> "Entry":
+    def plain(self) -> "ListedVersion":
         """What both roles must say alike."""
         return msgspec.structs.replace(self, earlier=None)
 
@@ -79,13 +79,13 @@ def version(project: str, image: str, version: str) -> Version:
     try:
         found = Version(name("project", project), name("image", image), name("version", version))
     except BadName as error:
-        raise TrustError(Fault.REQUEST, "bad-name", str(error)) from None
+        raise TrustError(Duty.REQUEST, "bad-name", str(error)) from None
     if found.version == LATEST:
-        raise TrustError(Fault.REQUEST, "bad-name", f"version of {image}: got {LATEST!r}, expected another name")
+        raise TrustError(Duty.REQUEST, "bad-name", f"version of {image}: got {LATEST!r}, expected another name")
     return found
 
 
-def manifest_place(folder: Path, entry: Entry) -> Path:
+def manifest_place(folder: Path, entry: ListedVersion) -> Path:
     """Where a desktop keeps a manifest, in its folder for trust."""
     return folder / "manifests" / entry.sha256
 

@@ -3,7 +3,7 @@
 For tests of the pool without a hypervisor (it advertises what a VM of ours would) and for comparing an agent at rest
 with HTCondor's own daemons. Runs as the tree's account in a folder of its own.
 
-    with ExecuteNode.start(tree, folder, Member(...), collector=pool.collector) as node: …
+    with ExecuteNode.start(tree, folder, NodeIdentity(...), collector=pool.collector) as node: …
 """
 
 import os
@@ -27,7 +27,7 @@ from deskgrid.host.trees.trees import Tree
 _FOLDERS = ("etc", "log", "spool", "execute", "lock")
 
 
-class Member(msgspec.Struct, frozen=True):
+class NodeIdentity(msgspec.Struct, frozen=True):
     """What the node says of itself, and the token that it joins with. token: SECRET."""
 
     vm_id: str
@@ -41,7 +41,7 @@ class Member(msgspec.Struct, frozen=True):
     """Further lines of configuration."""
 
     def __repr__(self) -> str:
-        return f"Member(vm_id={self.vm_id!r}, vm_name={self.vm_name!r}, token=<secret>)"
+        return f"NodeIdentity(vm_id={self.vm_id!r}, vm_name={self.vm_name!r}, token=<secret>)"
 
 
 class ExecuteNode:
@@ -53,7 +53,7 @@ class ExecuteNode:
 
     @classmethod
     def start(
-        cls, tree: Tree, folder: Path, member: Member, collector: str, prefix: Sequence[str] = ()
+        cls, tree: Tree, folder: Path, member: NodeIdentity, collector: str, prefix: Sequence[str] = ()
     ) -> "ExecuteNode":
         """Start the daemons; they join when they are ready.
 
@@ -121,7 +121,7 @@ class ExecuteNode:
         self.leave()
 
 
-def configuration(folder: Path, member: Member, collector: str) -> str:
+def configuration(folder: Path, member: NodeIdentity, collector: str) -> str:
     """Return the node's configuration. It listens on the loopback interface and shares the head's private network."""
     return "\n".join(
         (

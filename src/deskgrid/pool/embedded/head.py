@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.pool.config import DropIn, PoolSettings, Setting
+from deskgrid.pool.config import ConfigSetting, DropIn, PoolSettings
 
 
 class HeadSettings(msgspec.Struct, frozen=True):
@@ -108,13 +108,13 @@ def head_dropin(settings: HeadSettings, folders: Folders, port: int) -> DropIn:
             _network(settings, folders, port),
             _security(settings, folders),
             _pace(settings.cycle_seconds),
-            Setting("MAX_DEFAULT_LOG = 4 Mb\nMAX_NUM_DEFAULT_LOG = 1", "Keeps the folder small."),
+            ConfigSetting("MAX_DEFAULT_LOG = 4 Mb\nMAX_NUM_DEFAULT_LOG = 1", "Keeps the folder small."),
         ),
     )
 
 
-def _daemons() -> Setting:
-    return Setting(
+def _daemons() -> ConfigSetting:
+    return ConfigSetting(
         "DAEMON_LIST = MASTER COLLECTOR SHARED_PORT NEGOTIATOR SCHEDD\n"
         "COLLECTOR_NAME = deskgrid\n"
         "USE_PROCD = False\n"
@@ -130,8 +130,8 @@ def _daemons() -> Setting:
     )
 
 
-def _network(settings: HeadSettings, folders: Folders, port: int) -> Setting:
-    return Setting(
+def _network(settings: HeadSettings, folders: Folders, port: int) -> ConfigSetting:
+    return ConfigSetting(
         "CONDOR_HOST = 127.0.0.1\n"
         f"COLLECTOR_HOST = 127.0.0.1:{port}\n"
         "NETWORK_INTERFACE = 127.0.0.1\n"
@@ -153,13 +153,13 @@ def _network(settings: HeadSettings, folders: Folders, port: int) -> Setting:
     )
 
 
-def _security(settings: HeadSettings, folders: Folders) -> Setting:
+def _security(settings: HeadSettings, folders: Folders) -> ConfigSetting:
     own = "deskgrid@$(TRUST_DOMAIN)"
     allow = (
         "ADMINISTRATOR CONFIG OWNER DAEMON NEGOTIATOR WRITE READ "
         "ADVERTISE_STARTD ADVERTISE_SCHEDD ADVERTISE_MASTER CLIENT"
     )
-    return Setting(
+    return ConfigSetting(
         "SEC_DEFAULT_AUTHENTICATION = REQUIRED\n"
         "SEC_DEFAULT_ENCRYPTION = REQUIRED\n"
         "SEC_DEFAULT_INTEGRITY = REQUIRED\n"
@@ -175,8 +175,8 @@ def _security(settings: HeadSettings, folders: Folders) -> Setting:
     )
 
 
-def _pace(cycle_seconds: int) -> Setting:
-    return Setting(
+def _pace(cycle_seconds: int) -> ConfigSetting:
+    return ConfigSetting(
         f"NEGOTIATOR_INTERVAL = {cycle_seconds}\n"
         f"NEGOTIATOR_CYCLE_DELAY = {max(1, cycle_seconds - 1)}\n"
         "NEGOTIATOR_MIN_INTERVAL = 1\n"

@@ -28,7 +28,7 @@ class EmbeddedError(Exception):
     """The embedded pool did not start. The message says why and where to read more."""
 
 
-class State(msgspec.Struct, frozen=True):
+class PoolState(msgspec.Struct, frozen=True):
     """What another process must know to use a running pool; in `pool.json` of the run folder."""
 
     port: int
@@ -54,10 +54,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def last_state(folders: Folders) -> State | None:
+def last_state(folders: Folders) -> PoolState | None:
     """What the pool in this folder last was, running or not."""
     try:
-        return read_json((folders.run / "pool.json").read_bytes(), type=State)
+        return read_json((folders.run / "pool.json").read_bytes(), type=PoolState)
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -130,7 +130,7 @@ def check_port(port: int) -> None:
             raise EmbeddedError(f"embedded pool: port {port} of 127.0.0.1 can't be used: {error.strerror}") from None
 
 
-def prepare(account: Account, folders: Folders, settings: HeadSettings, state: State) -> None:
+def prepare(account: Account, folders: Folders, settings: HeadSettings, state: PoolState) -> None:
     """Make folders, configuration and, once, the signing key."""
     own_folder(folders.run, account)
     for name in _FOLDERS:

@@ -31,7 +31,7 @@ from deskgrid.pool.config import COORDINATOR_USER
 from deskgrid.pool.embedded.head import Folders, HeadSettings
 from deskgrid.pool.embedded.place import (
     EmbeddedError,
-    State,
+    PoolState,
     check_binds,
     check_port,
     daemons_of,
@@ -53,7 +53,9 @@ _COORDINATOR_SCOPES = ("READ", "ADVERTISE_STARTD", "ADVERTISE_MASTER", "ADMINIST
 class EmbeddedPool:
     """A running embedded pool."""
 
-    def __init__(self, tree: Tree, folders: Folders, state: State, process: "subprocess.Popen[bytes] | None") -> None:
+    def __init__(
+        self, tree: Tree, folders: Folders, state: PoolState, process: "subprocess.Popen[bytes] | None"
+    ) -> None:
         self.tree = tree
         self.folders = folders
         self.state = state
@@ -88,7 +90,9 @@ class EmbeddedPool:
         port = settings.port or usual_port(folders)
         check_port(port)
         check_binds(tree.account, binds)
-        state = State(port, settings.guest_host, settings.pool.trust_domain, settings.pool.key, tuple(map(str, binds)))
+        state = PoolState(
+            port, settings.guest_host, settings.pool.trust_domain, settings.pool.key, tuple(map(str, binds))
+        )
         prepare(tree.account, folders, settings, state)
         pool = cls(tree, folders, state, None)
         pool._make_token()

@@ -22,7 +22,7 @@ from pathlib import Path
 from deskgrid.model.pool import Foreign, Job, JobGroup, Match, OfflineAd, PoolSnapshot
 from deskgrid.model.values.names import BadName, name
 from deskgrid.model.values.text import counted
-from deskgrid.pool.contract import Partial, PoolError, Refused, Unreachable
+from deskgrid.pool.contract import Partial, PoolError, PoolRefused, PoolUnreachable
 from deskgrid.pool.tools.ads import Ad, quote, read_ads
 from deskgrid.pool.tools.ended import EndedVms
 from deskgrid.pool.tools.identities import gone_ad, identity
@@ -35,7 +35,7 @@ from deskgrid.pool.tools.reading import (
     IDLE_QUESTION,
     JOB_ATTRIBUTES,
     JOB_COLUMNS,
-    Answer,
+    SortedAds,
     idle_groups,
     job_of,
     machines,
@@ -86,11 +86,11 @@ class CondorPool:
         try:
             wanted = {ad_name(ad): ad for ad in ads}
         except BadName as error:
-            raise Refused(str(error)) from None
+            raise PoolRefused(str(error)) from None
         with self._lock:
             answer = self._ask_collector(left)
             if ads and (faults := _unfit(answer)):
-                raise Refused("; ".join(faults))
+                raise PoolRefused("; ".join(faults))
             present = {str(ad.get("Name")): ad for ad in answer.offline}
             due = [ad for key, ad in wanted.items() if key not in present or self._is_due(ad)]
             gone = [key for key in present if key not in wanted]
@@ -137,7 +137,7 @@ class CondorPool:
         argv += ["-lifetime", str(int(lifetime_seconds))]
         token = run_tool(self._reach, argv, self._reach.timeout_seconds).strip()
         if token.count(".") != 2 or any(character.isspace() for character in token):
-            raise Refused("condor_token_create: it printed no token; is the signing key there and readable?")
+            raise PoolRefused("condor_token_create: it printed no token; is the signing key there and readable?")
         return token
 
     def forget_vm(self, vm_id: str, token_dies: bool = True) -> None:
@@ -145,7 +145,7 @@ class CondorPool:
         left = _Time(self._reach.timeout_seconds)
         question = f"deskgrid_vm_id =?= {quote(_name('VM id', vm_id))}"
         fault = self._end(vm_id, left) if token_dies else None
-        if isinstance(fault, Unreachable):
+        if isinstance(fault, PoolUnreachable):
             raise fault
         argv = ["condor_status", "-any", "-constraint", question, "-json", "-attributes", _GONE_ATTRIBUTES]
         self._take_away(_read(run_tool(self._reach, argv, left.seconds())), left)
@@ -155,7 +155,7 @@ class CondorPool:
     def job(self, job_id: str) -> Job | None:
         """See Pool.job; looks into the queues first, then into the histories."""
         if not _JOB_ID.match(job_id):
-            raise Refused(f"job id: got {job_id[:40]!r}, expected cluster.proc such as 12.0")
+            raise PoolRefused(f"job id: got {job_id[:40]!r}, expected cluster.proc such as 12.0")
         left = _Time(self._reach.timeout_seconds)
         answer = self._ask_collector(left)
         schedds = sorted(set(answer.schedds.values()) - answer.foreign)
@@ -191,7 +191,7 @@ class CondorPool:
         sent = self._sent.get(ad)
         return sent is None or time.monotonic() - sent > _REFRESH_SECONDS
 
-    def _ask_collector(self, left: "_Time") -> Answer:
+    def _ask_collector(self, left: "_Time") -> SortedAds:
         argv = ["condor_status", "-any", "-constraint", COLLECTOR_QUESTION, "-json", "-attributes"]
         text = run_tool(self._reach, [*argv, COLLECTOR_ATTRIBUTES], left.seconds())
         answer = sort_answer(_read(text))
@@ -239,7 +239,7 @@ class CondorPool:
         self._unread.discard(vm_id)
         return None
 
-    def _forgotten(self, answer: Answer) -> tuple[str, ...]:
+    def _forgotten(self, answer: SortedAds) -> tuple[str, ...]:
         """Whether the collector lacks ads that we gave it. The caller holds the lock."""
         missing = lost(answer.offline, [ad_name(ad) for ad in self._sent])
         if not missing:
@@ -249,7 +249,7 @@ class CondorPool:
         )
 
     def _matches(
-        self, answer: Answer, at: datetime, idle: tuple[JobGroup, ...] | None, unasked: dict[str, int]
+        self, answer: SortedAds, at: datetime, idle: tuple[JobGroup, ...] | None, unasked: dict[str, int]
     ) -> tuple[Match, ...]:
         """What the negotiator matched, joined with what it said shortly before. The caller holds the lock."""
         found = matches(answer.offline, answer.schedds)
@@ -259,7 +259,7 @@ class CondorPool:
         self._seen = remembered(found, at, self._seen, answer.offline, waiting)
         return counted_once(self._seen)
 
-    def _settling(self, answer: Answer, at: datetime, restarted: bool) -> tuple[str, ...]:
+    def _settling(self, answer: SortedAds, at: datetime, restarted: bool) -> tuple[str, ...]:
         """Whether startds may not have reported again since the collector started. The caller holds the lock.
 
         restarted: it is known to have been; else its start tells, give or take the slack.
@@ -275,7 +275,7 @@ class CondorPool:
         return (f"collector: it was restarted; machines are unknown until {self._settled_at:%H:%M:%S} UTC",)
 
     def _idle(
-        self, answer: Answer, left: "_Time"
+        self, answer: SortedAds, left: "_Time"
     ) -> tuple[tuple[JobGroup, ...] | None, dict[str, int], tuple[str, ...]]:
         """What waits: as schedds say; of those that are not asked or refuse, as their submitters' ads say; faults."""
         names = set(answer.schedds.values()) - answer.foreign
@@ -293,7 +293,7 @@ class CondorPool:
         for number, schedd in enumerate(self._in_order(names)):
             try:
                 known[schedd] = self._groups(schedd, left.share(len(names) - number))
-            except Refused as error:  # its own affair, as all that follows: what others say stays known
+            except PoolRefused as error:  # its own affair, as all that follows: what others say stays known
                 unasked[schedd] = answer.waiting.get(schedd, 0)
                 faults += [f"schedd {schedd}: {error}"] if schedd in answer.waiting else []
             except (PoolError, ValueError) as error:
@@ -319,7 +319,7 @@ class CondorPool:
         return idle_groups(schedd, run_tool(self._reach, argv, min(left.seconds(), most)))
 
 
-def _unfit(answer: Answer) -> tuple[str, ...]:
+def _unfit(answer: SortedAds) -> tuple[str, ...]:
     """What makes this pool unusable by the versions of its collector and negotiator."""
     found = (unfit(who, answer.versions.get(who)) for who in ("collector", "negotiator"))
     return tuple(fault for fault in found if fault is not None)
@@ -343,7 +343,7 @@ def _name(what: str, text: str) -> str:
     try:
         return name(what, text)
     except BadName as error:
-        raise Refused(str(error)) from None
+        raise PoolRefused(str(error)) from None
 
 
 def _read(text: str) -> list[dict[str, object]]:

@@ -16,7 +16,7 @@ from deskgrid.host.system.process import Finished, run
 from deskgrid.host.system.programs import environment
 from deskgrid.host.trees.entry import NoWay, direct
 from deskgrid.model.values.help import Help
-from deskgrid.pool.contract import Partial, PoolError, Refused, Unreachable
+from deskgrid.pool.contract import Partial, PoolError, PoolRefused, PoolUnreachable
 
 _DENIED = ("DENIED", "not authorized", "Permission denied", "AUTHENTICATE:", "Failed to read file", "Not authorized")
 _SENTENCE_CHARACTERS = 300
@@ -45,10 +45,10 @@ def run_tool(reach: Reach, argv: Sequence[str], timeout_seconds: float, stdin: s
     """Run a tool and return what it printed.
 
     Raises:
-        Unreachable: no answer in time, or no connection. Refused: HTCondor said no. PoolError: the tool is missing.
+        PoolUnreachable: no answer in time, or no connection. PoolRefused: HTCondor said no. PoolError: no such tool.
     """
     if timeout_seconds <= 0:
-        raise Unreachable(f"{argv[0]}: no time was left to ask; is the pool slow or down?")
+        raise PoolUnreachable(f"{argv[0]}: no time was left to ask; is the pool slow or down?")
     finished = run([*become(reach.account), *_argv(reach, argv)], timeout_seconds, stdin.encode(), _environment(reach))
     if finished.ok:
         return finished.stdout
@@ -81,11 +81,11 @@ def _environment(reach: Reach) -> dict[str, str]:
 def _fault(tool: str, finished: Finished, timeout_seconds: float) -> PoolError:
     said = " ".join((finished.stderr or finished.stdout).split())[-_SENTENCE_CHARACTERS:]
     if finished.timed_out:
-        return Unreachable(f"{tool}: no answer in {timeout_seconds:.0f} s; is the pool up?")
+        return PoolUnreachable(f"{tool}: no answer in {timeout_seconds:.0f} s; is the pool up?")
     if finished.code == 127:
         return PoolError(f"{tool}: {said}; install HTCondor's tools or name the root tree that has them")
     if any(mark in said for mark in _DENIED):
-        return Refused(f"{tool}: HTCondor refused: {said}; check token, key and ALLOW settings")
+        return PoolRefused(f"{tool}: HTCondor refused: {said}; check token, key and ALLOW settings")
     if finished.code < 0:
         return Partial(f"{tool}: it was killed by signal {-finished.code} before its answer was whole")
-    return Unreachable(f"{tool}: failed with code {finished.code}: {said or 'without a word'}; is the pool up?")
+    return PoolUnreachable(f"{tool}: failed with code {finished.code}: {said or 'without a word'}; is the pool up?")

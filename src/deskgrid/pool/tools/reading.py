@@ -6,19 +6,19 @@ from collections.abc import Iterable
 
 import msgspec
 
-from deskgrid.model.pool import ON_SERVER, Job, JobGroup, Machine
+from deskgrid.model.pool import ON_SERVER, Job, JobGroup, MachineAd
 from deskgrid.pool.tools.ads import MOST, Ad, expression_of, integer_of, moment_at, text_of, unparsed
 from deskgrid.pool.tools.identities import is_vms
 from deskgrid.pool.tools.offline import MARK
 
 COLLECTOR_ATTRIBUTES = (
-    "MyType,Name,Machine,MyAddress,vm_name,deskgrid_vm_id,deskgrid_desktop,State,JobId,DaemonStartTime,"
+    "MyType,Name,MachineAd,MyAddress,vm_name,deskgrid_vm_id,deskgrid_desktop,State,JobId,DaemonStartTime,"
     "MachineLastMatchTime,MachineMatchCount,OfflineMatches,AuthenticatedIdentity,StatsLastUpdateTime,StatsLifetime,"
     "CondorVersion,ScheddName,SubmitterTag,IdleJobs," + MARK
 )
 COLLECTOR_QUESTION = (
     'MyType == "Scheduler" || MyType == "Collector" || MyType == "Negotiator" || MyType == "Submitter" || '
-    f'(MyType == "Machine" && ({MARK} =?= true || isString(deskgrid_vm_id)))'
+    f'(MyType == "MachineAd" && ({MARK} =?= true || isString(deskgrid_vm_id)))'
 )
 """One question for all that a snapshot needs of the collector: one answer is of one moment."""
 
@@ -39,7 +39,7 @@ JOB_COLUMNS = ("int(RequestCpus)", "int(RequestMemory)", "int(RequestDisk)", "is
 """What of a job may be an expression, evaluated: see `job_of`."""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class SortedAds(msgspec.Struct, frozen=True):
     """What the collector said, sorted.
 
     collector_started: when it started, in seconds of its own clock, give or take one; None: its ad is not there yet.
@@ -57,7 +57,7 @@ class Answer(msgspec.Struct, frozen=True):
     versions: dict[str, str] = {}
 
 
-def sort_answer(ads: Iterable[Ad]) -> Answer:
+def sort_answer(ads: Iterable[Ad]) -> SortedAds:
     """Sort the collector's answer to COLLECTOR_QUESTION. What came from a VM is a machine or nothing."""
     started: int | None = None
     addresses: dict[str, str] = {}
@@ -65,7 +65,7 @@ def sort_answer(ads: Iterable[Ad]) -> Answer:
     for ad in ads:
         kind, name = text_of(ad, "MyType"), text_of(ad, "Name")
         if is_vms(ad):
-            slots += [ad] if kind == "Machine" and ad.get(MARK) is not True else []
+            slots += [ad] if kind == "MachineAd" and ad.get(MARK) is not True else []
         elif kind == "Collector":
             started = _collector_start(ad) or started
             versions["collector"] = text_of(ad, "CondorVersion") or ""
@@ -78,11 +78,11 @@ def sort_answer(ads: Iterable[Ad]) -> Answer:
             versions[name] = text_of(ad, "CondorVersion") or ""
         elif ad.get(MARK) is True:
             offline.append(ad)
-        elif kind == "Machine":
+        elif kind == "MachineAd":
             slots.append(ad)
     waiting, own = _submitting(submitters)
     schedds = _by_address(addresses, frozenset(waiting) - own)
-    return Answer(started, schedds, tuple(offline), tuple(slots), waiting, frozenset(waiting) - own, versions)
+    return SortedAds(started, schedds, tuple(offline), tuple(slots), waiting, frozenset(waiting) - own, versions)
 
 
 def _by_address(addresses: dict[str, str], foreign: frozenset[str]) -> dict[str, str]:
@@ -111,7 +111,7 @@ def _collector_start(ad: Ad) -> int | None:
     return None if updated is None or lifetime is None else updated - lifetime
 
 
-def machines(slots: Iterable[Ad]) -> tuple[Machine, ...]:
+def machines(slots: Iterable[Ad]) -> tuple[MachineAd, ...]:
     """Fold slots into the VMs that they belong to."""
     by_vm: dict[str, list[Ad]] = {}
     for slot in slots:
@@ -121,13 +121,13 @@ def machines(slots: Iterable[Ad]) -> tuple[Machine, ...]:
     return tuple(_machine(vm_id, group) for vm_id, group in sorted(by_vm.items()))
 
 
-def _machine(vm_id: str, slots: list[Ad]) -> Machine:
+def _machine(vm_id: str, slots: list[Ad]) -> MachineAd:
     first = slots[0]
     starts = [start for slot in slots if (start := moment_at(slot, "DaemonStartTime")) is not None]
     jobs = {job for slot in slots if _JOB_ID.match(job := text_of(slot, "JobId") or "")}
-    return Machine(
+    return MachineAd(
         vm_id=vm_id,
-        machine=text_of(first, "Machine") or "",
+        machine=text_of(first, "MachineAd") or "",
         image=text_of(first, "vm_name") or "",
         desktop=text_of(first, "deskgrid_desktop") or "",
         claimed=any(slot.get("State") == "Claimed" for slot in slots),

@@ -35,7 +35,7 @@ _DAEMON = "org.freedesktop.DBus"
 _BROKEN = (OSError, ValueError, LookupError, TypeError)  # jeepney's for bytes, ours for an answer of another shape
 
 
-class Failed(msgspec.Struct, frozen=True):
+class CallFailed(msgspec.Struct, frozen=True):
     """A call was answered with an error. name: as "org.freedesktop.DBus.Error.AccessDenied"."""
 
     name: str
@@ -52,7 +52,7 @@ class Signal(msgspec.Struct, frozen=True):
     body: tuple[Any, ...]
 
 
-class Service(msgspec.Struct, frozen=True):
+class BusService(msgspec.Struct, frozen=True):
     """A service to watch.
 
     name: its name on the bus. rules: match rules of its signals, without type and sender.
@@ -65,7 +65,7 @@ class Service(msgspec.Struct, frozen=True):
     heard: Callable[[Signal], None]
 
 
-Then = Callable[[tuple[Any, ...] | Failed], None]
+Then = Callable[[tuple[Any, ...] | CallFailed], None]
 
 
 class Bus:
@@ -75,7 +75,7 @@ class Bus:
         path: the bus's socket. services: whom to listen to.
     """
 
-    def __init__(self, path: Path, services: Sequence[Service]) -> None:
+    def __init__(self, path: Path, services: Sequence[BusService]) -> None:
         self._path = path
         self._services = {one.name: one for one in services}
         self._owners: dict[str, str] = {}
@@ -138,7 +138,7 @@ class Bus:
     ) -> None:
         """Ask; the answer, or why there is none, is given to `then` by a later `tend`."""
         if self._socket is None:
-            then(Failed(LOST, self.fault))
+            then(CallFailed(LOST, self.fault))
             return
         message = new_method_call(DBusAddress(path, service, interface), member, signature or None, body)
         message.header.flags |= MessageFlag.no_auto_start
@@ -191,7 +191,7 @@ class Bus:
             extra.close()
         self._parser.fds.clear()
         for then, _ in waiting.values():
-            then(Failed(LOST, "the connection is gone"))
+            then(CallFailed(LOST, "the connection is gone"))
         for name in list(self._owners):
             self._owned(name, "")
 
@@ -233,8 +233,8 @@ class Bus:
 
     # -- messages -------------------------------------------------------------------------------------------------
 
-    def _greeted(self, answer: tuple[Any, ...] | Failed) -> None:
-        if isinstance(answer, Failed):
+    def _greeted(self, answer: tuple[Any, ...] | CallFailed) -> None:
+        if isinstance(answer, CallFailed):
             return
         self.fault, self._retry_seconds, self._ready = "", _FIRST_RETRY_SECONDS, True
         for name, service in self._services.items():
@@ -249,8 +249,8 @@ class Bus:
     def _ask(self, member: str, argument: str, then: Then) -> None:
         self.call(_DAEMON, "/org/freedesktop/DBus", _DAEMON, member, "s", (argument,), then)
 
-    def _found(self, name: str, answer: tuple[Any, ...] | Failed) -> None:
-        self._owned(name, "" if isinstance(answer, Failed) else answer[0])
+    def _found(self, name: str, answer: tuple[Any, ...] | CallFailed) -> None:
+        self._owned(name, "" if isinstance(answer, CallFailed) else answer[0])
 
     def _owned(self, name: str, owner: str) -> None:
         """The name has a new owner, or none."""
@@ -270,7 +270,7 @@ class Bus:
             if then is not None:
                 failed = kind is MessageType.error
                 text = " ".join(str(one) for one in message.body)[:200] if failed else ""
-                then(Failed(fields.get(HeaderFields.error_name, ""), text) if failed else message.body)
+                then(CallFailed(fields.get(HeaderFields.error_name, ""), text) if failed else message.body)
         elif kind is MessageType.signal:
             self._hear(message)
 

@@ -16,7 +16,7 @@ import msgspec
 
 from deskgrid.model.presence import Reading
 from deskgrid.presence.helpers import Word
-from deskgrid.presence.linux.sessions import Kind, Logins, Session
+from deskgrid.presence.linux.sessions import Logins, Session, SessionKind
 from deskgrid.presence.linux.terminals import Quiet
 
 BUSY_SECONDS = 1.0
@@ -91,14 +91,14 @@ def _unknown(
     """Why it can't be known when this session was last used, or None."""
     if any(word.idle_seconds is not None for word in vouched(session, sessions, words)):
         return None
-    if session.kind is Kind.SEAT:
+    if session.kind is SessionKind.SEAT:
         if any(one.complete and one.idle_seconds is not None for one in hands):
             return None
         return (
             "graphical session: got no source on all of its keyboards and mice, expected one; "
             "let this account read /dev/input/event* (group input), or run the helper in that session"
         )
-    if session.kind is Kind.TERMINAL:
+    if session.kind is SessionKind.TERMINAL:
         if any(_is_on(session, one) for one in terminals):
             return None
         return f"{session.source} session: got no terminal {session.terminal or 'of its own'}, expected one to look at"

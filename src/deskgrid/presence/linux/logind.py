@@ -23,7 +23,7 @@ from jeepney.fds import FileDescriptor
 
 from deskgrid.model.presence import Ending
 from deskgrid.model.values.text import printable
-from deskgrid.presence.linux.bus import LOST, Bus, Failed, Service, Signal
+from deskgrid.presence.linux.bus import LOST, Bus, BusService, CallFailed, Signal
 from deskgrid.presence.linux.sessions import Session, session_of
 
 NAME, PATH = "org.freedesktop.login1", "/org/freedesktop/login1"
@@ -37,7 +37,7 @@ _MATTER = _OF_SESSIONS | {"BlockInhibited", "DelayInhibited", "LidClosed"}
 """Properties whose change makes us ask anew: others (such as IdleHint) change often, and say nothing to us."""
 
 
-class Said(msgspec.Struct, frozen=True):
+class LogindState(msgspec.Struct, frozen=True):
     """What logind has said. sessions: None: unknown. watching: None: never known."""
 
     sessions: tuple[Session, ...] | None = None
@@ -66,8 +66,8 @@ class Logind:
         self.lock_fault = ""
         self.changes = 0
         """Grows with each change of `said`."""
-        self.said = Said()
-        self.service = Service(
+        self.said = LogindState()
+        self.service = BusService(
             NAME,
             (
                 f"path='{PATH}',interface='{MANAGER}'",
@@ -140,15 +140,15 @@ class Logind:
         self._bus.call(NAME, PATH, MANAGER, "ListInhibitors", then=partial(self._inhibitors, found))
         self._bus.call(NAME, PATH, MANAGER, "ListSessions", then=partial(self._sessions, found))
 
-    def _manager(self, found: "_Found", answer: tuple[Any, ...] | Failed) -> None:
-        if not isinstance(answer, Failed):
+    def _manager(self, found: "_Found", answer: tuple[Any, ...] | CallFailed) -> None:
+        if not isinstance(answer, CallFailed):
             facts = _plain(answer[0])
             ending = next((end for name, end in _PREPARING.items() if facts.get(name)), None)
             self._say(msgspec.structs.replace(self.said, lid_closed=facts.get("LidClosed") is True, ending=ending))
         self._close_one(found)
 
-    def _inhibitors(self, found: "_Found", answer: tuple[Any, ...] | Failed) -> None:
-        if not isinstance(answer, Failed):
+    def _inhibitors(self, found: "_Found", answer: tuple[Any, ...] | CallFailed) -> None:
+        if not isinstance(answer, CallFailed):
             watching = {
                 printable(f"{who}: {why}", 80)
                 for what, who, why, mode, uid, _ in answer[0]
@@ -157,11 +157,11 @@ class Logind:
             self._say(msgspec.structs.replace(self.said, watching=tuple(sorted(watching))))
         self._close_one(found)
 
-    def _sessions(self, found: "_Found", answer: tuple[Any, ...] | Failed) -> None:
+    def _sessions(self, found: "_Found", answer: tuple[Any, ...] | CallFailed) -> None:
         assert self._bus is not None
         if found is not self._found:
             return
-        if isinstance(answer, Failed):
+        if isinstance(answer, CallFailed):
             found[""] = None  # not known at all
         else:
             for name, uid, _, seat, path in answer[0]:
@@ -170,8 +170,10 @@ class Logind:
                 self._bus.call(NAME, path, PROPERTIES, "GetAll", "s", (SESSION,), then)
         self._close_one(found)
 
-    def _session(self, found: "_Found", name: str, fallback: dict[str, str], answer: tuple[Any, ...] | Failed) -> None:
-        if not isinstance(answer, Failed):
+    def _session(
+        self, found: "_Found", name: str, fallback: dict[str, str], answer: tuple[Any, ...] | CallFailed
+    ) -> None:
+        if not isinstance(answer, CallFailed):
             found[name] = session_of(name, _facts(_plain(answer[0])))
         elif not answer.name.endswith((".UnknownObject", ".NoSuchSession", ".UnknownMethod")):
             found[name] = session_of(name, fallback)  # it is there, of unknown kind; else it ended while we asked
@@ -188,9 +190,9 @@ class Logind:
             if self._wanted:
                 self.hold()
 
-    def _locked(self, answer: tuple[Any, ...] | Failed) -> None:
+    def _locked(self, answer: tuple[Any, ...] | CallFailed) -> None:
         self._lock_asked = False
-        if isinstance(answer, Failed):
+        if isinstance(answer, CallFailed):
             if answer.name == LOST or not self._here:
                 return  # that is no refusal, and it is asked anew once logind is heard again
             self.lock_fault = (
@@ -226,7 +228,7 @@ class Logind:
             if self._wanted:
                 self.hold()
 
-    def _say(self, said: Said) -> None:
+    def _say(self, said: LogindState) -> None:
         if said != self.said:
             self.said = said
             self.changes += 1

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from deskgrid.presence.linux.bus import Bus, Failed, Service, Signal
+from deskgrid.presence.linux.bus import Bus, BusService, CallFailed, Signal
 
 NAME, PATH = "org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager"
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -34,7 +34,7 @@ class NetworkManager:
         self._metered: bool | None = None
         self.changes = 0
         """Grows with each change."""
-        self.service = Service(NAME, (f"path='{PATH}',interface='{PROPERTIES}'",), self._come_or_gone, self._heard)
+        self.service = BusService(NAME, (f"path='{PATH}',interface='{PROPERTIES}'",), self._come_or_gone, self._heard)
 
     def follow(self, bus: Bus) -> None:
         """Ask over this connection from now on."""
@@ -60,8 +60,8 @@ class NetworkManager:
         assert self._bus is not None
         self._bus.call(NAME, PATH, PROPERTIES, "Get", "ss", (NAME, "Metered"), self._told)
 
-    def _told(self, answer: tuple[Any, ...] | Failed) -> None:
-        metered = None if isinstance(answer, Failed) else _METERED.get(answer[0][1], False)
+    def _told(self, answer: tuple[Any, ...] | CallFailed) -> None:
+        metered = None if isinstance(answer, CallFailed) else _METERED.get(answer[0][1], False)
         self.changes += metered is not self._metered
         self._metered = metered
 

@@ -24,7 +24,7 @@ import msgspec
 from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.model.values.text import counted
 from deskgrid.presence.contract import unreadable
-from deskgrid.presence.helpers import Told
+from deskgrid.presence.helpers import HelperWords
 from deskgrid.presence.inotify import ENTRIES, IN_ATTRIB, IN_MODIFY, Inotify, open_inotify
 from deskgrid.presence.linux.combine import Hands, weigh
 from deskgrid.presence.linux.input_devices import InputDevices
@@ -77,7 +77,7 @@ class LinuxPresence:
         self._devices = InputDevices(self._roots.dev / "input")
         self._interrupts = Interrupts(self._roots.proc, self._roots.sysfs)
         self._terminals = Terminals(self._roots.dev, grid_uids)
-        self._system, self._helpers = System(self._roots.run, grid_uids), Told()
+        self._system, self._helpers = System(self._roots.run, grid_uids), HelperWords()
         self._logins = Logins((), known=False)
         self._lid: bool | None = None
         self._signs = self._told = self._heard = 0

@@ -33,7 +33,7 @@ _UTMP = struct.Struct("hi32s4s32s256s")
 _UTMP_BYTES = 400 if platform.machine() == "aarch64" else 384
 
 
-class Kind(StrEnum):
+class SessionKind(StrEnum):
     """From what a session's idleness can be learned."""
 
     TERMINAL = "terminal"  # its terminal's access time
@@ -49,7 +49,7 @@ class Session(msgspec.Struct, frozen=True, order=True):
 
     source: str
     id: str
-    kind: Kind
+    kind: SessionKind
     terminal: str
     uid: int | None
     remote: bool
@@ -88,8 +88,8 @@ def read_logins(run: Path, dev: Path, told: tuple[Session, ...] | None = None) -
     utmp, utmp_faults, utmp_known = _utmp(run / "utmp", dev)
     if not logind_known:
         utmp = tuple(_at_seat(session) for session in utmp)
-    elif any(session.kind is Kind.SEAT for session in logind):
-        utmp = tuple(session for session in utmp if session.kind is not Kind.SEAT)  # the same, less exactly
+    elif any(session.kind is SessionKind.SEAT for session in logind):
+        utmp = tuple(session for session in utmp if session.kind is not SessionKind.SEAT)  # the same, less exactly
     sources = []
     if logind_known:
         sources.append(_count("logind", logind))
@@ -107,7 +107,7 @@ def read_logins(run: Path, dev: Path, told: tuple[Session, ...] | None = None) -
 def _at_seat(session: Session) -> Session:
     if not session.terminal.startswith("tty"):
         return session
-    return msgspec.structs.replace(session, kind=Kind.SEAT, terminal="")
+    return msgspec.structs.replace(session, kind=SessionKind.SEAT, terminal="")
 
 
 def _count(source: str, sessions: tuple[Session, ...]) -> str:
@@ -161,13 +161,13 @@ def session_of(name: str, facts: Mapping[str, str]) -> Session | None:
     terminal = facts.get("TTY", "").strip('"').removeprefix("/dev/")
     uid = facts.get("UID", "")
     if facts.get("TYPE") in _GRAPHICAL:
-        kind, terminal = (Kind.OTHER if remote or not facts.get("SEAT") else Kind.SEAT), ""
+        kind, terminal = (SessionKind.OTHER if remote or not facts.get("SEAT") else SessionKind.SEAT), ""
     elif _TERMINAL.match(terminal):
-        kind = Kind.TERMINAL
+        kind = SessionKind.TERMINAL
     elif facts.get("TYPE") == "tty":  # sshd opens the session before it makes the terminal
-        kind, terminal = Kind.TERMINAL, ""
+        kind, terminal = SessionKind.TERMINAL, ""
     else:
-        kind, terminal = (Kind.SEAT if facts.get("SEAT") and not remote else Kind.OTHER), ""
+        kind, terminal = (SessionKind.SEAT if facts.get("SEAT") and not remote else SessionKind.OTHER), ""
     return Session(
         "logind",
         name,
@@ -206,9 +206,9 @@ def parse_utmp(content: bytes) -> tuple[Session, ...]:
         origin = host.split(b"\0")[0].decode(errors="replace")
         local = origin in ("", where) or origin.startswith(":")  # the host of a local session is its display
         if _TERMINAL.match(where):
-            found.append(Session("utmp", where, Kind.TERMINAL, where, None, not local))
+            found.append(Session("utmp", where, SessionKind.TERMINAL, where, None, not local))
         elif where.startswith(":"):
-            found.append(Session("utmp", where, Kind.SEAT, "", None, False))
+            found.append(Session("utmp", where, SessionKind.SEAT, "", None, False))
         else:
-            found.append(Session("utmp", where, Kind.SEAT if local else Kind.OTHER, "", None, not local))
+            found.append(Session("utmp", where, SessionKind.SEAT if local else SessionKind.OTHER, "", None, not local))
     return tuple(found)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from deskgrid.presence.linux.bus import Bus
-from deskgrid.presence.linux.logind import Logind, Said
+from deskgrid.presence.linux.logind import Logind, LogindState
 from deskgrid.presence.linux.network import NetworkManager
 
 _NOT_KNOWN = "logind gives no answer, so what keeps the computer awake is not known"
@@ -57,7 +57,7 @@ class System:
         return self._logind.changes + self._network.changes
 
     @property
-    def said(self) -> Said:
+    def said(self) -> LogindState:
         """What logind has said."""
         return self._logind.said
 

@@ -30,7 +30,7 @@ class Quiet(msgspec.Struct, frozen=True):
     idle_seconds: float
 
 
-class _Seen:
+class _Terminal:
     """One terminal: its access time, and when (monotonic) the last sign on it was."""
 
     __slots__ = ("atime_ns", "sign_at", "uid")
@@ -50,7 +50,7 @@ class Terminals:
         self._dev, self._grid_uids = dev, grid_uids
         self._consoles: dict[str, Path] = {}
         self._pseudo: dict[str, Path] = {}
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _Terminal] = {}
         self._dev_mark: int | None = None
         self._first = True
         self.faults: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ class Terminals:
         seen = self._seen.get(name)
         if seen is None:
             age_seconds = max(0.0, (wall_ns - status.st_atime_ns) / 1e9) if self._first else 0.0
-            self._seen[name] = _Seen(status.st_atime_ns, status.st_uid, now - age_seconds)
+            self._seen[name] = _Terminal(status.st_atime_ns, status.st_uid, now - age_seconds)
             return not self._first
         seen.uid = status.st_uid
         if seen.atime_ns == status.st_atime_ns:

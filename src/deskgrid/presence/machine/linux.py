@@ -24,7 +24,7 @@ _LEAST_SECONDS = 1.0
 _SLOW_SECONDS = 10.0
 
 
-class MachineReader:
+class LinuxMachine:
     """Reads the resources of a Linux desktop.
 
     Args:

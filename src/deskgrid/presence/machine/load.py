@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.presence.machine.processes import Processes, Used
+from deskgrid.presence.machine.processes import Processes, ProcessTime
 
 _LEAST_SECONDS = 1.0
 _SMALL_PERCENT = 1.0
@@ -41,7 +41,7 @@ class Load:
     def __init__(self, proc: Path, processes: Processes, ours: Callable[[], Iterable[int]]) -> None:
         self._stat, self._processes, self._ours = proc / "stat", processes, ours
         self._before: Total | None = None
-        self._used: dict[int, Used] = {}
+        self._used: dict[int, ProcessTime] = {}
         self._looked_at_ticks = 0.0
         self.share: float | None = None
         """Share of all processors (0 to 1) that others used at the last look; None: not known yet."""
@@ -66,7 +66,7 @@ def parse_total(text: str) -> Total:
     return Total(sum(ticks[:3]) + sum(ticks[5:7]), sum(ticks))
 
 
-def grown(before: dict[int, Used], now: dict[int, Used], looked_at_ticks: float) -> int:
+def grown(before: dict[int, ProcessTime], now: dict[int, ProcessTime], looked_at_ticks: float) -> int:
     """Return how many ticks the processes have surely used since the last look."""
     ticks = 0
     for pid, used in now.items():

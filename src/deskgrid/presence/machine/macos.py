@@ -19,7 +19,7 @@ from deskgrid.presence.macos import calls
 from deskgrid.presence.macos.values import battery_of, pressure_of
 
 
-class MachineReader:
+class MacMachine:
     """Reads the resources of a Mac.
 
     Args:

@@ -19,7 +19,7 @@ import msgspec
 _ALL_NAMES_SECONDS = 30.0
 
 
-class Used(msgspec.Struct, frozen=True):
+class ProcessTime(msgspec.Struct, frozen=True):
     """Processor time of one process, in clock ticks. started: ticks since the computer's start."""
 
     started: int
@@ -62,7 +62,7 @@ class Processes:
         """Whether others' processes can't be seen here (/proc mounted with hidepid)."""
         return bool(self._all) and 1 not in self._all
 
-    def used(self, pids: Iterable[int]) -> dict[int, Used]:
+    def used(self, pids: Iterable[int]) -> dict[int, ProcessTime]:
         """What these have used so far; those that have ended are left out."""
         found = {}
         for pid in pids:
@@ -99,10 +99,10 @@ class Processes:
         return frozenset(name.casefold() for name in names)
 
 
-def parse_stat(text: str) -> Used:
+def parse_stat(text: str) -> ProcessTime:
     """Return what /proc/PID/stat says (proc_pid_stat(5)): utime, stime and starttime."""
     fields = text.rpartition(") ")[2].split()
-    return Used(int(fields[19]), int(fields[11]) + int(fields[12]))
+    return ProcessTime(int(fields[19]), int(fields[11]) + int(fields[12]))
 
 
 def _read(path: str) -> str:

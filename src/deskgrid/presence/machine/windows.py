@@ -25,7 +25,7 @@ import msgspec
 from deskgrid.model.policy import Machine, Policy
 from deskgrid.presence.windows import network
 from deskgrid.presence.windows.calls import failed, function, power, up_seconds
-from deskgrid.presence.windows.values import Power
+from deskgrid.presence.windows.values import WindowsPower
 
 NETWORK_SECONDS = 30.0
 _LOW_MEMORY = 0
@@ -88,7 +88,7 @@ class ProcessEntry(ctypes.Structure):
     )
 
 
-class MachineReader:
+class WindowsMachine:
     """Reads the resources of a Windows desktop.
 
     Args:
@@ -162,11 +162,11 @@ class MachineReader:
             return None
         return 100.0 if low.value else 0.0
 
-    def _power(self) -> Power:
+    def _power(self) -> WindowsPower:
         try:
             return power()
         except OSError:
-            return Power(None, None)
+            return WindowsPower(None, None)
 
     def _connection(self) -> tuple[bool | None, bool | None]:
         now = time.monotonic()

@@ -16,7 +16,7 @@ from ctypes import POINTER, byref, c_bool, c_char_p, c_double, c_int, c_long, c_
 from functools import cache
 from typing import Any
 
-from deskgrid.presence.macos.values import UTMPX_BYTES, Login, Source, login_of
+from deskgrid.presence.macos.values import UTMPX_BYTES, Login, PowerSource, login_of
 
 _FRAMEWORK = "/System/Library/Frameworks/{0}.framework/{0}"
 _UTF8, _SINT64, _LONGEST = 0x08000100, 4, 1024
@@ -152,7 +152,7 @@ def assertions() -> dict[str, int]:
     return found
 
 
-def power() -> tuple[str | None, tuple[Source, ...]]:
+def power() -> tuple[str | None, tuple[PowerSource, ...]]:
     """IOPSCopyPowerSourcesInfo, IOPSGetProvidingPowerSourceType, IOPSCopyPowerSourcesList,
     IOPSGetPowerSourceDescription (IOPowerSources.h, IOPSKeys.h)."""
     with _held(function("IOKit", "IOPSCopyPowerSourcesInfo", c_void_p)()) as blob:
@@ -164,7 +164,7 @@ def power() -> tuple[str | None, tuple[Source, ...]]:
     return (providing if isinstance(providing, str) else None), sources
 
 
-def _sources(blob: int, rows: int) -> Iterator[Source]:
+def _sources(blob: int, rows: int) -> Iterator[PowerSource]:
     describe = function("IOKit", "IOPSGetPowerSourceDescription", c_void_p, c_void_p, c_void_p)
     at = _foundation("CFArrayGetValueAtIndex", c_void_p, c_void_p, c_long)
     for index in range(_foundation("CFArrayGetCount", c_long, c_void_p)(rows)):
@@ -172,7 +172,7 @@ def _sources(blob: int, rows: int) -> Iterator[Source]:
             continue
         current, full = _value(described, "Current Capacity"), _value(described, "Max Capacity")
         if isinstance(current, int) and isinstance(full, int):
-            yield Source(current, full)
+            yield PowerSource(current, full)
 
 
 def pressure_level() -> int | None:

@@ -17,9 +17,9 @@ from typing import TypeVar
 
 from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.presence.contract import unreadable
-from deskgrid.presence.helpers import Told
+from deskgrid.presence.helpers import HelperWords
 from deskgrid.presence.macos import calls
-from deskgrid.presence.macos.values import Facts, Login, hid_seconds_of, quartz_seconds_of, watching_of, weigh
+from deskgrid.presence.macos.values import Login, MacFacts, hid_seconds_of, quartz_seconds_of, watching_of, weigh
 from deskgrid.presence.notifier import Teller
 
 FAST_SECONDS, SLOW_SECONDS, LAZY_SECONDS = 0.15, 1.0, 5.0
@@ -38,7 +38,7 @@ class MacPresence:
     def __init__(self, dev: Path = Path("/dev")) -> None:
         self._dev = dev
         self._lock = threading.Lock()
-        self._helpers = Told()
+        self._helpers = HelperWords()
         self._asked: dict[str, str] = {}
         self._logins: tuple[Login, ...] | None = None
         self._logins_at: float | None = None
@@ -104,13 +104,13 @@ class MacPresence:
         idle = self._seen[0] if self._seen is not None else None
         return SLOW_SECONDS if idle is not None and idle < BUSY_SECONDS else FAST_SECONDS
 
-    def _facts(self) -> Facts:
+    def _facts(self) -> MacFacts:
         hid = self._ask("HIDIdleTime", lambda: calls.registry("IOHIDSystem", "HIDIdleTime"))
         quartz = self._ask("Quartz", calls.quartz_seconds)
         logins = self._list_logins()
         levels = self._ask("assertions", calls.assertions)
         lid = self._ask("lid", lambda: calls.registry("IOPMrootDomain", "AppleClamshellState"))
-        return Facts(
+        return MacFacts(
             hid_seconds_of(hid if isinstance(hid, int | bytes) else None),
             None if quartz is None else quartz_seconds_of(quartz),
             logins,

@@ -57,7 +57,7 @@ def quartz_seconds_of(value: float) -> float | None:
     return value if 0 <= value < 10 * 365 * 86400 else None
 
 
-class Facts(msgspec.Struct, frozen=True):
+class MacFacts(msgspec.Struct, frozen=True):
     """What was read; None: unknown.
 
     hid_seconds: idle time of the hardware. quartz_seconds: of our own session. logins: who is logged in.
@@ -76,7 +76,7 @@ class Facts(msgspec.Struct, frozen=True):
     faults: tuple[str, ...] = ()
 
 
-def weigh(facts: Facts) -> Reading:
+def weigh(facts: MacFacts) -> Reading:
     """Return what is known of the owner."""
     logins = facts.logins or ()
     hands = {"HIDIdleTime": facts.hid_seconds, "Quartz": facts.quartz_seconds}
@@ -101,7 +101,7 @@ def weigh(facts: Facts) -> Reading:
     )
 
 
-def _unknown(facts: Facts) -> list[str]:
+def _unknown(facts: MacFacts) -> list[str]:
     """Why idle time can't be known, for each kind of session that nothing tells of."""
     if facts.logins is None:
         return ["logins: got none, expected to read them"]
@@ -116,7 +116,7 @@ def _unknown(facts: Facts) -> list[str]:
     return found
 
 
-def _locked(facts: Facts, logins: Sequence[Login]) -> bool | None:
+def _locked(facts: MacFacts, logins: Sequence[Login]) -> bool | None:
     """A session on a terminal can't be locked; our own word, or none, holds for the console."""
     if not logins:
         return None
@@ -141,14 +141,14 @@ def watching_of(assertions: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(said for name, said in _KEEP_AWAKE.items() if assertions.get(name, 0) > 0))
 
 
-class Source(msgspec.Struct, frozen=True):
+class PowerSource(msgspec.Struct, frozen=True):
     """One power source: its charge, and what counts as full."""
 
     current: int
     full: int
 
 
-def battery_of(providing: str | None, sources: Sequence[Source]) -> tuple[bool | None, float | None]:
+def battery_of(providing: str | None, sources: Sequence[PowerSource]) -> tuple[bool | None, float | None]:
     """Return whether the computer runs on battery, and its charge in percent; None: unknown, or there is none."""
     on_battery = {"AC Power": False, "Battery Power": True, "UPS Power": True}.get(providing or "")
     full = sum(one.full for one in sources)

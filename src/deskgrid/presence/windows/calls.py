@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from deskgrid.presence.windows.values import Power, RawSession, lock_flag_of, power_of
+from deskgrid.presence.windows.values import RawSession, WindowsPower, lock_flag_of, power_of
 
 _WTS_USER_NAME, _WTS_SESSION_INFO_EX = 5, 25
 _SYSTEM_EXECUTION_STATE = 16
@@ -161,7 +161,7 @@ def execution_state() -> int:
     return state.value
 
 
-def power() -> Power:
+def power() -> WindowsPower:
     """GetSystemPowerStatus (winbase.h)."""
     status = PowerStatus()
     if not function("kernel32", "GetSystemPowerStatus", c_int, c_void_p)(byref(status)):

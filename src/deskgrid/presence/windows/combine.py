@@ -15,14 +15,14 @@ from collections.abc import Sequence
 import msgspec
 
 from deskgrid.model.presence import Reading, SessionReading
-from deskgrid.presence.windows.events import Presence, State
-from deskgrid.presence.windows.values import Session
+from deskgrid.presence.windows.events import UserPresence, WindowsState
+from deskgrid.presence.windows.values import WindowsSession
 
 SERVICES = 0
 """The session of services."""
 
 
-class Facts(msgspec.Struct, frozen=True):
+class WindowsFacts(msgspec.Struct, frozen=True):
     """What was read; None: unknown.
 
     own_session: the session that we run in. last_input_seconds: since the last input in it. sessions: of people.
@@ -32,8 +32,8 @@ class Facts(msgspec.Struct, frozen=True):
 
     own_session: int | None
     last_input_seconds: float | None
-    sessions: tuple[Session, ...] | None
-    state: State
+    sessions: tuple[WindowsSession, ...] | None
+    state: WindowsState
     now: float
     full_screen: bool | None = None
     watching: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Facts(msgspec.Struct, frozen=True):
     faults: tuple[str, ...] = ()
 
 
-def weigh(facts: Facts) -> Reading:
+def weigh(facts: WindowsFacts) -> Reading:
     """Return what is known of the owner."""
     idle_seconds, sources, faults = _idle(facts)
     sessions = facts.sessions or ()
@@ -60,7 +60,7 @@ def weigh(facts: Facts) -> Reading:
     )
 
 
-def _idle(facts: Facts) -> tuple[float | None, list[str], list[str]]:
+def _idle(facts: WindowsFacts) -> tuple[float | None, list[str], list[str]]:
     """Idle seconds, the sources, and why it is unknown."""
     hands: list[float] = []
     sources: list[str] = []
@@ -90,19 +90,19 @@ def _idle(facts: Facts) -> tuple[float | None, list[str], list[str]]:
     return None, sources, [why]
 
 
-def _only_ours(sessions: Sequence[Session], own: int | None) -> bool:
+def _only_ours(sessions: Sequence[WindowsSession], own: int | None) -> bool:
     """Whether our session is the only one that anybody could be sitting at."""
     attended = [one.id for one in sessions if one.attended]
     return attended == [own]
 
 
-def _presence(name: str, told: Presence | None, now: float) -> list[str]:
+def _presence(name: str, told: UserPresence | None, now: float) -> list[str]:
     if told is None:
         return []
     return [f"{name}: {'here' if told.here else 'inactive'} for {now - told.since:.0f} s"]
 
 
-def _sessions(sessions: tuple[Session, ...] | None) -> list[str]:
+def _sessions(sessions: tuple[WindowsSession, ...] | None) -> list[str]:
     if sessions is None:
         return []
     extra = [
@@ -116,7 +116,9 @@ def _sessions(sessions: tuple[Session, ...] | None) -> list[str]:
     return [", ".join([f"sessions: {len(sessions)}", *extra])]
 
 
-def _locked(sessions: Sequence[Session], told: dict[int, bool], helpers: Sequence[SessionReading]) -> bool | None:
+def _locked(
+    sessions: Sequence[WindowsSession], told: dict[int, bool], helpers: Sequence[SessionReading]
+) -> bool | None:
     """Whether every session is locked. A helper's word counts only against it."""
     words = [told.get(one.id) if one.locked is None else one.locked for one in sessions]
     if not words:
@@ -126,7 +128,7 @@ def _locked(sessions: Sequence[Session], told: dict[int, bool], helpers: Sequenc
     return True if None not in words else None
 
 
-def _full_screen(facts: Facts) -> bool | None:
+def _full_screen(facts: WindowsFacts) -> bool | None:
     words = [one.full_screen for one in facts.helpers]
     if facts.own_session != SERVICES:
         words.append(facts.full_screen)

@@ -1,6 +1,6 @@
 """What Windows tells a window about power and sessions, and what follows from it; pure.
 
-    message -> decode -> Noticed -> follow -> State
+    message -> decode -> Noticed -> follow -> WindowsState
 
 Rules, told first:
 - The first value of a setting is where things stand; only a change of it is news.
@@ -63,22 +63,22 @@ class Noticed(msgspec.Struct, frozen=True):
     session: int = 0
 
 
-class Presence(msgspec.Struct, frozen=True):
+class UserPresence(msgspec.Struct, frozen=True):
     """What Windows last said about users. since: when, in seconds of the steady clock."""
 
     here: bool
     since: float
 
 
-class State(msgspec.Struct, frozen=True):
+class WindowsState(msgspec.Struct, frozen=True):
     """Where things stand after all messages so far; None: not told yet.
 
     touched_at: the last sign of an owner, in seconds of the steady clock. locks: sessions and whether they are locked.
     on_battery, battery_percent: a change is news; the agent then reads power with the machine.
     """
 
-    everywhere: Presence | None = None
-    own: Presence | None = None
+    everywhere: UserPresence | None = None
+    own: UserPresence | None = None
     on_battery: bool | None = None
     battery_percent: int | None = None
     lid_open: bool | None = None
@@ -123,7 +123,7 @@ def encode_setting(what: What, value: int) -> bytes:
     return SETTINGS[what].bytes_le + struct.pack("<II", 4, value)
 
 
-def follow(state: State, noticed: Noticed, now: float) -> tuple[State, bool]:
+def follow(state: WindowsState, noticed: Noticed, now: float) -> tuple[WindowsState, bool]:
     """Return the state after a message, and whether the agent is to look now.
 
     Args:
@@ -135,7 +135,7 @@ def follow(state: State, noticed: Noticed, now: float) -> tuple[State, bool]:
     return fresh, fresh != state and not _first(state, noticed.what)
 
 
-def _first(state: State, what: What) -> bool:
+def _first(state: WindowsState, what: What) -> bool:
     """Whether nothing was told of this setting before."""
     name = _FIELDS.get(what)
     return name is not None and getattr(state, name) is None
@@ -150,7 +150,7 @@ _FIELDS = {
 }
 
 
-def _follow(state: State, noticed: Noticed, now: float) -> State:
+def _follow(state: WindowsState, noticed: Noticed, now: float) -> WindowsState:
     replace, value = msgspec.structs.replace, noticed.value
     match noticed.what:
         case What.GLOBAL_PRESENCE:
@@ -172,7 +172,7 @@ def _follow(state: State, noticed: Noticed, now: float) -> State:
             return _ending(state, noticed, now)
 
 
-def _ending(state: State, noticed: Noticed, now: float) -> State:
+def _ending(state: WindowsState, noticed: Noticed, now: float) -> WindowsState:
     replace = msgspec.structs.replace
     if noticed.what is What.SUSPEND:
         return replace(state, ending=Ending.SLEEP)
@@ -182,20 +182,20 @@ def _ending(state: State, noticed: Noticed, now: float) -> State:
     return replace(state, ending=None if taken_back else Ending.SHUTDOWN)
 
 
-def _presence(before: Presence | None, value: int, now: float) -> Presence | None:
+def _presence(before: UserPresence | None, value: int, now: float) -> UserPresence | None:
     """What the system says now; None for a value that says nothing. A repeated word keeps the time of the first."""
     if value not in (_PRESENT, _NOT_PRESENT, _INACTIVE):
         return None
     here = value == _PRESENT
-    return before if before is not None and before.here == here else Presence(here, now)
+    return before if before is not None and before.here == here else UserPresence(here, now)
 
 
-def _touch(state: State, before: Presence | None, known: Presence | None, now: float) -> float | None:
+def _touch(state: WindowsState, before: UserPresence | None, known: UserPresence | None, now: float) -> float | None:
     came = before is not None and not before.here and known is not None and known.here
     return now if came else state.touched_at
 
 
-def _session(state: State, noticed: Noticed, now: float) -> State:
+def _session(state: WindowsState, noticed: Noticed, now: float) -> WindowsState:
     locks = dict(state.locks)
     if noticed.value in (LOCK, UNLOCK):
         locks[noticed.session] = noticed.value == LOCK

@@ -18,13 +18,13 @@ from typing import TypeVar
 
 from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.presence.contract import unreadable
-from deskgrid.presence.helpers import Told
+from deskgrid.presence.helpers import HelperWords
 from deskgrid.presence.notifier import Teller
 from deskgrid.presence.windows import calls, network
-from deskgrid.presence.windows.combine import SERVICES, Facts, weigh
-from deskgrid.presence.windows.events import Noticed, State, What, follow
-from deskgrid.presence.windows.values import Session, full_screen_of, idle_seconds_of, people, watching_of
-from deskgrid.presence.windows.window import Window
+from deskgrid.presence.windows.combine import SERVICES, WindowsFacts, weigh
+from deskgrid.presence.windows.events import Noticed, What, WindowsState, follow
+from deskgrid.presence.windows.values import WindowsSession, full_screen_of, idle_seconds_of, people, watching_of
+from deskgrid.presence.windows.window import MessageWindow
 
 _Answer = TypeVar("_Answer")
 _HOLD_SECONDS = {What.SUSPEND: 1.5, What.END: 4.0}
@@ -42,20 +42,20 @@ class WindowsPresence:
     """
 
     def __init__(self, own_session: int | None = None) -> None:
-        self._helpers = Told()
+        self._helpers = HelperWords()
         self._lock = threading.Lock()
         self._running = True
         self._ready = threading.Event()
         self._cost: tuple[bool | None, float] | None = None
         self._watching: tuple[str, ...] = ()
-        self._state = State()
+        self._state = WindowsState()
         self._teller: Teller | None = None
         self._asked: dict[str, str] = {}
-        self._sessions: tuple[Session, ...] | None = None
+        self._sessions: tuple[WindowsSession, ...] | None = None
         self._sessions_at: float | None = None
         self._own = self._ask("own session", calls.own_session) if own_session is None else own_session
         self._told_input = self._last_input()
-        self._window = Window(self._noticed, self._stirred)
+        self._window = MessageWindow(self._noticed, self._stirred)
 
     @property
     def window(self) -> int | None:
@@ -141,12 +141,12 @@ class WindowsPresence:
     def _last_input(self) -> int | None:
         return None if self._own == SERVICES else self._ask("last input", calls.last_input_ms)
 
-    def _facts(self) -> Facts:
+    def _facts(self) -> WindowsFacts:
         last = self._last_input()
         services = self._own == SERVICES
         showing = None if services else self._ask("screen", calls.notification_state)
         sessions = self._list_sessions()
-        return Facts(
+        return WindowsFacts(
             self._own,
             None if last is None else idle_seconds_of(calls.tick_ms(), last),
             sessions,
@@ -162,7 +162,7 @@ class WindowsPresence:
         execution = self._ask("execution state", calls.execution_state)
         return () if execution is None else watching_of(execution)
 
-    def _list_sessions(self) -> tuple[Session, ...] | None:
+    def _list_sessions(self) -> tuple[WindowsSession, ...] | None:
         now = time.monotonic()
         if self._sessions_at is None or now - self._sessions_at >= SESSIONS_SECONDS:
             rows = self._ask("sessions", calls.sessions)

@@ -53,7 +53,7 @@ class RawSession(msgspec.Struct, frozen=True):
     lock_flag: int | None = None
 
 
-class Session(msgspec.Struct, frozen=True):
+class WindowsSession(msgspec.Struct, frozen=True):
     """A session of a person. attended: a screen and a keyboard are joined to it. locked: None: unknown."""
 
     id: int
@@ -67,7 +67,7 @@ _SERVICES = 0
 _LOCK, _UNLOCK = 0, 1
 
 
-def people(rows: tuple[RawSession, ...]) -> tuple[Session, ...]:
+def people(rows: tuple[RawSession, ...]) -> tuple[WindowsSession, ...]:
     """Return the sessions of people among all sessions.
 
     Not session 0 (services) and none that only listens. A name that we may not ask counts as a person's, except at a
@@ -81,7 +81,9 @@ def people(rows: tuple[RawSession, ...]) -> tuple[Session, ...]:
             continue
         attended = row.state not in (Connect.DISCONNECTED, Connect.IDLE)
         locked = {_LOCK: True, _UNLOCK: False}.get(-1 if row.lock_flag is None else row.lock_flag)
-        found.append(Session(row.id, attended, attended and not _at_console(row.station), locked if attended else True))
+        found.append(
+            WindowsSession(row.id, attended, attended and not _at_console(row.station), locked if attended else True)
+        )
     return tuple(found)
 
 
@@ -124,7 +126,7 @@ def watching_of(execution_state: int) -> tuple[str, ...]:
     return ("a program that keeps the screen on",) if execution_state & _ES_DISPLAY_REQUIRED else ()
 
 
-class Power(msgspec.Struct, frozen=True):
+class WindowsPower(msgspec.Struct, frozen=True):
     """on_battery: None: unknown. percent: None: unknown, or there is no battery."""
 
     on_battery: bool | None
@@ -134,12 +136,12 @@ class Power(msgspec.Struct, frozen=True):
 _UNKNOWN, _NO_BATTERY = 255, 128
 
 
-def power_of(ac_line: int, battery_flag: int, percent: int) -> Power:
+def power_of(ac_line: int, battery_flag: int, percent: int) -> WindowsPower:
     """Return what SYSTEM_POWER_STATUS says: a computer without a battery never runs on one."""
     if battery_flag != _UNKNOWN and battery_flag & _NO_BATTERY:
-        return Power(False, None)
+        return WindowsPower(False, None)
     on_battery = {0: True, 1: False}.get(ac_line)
-    return Power(on_battery, float(percent) if percent <= 100 else None)
+    return WindowsPower(on_battery, float(percent) if percent <= 100 else None)
 
 
 _COST_UNRESTRICTED = 0x1

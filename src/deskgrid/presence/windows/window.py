@@ -11,7 +11,7 @@ Rules, told first:
   after the start of Windows their service isn't there yet.
 
 Sources: RegisterPowerSettingNotification, RegisterRawInputDevices, WM_INPUT (winuser.h),
-WTSRegisterSessionNotification (wtsapi32.h), "Window Features: Message-Only Windows".
+WTSRegisterSessionNotification (wtsapi32.h), "MessageWindow Features: Message-Only Windows".
 """
 
 import ctypes
@@ -77,7 +77,7 @@ class Guid(ctypes.Structure):
     _fields_ = (("bytes", ctypes.c_ubyte * 16),)
 
 
-class Window:
+class MessageWindow:
     """The window; the constructor returns when it is there, or when it can't be.
 
     Args:

@@ -25,8 +25,8 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
 from deskgrid.images.trust.desktop.memory import Memory
-from deskgrid.images.trust.desktop.source import Absent, Source
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.desktop.source import Absent, RepositorySource
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.roles import (
     LONGEST_TIMESTAMP,
     METADATA_BYTES,
@@ -50,7 +50,7 @@ _BAD = (RepositoryError, ValueError, TypeError, KeyError, AttributeError)
 class Chain:
     """What is trusted now. `found` has root, timestamp, snapshot, targets; roles of projects come as they are asked."""
 
-    def __init__(self, bootstrap: bytes, memory: Memory, source: Source, now: datetime) -> None:
+    def __init__(self, bootstrap: bytes, memory: Memory, source: RepositorySource, now: datetime) -> None:
         """Learn what is current. Raises: TrustError."""
         self._bootstrap, self._memory, self._source = bootstrap, memory, source
         self.found = self._load(now)
@@ -76,7 +76,7 @@ class Chain:
         return self._below(found, now)
 
     def _roots(self, now: datetime) -> TrustedMetadataSet:
-        found = _verified(ROOT, now, lambda: TrustedMetadataSet(self._bootstrap, EnvelopeType.METADATA), Fault.DESKTOP)
+        found = _verified(ROOT, now, lambda: TrustedMetadataSet(self._bootstrap, EnvelopeType.METADATA), Duty.DESKTOP)
         found.reference_time = now
         check_root_keys(found.root)
         asked = False
@@ -101,7 +101,7 @@ class Chain:
             raise expired(TIMESTAMP, found.timestamp.expires, now)
         if found.timestamp.expires - now > LONGEST_TIMESTAMP:
             raise TrustError(
-                Fault.DESKTOP,
+                Duty.DESKTOP,
                 "clock-behind",
                 f"clock of this computer: got {at(now)}, but the newest timestamp is good until "
                 f"{at(found.timestamp.expires)}, expected at most {LONGEST_TIMESTAMP.days} days from now; set the "
@@ -125,7 +125,7 @@ class Chain:
         above, now = (ROOT if role == TARGETS else TARGETS), found.reference_time
         if meta is None:
             raise TrustError(
-                Fault.SIGNERS,
+                Duty.SIGNERS,
                 "no-role",
                 f"role {role}: nothing is published yet that it signed; see `deskgrid trust status`",
             )
@@ -146,7 +146,7 @@ class Nobody:
         self._memory, self._reason = memory, reason
 
     def get(self, path: str, most_bytes: int) -> bytes:
-        """See `Source`."""
+        """See `RepositorySource`."""
         if path.endswith(f".{ROOT}.json"):
             raise Absent(path)
         kept = self._memory.metadata(TIMESTAMP) if path == f"metadata/{TIMESTAMP}.json" else None
@@ -155,7 +155,7 @@ class Nobody:
         return kept
 
 
-def get(source: Source, path: str, most_bytes: int, absent: bool = False) -> bytes:
+def get(source: RepositorySource, path: str, most_bytes: int, absent: bool = False) -> bytes:
     """A file of the repository. Raises: TrustError; Absent only when `absent` is said."""
     try:
         content = source.get(path, most_bytes)
@@ -163,10 +163,10 @@ def get(source: Source, path: str, most_bytes: int, absent: bool = False) -> byt
         if absent:
             raise
         raise TrustError(
-            Fault.REPOSITORY, "missing", f"repository: {path} is not there, but what is signed lists it; {TELL}"
+            Duty.REPOSITORY, "missing", f"repository: {path} is not there, but what is signed lists it; {TELL}"
         ) from None
     if len(content) > most_bytes:
-        raise TrustError(Fault.REPOSITORY, "too-long", f"repository: {path}: got more than {most_bytes} bytes; {TELL}")
+        raise TrustError(Duty.REPOSITORY, "too-long", f"repository: {path}: got more than {most_bytes} bytes; {TELL}")
     return content
 
 
@@ -182,7 +182,7 @@ def _bound(meta: MetaFile) -> int:
     return min(meta.length or METADATA_BYTES, METADATA_BYTES)
 
 
-def _verified(role: str, now: datetime, step: Callable[[], T], fault: Fault = Fault.REPOSITORY) -> T:
+def _verified(role: str, now: datetime, step: Callable[[], T], fault: Duty = Duty.REPOSITORY) -> T:
     """Do a step of python-tuf; what it refuses becomes a sentence."""
     try:
         return step()
@@ -219,9 +219,9 @@ def expired(role: str, expires: datetime | None, now: datetime) -> TrustError:
     """The error of metadata that are too old."""
     when = f" at {at(expires)}" if expires else ""
     if role in (TIMESTAMP, SNAPSHOT):
-        fault, who = Fault.REPOSITORY, "the coordinator does not renew it, or somebody holds news back"
+        fault, who = Duty.REPOSITORY, "the coordinator does not renew it, or somebody holds news back"
     else:
-        fault, who = Fault.SIGNERS, "those who hold its keys must sign it anew"
+        fault, who = Duty.SIGNERS, "those who hold its keys must sign it anew"
     return TrustError(
         fault,
         f"expired-{role}" if role in (ROOT, TIMESTAMP, SNAPSHOT, TARGETS) else "expired-role",

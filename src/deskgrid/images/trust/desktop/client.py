@@ -30,8 +30,8 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 from deskgrid.images.trust.desktop.chain import TELL, Chain, Nobody, at, expired, get
 from deskgrid.images.trust.desktop.memory import Memory
-from deskgrid.images.trust.desktop.source import FolderSource, HttpSource, Source
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.desktop.source import RepositoryFolderSource, RepositoryServer, RepositorySource
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.form import check_form
 from deskgrid.images.trust.pointer import check_pointer, decode
 from deskgrid.images.trust.roles import (
@@ -46,7 +46,7 @@ from deskgrid.images.trust.roles import (
     project_roles,
 )
 from deskgrid.images.trust.tufapi import Metadata, Targets
-from deskgrid.images.trust.words import LATEST, POINTER_BYTES, Entry, Freshness, Place, Version, version
+from deskgrid.images.trust.words import LATEST, POINTER_BYTES, Freshness, ListedVersion, Place, Version, version
 
 SLACK = TIMESTAMP_LIFE
 """How far a clock may be set back without being called wrong; further ahead it finds every timestamp expired."""
@@ -56,7 +56,7 @@ _WITHDRAWN = ("no-image", "no-project", "not-both")
 class Trusted:
     """What a desktop trusts. Use it with `with`: it holds its folder's lock."""
 
-    def __init__(self, folder: Path, bootstrap: bytes, source: Source, wait_seconds: float = 0.0) -> None:
+    def __init__(self, folder: Path, bootstrap: bytes, source: RepositorySource, wait_seconds: float = 0.0) -> None:
         """Keep metadata in `folder`, which nobody else may write to.
 
         Args:
@@ -86,7 +86,7 @@ class Trusted:
         try:
             self._chain = Chain(self._bootstrap, self._memory, self._source, now)
         except TrustError as error:
-            if error.fault is not Fault.NETWORK:
+            if error.fault is not Duty.NETWORK:
                 raise
             self._chain, offline = Chain(self._bootstrap, self._memory, Nobody(self._memory, error), now), str(error)
         self._check_fresh(now)
@@ -98,7 +98,7 @@ class Trusted:
         until = min(found[role].expires for role in (ROOT, TIMESTAMP, SNAPSHOT, TARGETS))
         return Freshness(found.timestamp.version, found.root.version, until, offline)
 
-    def check(self, wanted: Version, now: datetime) -> Entry:
+    def check(self, wanted: Version, now: datetime) -> ListedVersion:
         """Whether a VM of this version may start now; asked at every start. Raises: TrustError that says why not."""
         self._check_clock(now)
         self._check_fresh(now)
@@ -117,7 +117,7 @@ class Trusted:
         entry = self._both(asked, asked.latest, now)
         if entry.size_bytes > POINTER_BYTES:
             raise TrustError(
-                Fault.SIGNERS,
+                Duty.SIGNERS,
                 "too-long",
                 f"pointer {asked.latest}: got {entry.size_bytes} bytes, expected {POINTER_BYTES}",
             )
@@ -126,7 +126,7 @@ class Trusted:
         found = version(project, image, pointer.version)
         if self._entry(found, now).number != pointer.number:
             raise TrustError(
-                Fault.SIGNERS,
+                Duty.SIGNERS,
                 "bad-pointer",
                 f"pointer {asked.latest}: its number is not that of {found}: sign a new one",
             )
@@ -148,16 +148,16 @@ class Trusted:
 
     # -- both roles -------------------------------------------------------------------------------------------
 
-    def _entry(self, wanted: Version, now: datetime) -> Entry:
+    def _entry(self, wanted: Version, now: datetime) -> ListedVersion:
         if wanted.version == LATEST:
-            raise TrustError(Fault.REQUEST, "bad-name", f"version {wanted}: ask for `latest` by its own question")
+            raise TrustError(Duty.REQUEST, "bad-name", f"version {wanted}: ask for `latest` by its own question")
         seen = self._memory.seen.entries.get(wanted.path)
         entry = self._both(wanted, wanted.path, now)
         if seen is not None and seen.revoked is not None:
             raise _revoked(wanted, seen.revoked)
         if seen is not None and seen != entry:
             raise TrustError(
-                Fault.SIGNERS,
+                Duty.SIGNERS,
                 "changed",
                 f"image {wanted}: got SHA-256 {entry.sha256[:12]}… signed by both, expected {seen.sha256[:12]}…, which "
                 f"was seen before: a name and version never change; {TELL}",
@@ -166,20 +166,20 @@ class Trusted:
             self._memory.see(wanted.path, entry)
         return entry
 
-    def _both(self, wanted: Version, path: str, now: datetime) -> Entry:
+    def _both(self, wanted: Version, path: str, now: datetime) -> ListedVersion:
         found = self._trusted()
         researcher, approver = project_roles(wanted.project)
         roles = delegated(found.targets)
         for role in (researcher, approver):
             if role not in roles:
                 raise TrustError(
-                    Fault.REQUEST,
+                    Duty.REQUEST,
                     "no-project",
                     f"project {wanted.project}: no role {role} is signed; its images are not trusted",
                 )
             if not roles[role].is_delegated_path(path):
                 raise TrustError(
-                    Fault.SIGNERS, "foreign-path", f"role {role}: it may not speak of {path}; {TELL}: delegate it anew"
+                    Duty.SIGNERS, "foreign-path", f"role {role}: it may not speak of {path}; {TELL}: delegate it anew"
                 )
         check_project_keys(found.root, found.targets, wanted.project)
         said = {role: entry_of(self._role(role, now), path) for role in (researcher, approver)}
@@ -203,7 +203,7 @@ class Trusted:
 
     def _trusted(self) -> TrustedMetadataSet:
         if self._chain is None:
-            raise TrustError(Fault.DESKTOP, "not-refreshed", "images: nothing is known yet; refresh first")
+            raise TrustError(Duty.DESKTOP, "not-refreshed", "images: nothing is known yet; refresh first")
         return self._chain.found
 
     def _check_fresh(self, now: datetime) -> None:
@@ -216,13 +216,13 @@ class Trusted:
         last = self._memory.seen.checked_at
         if last is not None and now < last - SLACK:
             raise TrustError(
-                Fault.DESKTOP,
+                Duty.DESKTOP,
                 "clock-behind",
                 f"clock of this computer: got {at(now)}, expected {at(last)} or later, when images were checked; "
                 "set it right: old images would look fresh; if it is right, it was wrong then, and news mend it",
             )
 
-    def _content(self, path: str, entry: Entry) -> bytes:
+    def _content(self, path: str, entry: ListedVersion) -> bytes:
         kept = self._memory.manifest(entry)
         if kept is not None:
             return kept
@@ -231,7 +231,7 @@ class Trusted:
         found = hashlib.sha256(content).hexdigest()
         if len(content) != entry.size_bytes or found != entry.sha256:
             raise TrustError(
-                Fault.REPOSITORY,
+                Duty.REPOSITORY,
                 "mixed",
                 f"{path}: got {len(content)} bytes with SHA-256 {found[:12]}…, expected {entry.size_bytes} with "
                 f"{entry.sha256[:12]}…: it is not what was signed; {TELL}",
@@ -240,13 +240,13 @@ class Trusted:
         return content
 
 
-def _agreed(wanted: Version, path: str, said: dict[str, Entry | None]) -> Entry:
+def _agreed(wanted: Version, path: str, said: dict[str, ListedVersion | None]) -> ListedVersion:
     silent = [role for role, entry in said.items() if entry is None]
     if len(silent) == len(said):
-        raise TrustError(Fault.REQUEST, "no-image", f"image {path}: nobody has signed it; is its name right?")
+        raise TrustError(Duty.REQUEST, "no-image", f"image {path}: nobody has signed it; is its name right?")
     if silent:
         raise TrustError(
-            Fault.SIGNERS,
+            Duty.SIGNERS,
             "not-both",
             f"image {path}: {silent[0]} has not signed it, expected both; it must be signed there",
         )
@@ -259,13 +259,13 @@ def _agreed(wanted: Version, path: str, said: dict[str, Entry | None]) -> Entry:
         )
     if first.plain != second.plain:
         raise TrustError(
-            Fault.SIGNERS, "disagree", f"image {wanted}: its two roles list different content for {path}; {TELL}"
+            Duty.SIGNERS, "disagree", f"image {wanted}: its two roles list different content for {path}; {TELL}"
         )
     return first.plain
 
 
 def _revoked(wanted: Version, why: str) -> TrustError:
-    return TrustError(Fault.SIGNERS, "revoked", f"image {wanted}: revoked: {why}; use another version")
+    return TrustError(Duty.SIGNERS, "revoked", f"image {wanted}: revoked: {why}; use another version")
 
 
 _WAIT_SECONDS = 30.0
@@ -277,21 +277,21 @@ def opened(place: Place) -> Trusted:
         bootstrap = place.bootstrap.read_bytes()
     except OSError as error:
         raise TrustError(
-            Fault.DESKTOP,
+            Duty.DESKTOP,
             "no-root",
             f"root {place.bootstrap}: can't be read: {error.strerror}; install the agent again",
         ) from None
     return Trusted(place.folder, bootstrap, source_of(place), _WAIT_SECONDS)
 
 
-def source_of(place: Place) -> Source:
+def source_of(place: Place) -> RepositorySource:
     """The source that a place names. Raises: TrustError."""
     if place.repository.startswith("/"):
-        return FolderSource(Path(place.repository))
+        return RepositoryFolderSource(Path(place.repository))
     try:
         context = ssl.create_default_context(cafile=str(place.certificates)) if place.certificates else None
     except OSError as error:
         raise TrustError(
-            Fault.DESKTOP, "no-certificates", f"certificates {place.certificates}: can't be read: {error.strerror}"
+            Duty.DESKTOP, "no-certificates", f"certificates {place.certificates}: can't be read: {error.strerror}"
         ) from None
-    return HttpSource(place.repository, place.seconds, context)
+    return RepositoryServer(place.repository, place.seconds, context)

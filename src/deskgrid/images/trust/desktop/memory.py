@@ -16,16 +16,16 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.host.system.files import Locked, locked, make_folder, write_atomic
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.roles import METADATA_BYTES
-from deskgrid.images.trust.words import Entry, Pointer, manifest_place
+from deskgrid.images.trust.words import ListedVersion, Pointer, manifest_place
 from deskgrid.model.values.outside import read_json
 
 _MANIFESTS_KEPT = 32
 _TIME_KEPT_EVERY = timedelta(minutes=10)
 
 
-class Seen(msgspec.Struct):
+class SeenVersions(msgspec.Struct):
     """What a desktop remembers.
 
     checked_at: the last time at which all was good. stamp: versions of root and timestamp that were current then.
@@ -33,7 +33,7 @@ class Seen(msgspec.Struct):
 
     checked_at: datetime | None = None
     stamp: tuple[int, int] = (0, 0)
-    entries: dict[str, Entry] = msgspec.field(default_factory=dict)
+    entries: dict[str, ListedVersion] = msgspec.field(default_factory=dict)
     pointers: dict[str, Pointer] = msgspec.field(default_factory=dict)
 
 
@@ -43,7 +43,7 @@ class Memory:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stack = contextlib.ExitStack()
-        self.seen = Seen()
+        self.seen = SeenVersions()
 
     def open(self, wait_seconds: float) -> None:
         """Lock the folder and read what was seen. Raises: TrustError."""
@@ -75,7 +75,7 @@ class Memory:
         """Keep metadata. Raises: TrustError."""
         self._write(self._folder / f"{name}.json", content)
 
-    def manifest(self, entry: Entry) -> bytes | None:
+    def manifest(self, entry: ListedVersion) -> bytes | None:
         """A manifest that was kept and is whole; None when there is none."""
         place = manifest_place(self._folder, entry)
         with contextlib.suppress(OSError):
@@ -84,7 +84,7 @@ class Memory:
                 return content
         return None
 
-    def keep_manifest(self, entry: Entry, content: bytes) -> None:
+    def keep_manifest(self, entry: ListedVersion, content: bytes) -> None:
         """Keep a manifest, and let the oldest of many go. Raises: TrustError."""
         place = manifest_place(self._folder, entry)
         self._write(place, content)
@@ -93,7 +93,7 @@ class Memory:
             for old in kept[: max(0, len(kept) + 1 - _MANIFESTS_KEPT)]:
                 old.unlink()
 
-    def see(self, path: str, entry: Entry) -> None:
+    def see(self, path: str, entry: ListedVersion) -> None:
         """Remember what a version is. Raises: TrustError."""
         if self.seen.entries.get(path) != entry:
             self.seen.entries[path] = entry
@@ -106,7 +106,7 @@ class Memory:
             self._remember()
 
     def note_time(self, now: datetime, stamp: tuple[int, int]) -> None:
-        """Remember that all was good now. stamp: see `Seen`; a new one says that now is now. Raises: TrustError."""
+        """Remember that all was good now. stamp: see `SeenVersions`; a new one moves the time. Raises: TrustError."""
         last = self.seen.checked_at
         if last is None or stamp > self.seen.stamp or now - last > _TIME_KEPT_EVERY:
             self.seen.checked_at, self.seen.stamp = now, stamp
@@ -120,19 +120,19 @@ class Memory:
 
     def _disk(self, error: OSError) -> TrustError:
         return TrustError(
-            Fault.DESKTOP,
+            Duty.DESKTOP,
             "disk",
             f"folder {self._folder}: {error.strerror or error}; make room, or let the agent write there",
         )
 
-    def _recall(self) -> Seen:
+    def _recall(self) -> SeenVersions:
         try:
-            return read_json((self._folder / "seen").read_bytes(), type=Seen)
+            return read_json((self._folder / "seen").read_bytes(), type=SeenVersions)
         except FileNotFoundError:
-            return Seen()
+            return SeenVersions()
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise TrustError(
-                Fault.DESKTOP,
+                Duty.DESKTOP,
                 "damaged",
                 f"{self._folder}/seen: can't be read: {error}; it remembers what images were: delete it only if the "
                 "disk was damaged",
@@ -149,7 +149,7 @@ class Memory:
             except Locked:
                 if time.monotonic() >= end:
                     raise TrustError(
-                        Fault.DESKTOP,
+                        Duty.DESKTOP,
                         "locked",
                         f"folder {self._folder}: another process checks images in it; try again",
                     ) from None

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from deskgrid.host.system.deadline import Deadline
 from deskgrid.host.system.files import open_plain
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 
 SECONDS = 20.0
 _PIECE = 64 << 10
@@ -24,25 +24,25 @@ class Absent(Exception):
     """The source has no such file."""
 
 
-class Source(Protocol):
+class RepositorySource(Protocol):
     """Gives files of a repository."""
 
     def get(self, path: str, most_bytes: int) -> bytes:
         """Return a file. MUST end in bounded time and MUST NOT read on behind `most_bytes`.
 
-        Raises: Absent when there is none; TrustError with Fault.NETWORK when the source can't be asked, and with
-        Fault.REPOSITORY when the file is longer.
+        Raises: Absent when there is none; TrustError with Duty.NETWORK when the source can't be asked, and with
+        Duty.REPOSITORY when the file is longer.
         """
 
 
-class FolderSource:
+class RepositoryFolderSource:
     """A repository in a folder, such as one on the same host."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, path: str, most_bytes: int) -> bytes:
-        """See `Source`."""
+        """See `RepositorySource`."""
         try:
             with open_plain(self._folder / path) as file:
                 content = file.read(most_bytes + 1)
@@ -55,7 +55,7 @@ class FolderSource:
         return _within(f"{self._folder}/{path}", content, most_bytes)
 
 
-class HttpSource:
+class RepositoryServer:
     """A repository behind a web server or cache."""
 
     def __init__(self, url: str, seconds: float = SECONDS, context: ssl.SSLContext | None = None) -> None:
@@ -68,13 +68,13 @@ class HttpSource:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise TrustError(
-                Fault.REQUEST, "bad-url", f"repository: got {url!r}, expected http:// or https:// and a host"
+                Duty.REQUEST, "bad-url", f"repository: got {url!r}, expected http:// or https:// and a host"
             )
         self._url, self._parts, self._seconds = url.rstrip("/"), parts, seconds
         self._context = context or (ssl.create_default_context() if parts.scheme == "https" else None)
 
     def get(self, path: str, most_bytes: int) -> bytes:
-        """See `Source`."""
+        """See `RepositorySource`."""
         where = f"{self._url}/{path}"
         connection = self._connection()
         deadline = Deadline(connection, self._seconds)
@@ -88,7 +88,7 @@ class HttpSource:
             # a connection that was cut off ends in any of these, depending on where it was
             if deadline.late or isinstance(error, TimeoutError):
                 raise TrustError(
-                    Fault.NETWORK, "slow", f"{where}: got less than the whole in {self._seconds:g} s; tried again later"
+                    Duty.NETWORK, "slow", f"{where}: got less than the whole in {self._seconds:g} s; tried again later"
                 ) from None
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise unreachable(where, str(reason)) from None
@@ -119,13 +119,13 @@ class HttpSource:
 
 def unreachable(where: str, why: str) -> TrustError:
     """The error of a source that can't be asked."""
-    return TrustError(Fault.NETWORK, "unreachable", f"{where}: can't be reached: {why}; tried again later")
+    return TrustError(Duty.NETWORK, "unreachable", f"{where}: can't be reached: {why}; tried again later")
 
 
 def _within(where: str, content: bytes, most_bytes: int) -> bytes:
     if len(content) > most_bytes:
         raise TrustError(
-            Fault.REPOSITORY,
+            Duty.REPOSITORY,
             "too-long",
             f"{where}: got more than {most_bytes} bytes, expected at most that; the rest was not read. Somebody serves "
             "what was not signed: tell the grid's administrators",

@@ -15,7 +15,7 @@ from deskgrid.images.trust.pointer import decode, steps_back
 from deskgrid.images.trust.roles import delegated, entry_of, owner, parse_path
 from deskgrid.images.trust.signing.editor import Shelf
 from deskgrid.images.trust.tufapi import Key, Targets
-from deskgrid.images.trust.words import LATEST, POINTER_BYTES, Entry, Version, readable
+from deskgrid.images.trust.words import LATEST, POINTER_BYTES, ListedVersion, Version, readable
 
 
 def changes_of(shelf: Shelf, before: object, after: object, former: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -55,7 +55,7 @@ def _entry_change(shelf: Shelf, path: str, before: Targets, after: Targets, once
     return f"{'changes' if was else 'adds'} {version}, {whole}"
 
 
-def pointer_change(shelf: Shelf, image: Version, before: Targets | None, is_: Entry) -> str:
+def pointer_change(shelf: Shelf, image: Version, before: Targets | None, is_: ListedVersion) -> str:
     """What becomes the latest. before: the role as it is settled, whose pointer a step back is measured from."""
     path = image.latest
     was = entry_of(before, path) if before else None
@@ -65,11 +65,11 @@ def pointer_change(shelf: Shelf, image: Version, before: Targets | None, is_: En
     said += f"{', a step BACK' if steps_back(old, new) else ''}: {_whole(is_)}"
     if is_.earlier is None:
         return said
-    earlier = decode(path, shelf.manifest(path, Entry(POINTER_BYTES, is_.earlier)))
+    earlier = decode(path, shelf.manifest(path, ListedVersion(POINTER_BYTES, is_.earlier)))
     return f"{said}; until its approver signs that, {earlier.version} stays the latest (SHA-256 {is_.earlier})"
 
 
-def _whole(entry: Entry) -> str:
+def _whole(entry: ListedVersion) -> str:
     return f"{entry.size_bytes} bytes with SHA-256 {entry.sha256}"
 
 

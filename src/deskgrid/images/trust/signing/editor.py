@@ -15,7 +15,7 @@ import msgspec
 from tuf.api.exceptions import UnsignedMetadataError
 
 from deskgrid.host.system.files import write_atomic
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.form import check_form
 from deskgrid.images.trust.pointer import check_pointer, decode
 from deskgrid.images.trust.roles import (
@@ -32,10 +32,10 @@ from deskgrid.images.trust.roles import (
 )
 from deskgrid.images.trust.signing import repository
 from deskgrid.images.trust.signing.folder import Pages
-from deskgrid.images.trust.signing.held import Held, digest_of
+from deskgrid.images.trust.signing.held import SignersMemory, digest_of
 from deskgrid.images.trust.signing.served import Any_, above
 from deskgrid.images.trust.tufapi import Key, Signer
-from deskgrid.images.trust.words import LATEST, Entry, Version
+from deskgrid.images.trust.words import LATEST, ListedVersion, Version
 
 
 class Drafted(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ class Drafted(msgspec.Struct, frozen=True):
 class Shelf(Pages):
     """A repository in a folder. Whoever changes it holds its lock (`editing`)."""
 
-    def __init__(self, folder: Path, held: Held | None = None) -> None:
+    def __init__(self, folder: Path, held: SignersMemory | None = None) -> None:
         """See `Pages`."""
         super().__init__(folder, held)
         self.drafted: dict[str, Drafted] = {}
@@ -57,7 +57,7 @@ class Shelf(Pages):
         """Hold the very first root as it waits here, for who is about to be shown it; nothing if there is a root."""
         waits = self.pending(ROOT)
         if self.held is None and waits is not None and waits.signed.version == 1 and not self.versions(ROOT):
-            self.held = Held(digest_of(waits))
+            self.held = SignersMemory(digest_of(waits))
 
     def _draft(self, role: str, now: datetime, *paths: str) -> Any_:
         """The next version of a project's role, for a change of these paths: what waits says nothing of them."""
@@ -74,7 +74,7 @@ class Shelf(Pages):
 
     def propose(
         self, version: Version, manifest: bytes, now: datetime, latest: bool = True, back: bool = False
-    ) -> Entry:
+    ) -> ListedVersion:
         """Let a version wait for its researcher's signature. latest: it is the new latest; back: also if it is older.
 
         Raises: TrustError when the name and version are published with other content.
@@ -107,7 +107,7 @@ class Shelf(Pages):
         assert entry is not None
         self.put(version.latest, content, entry)
 
-    def approve(self, version: Version, now: datetime, shown: Mapping[str, Entry | None] | None = None) -> None:
+    def approve(self, version: Version, now: datetime, shown: Mapping[str, ListedVersion | None] | None = None) -> None:
         """Let what the researcher signed of a version, and of the pointer to it, wait for its approver's signature.
 
         Args:
@@ -117,7 +117,7 @@ class Shelf(Pages):
         theirs = self.settled(researcher)
         if theirs is None:
             raise TrustError(
-                Fault.REQUEST, "not-proposed", f"{version}: the role {researcher} has not signed anything yet"
+                Duty.REQUEST, "not-proposed", f"{version}: the role {researcher} has not signed anything yet"
             )
         pointer = self.pointer(theirs.signed, version)
         is_latest = pointer is not None and pointer.version == version.version
@@ -178,7 +178,7 @@ class Shelf(Pages):
         last = max(settled.signed.version if settled else 0, seen.version if seen else 0)
         if waits.signed.version <= last:
             raise TrustError(
-                Fault.REPOSITORY,
+                Duty.REPOSITORY,
                 "rolled-back",
                 f"role {role}: version {waits.signed.version} waits, expected one after {last}, which is signed "
                 "already; delete it from the folder `pending`, or copy the repository again",
@@ -189,11 +189,11 @@ class Shelf(Pages):
         first = self.pending(ROOT)
         if role not in OFFLINE:
             raise TrustError(
-                Fault.REQUEST, "no-root", f"role {role}: nothing of it can be signed before the first root is complete"
+                Duty.REQUEST, "no-root", f"role {role}: nothing of it can be signed before the first root is complete"
             )
         if first is None or digest_of(first) != begun:
             raise TrustError(
-                Fault.REQUEST,
+                Duty.REQUEST,
                 "other-root",
                 "root: another first root waits than the one that you signed, or were shown; compare the two with the "
                 "other administrators (`deskgrid trust words`), and delete the file `.held` beside your key only if "
@@ -319,10 +319,10 @@ def add_signature(role: str, metadata: Any_, signer: Signer) -> None:
         raise (
             error.__cause__
             if isinstance(error.__cause__, TrustError)
-            else TrustError(Fault.REQUEST, "not-signed", f"role {role}: the key does not sign: {error}")
+            else TrustError(Duty.REQUEST, "not-signed", f"role {role}: the key does not sign: {error}")
         ) from None
 
 
 def changed(what: str) -> TrustError:
     """The error of what is not what a person was shown."""
-    return TrustError(Fault.REQUEST, "changed", f"{what} was changed since it was shown; look again")
+    return TrustError(Duty.REQUEST, "changed", f"{what} was changed since it was shown; look again")

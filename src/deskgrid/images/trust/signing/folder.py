@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import cast
 
 from deskgrid.host.system.files import Locked, locked, read_plain, write_atomic
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.form import check_form
 from deskgrid.images.trust.pointer import decode
 from deskgrid.images.trust.roles import ROOT, TARGETS, delegated, entry_of, project_named
 from deskgrid.images.trust.signing import repository
-from deskgrid.images.trust.signing.held import Held, digest_of, follows, own, rolled_back
+from deskgrid.images.trust.signing.held import SignersMemory, digest_of, follows, own, rolled_back
 from deskgrid.images.trust.signing.served import Any_, Served, above, load, signed_by
 from deskgrid.images.trust.tufapi import Root, Targets, VerificationResult
-from deskgrid.images.trust.words import Entry, Pointer, Version
+from deskgrid.images.trust.words import ListedVersion, Pointer, Version
 
 _AGAIN_SECONDS = 0.02
 
@@ -40,7 +40,7 @@ _AGAIN_SECONDS = 0.02
 class Pages(Served):
     """A repository in a folder. Whoever changes it holds its lock (`editing`)."""
 
-    def __init__(self, folder: Path, held: Held | None = None) -> None:
+    def __init__(self, folder: Path, held: SignersMemory | None = None) -> None:
         """See `Served`."""
         super().__init__(folder, held)
         self.targets, self.waiting = folder / "targets", folder / "pending"
@@ -61,20 +61,20 @@ class Pages(Served):
                 yield
         except Locked:
             raise TrustError(
-                Fault.DESKTOP, "locked", f"repository {self.folder}: another process changes it; try again in a moment"
+                Duty.DESKTOP, "locked", f"repository {self.folder}: another process changes it; try again in a moment"
             ) from None
         except OSError as error:
             if error.filename is None:
                 raise
             raise TrustError(
-                Fault.DESKTOP, "disk", f"repository {self.folder}: {error.filename}: {error.strerror}"
+                Duty.DESKTOP, "disk", f"repository {self.folder}: {error.filename}: {error.strerror}"
             ) from None
 
     def must_be_there(self) -> None:
         """Raises: TrustError when the folder is no repository."""
         if not self.metadata.is_dir():
             raise TrustError(
-                Fault.REQUEST,
+                Duty.REQUEST,
                 "no-repository",
                 f"repository {self.folder}: there is none; `deskgrid trust init` makes one",
             )
@@ -104,7 +104,7 @@ class Pages(Served):
         if found is None:
             mine = " that follows from the one you hold" if self.held else ""
             raise TrustError(
-                Fault.REPOSITORY, "no-root", f"repository {self.folder}: it has no root{mine}; copy it again"
+                Duty.REPOSITORY, "no-root", f"repository {self.folder}: it has no root{mine}; copy it again"
             )
         return cast(Root, found.signed)
 
@@ -135,17 +135,17 @@ class Pages(Served):
             if by is not None and (delegator == ROOT or role in delegated(by.signed))
         ]
 
-    def manifest(self, path: str, entry: Entry) -> bytes:
+    def manifest(self, path: str, entry: ListedVersion) -> bytes:
         """A target's content. Raises: TrustError when it is not there, or is not what is listed."""
         try:
             content = read_plain(self.targets / _place(path, entry), entry.size_bytes)
         except OSError as error:
             raise TrustError(
-                Fault.REPOSITORY, "no-manifest", f"repository {self.folder}: {path} can't be read: {error.strerror}"
+                Duty.REPOSITORY, "no-manifest", f"repository {self.folder}: {path} can't be read: {error.strerror}"
             ) from None
         if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise TrustError(
-                Fault.REPOSITORY,
+                Duty.REPOSITORY,
                 "mixed",
                 f"repository {self.folder}: {path} is not what the researcher signed; sign nothing",
             )
@@ -177,7 +177,7 @@ class Pages(Served):
         if base is None:
             if role not in self.roles():
                 raise TrustError(
-                    Fault.REQUEST, "no-role", f"role {role}: there is none; `deskgrid trust add-key {role} …` makes it"
+                    Duty.REQUEST, "no-role", f"role {role}: there is none; `deskgrid trust add-key {role} …` makes it"
                 )
             return repository.first_project(now)
         return repository.again(base, before.signed.version + 1 if before else 1, now)
@@ -186,7 +186,7 @@ class Pages(Served):
         """Let a draft wait for signatures."""
         write_atomic(self.waiting / f"{role}.json", draft.to_bytes())
 
-    def put(self, path: str, content: bytes, entry: Entry) -> None:
+    def put(self, path: str, content: bytes, entry: ListedVersion) -> None:
         """Keep a target's content."""
         place = self.targets / _place(path, entry)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -208,6 +208,6 @@ def _patiently(lock: Path, wait_seconds: float) -> Iterator[None]:
         yield
 
 
-def _place(path: str, entry: Entry) -> str:
+def _place(path: str, entry: ListedVersion) -> str:
     folder, _, file = path.rpartition("/")
     return f"{folder}/{entry.sha256}.{file}"

@@ -17,7 +17,7 @@ import msgspec
 from tuf.api.exceptions import RepositoryError
 
 from deskgrid.host.system.files import write_atomic
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.form import check_form
 from deskgrid.images.trust.roles import ROOT, check_root_keys
 from deskgrid.images.trust.tufapi import Metadata, Root
@@ -32,7 +32,7 @@ class Mark(msgspec.Struct, frozen=True):
     digest: Digest
 
 
-class Held(msgspec.Struct):
+class SignersMemory(msgspec.Struct):
     """See the module. begun: digest of the root that it began with. roots: whole files, that one first."""
 
     begun: Digest
@@ -40,11 +40,11 @@ class Held(msgspec.Struct):
     seen: dict[str, Mark] = {}
 
     @classmethod
-    def of(cls, root: bytes) -> "Held":
+    def of(cls, root: bytes) -> "SignersMemory":
         """Begin with a root's file. Raises: TrustError when it is none, or its own keys have not signed it."""
         found = root_of(root)
         if not own(found):
-            raise TrustError(Fault.REQUEST, "bad-root", "root: its own keys have not signed it; ask for it again")
+            raise TrustError(Duty.REQUEST, "bad-root", "root: its own keys have not signed it; ask for it again")
         return cls(digest_of(found), [root])
 
     def see(self, role: str, metadata: Metadata[Any]) -> None:
@@ -58,57 +58,57 @@ class Held(msgspec.Struct):
 def rolled_back(role: str, seen: Mark, what: str) -> TrustError:
     """The error of a folder that does not have what was seen there before."""
     return TrustError(
-        Fault.REPOSITORY,
+        Duty.REPOSITORY,
         "rolled-back",
         f"role {role}: got {what}, expected version {seen.version} as this key's owner saw it before; somebody changed "
         "the repository's folder: sign nothing, copy it again, and tell the grid's administrators",
     )
 
 
-class Holding:
+class MemoryFile:
     """The file beside a key file."""
 
     def __init__(self, key: Path) -> None:
         """What the owner of this key file holds."""
         self.path = key.with_name(f"{key.name}.held")
 
-    def read(self) -> Held | None:
+    def read(self) -> SignersMemory | None:
         """What is held; None: nothing yet. Raises: TrustError."""
         try:
-            return read_json(self.path.read_bytes(), type=Held)
+            return read_json(self.path.read_bytes(), type=SignersMemory)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError) as error:
             raise TrustError(
-                Fault.DESKTOP,
+                Duty.DESKTOP,
                 "damaged",
                 f"{self.path}: can't be read: {error}; it says whom you trust: delete it only if the disk was damaged, "
                 "and give `--root` again",
             ) from None
 
-    def begin(self, root: Path) -> Held:
+    def begin(self, root: Path) -> SignersMemory:
         """What is held, which begins with the root in this file. Raises: TrustError when it began with another."""
         try:
-            new = Held.of(root.read_bytes())
+            new = SignersMemory.of(root.read_bytes())
         except OSError as error:
-            raise TrustError(Fault.REQUEST, "no-root", f"root {root}: can't be read: {error.strerror}") from None
+            raise TrustError(Duty.REQUEST, "no-root", f"root {root}: can't be read: {error.strerror}") from None
         there = self.read()
         if there is not None and there.begun != new.begun:
             raise TrustError(
-                Fault.REQUEST,
+                Duty.REQUEST,
                 "other-root",
                 f"root {root}: got another root than the one that {self.path} began with; compare its words with the "
                 "administrators (`deskgrid trust words`), and delete that file if you change to another grid",
             )
         return new if there is None or not there.roots else there
 
-    def keep(self, held: Held) -> None:
+    def keep(self, held: SignersMemory) -> None:
         """Keep it. Raises: TrustError."""
         try:
             write_atomic(self.path, msgspec.json.encode(held), 0o600)
         except OSError as error:
             raise TrustError(
-                Fault.DESKTOP, "disk", f"{self.path}: can't be written: {error.strerror}; keep it beside your key"
+                Duty.DESKTOP, "disk", f"{self.path}: can't be written: {error.strerror}; keep it beside your key"
             ) from None
 
 
@@ -117,7 +117,7 @@ def root_of(content: bytes) -> Metadata[Root]:
     try:
         found: Metadata[Any] = Metadata.from_bytes(content)
     except (RepositoryError, ValueError, RecursionError):
-        raise TrustError(Fault.REQUEST, "bad-root", "root: it can't be read; ask for it again") from None
+        raise TrustError(Duty.REQUEST, "bad-root", "root: it can't be read; ask for it again") from None
     check_form(ROOT, found)
     check_root_keys(found.signed)
     return found

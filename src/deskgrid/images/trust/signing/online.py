@@ -15,7 +15,7 @@ from typing import cast
 import msgspec
 
 from deskgrid.host.system.files import write_atomic
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.roles import (
     ROOT,
     SNAPSHOT,
@@ -59,13 +59,13 @@ def _list(shelf: Shelf, signer: Signer, now: datetime) -> Renewed:
     root = shelf.settled(ROOT)
     if root is None or shelf.settled(TARGETS) is None:
         raise TrustError(
-            Fault.SIGNERS,
+            Duty.SIGNERS,
             "unsigned",
             f"repository {shelf.folder}: root and targets wait for signatures; see `deskgrid trust status`",
         )
     if signer.public_key.keyid not in root.signed.roles[TIMESTAMP].keyids:
         raise TrustError(
-            Fault.REQUEST, "wrong-key", f"key {owner(signer.public_key)}: root does not name it as the online key"
+            Duty.REQUEST, "wrong-key", f"key {owner(signer.public_key)}: root does not name it as the online key"
         )
     problems: list[str] = []
     snapshot = _snapshot(shelf, signer, now, problems)
@@ -129,7 +129,7 @@ def _as_listed(shelf: Shelf, role: str, version: int) -> Any_ | None:
     found = shelf.former(role, version) if version else None
     if version and found is None:
         raise TrustError(
-            Fault.REPOSITORY,
+            Duty.REPOSITORY,
             "missing",
             f"role {role}: version {version}, which desktops were shown, is not there as it was signed: copy it back",
         )

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.pointer import next_pointer
 from deskgrid.images.trust.roles import (
     OFFLINE,
@@ -52,7 +52,7 @@ from deskgrid.images.trust.tufapi import (
     Targets,
     Timestamp,
 )
-from deskgrid.images.trust.words import LATEST, MANIFEST_BYTES, Entry, Pointer, Version, readable
+from deskgrid.images.trust.words import LATEST, MANIFEST_BYTES, ListedVersion, Pointer, Version, readable
 from deskgrid.model.values.text import counted
 
 S = TypeVar("S", Root, Snapshot, Targets, Timestamp)
@@ -101,7 +101,7 @@ def edit_root(
     """Change the keys of a group of roles in a draft of root. remove: key ids. Raises: TrustError."""
     if group not in GROUPS:
         raise TrustError(
-            Fault.REQUEST, "no-role", f"role {group!r}: got it, expected {', '.join(GROUPS)}, or a project's role"
+            Duty.REQUEST, "no-role", f"role {group!r}: got it, expected {', '.join(GROUPS)}, or a project's role"
         )
     for role in GROUPS[group]:
         for keyid in remove:
@@ -126,7 +126,7 @@ def edit_project(
     for other in projects(targets.signed):
         if other != project and other.lower() == project.lower():
             raise TrustError(
-                Fault.REQUEST, "bad-name", f"project {project}: got a name that differs from {other} in case only"
+                Duty.REQUEST, "bad-name", f"project {project}: got a name that differs from {other} in case only"
             )
     delegations = targets.signed.delegations = targets.signed.delegations or Delegations({}, {})
     assert delegations.roles is not None
@@ -151,7 +151,7 @@ def _check_root(root: Root) -> None:
 def _check_threshold(role: str, threshold: int, keys: int) -> None:
     if not 1 <= threshold <= keys:
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "threshold",
             f"role {role}: got {counted(threshold, 'signature')} of {counted(keys, 'key')}, "
             "expected at least 1 and at most as many as keys",
@@ -166,11 +166,11 @@ def first_project(now: datetime) -> Metadata[Targets]:
     return Metadata(Targets(1, SPEC_VERSION, _until(now, PROJECT_LIFE)))
 
 
-def propose(draft: Metadata[Targets], version: Version, manifest: bytes) -> Entry:
+def propose(draft: Metadata[Targets], version: Version, manifest: bytes) -> ListedVersion:
     """List a version in a draft of the researcher's role. Raises: TrustError when it is published otherwise."""
     if not 0 < len(manifest) <= MANIFEST_BYTES:
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "too-long",
             f"manifest of {version}: got {len(manifest)} bytes, expected 1 to {MANIFEST_BYTES}",
         )
@@ -179,13 +179,13 @@ def propose(draft: Metadata[Targets], version: Version, manifest: bytes) -> Entr
     if there is not None:
         if (there.size_bytes, there.sha256) != (len(manifest), digest) or there.revoked is not None:
             raise TrustError(
-                Fault.REQUEST,
+                Duty.REQUEST,
                 "published",
                 f"version {version}: it is {'published with other content' if there.revoked is None else 'revoked'}, "
                 "and a name and version never change; choose another version",
             )
         return there
-    entry = Entry(len(manifest), digest, 1 + max(_numbers(draft.signed, version), default=0))
+    entry = ListedVersion(len(manifest), digest, 1 + max(_numbers(draft.signed, version), default=0))
     draft.signed.targets[version.path] = target_file(version.path, entry)
     return entry
 
@@ -195,8 +195,8 @@ def point(
     version: Version,
     before: Pointer | None,
     back: bool = False,
-    approved: Entry | None = None,
-    was: Entry | None = None,
+    approved: ListedVersion | None = None,
+    was: ListedVersion | None = None,
 ) -> bytes:
     """Make a listed version the latest in a draft of the researcher's role; return the pointer's content.
 
@@ -209,7 +209,7 @@ def point(
     entry = entry_of(draft.signed, version.path)
     if entry is None or entry.revoked is not None:
         state = "it is not published" if entry is None else "it is revoked"
-        raise TrustError(Fault.REQUEST, "no-version", f"version {version}: {state}; it can't be the latest")
+        raise TrustError(Duty.REQUEST, "no-version", f"version {version}: {state}; it can't be the latest")
     if before is not None and (before.version, before.number) == (version.version, entry.number):
         content = msgspec.json.encode(before)
     else:
@@ -217,19 +217,21 @@ def point(
     digest = hashlib.sha256(content).hexdigest()
     known = {was.sha256, was.earlier} if was else set()
     earlier = approved.sha256 if approved is not None and approved.sha256 in known - {digest} else None
-    draft.signed.targets[version.latest] = target_file(version.latest, Entry(len(content), digest, earlier=earlier))
+    draft.signed.targets[version.latest] = target_file(
+        version.latest, ListedVersion(len(content), digest, earlier=earlier)
+    )
     return content
 
 
-def approve(draft: Metadata[Targets], researcher: Targets, path: str) -> Entry:
+def approve(draft: Metadata[Targets], researcher: Targets, path: str) -> ListedVersion:
     """List in a draft of the approver's role what the researcher lists. Raises: TrustError."""
     theirs, mine = entry_of(researcher, path), entry_of(draft.signed, path)
     if theirs is None or theirs.revoked is not None:
         state = "the researcher has not signed it" if theirs is None else f"it is revoked: {theirs.revoked}"
-        raise TrustError(Fault.REQUEST, "not-proposed", f"{path}: can't be approved: {state}")
+        raise TrustError(Duty.REQUEST, "not-proposed", f"{path}: can't be approved: {state}")
     if mine is not None and mine != theirs and not path.endswith(f"/{LATEST}.json"):
         raise TrustError(
-            Fault.SIGNERS,
+            Duty.SIGNERS,
             "published",
             f"{path}: got other content from the researcher than was approved before, and a name and version never "
             "change; publish it under another version",
@@ -242,7 +244,7 @@ def revoke(draft: Metadata[Targets], version: Version, why: str) -> None:
     """Mark a version as revoked in a draft of either role; for ever. Raises: TrustError when it is not listed."""
     entry = entry_of(draft.signed, version.path)
     if entry is None:
-        raise TrustError(Fault.REQUEST, "no-version", f"version {version}: this role does not list it")
+        raise TrustError(Duty.REQUEST, "no-version", f"version {version}: this role does not list it")
     if entry.revoked is None:
         draft.signed.targets[version.path] = target_file(
             version.path, msgspec.structs.replace(entry, revoked=readable(why))
@@ -259,14 +261,14 @@ def check_successor(role: str, before: Targets | None, after: Targets) -> None:
         found = parse_path(path)
         if found is None or found.project != project:
             raise TrustError(
-                Fault.SIGNERS, "foreign-path", f"role {role}: got the path {path!r}, expected {pattern(project)}"
+                Duty.SIGNERS, "foreign-path", f"role {role}: got the path {path!r}, expected {pattern(project)}"
             )
         entry_of(after, path)
     if before is None:
         return
     if after.version <= before.version:
         raise TrustError(
-            Fault.SIGNERS,
+            Duty.SIGNERS,
             "bad-version",
             f"role {role}: got version {after.version}, expected one after {before.version}",
         )
@@ -277,14 +279,14 @@ def check_successor(role: str, before: Targets | None, after: Targets) -> None:
             continue
         if is_ is None or msgspec.structs.replace(is_, revoked=None) != msgspec.structs.replace(was, revoked=None):
             raise TrustError(
-                Fault.SIGNERS,
+                Duty.SIGNERS,
                 "changed",
                 f"role {role}: got {'nothing' if is_ is None else 'other content'} for {path}, expected what was "
                 "published before: a name and version never change, and old ones stay listed; revoke instead",
             )
         if was.revoked is not None and is_.revoked is None:
             raise TrustError(
-                Fault.SIGNERS, "unrevoked", f"role {role}: got {path} as good, expected it revoked: that stays so"
+                Duty.SIGNERS, "unrevoked", f"role {role}: got {path} as good, expected it revoked: that stays so"
             )
 
 
@@ -323,21 +325,21 @@ def key_named(keys: Mapping[str, Key], text: str) -> Key:
     if len(found) == 1:
         return found[0]
     known = ", ".join(sorted(owner(key) for key in keys.values())) or "none"
-    raise TrustError(Fault.REQUEST, "no-key", f"key {text!r}: got {len(found)} of that name, expected one of: {known}")
+    raise TrustError(Duty.REQUEST, "no-key", f"key {text!r}: got {len(found)} of that name, expected one of: {known}")
 
 
 def _project(role: str) -> tuple[str, str]:
     found = project_of(role)
     if found is None:
         raise TrustError(
-            Fault.REQUEST,
+            Duty.REQUEST,
             "no-role",
             f"role {role!r}: got it, expected <project>-researcher, <project>-approver, or one of {', '.join(GROUPS)}",
         )
     parse = parse_path(f"images/{found[0]}/x/x.json")
     if parse is None:
         raise TrustError(
-            Fault.REQUEST, "bad-name", f"project: got {found[0]!r}, expected letters, digits, '.', '_', '-'"
+            Duty.REQUEST, "bad-name", f"project: got {found[0]!r}, expected letters, digits, '.', '_', '-'"
         )
     return found
 

@@ -18,10 +18,10 @@ from typing import Any
 from tuf.api.exceptions import RepositoryError
 
 from deskgrid.host.system.files import read_plain
-from deskgrid.images.trust.errors import Fault, TrustError
+from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.form import MOST_VERSION, check_form
 from deskgrid.images.trust.roles import METADATA_BYTES, ONLINE, ROOT, TARGETS, TIMESTAMP, check_root_keys, delegated
-from deskgrid.images.trust.signing.held import Held, digest_of, follows, own, root_of
+from deskgrid.images.trust.signing.held import SignersMemory, digest_of, follows, own, root_of
 from deskgrid.images.trust.tufapi import Metadata
 
 Any_ = Metadata[Any]
@@ -31,7 +31,7 @@ _NUMBERED = re.compile(r"([1-9][0-9]{0,9})\.(.+)\.json\Z")
 class Served:
     """The folder `metadata` of a repository, as who holds something reads it."""
 
-    def __init__(self, folder: Path, held: Held | None = None) -> None:
+    def __init__(self, folder: Path, held: SignersMemory | None = None) -> None:
         """Read below `folder`. held: what the reader holds; None: nothing."""
         self.folder, self.metadata, self.held = folder, folder / "metadata", held
         self._parsed: dict[tuple[str, int, bytes], Any_ | None] = {}
@@ -154,7 +154,7 @@ def load(path: Path) -> Any_ | None:
         return None
     except (OSError, RepositoryError) as error:
         why = (isinstance(error, OSError) and error.strerror) or error
-        raise TrustError(Fault.REPOSITORY, "damaged", f"metadata {path}: can't be read: {why}; copy it again") from None
+        raise TrustError(Duty.REPOSITORY, "damaged", f"metadata {path}: can't be read: {why}; copy it again") from None
 
 
 def content_of(path: Path) -> bytes:
@@ -162,7 +162,7 @@ def content_of(path: Path) -> bytes:
     content = read_plain(path, METADATA_BYTES)
     if len(content) > METADATA_BYTES:
         raise TrustError(
-            Fault.REPOSITORY,
+            Duty.REPOSITORY,
             "too-long",
             f"metadata {path}: got {path.stat().st_size} bytes, expected {METADATA_BYTES}",
         )

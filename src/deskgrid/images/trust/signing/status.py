@@ -31,7 +31,7 @@ from deskgrid.images.trust.roles import (
 from deskgrid.images.trust.signing.covered import changes_of, pointer_change
 from deskgrid.images.trust.signing.editor import Shelf
 from deskgrid.images.trust.tufapi import Targets
-from deskgrid.images.trust.words import LATEST, Entry, Version
+from deskgrid.images.trust.words import LATEST, ListedVersion, Version
 
 Differences = Callable[[bytes | None, bytes], Sequence[str]]
 """What a person should know of a new manifest beside the one before; None: there was none."""
@@ -39,7 +39,7 @@ Differences = Callable[[bytes | None, bytes], Sequence[str]]
 SOON = timedelta(days=30)
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class WaitingRole(msgspec.Struct, frozen=True):
     """A role whose next version waits for signatures.
 
     missing: how many signatures still lack. signed, may_sign: whose keys. changes: what it would change. paths: of a
@@ -73,12 +73,12 @@ class Approval(msgspec.Struct, frozen=True):
     before: str | None
     latest: bool
     changes: tuple[str, ...]
-    entry: Entry | None = None
-    pointer: Entry | None = None
+    entry: ListedVersion | None = None
+    pointer: ListedVersion | None = None
     becomes: str = ""
 
 
-class Held(msgspec.Struct, frozen=True):
+class PublishedRole(msgspec.Struct, frozen=True):
     """A role as it is published. good: enough of its keys of today have signed it."""
 
     role: str
@@ -100,20 +100,20 @@ class Held(msgspec.Struct, frozen=True):
 _ONLINE = (SNAPSHOT, TIMESTAMP)
 
 
-class Status(msgspec.Struct, frozen=True):
+class SigningStatus(msgspec.Struct, frozen=True):
     """All of it. problems: what lies there and can't be told, signed or approved, a sentence each."""
 
-    waiting: tuple[Waiting, ...]
+    waiting: tuple[WaitingRole, ...]
     approvals: tuple[Approval, ...]
-    held: tuple[Held, ...]
+    held: tuple[PublishedRole, ...]
     revoked: tuple[tuple[Version, str], ...]
     problems: tuple[str, ...] = ()
 
 
-def status(shelf: Shelf, differences: Differences) -> Status:
+def status(shelf: Shelf, differences: Differences) -> SigningStatus:
     """Say how a repository stands. Raises: TrustError when it can't be read."""
     problems: list[str] = []
-    return Status(
+    return SigningStatus(
         waits_in(shelf, shelf.roles(), problems),
         tuple(one for project in _projects(shelf) for one in _approvals(shelf, project, differences, problems)),
         tuple(found for role in (*shelf.roles(), SNAPSHOT, TIMESTAMP) if (found := _held(shelf, role))),
@@ -122,7 +122,7 @@ def status(shelf: Shelf, differences: Differences) -> Status:
     )
 
 
-def waits_in(shelf: Shelf, roles: Sequence[str], problems: list[str]) -> tuple[Waiting, ...]:
+def waits_in(shelf: Shelf, roles: Sequence[str], problems: list[str]) -> tuple[WaitingRole, ...]:
     """What waits in these roles.
 
     Args:
@@ -143,7 +143,7 @@ def waits_in(shelf: Shelf, roles: Sequence[str], problems: list[str]) -> tuple[W
     return tuple(found)
 
 
-def waiting(shelf: Shelf, role: str) -> Waiting | None:
+def waiting(shelf: Shelf, role: str) -> WaitingRole | None:
     """What waits in a role; None: nothing. Raises: TrustError when it can't be told, or may not follow what is."""
     pending = shelf.pending(role)
     if pending is None:
@@ -155,7 +155,7 @@ def waiting(shelf: Shelf, role: str) -> Waiting | None:
         k: key for result in results if not result.verified for k, key in result.unsigned.items() if k not in signed
     }
     settled, former = shelf.settled(role), shelf.former(role)
-    return Waiting(
+    return WaitingRole(
         role,
         pending.signed.version,
         pending.signed.expires,
@@ -256,7 +256,7 @@ def _is_latest(shelf: Shelf, theirs: Targets, version: Version) -> bool:
     return pointer is not None and pointer.version == version.version
 
 
-def _before(mine: Targets, version: Version, entry: Entry) -> tuple[Version, Entry] | None:
+def _before(mine: Targets, version: Version, entry: ListedVersion) -> tuple[Version, ListedVersion] | None:
     """The approved version of the same image that comes before."""
     older = [
         (other.number, parsed, other)
@@ -270,14 +270,14 @@ def _before(mine: Targets, version: Version, entry: Entry) -> tuple[Version, Ent
     return max(older)[1:] if older else None
 
 
-def _held(shelf: Shelf, role: str) -> Held | None:
+def _held(shelf: Shelf, role: str) -> PublishedRole | None:
     settled = shelf.settled(role)
     if settled is None:
         return None
     results = shelf.verification(role, settled)
     last = results[-1] if results else None
     keys = {**last.signed, **last.unsigned} if last else {}
-    return Held(
+    return PublishedRole(
         role,
         settled.signed.version,
         settled.signed.expires,
