@@ -6,7 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.core.fleet.demand import ad_of, could_start, covered, fresh, jobs_per_vm, offers, wants
+from deskgrid.core.fleet.demand import ad_of, covered, fresh, jobs_per_vm, offers, wants
+from deskgrid.core.fleet.fitness import could_start
 from deskgrid.core.fleet.health import Health
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import Attribute
@@ -200,7 +201,7 @@ def test_an_image_that_failed_on_one_desktop_alone_is_offered_for_the_others() -
 def test_a_desktop_that_backs_off_offers_nothing() -> None:
     failed = (outcome(IMAGE.name, "x", 10, ok=True), outcome(IMAGE.name, "d", 5))
     assert offered(desktop("d"), outcomes=failed) == set()
-    assert not could_start(desktop("d"), facts(), SMALL, Health(failed, SETTINGS), NOW)
+    assert not could_start(desktop("d"), facts(), SMALL, SETTINGS, Health(failed, SETTINGS), NOW)
 
 
 DESKTOPS = st.lists(
@@ -226,7 +227,7 @@ def test_a_further_desktop_never_withdraws_an_offer(desktops: list[Desktop], mor
 def test_every_offer_can_be_kept_by_a_desktop(desktops: list[Desktop]) -> None:
     health = Health((), SETTINGS)
     for ad in offered(*desktops):
-        assert any(could_start(d, facts(), ad.size, health, NOW) for d in desktops)
+        assert any(could_start(d, facts(), ad.size, SETTINGS, health, NOW) for d in desktops)
 
 
 def test_a_job_is_covered_by_an_offer_of_its_image_that_is_large_enough() -> None:

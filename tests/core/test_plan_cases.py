@@ -11,8 +11,8 @@ from typing import Literal
 import msgspec
 import pytest
 
+from deskgrid.core.fleet.fitness import tally
 from deskgrid.core.fleet.plan import plan
-from deskgrid.core.policy.refusals import tally
 from deskgrid.model.desktop import Fault, VmReport, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Lease, Size

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from deskgrid.core.fleet.demand import fits
+from deskgrid.core.fleet.fitness import fits
 from deskgrid.core.fleet.health import Health
 from deskgrid.core.fleet.plan import plan
 from deskgrid.model.desktop import Desktop, Fault, Room, VmReport, VmState

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from deskgrid.core.desktop.vm import TABLE, step
 from deskgrid.core.events import Allowed, AnyEvent, Refused, RefusedNow, ShuttingDown, Sleeping
+from deskgrid.core.fleet.fitness import tally
 from deskgrid.core.policy.availability import standing
 from deskgrid.core.policy.facts import Facts
 from deskgrid.core.policy.layers import combine
-from deskgrid.core.policy.refusals import REFUSALS, Effect, Name, Refusal, holding, state, tally
+from deskgrid.core.policy.refusals import REFUSALS, Effect, Name, Refusal, holding, state
 from deskgrid.model.desktop import Availability, Room, VmState
 from deskgrid.model.policy import Policy
 from deskgrid.model.presence import Ending

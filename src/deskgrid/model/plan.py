@@ -103,18 +103,20 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Shortage(msgspec.Struct, frozen=True):
-    """Demand that is not met in this cycle, and why."""
+    """Demand that is not met in this cycle, and why. room: for want of a desktop with room."""
 
     image: Name
     size: Size
     vms: int
     reason: Reason
+    room: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):
     """What one cycle decided. desktops: per desktop name, why it got what it got or got nothing.
 
     make_way: ids of filler VMs that are to end, since jobs need their desktops.
+    resting: per image name, why it is not started at all for now, since it failed.
     """
 
     at: datetime
@@ -122,3 +124,4 @@ class Plan(msgspec.Struct, frozen=True):
     shortages: tuple[Shortage, ...]
     desktops: dict[str, Reason]
     make_way: tuple[str, ...] = ()
+    resting: dict[str, Reason] = {}

@@ -1,6 +1,6 @@
 """What desktops do while no job waits: one image of the operator's choice, which makes way for jobs.
 
-Rules, told first:
+Rules:
 - A filler starts only when HTCondor could be asked and nothing at all waits for an image; so many of them at most.
 - It makes way: what a desktop could start is told to HTCondor as if its fillers were not there, and a job that finds no
   desktop has as many of them ended as it needs. Its own machine starts in a later cycle, when the room is back.
@@ -11,12 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from deskgrid.core.fleet.demand import fits
+from deskgrid.core.fleet.fitness import fits
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.lease import Lease
 from deskgrid.model.plan import LiveLease, PlanSettings, Shortage, Snapshot, Want
-
-NO_DESKTOP_FREE = "no-desktop-free"
 
 
 def wants(snapshot: Snapshot, settings: PlanSettings) -> tuple[Want, ...] | None:
@@ -55,7 +53,7 @@ def make_way(
     ended: list[str] = []
     left = {desktop.name: desktop for desktop in free if desktop.name in leases}
     for short in shortages:
-        missing = short.vms if short.reason.name == NO_DESKTOP_FREE else 0
+        missing = short.vms if short.room else 0
         for name, desktop in sorted(left.items()):
             if missing > 0 and fits(_more(desktop, leases[name]), short.size):
                 ended += [lease.vm_id for lease in leases[name]]

@@ -1,6 +1,6 @@
 """From what the negotiator matched to how many VMs are wanted, and which machines may be advertised at all.
 
-Rules, told first:
+Rules:
 - HTCondor decides: a job counts only if the negotiator matched it with an offline ad of ours.
 - A match is a memory of the past: it counts while it is fresh, and for no more jobs of its image than are idle now. The
   same jobs may have been matched with several sizes in turn: the newest match counts first.
@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from math import ceil
 
+from deskgrid.core.fleet.fitness import could_start
 from deskgrid.core.fleet.giving import PassedOver
 from deskgrid.core.fleet.groups import together
 from deskgrid.core.fleet.health import Health
-from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings, Snapshot, Want
@@ -89,25 +89,13 @@ def offers(snapshot: Snapshot, settings: PlanSettings, health: Health, now: date
         if health.image(image.ref.name, now).allowed
         for size in settings.sizes
         if size.memory_bytes >= image.memory_bytes
-        and any(could_start(desktop, image, size, health, now) for desktop in snapshot.desktops)
+        and any(could_start(desktop, image, size, settings, health, now) for desktop in snapshot.desktops)
     )
 
 
 def ad_of(image: ImageFacts, size: Size) -> OfflineAd:
     """What HTCondor is told of a machine of this image and size; its disk as a job finds it, where that is known."""
     return OfflineAd(image.ref.name, size, image.free_bytes or image.disk_bytes, image.says)
-
-
-def could_start(desktop: Desktop, image: ImageFacts, size: Size, health: Health, now: datetime) -> bool:
-    """Whether this desktop could start such a VM now, as far as its last report tells."""
-    may = health.may_be_asked(desktop, now) and health.image_on(image.ref.name, desktop.name, now).allowed
-    return may and fits(desktop, size)
-
-
-def fits(desktop: Desktop, size: Size) -> bool:
-    """Whether the desktop has the room for one more VM of this size."""
-    room = desktop.room
-    return room.vms > 0 and room.cpus >= size.cpus and room.memory_bytes >= size.memory_bytes and room.disk_bytes > 0
 
 
 def covered(ads: Iterable[OfflineAd], job: Job) -> bool:

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from deskgrid.core.fleet.fitness import Planned, unfit
 from deskgrid.core.fleet.groups import together
 from deskgrid.core.fleet.health import Health
 from deskgrid.model.desktop import Desktop
@@ -69,7 +70,7 @@ class Giving:
         if lease is None:
             return None
         return Reason(
-            "machine-overdue",
+            Planned.MACHINE_OVERDUE,
             f"{desktop} has had {lease.vm_id} for {(self._now - lease.granted_at).total_seconds():.0f} s and it is not "
             "in the pool, so it gets no other until that one has ended.",
             f"expected in the pool after {self._settings.join_seconds:.0f} s at the latest",
@@ -130,7 +131,7 @@ def passed_over(
             and the desktops, as far as they are to be counted on.
     """
     machines, health = _machines(snapshot), Health(snapshot.outcomes, settings)
-    able = [one for one in bounded(snapshot, settings) if health.may_be_asked(one, now)]
+    able = [one for one in bounded(snapshot, settings) if unfit(one, settings, health, now) is None]
     found = {}
     for key, group in together(rows).items():
         began = since.get(key)

@@ -1,6 +1,6 @@
 """Backing off from what fails: from an image that does not come up anywhere, from a desktop where nothing comes up.
 
-Rules, told first:
+Rules:
 - Only a failed start counts. A VM that ended because the owner came back or no job was there is nobody's fault.
 - After n failures in a row: wait `backoff_seconds` doubled n-1 times, at most `backoff_max_seconds`.
 - After the wait: a probe with exactly one VM. It joins: all is forgiven. It fails: wait twice as long.
@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from deskgrid.model.desktop import Desktop, Fault
+from deskgrid.model.desktop import Fault
 from deskgrid.model.plan import Outcome, PlanSettings
 from deskgrid.model.reason import Reason
 from deskgrid.model.values.text import counted
@@ -79,11 +79,6 @@ class Health:
     def image_on(self, image: str, desktop: str, now: datetime) -> StartHealth:
         """How an image that never joined stands with the one desktop that saw it fail."""
         return self._standing("image", image, self._alone.get((image, desktop), ()), now)
-
-    def may_be_asked(self, desktop: Desktop, now: datetime) -> bool:
-        """Whether it reported lately that it is available, and nothing that failed there speaks against it."""
-        late = now - desktop.reported_at > timedelta(seconds=self._settings.stale_seconds)
-        return not late and desktop.availability.available and self.desktop(desktop.name, now).allowed
 
     def of_the_only(self, image: str, desktops: Sequence[str], now: datetime) -> Reason | None:
         """Why an image waits if these are all that could start it: there is one, and it alone saw it fail."""

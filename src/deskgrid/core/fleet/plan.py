@@ -1,6 +1,6 @@
 """Which desktop starts which image: one pure function, from one snapshot and one `now`.
 
-Rules, told first:
+Rules:
 - HTCondor decides: VMs are started for demand and for nothing else; what is on its way counts against the demand.
 - Unknown demand is not zero demand: when HTCondor could not be read, nothing is granted and nothing taken away.
   The planner takes no lease away but that of a filler for which a job waits; VMs without work leave by themselves.
@@ -13,15 +13,14 @@ Rules, told first:
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 
 from deskgrid.core.fleet import backfill
-from deskgrid.core.fleet.demand import fits
+from deskgrid.core.fleet.fitness import Planned, fits, nobody_free, on_its_way, unfit
 from deskgrid.core.fleet.giving import Giving, bounded
 from deskgrid.core.fleet.health import Health, StartHealth
-from deskgrid.core.policy.refusals import tally
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Lease, Size
@@ -61,7 +60,7 @@ class _Planner:
         self.free = {
             d.name: _without_unseen(d, leases.get(d.name, ())) for d in snapshot.desktops if d.name not in self.reasons
         }
-        self.starting = [live.lease for live in snapshot.leases if _on_its_way(live, settings, now)]
+        self.starting = [live.lease for live in snapshot.leases if on_its_way(live, settings, now)]
         self.ramp = max(0, min(settings.ramp, settings.max_starting - len(self.starting)))
         self.grants: list[Grant] = []
         self.shortages: list[Shortage] = []
@@ -73,7 +72,9 @@ class _Planner:
             self.reasons.setdefault(desktop, self._idle_reason())
         fillers = backfill.idle(self.snapshot.leases, self.settings)
         ended = backfill.make_way(self.shortages, self.free.values(), fillers)
-        return Plan(self.now, tuple(self.grants), tuple(self.shortages), self.reasons, ended)
+        standings = {name: self.health.image(name, self.now) for name in self.images}
+        resting = {name: one.reason for name, one in standings.items() if one.reason is not None and not one.allowed}
+        return Plan(self.now, tuple(self.grants), tuple(self.shortages), self.reasons, ended, resting)
 
     def _serve(self, want: Want) -> None:
         coming = sum(1 for lease in self.starting if (lease.image.name, lease.size) == (want.image, want.size))
@@ -82,7 +83,7 @@ class _Planner:
             return
         image = self.images.get(want.image)
         if image is None:
-            self._short(want, missing, Reason("image-unknown", f"No image named {want.image} is on offer."))
+            self._short(want, missing, Reason(Planned.IMAGE_UNKNOWN, f"No image named {want.image} is on offer."))
             return
         standing = self.health.image(want.image, self.now)
         if standing.reason is not None and (not standing.allowed or self._on_the_way(want.image)):
@@ -103,9 +104,9 @@ class _Planner:
     def _grant(self, desktop: Desktop, image: ImageFacts, want: Want) -> None:
         idle = "unknown" if desktop.availability.idle_seconds is None else f"{desktop.availability.idle_seconds:.0f} s"
         held = image.ref in desktop.images
-        meanwhile = Reason("filler", f"No job waits, so {desktop.name} runs {want.image} meanwhile.")
+        meanwhile = Reason(Planned.FILLER, f"No job waits, so {desktop.name} runs {want.image} meanwhile.")
         demand = Reason(
-            "demand",
+            Planned.DEMAND,
             f"{counted(want.jobs, 'waiting job')} named {want.image}, and {desktop.name} is idle"
             f"{' and holds the image' if held else ''}.",
             f"{want.vms} wanted; idle {idle}; "
@@ -141,49 +142,35 @@ class _Planner:
         return image in {lease.image.name for lease in self.starting} | {g.image.name for g in self.grants}
 
     def _unfit(self, desktop: Desktop) -> Reason | None:
-        silent = (self.now - desktop.reported_at).total_seconds()
-        if silent > self.settings.stale_seconds:
-            return Reason(
-                "desktop-silent",
-                f"{desktop.name} has not reported for {silent:.0f} s, so it is not counted on.",
-                f"last report {desktop.reported_at:%H:%M:%S} UTC, limit {self.settings.stale_seconds:.0f} s",
-            )
-        if not desktop.availability.available:
-            return next(iter(desktop.availability.refusals), Reason("unavailable", f"{desktop.name} offers nothing."))
-        standing = self.health.desktop(desktop.name, self.now)
-        return self.giving.holds_back(desktop.name) if standing.allowed else standing.reason
+        reason = unfit(desktop, self.settings, self.health, self.now)
+        return reason if reason is not None else self.giving.holds_back(desktop.name)
 
     def _idle_reason(self) -> Reason:
         if self.snapshot.wants is None:
-            return Reason("demand-unknown", "HTCondor could not be asked, so nothing new is started until it answers.")
+            return Reason(
+                Planned.DEMAND_UNKNOWN, "HTCondor could not be asked, so nothing new starts until it answers."
+            )
         if not any(want.jobs for want in self.snapshot.wants):
-            return Reason("no-demand", "No job waits for an image that this desktop could start.")
+            return Reason(Planned.NO_DEMAND, "No job waits for an image that this desktop could start.")
         if len(self.grants) >= self.ramp:
-            return Reason("ramp", "Enough virtual machines are starting; this desktop's turn comes in a later cycle.")
-        return Reason("not-needed", "Other desktops serve the jobs that wait, or this one has no room for them.")
+            return Reason(Planned.RAMP, "Enough virtual machines are starting; this desktop's turn comes later.")
+        return Reason(Planned.NOT_NEEDED, "Other desktops serve the jobs that wait, or this one has no room for them.")
 
     def _why_short(self, want: Want) -> Reason:
         if len(self.grants) >= self.ramp:
             return Reason(
-                "ramp",
+                Planned.RAMP,
                 "Enough virtual machines are starting; the rest follows in later cycles.",
                 f"{len(self.grants)} granted in this cycle, {len(self.starting)} on their way, "
                 f"limits {self.settings.ramp} and {self.settings.max_starting}",
             )
-        if not self.snapshot.desktops:
-            return Reason("no-desktop", "No desktop has reported to the coordinator yet.")
         no_room = len(self.free) - len({g.desktop for g in self.grants})
-        refused = tally(reason for reason in self.reasons.values() if reason.name != "demand")
-        told = refused + ([f"{no_room} without room"] if no_room else [])
-        return Reason(
-            backfill.NO_DESKTOP_FREE,
-            f"No desktop can start another virtual machine of {want.image} now.",
-            f"{counted(len(self.snapshot.desktops), 'desktop')}: {', '.join(told) or 'all in use by the grid'}",
-        )
+        return nobody_free(want.image, len(self.snapshot.desktops), self.reasons, no_room)
 
     def _short(self, want: Want, vms: int, reason: Reason) -> None:
         if want.jobs:
-            self.shortages.append(Shortage(want.image, want.size, vms, reason))
+            room = reason.name == Planned.NO_DESKTOP_FREE
+            self.shortages.append(Shortage(want.image, want.size, vms, reason, room))
 
 
 def _preference(desktop: Desktop, image: ImageFacts) -> tuple[bool, bool, float, str]:
@@ -195,13 +182,6 @@ def _preference(desktop: Desktop, image: ImageFacts) -> tuple[bool, bool, float,
         -min(availability.idle_seconds or 0.0, _IDLE_SECONDS),
         desktop.name,
     )
-
-
-def _on_its_way(live: LiveLease, settings: PlanSettings, now: datetime) -> bool:
-    """Whether jobs may still be waiting for this VM: not joined yet, or joined and not claimed yet."""
-    if live.joined_at is None:
-        return now - live.lease.granted_at < timedelta(seconds=settings.join_seconds)
-    return not live.claimed and now - live.joined_at < timedelta(seconds=settings.settle_seconds)
 
 
 def _less(desktop: Desktop, size: Size) -> Desktop:

@@ -1,6 +1,6 @@
 """Why? One sentence for a job or a desktop, from the very values that the last cycle decided with.
 
-Rules, told first:
+Rules:
 - The first cause that explains the present state wins; what else is known follows as further reasons.
 - Reasons that a decision returned are passed on as they are (the plan's, the policy's, the health's).
 - What could not be read is said to be unknown, never guessed.
@@ -12,10 +12,10 @@ from datetime import timedelta
 import msgspec
 
 from deskgrid.core.fleet.demand import ad_of, covered, fresh, large_enough
+from deskgrid.core.fleet.fitness import nobody_free, on_its_way, silent
 from deskgrid.core.fleet.health import Health
 from deskgrid.core.fleet.requirements import unmet
 from deskgrid.core.fleet.view import View
-from deskgrid.core.policy.refusals import tally
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.lease import Lease
 from deskgrid.model.plan import LiveLease, Plan, Snapshot
@@ -191,28 +191,15 @@ def _waits(job: Job, image: str, view: View, plan: Plan, snapshot: Snapshot, com
     shortage = next((s.reason for s in plan.shortages if s.image == image), None)
     if matched and shortage is not None:
         return shortage
-    health = Health(snapshot.outcomes, view.settings)
-    standing = health.image(image, view.at)
-    if standing.reason is not None and not standing.allowed:
-        return standing.reason
+    if (resting := plan.resting.get(image)) is not None:
+        return resting
     if not covered(view.ads, job):
-        alone = health.of_the_only(image, [desktop.name for desktop in snapshot.desktops], view.at)
-        return alone or _nobody(image, plan, snapshot)
+        names = [desktop.name for desktop in snapshot.desktops]
+        alone = Health(snapshot.outcomes, view.settings).of_the_only(image, names, plan.at)
+        return alone or nobody_free(image, len(names), plan.desktops)
     if matched:
         return Reason("matched", "HTCondor has matched it; a virtual machine is started for it in the next cycle.")
     return _unmatched(job, image, view)
-
-
-def _nobody(image: str, plan: Plan, snapshot: Snapshot) -> Reason:
-    """No ad is there, since no desktop could start one."""
-    if not snapshot.desktops:
-        return Reason("no-desktop", "No desktop has reported to the coordinator yet.")
-    told = ", ".join(tally(plan.desktops.values()))
-    return Reason(
-        "no-desktop-free",
-        f"No desktop can start a virtual machine of {image} now.",
-        f"{counted(len(snapshot.desktops), 'desktop')}: {told}",
-    )
 
 
 def _unmatched(job: Job, image: str, view: View) -> Reason:
@@ -282,16 +269,12 @@ def abroad(job_id: str, view: View) -> Why | None:
 
 def _coming(job: Job, image: str, view: View, snapshot: Snapshot) -> list[LiveLease]:
     """VMs on their way in which the job would fit."""
-    settings = view.settings
     coming = []
     for live in snapshot.leases:
         size = live.lease.size
         if live.lease.image.name != image or size.cpus < job.cpus or size.memory_bytes // _MIB < job.memory_mb:
             continue
-        since, limit = live.lease.granted_at, settings.join_seconds
-        if live.joined_at is not None:
-            since, limit = live.joined_at, settings.settle_seconds
-        if not live.claimed and view.at - since < timedelta(seconds=limit):
+        if on_its_way(live, view.settings, view.at):
             coming.append(live)
     return coming
 
@@ -328,10 +311,9 @@ def why_desktop(
         sentence = f"{name} has not reported since the coordinator started; is its agent running?"
         return Why(subject, Reason("never-reported", sentence), membership.warnings, vms)
     planned = view.plan.desktops.get(name) if view.plan is not None else None
-    silence = (view.at - desktop.reported_at).total_seconds()
     causes = [*desktop.availability.refusals, *([planned] if planned is not None else [])]
-    if silence > view.settings.stale_seconds:
-        causes = [_silent(name, silence, desktop), *causes]
+    if (silence := silent(desktop, view.settings, view.at)) is not None:
+        causes = [silence, *causes]
     elif desktop.vms:
         causes = [_runs(desktop), *(vm.reason for vm in desktop.vms), *causes]
     elif leases:
@@ -340,14 +322,6 @@ def why_desktop(
         causes = [Reason("not-planned", f"{name} has reported; the next cycle decides about it.")]
     first, *further = dict.fromkeys(causes)
     return Why(subject, first, (*further, *membership.warnings), vms)
-
-
-def _silent(name: str, silence: float, desktop: Desktop) -> Reason:
-    return Reason(
-        "desktop-silent",
-        f"{name} has not reported for {silence:.0f} s, so it is not counted on.",
-        f"last report {desktop.reported_at:%F %T} UTC",
-    )
 
 
 def _runs(desktop: Desktop) -> Reason:

@@ -8,8 +8,7 @@ Rules:
 - A new way to say no is a row here, with its check; the manual's table is drawn from these.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import StrEnum
 
 import msgspec
@@ -191,13 +190,6 @@ def takes_back(reason: Reason) -> bool:
     return reason.name == f"{VmState.PAUSED}-overdue" or (row is not None and row.effect is not Effect.STAY)
 
 
-PLANNED = frozenset(
-    (
-        *("desktop-silent", "unavailable", "machine-overdue", "desktop-backoff", "demand", "filler"),
-        *("demand-unknown", "no-demand", "ramp", "not-needed"),
-    )
-)
-"""What the planner itself says of a desktop."""
 UNREAD = frozenset(("policy-unreadable", "machine-unknown"))
 """What the agent says when it could not read what it must know."""
 
@@ -208,13 +200,6 @@ def state(availability: Availability, room: Room) -> str:
         return "full" if room.vms == 0 else "available"
     row = BY_NAME.get(availability.refusals[0].name)
     return "not fit" if row is None else row.state
-
-
-def tally(reasons: Iterable[Reason]) -> list[str]:
-    """How many desktops have each reason, for everybody to read: a name that only its desktop knows is "other"."""
-    known = PLANNED | UNREAD | BY_NAME.keys()
-    count = Counter(reason.name if reason.name in known else "other" for reason in reasons)
-    return [f"{n} {name}" for name, n in count.most_common()]
 
 
 def outward(reason: Reason) -> Reason:
