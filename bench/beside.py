@@ -1,6 +1,6 @@
 """An owner's work beside the agent alone, and (compile, compress, read a disk) beside a VM that uses all it may.
 
-Rules, told first:
+Rules:
 - Both sides of a comparison take turns in one go (A B, B A, A B …), so that what changes slowly on the machine counts
   for both. The figure is of the medians of each part on each side; `runs` has what each pair says.
 - Without the VM: it is paused. With the VM: it is busy on all processors, which the owner's work asks for too; the

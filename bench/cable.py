@@ -1,6 +1,6 @@
 """A desktop at the end of a cable that can be pulled: an agent and its VMs in a network namespace of their own.
 
-Rules, told first
+Rules:
 - We are in a network namespace too (`alone`), so that no rule of ours touches the machine's own network.
 - The desktop has one veth to us. Pulled: packets are dropped at our end, nobody is told; as with a real cable.
 - What the desktop calls on its loopback (coordinator, collector) is sent through the cable by its kernel (NAT) and

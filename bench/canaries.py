@@ -1,6 +1,6 @@
 """Plaintext canaries: what must never lie in a file of a desktop, looked for in all of its files, running and killed.
 
-Rules, told first:
+Rules:
 - Looked through are: what the desktop's account has below the folders that are named, every file of that account in the
   places for passing files (/tmp, /dev/shm and the like), and the files that its processes hold open, deleted ones too.
 - Files in memory (memfd) are memory, not files. Holes of sparse files are not read. Swap is not looked at.

@@ -1,6 +1,6 @@
 """Figures: what is measured, the goals, how a figure is told. Pure.
 
-Rules, told first:
+Rules:
 - One catalogue says every figure's name, unit and goal; names are stable, since programs read them.
 - A figure without a value has a reason, never a guess. Its value is the median of its runs, unless its name says p99.
 - Goals are printed beside, and judged for the reader's eye only: a busy machine is no fault of the code.

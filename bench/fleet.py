@@ -1,6 +1,6 @@
 """Desktops whose owners a benchmark plays: a real coordinator with a pool in memory, real agents, real QEMU.
 
-Rules, told first:
+Rules:
 - The coordinator's jobs wait for ever, each for one of our guests; so a desktop that is free is told to start one.
 - The owner's return is the write to the file that drives presence: from there everything is the agent's own way,
   inotify, the loop, the decision, the keeper, QEMU's monitor.

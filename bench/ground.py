@@ -1,6 +1,6 @@
 """What a benchmark stands on: a folder, processes as the service account, and their end.
 
-Rules, told first:
+Rules:
 - As in the demo, everything runs without privileges, whoever calls, and is put away in reverse order whatever happened.
 - Nothing here waits for ever: each wait has an end and a sentence.
 """

@@ -1,6 +1,6 @@
 """Guests for the benchmarks, made from the demo image's own kernel: busybox and one script, up in seconds.
 
-Rules, told first:
+Rules:
 - A busy guest is what an owner comes back to, and what makes "its processors stand still" visible from outside.
 - They speak the guest's protocol (deskgrid.wire.guest) on ttyS1 with nothing but busybox; no HTCondor, so what is
   measured is ours alone.

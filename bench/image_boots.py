@@ -1,6 +1,6 @@
 """Boots: from the store beside a plain file, and on a desktop that has nothing of the image yet, until the first job.
 
-Rules, told first
+Rules:
 - Beside each other: the same QEMU, kernel and guest; only where the disk's blocks come from differs. Until the guest's
   member has started HTCondor's daemons.
 - The first job: a real pool, coordinator, agent and guest; the desktop's only source of packs is behind the slow link.

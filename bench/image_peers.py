@@ -1,6 +1,6 @@
 """What others move from one version of an image to the next: zchunk, casync, and the whole by zstd.
 
-Rules, told first
+Rules:
 - Each peer has the three files that a machine needs: disk, kernel, initial RAM disk.
 - What a peer makes of a file is kept in the cache, by the file's sum: making it takes minutes.
 - A peer's own client fetches over the slow link, from the same web server as ours; what it does then is not timed, but

@@ -1,6 +1,6 @@
 """Images in chunks: what moves, how fast it is published and read, how soon a machine can start.
 
-Rules, told first
+Rules:
 - The image is real: the demo's with a compiler and NumPy, built twice: from a Debian release as it came out, and from
   the same with its updates and security updates until now. What differs is what Debian changed in between. It is no
   larger since the peers pack it: recipes/scientific.toml takes them half an hour.

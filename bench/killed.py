@@ -1,6 +1,6 @@
 """`kill -9` of an agent, and the page cache that a VM's disk takes.
 
-Rules, told first:
+Rules:
 - No VM is left when neither QEMU nor its keeper is a process any more, by their pidfds.
 - What a VM's disk keeps in the page cache is counted page by page (mincore) over the packs of its image and its
   overlay, while the guest reads and writes; `note` has also what the whole computer's Cached did.

@@ -2,7 +2,7 @@
 
     python -m bench.link NAME DELAY_MS MBIT     the forwarder: run by `slow_link`, as root
 
-Rules, told first
+Rules:
 - The other end is a network namespace of its own, joined to ours by two TUN devices; a program carries the packets,
   each after the delay and no faster than the rate, both ways. TCP is the kernel's own at both ends. (The kernel's
   netem would do the same, where it is there.)

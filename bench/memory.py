@@ -1,6 +1,6 @@
 """The owner's return to a machine of 8 GiB, all of it touched: how soon the computer has its memory back.
 
-Rules, told first:
+Rules:
 - The guest never says hello, so it counts as booting: there is no work to lose, and it is ended without a vacate.
 - It is full when QEMU's resident memory says so. The memory is back when MemAvailable has grown by all but a
   sixteenth of what QEMU had resident; it is read every millisecond.

@@ -1,6 +1,6 @@
 """The owner's return, many times, to a busy guest: how soon its processors stand still, how soon it is gone.
 
-Rules, told first:
+Rules:
 - How the return comes and how its effect is seen: `fleet.py`.
 - Pauses are taken on one machine that stays paused until the owner leaves again; ends need a new machine each.
 - Where the goal is a 99th percentile, that is the figure; `runs` has every single value.

@@ -1,6 +1,6 @@
 """Desktops that report to a coordinator as fast as it answers: the load for `reports.py`, in a process of its own.
 
-Rules, told first:
+Rules:
 - Each desktop has one connection over TLS that stays open, and one report under way: the next goes when the answer has
   come, as a desktop does it, only without a pause.
 - A report is one of a desktop at rest, its sequence growing, so that each is taken in as new.

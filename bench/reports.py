@@ -1,6 +1,6 @@
 """Reports a second of the coordinator on one core, beside updates a second of HTCondor's collector on the same core.
 
-Rules, told first:
+Rules:
 - What is measured has one core to itself; what drives it has another one.
 - Coordinator: the real service over HTTPS; 64 desktops at rest, each with a connection that stays open and one report
   under way, each report answered with what the desktop should run. Its pool is in memory, since HTCondor is asked

@@ -1,6 +1,6 @@
 """Agents at rest beside HTCondor's own execute daemons at rest, on the same machine in the same minute.
 
-Rules, told first
+Rules:
 - All is real and as installed: the coordinator with its default settings over HTTPS, a real pool behind it, agents with
   the built-in policy, but for what a bench machine may lack. One agent's owner is away (a file says so): it is
   available and its reports are held open. The other watches this computer's real owner with the Linux driver.

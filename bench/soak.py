@@ -4,7 +4,7 @@
     python -m bench.soak --only cuts      one of: cuts, kills, pauses
     python -m bench.soak --rounds 2       so many of each, to try it
 
-Rules, told first
+Rules:
 - A real pool, coordinator, two desktops with real guests, and a job that works without end.
 - cuts: the cable of the job's desktop is out for 20 s, again and again, for an hour. That is no reason to take a job
   away: a round in which the job had to start again, or its VM ended, is a false alarm.

@@ -1,6 +1,6 @@
 """When did it stop? From samples of a process's CPU time, taken from outside. Pure.
 
-Rules, told first:
+Rules:
 - What stood still did so at the first sample that shows the final time: between it and the sample before something ran.
   So the answer is never too early, and too late by at most the time between two samples.
 - An end that was not seen (the last samples still grow) is no answer.

@@ -1,6 +1,6 @@
 """Updates a second that HTCondor's collector takes on one core, sent as daemons send them.
 
-Rules, told first:
+Rules:
 - HTCondor's own client sends them: `condor_advertise -tcp -multiple` sends each ad as an update command of its own on
   a connection that stays open, as daemons do, after one authentication by IDTOKEN, encrypted.
 - Several senders at once, each with its own connection and its own machine; each ad is a startd's real one.

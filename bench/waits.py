@@ -1,6 +1,6 @@
 """How long an owner's program waits for a processor because of the agent: by the kernel's own counts.
 
-Rules, told first
+Rules:
 - The owner's program is a loop on each processor. It can wait only for what else wants its processor; how long, the
   kernel counts in nanoseconds (`/proc/PID/schedstat`, the second number). Nothing of it depends on disk or cache.
 - With the agent and without it (stopped by SIGSTOP) take turns (A B, B A …); the figure is the median difference.

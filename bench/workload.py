@@ -1,6 +1,6 @@
 """What an owner does with a computer, in seconds of work: compile, compress, read a disk. On all processors.
 
-Rules, told first
+Rules:
 - The same work each time: the sources and the data are made once, from a fixed seed.
 - Each run is a session of its own, as a terminal window is: the kernel's autogroups tell sessions apart.
 - Disk reads go around the page cache (O_DIRECT), so that the disk is read each time.

@@ -15,7 +15,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.owner.messages import (
+from deskgrid.agent.owner.server import DEFAULT, LocalServer
+from deskgrid.agent.owner.socket import LocalError, SocketLimits, listening_place
+from deskgrid.agent.owner.wishes import WishBook
+from deskgrid.host.system.account import become, service_account
+from deskgrid.model.desktop import Availability, Room
+from deskgrid.model.presence import SessionReading
+from deskgrid.model.reason import Reason
+from deskgrid.model.wish import Ask, Wish
+from deskgrid.session.client import ask
+from deskgrid.wire.local import (
     Answer,
     AskFinish,
     AskPause,
@@ -25,20 +34,11 @@ from deskgrid.agent.owner.messages import (
     Granted,
     Now,
     Question,
+    Status,
     Tell,
     decode_answer,
     encode,
 )
-from deskgrid.agent.owner.server import DEFAULT, LocalServer
-from deskgrid.agent.owner.socket import LocalError, SocketLimits, listening_place
-from deskgrid.agent.owner.status import Status
-from deskgrid.agent.owner.wishes import WishBook
-from deskgrid.host.system.account import become, service_account
-from deskgrid.model.desktop import Availability, Room
-from deskgrid.model.presence import SessionReading
-from deskgrid.model.reason import Reason
-from deskgrid.model.wish import Ask, Wish
-from deskgrid.session.client import ask
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deskgrid.agent.owner.usage import GAP_SECONDS, KEEP_DAYS, KEEP_MONTHS, Book, Usage, UsageBook, add, gift, spans
+from deskgrid.agent.owner.usage import GAP_SECONDS, KEEP_DAYS, KEEP_MONTHS, Book, UsageBook, add, gift, spans
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size
 from deskgrid.model.reason import Reason
+from deskgrid.wire.local import Usage
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 S = VmState

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.agent.owner.messages import AskResume, AskStatus, Granted, Now
 from deskgrid.cli.output import Exit
 from deskgrid.host.system.account import become, service_account
 from deskgrid.host.system.files import own_folder
 from deskgrid.model.wish import Ask
 from deskgrid.session.client import NoAgent, ask, places
+from deskgrid.wire.local import AskResume, AskStatus, Granted, Now
 from tests.waiting import eventually
 
 from .conftest import Command, Office, agent_toml

@@ -10,7 +10,7 @@ from deskgrid.images.format.keys import ProjectKey, make_key, read_key
 from deskgrid.images.publish.publish import Publication, publish
 from deskgrid.images.trust.keys import make_key as make_signing_key
 from deskgrid.images.trust.keys import open_signer
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 from tests.images.trust.rig import Grid, person
 
 PASSWORD = "correct horse"

@@ -15,7 +15,7 @@ from deskgrid.core.fleet.catalogue import CatalogueEntry, Choice, Listing, choos
 from deskgrid.images.format.keys import make_key
 from deskgrid.images.format.published import digest
 from deskgrid.images.trust.keys import make_key as make_signing_key
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 from deskgrid.model.image import ImageRef
 from deskgrid.model.reason import Reason
 

@@ -14,7 +14,7 @@ from deskgrid.core.fleet.why import Why
 from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Allowance, DesktopStore, Origins
 from deskgrid.images.format.published import digest
-from deskgrid.images.trust.words import Place, Version
+from deskgrid.images.trust.values import TrustConfiguration, Version
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.image import ImageRef
 from deskgrid.model.lease import Size
@@ -226,7 +226,7 @@ def test_a_desktop_admits_what_it_is_ordered_from_the_coordinator_itself_and_not
     root = tmp_path / "1.root.json"
     root.write_bytes(lab.grid.bootstrap)
     url = f"{here.at.url}/repository"
-    place = Place(tmp_path / "trust", root, url, certificates=here.state / "ca.pem")
+    place = TrustConfiguration(tmp_path / "trust", root, url, certificates=here.state / "ca.pem")
     store = DesktopStore(Origins(tmp_path / "store", place, (url,)), lambda: Allowance(1 << 30, 0), now)
     store.fetch(order.lease.image, order.image)
     opened = store.open(order.lease.image, order.image)

@@ -8,9 +8,9 @@ import msgspec
 from deskgrid.coordinator import explain
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.database import inventories
-from deskgrid.coordinator.db.values import DesktopInventory
 from deskgrid.coordinator.state.inventories import FleetKind
 from deskgrid.model.inventory import Inventory, Trial, Verdict, Virtualisation
+from deskgrid.wire.operator import DesktopInventory
 
 from .values import START, Clock, Desk, member, office
 

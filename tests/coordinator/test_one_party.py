@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from deskgrid.coordinator import explain
 from deskgrid.coordinator.db import database as db
 from deskgrid.coordinator.db.queries import STORY_LINES
-from deskgrid.coordinator.db.tellers import REPORT_LINES
+from deskgrid.coordinator.db.story_rights import REPORT_LINES
 from deskgrid.core.fleet.why import why_job
 from deskgrid.model.desktop import Availability, Room, Transition, VmState
 from deskgrid.model.inventory import Inventory

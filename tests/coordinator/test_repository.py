@@ -19,7 +19,7 @@ from deskgrid.coordinator.problems import RequestRefused
 from deskgrid.images.fetch.source import Origin, open_source
 from deskgrid.images.trust.desktop.client import Trusted
 from deskgrid.images.trust.desktop.source import RepositoryServer
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 
 from .lab import Lab
 from .running import Service, context, now, problem, service

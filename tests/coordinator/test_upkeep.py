@@ -13,7 +13,6 @@ from deskgrid.coordinator import retention, service
 from deskgrid.coordinator.db import database as db
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.database import Database, open_database
-from deskgrid.coordinator.db.values import StoryLine
 from deskgrid.coordinator.http.connection import BoundedConnection
 from deskgrid.coordinator.retention import prune, prune_all
 from deskgrid.coordinator.state import membership
@@ -21,6 +20,7 @@ from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Enrol
+from deskgrid.wire.operator import StoryLine
 
 from .values import GIB, IMAGE, START, office
 

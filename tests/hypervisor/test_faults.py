@@ -344,7 +344,7 @@ def test_a_kernel_that_is_none_is_the_image_s_fault(rig: QemuRig, tmp_path: Path
     kernel = tmp_path / "vmlinuz"
     kernel.write_bytes(b"this is not a kernel" * 1000)
     driver, events = watched(rig.home)
-    driver.start(msgspec.structs.replace(spec, disk=msgspec.structs.replace(spec.image, kernel=kernel)))
+    driver.start(msgspec.structs.replace(spec, image=msgspec.structs.replace(spec.image, kernel=kernel)))
     failed = ended(driver, events, 10)
     assert isinstance(failed, StartFailed)
     assert failed.fault == "image"

@@ -65,7 +65,6 @@ def test_a_vm_whose_disk_server_is_killed_ends_with_that_sentence_and_leaves_not
     server(rig, vm).kill()
     gone = rig.wait(vm, Gone, 5.0)
     assert gone == Gone(
-        vm,
         False,
         "the process that serves its disk was killed by signal 9 (SIGKILL); its jobs run again elsewhere",
     )
@@ -143,7 +142,7 @@ def test_a_program_that_is_not_there_is_one_sentence(rig: ServedRig) -> None:
     spec = rig.dressed(_plain(rig, "vm-none"))
     assert spec.image.served is not None
     served = msgspec.structs.replace(spec.image.served, argv=("/nonexistent/program",))
-    driver.start(msgspec.structs.replace(spec, disk=msgspec.structs.replace(spec.image, served=served)))
+    driver.start(msgspec.structs.replace(spec, image=msgspec.structs.replace(spec.image, served=served)))
     refused = rig.wait("vm-none", StartFailed, 30.0)
     assert (refused.fault, "could not be started" in refused.sentence) == ("desktop", True)
     assert rig.left_behind("vm-none") == []

@@ -9,7 +9,7 @@ from deskgrid.images.contract import ImageStore
 from deskgrid.images.desktop import Allowance, DesktopStore, Origins
 from deskgrid.images.format.published import decode, digest
 from deskgrid.images.trust.signing.online import renew
-from deskgrid.images.trust.words import Place, Version
+from deskgrid.images.trust.values import TrustConfiguration, Version
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from tests.images.built import built_image
 
@@ -44,7 +44,7 @@ def signed(folder: Path) -> Rig:
 
 
 def store_of(folder: Path, places: SignersFolders) -> DesktopStore:
-    trust = Place(folder / "trust", places.root, str(places.repository))
+    trust = TrustConfiguration(folder / "trust", places.root, str(places.repository))
     origins = Origins(folder / "store", trust, (places.repository.as_uri(),))
     return DesktopStore(origins, lambda: Allowance(1 << 30, 0), lambda: datetime.now(UTC))
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("sqlalchemy")  # the coordinator does not run on Windows
 
-from deskgrid.agent.owner.messages import Granted, Now, Question
-from deskgrid.agent.owner.usage import Book, Usage, add, gift
+from deskgrid.agent.owner.usage import Book, add, gift
 from deskgrid.agent.owner.wishes import AccountWish, decide, strongest
 from deskgrid.agent.policy.files import PolicyTable
 from deskgrid.coordinator.db.changes import Changes
@@ -40,6 +39,7 @@ from deskgrid.model.wish import Ask, Wish
 from deskgrid.pool.tools.offline import MARK, matches, offline_ad
 from deskgrid.pool.tools.reading import idle_groups, job_of, machines
 from deskgrid.wire import disk, guest, messages, neighbour
+from deskgrid.wire.local import Granted, Now, Question, Usage
 from tests.core.values import ALL_DAY, AWAY, GIB, IMAGE, NOW, ROOMY, SMALL, desk, facts, lease
 
 MESSAGES = (
@@ -52,7 +52,7 @@ MESSAGES = (
 )
 LENIENT = {
     "Transition.at": "set right where it is recorded (coordinator/db/changes.py)",
-    "SessionReading.idle_seconds": "made a possible one where it comes in (agent/owner/messages.py)",
+    "SessionReading.idle_seconds": "made a possible one where it comes in (wire/local.py)",
 }
 ODD_NUMBERS = (-1, -(1 << 70), 1 << 31, 1 << 63, 10**30, 10**300, -1e300, 1e300, 0, 0.5)
 ODD_TIMES = (

@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from deskgrid.presence.notifier import Teller
+from deskgrid.presence.notifier import Notifier
 from tests.waiting import SOON_SECONDS, Calls
 
 
 def test_rings_are_told_at_most_ten_times_a_second_and_the_last_is_not_lost() -> None:
     calls = Calls()
-    teller = Teller(calls)
+    teller = Notifier(calls)
     until = time.monotonic() + 0.5
     while time.monotonic() < until:
         teller.ring()
@@ -27,7 +27,7 @@ def test_rings_are_told_at_most_ten_times_a_second_and_the_last_is_not_lost() ->
 
 def test_it_looks_by_itself_when_it_is_time_and_tells_only_signs() -> None:
     calls, looks = Calls(), iter([False, False, True, *[False] * 10_000])
-    teller = Teller(calls, lambda: next(looks), lambda: 0.01)
+    teller = Notifier(calls, lambda: next(looks), lambda: 0.01)
     assert calls.wait(1)
     time.sleep(0.2)
     teller.close()
@@ -46,7 +46,7 @@ def test_a_look_that_fails_counts_as_a_sign_and_neither_it_nor_the_callback_ends
     def look() -> bool:
         raise OSError("blind")
 
-    teller = Teller(changed, look, lambda: 0.01)
+    teller = Notifier(changed, look, lambda: 0.01)
     assert calls.wait(2)
     teller.close()
     assert "blind" in caplog.text and "the agent has a bug" in caplog.text
@@ -60,7 +60,7 @@ def test_it_may_be_closed_from_its_own_callback() -> None:
         teller.close()
         closed.set()
 
-    teller = Teller(changed)
+    teller = Notifier(changed)
     made.set()
     teller.ring()
     assert closed.wait(SOON_SECONDS)

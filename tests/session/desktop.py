@@ -8,10 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.agent.owner.messages import Rights
 from deskgrid.agent.owner.server import LocalServer
-from deskgrid.agent.owner.status import Status
-from deskgrid.agent.owner.usage import Gift, Usage
 from deskgrid.agent.owner.wishes import WishBook
 from deskgrid.model.desktop import Availability, Room, VmReport, VmState
 from deskgrid.model.image import ImageRef
@@ -20,6 +17,7 @@ from deskgrid.model.policy import GIB, Policy
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Wish
+from deskgrid.wire.local import Gift, Rights, Status, Usage
 
 NOW = datetime(2026, 11, 22, 14, 20, tzinfo=UTC)
 OWNER = Reason(

@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.owner.messages import AskStatus, Question
 from deskgrid.model.desktop import VmState
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
@@ -26,6 +25,7 @@ from deskgrid.session.lobby import ROOM
 from deskgrid.session.page import Shown, facts, render
 from deskgrid.session.pictures import Open, days_picture, week
 from deskgrid.session.serve import Page, PageServer, door
+from deskgrid.wire.local import AskStatus, Question
 
 from .desktop import NOW, OWNER, RIGHTS, Ear, ear, status, vm
 

@@ -6,11 +6,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from deskgrid.agent.owner.messages import Granted
-from deskgrid.agent.owner.usage import Usage
 from deskgrid.model.desktop import VmState
 from deskgrid.model.wish import Ask, Wish
-from deskgrid.session.words import (
+from deskgrid.session.sentences import (
     BadDuration,
     clock,
     done_sentence,
@@ -23,6 +21,7 @@ from deskgrid.session.words import (
     wish_sentence,
     zone_sentence,
 )
+from deskgrid.wire.local import Granted, Usage
 
 from .desktop import OWNER, status, vm
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from deskgrid.agent.owner.status import Status, read_status
+from deskgrid.agent.owner.status import read_status
 from deskgrid.coordinator.client import OperatorClient
 from deskgrid.coordinator.images.catalogue import FixedCatalogue
 from deskgrid.coordinator.service import Ready, run
@@ -27,6 +27,7 @@ from deskgrid.model.pool import Job, OfflineAd, PoolSnapshot
 from deskgrid.pool.fake import FakePool
 from deskgrid.pool.fake_world import COMPLETED
 from deskgrid.presence.fake import set_presence
+from deskgrid.wire.local import Status
 
 MIB = 1 << 20
 WRONG_CLOCK = """

@@ -35,7 +35,7 @@ from deskgrid.images.build import cpio
 from deskgrid.images.format import manifest
 from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.images.store.upkeep import StoreVerified, verify
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings
 from deskgrid.pool.embedded.pool import free_port

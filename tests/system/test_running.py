@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from deskgrid.coordinator.db.values import StoryLine
 from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.pool.config import YOUNG_SECONDS
+from deskgrid.wire.operator import StoryLine
 
 from .grid import DONE, IDLE, RUNNING, Bell, Grid, ended_after_seconds, qemu_of, the_qemu_of, until
 

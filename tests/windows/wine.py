@@ -1,6 +1,6 @@
 """A Windows Python on this computer: Wine 10 in a root tree of its own, and CPython for Windows with the wheels.
 
-Rules, told first:
+Rules:
 - Everything is built once and lies in the cache beside the other trees, owned by the account without privileges, under
   a key of what is in it. What was downloaded is checked against its hash before anything else is done with it.
 - Wine runs as that account. One WINEPREFIX and one X server for each `Wine`, which ends what it has started.

@@ -92,7 +92,7 @@ def store_of(settings: AgentSettings, policy: Callable[[], Policy], wall: Clock)
 
         return FakeStore(settings.store, anything=True)
     from deskgrid.images.desktop import Allowance, DesktopStore, Origins
-    from deskgrid.images.trust.words import Place
+    from deskgrid.images.trust.values import TrustConfiguration
 
     def allowance() -> Allowance:
         now = policy()
@@ -100,7 +100,7 @@ def store_of(settings: AgentSettings, policy: Callable[[], Policy], wall: Clock)
 
     repository = settings.repository_url
     ours = repository.startswith(settings.coordinator)
-    place = Place(
+    place = TrustConfiguration(
         settings.state / "trust",
         settings.root,
         repository,

@@ -1,6 +1,6 @@
 """The way to the coordinator: HTTPS with its own CA pinned, outbound only, one thread per report under way.
 
-Rules, told first:
+Rules:
 - The standard library's client: it costs a quarter of the memory of urllib3, and the agent is there all day.
 - An answer is bounded in size, and in time as a whole.
 - A connection that answered is kept for the next report. One that was kept may have been closed by the other end

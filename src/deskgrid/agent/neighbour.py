@@ -1,6 +1,6 @@
 """Starts and ends the process that gives parts of images to neighbours (`images/neighbour/serve.py`).
 
-Rules, told first
+Rules:
 - It runs only while the policy says `neighbours` and virtual machines may run here (`core/neighbours.gives`). When that
   is over, such as when the owner comes back, it is killed at once, and nothing listens any more.
 - It dies with this agent: the kernel closes its standard input.

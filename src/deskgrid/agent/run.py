@@ -26,7 +26,7 @@ from deskgrid.agent.loop import Loop
 from deskgrid.agent.neighbour import Neighbour
 from deskgrid.agent.owner.server import LocalServer
 from deskgrid.agent.owner.socket import RUN_FOLDER, LocalError, listening_place
-from deskgrid.agent.owner.status import Status, status_of, write_status
+from deskgrid.agent.owner.status import status_of, write_status
 from deskgrid.agent.owner.usage import UsageBook
 from deskgrid.agent.owner.wishes import WishBook
 from deskgrid.agent.policy.files import PolicyFiles
@@ -39,6 +39,7 @@ from deskgrid.host.doctor.inventory import read_inventory
 from deskgrid.host.system.files import Locked, locked
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
+from deskgrid.wire.local import Status
 
 log = logging.getLogger("deskgrid.agent")
 LAST_WORD_SECONDS = 3.0

@@ -1,6 +1,6 @@
 """The coordinator's own certificate authority, made at its first start and pinned by agents.
 
-Rules, told first:
+Rules:
 - Keys are made here, are readable by the service alone (0600), are written whole or not at all, and never leave.
 - Agents trust this CA and no other: they are given its fingerprint together with their enrolment token.
 - The server's certificate is made again when its names change or a third of its life is left; the CA stays, so no

@@ -8,9 +8,13 @@ from urllib.parse import quote, urlencode
 import msgspec
 import urllib3
 
-from deskgrid.coordinator.db.values import StoryLine
 from deskgrid.coordinator.state.inventories import FleetInventory
-from deskgrid.coordinator.views import (
+from deskgrid.core.fleet.lease import LeaseRecord
+from deskgrid.core.fleet.why import Why
+from deskgrid.model.image import ImageFacts
+from deskgrid.model.values.outside import read_json
+from deskgrid.wire.messages import Problem
+from deskgrid.wire.operator import (
     Because,
     DesktopView,
     Done,
@@ -19,13 +23,9 @@ from deskgrid.coordinator.views import (
     ImageList,
     MadeToken,
     MakeToken,
+    StoryLine,
     VmView,
 )
-from deskgrid.core.fleet.lease import LeaseRecord
-from deskgrid.core.fleet.why import Why
-from deskgrid.model.image import ImageFacts
-from deskgrid.model.values.outside import read_json
-from deskgrid.wire.messages import Problem
 
 T = TypeVar("T")
 _PART_BYTES, _MOST_BYTES = 1 << 20, 256 << 20

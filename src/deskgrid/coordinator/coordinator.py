@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.database import Database
 from deskgrid.coordinator.db.recorder import Recorder
-from deskgrid.coordinator.db.values import DesktopInventory, Member
+from deskgrid.coordinator.db.values import Member
 from deskgrid.coordinator.images.catalogue import Catalogue, FixedCatalogue
 from deskgrid.coordinator.images.offering import Offering
 from deskgrid.coordinator.images.signed import SignedCatalogue
@@ -34,6 +34,7 @@ from deskgrid.core.fleet.view import View
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import Pool
+from deskgrid.wire.operator import DesktopInventory
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

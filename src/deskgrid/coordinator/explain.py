@@ -8,7 +8,6 @@ from deskgrid import __version__
 from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.coordinator.db.values import Member
 from deskgrid.coordinator.state.inventories import FleetInventory, fleet
-from deskgrid.coordinator.views import DesktopView, GridStatus, ImageList, ImageView, VmView
 from deskgrid.core.fleet import why
 from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.core.fleet.view import View
@@ -17,6 +16,7 @@ from deskgrid.core.policy import refusals
 from deskgrid.model.pool import Job
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolError
+from deskgrid.wire.operator import DesktopView, GridStatus, ImageList, ImageView, VmView
 
 
 def status(office: Coordinator, fingerprint: str) -> GridStatus:

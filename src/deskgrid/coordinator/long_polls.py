@@ -1,6 +1,6 @@
 """Reports that are held open until there is something to say, so that orders arrive at once.
 
-Rules, told first:
+Rules:
 - One for each desktop: a newer one lets the older go. At most `most` in all; none once `close` was called.
 - Each has an end of its own; being let go early is no error.
 """

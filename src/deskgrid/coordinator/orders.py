@@ -10,7 +10,7 @@ Rules:
 """
 
 from deskgrid.coordinator.coordinator import Coordinator
-from deskgrid.coordinator.db.tellers import REPORT_LINES
+from deskgrid.coordinator.db.story_rights import REPORT_LINES
 from deskgrid.coordinator.state.ledger import ActiveLease
 from deskgrid.core.fleet.lease import LeaseState
 from deskgrid.model.instance import InstanceData

@@ -1,6 +1,6 @@
 """Places that are bounded: connections, and long answers. One address has only a share, and some are kept.
 
-Rules, told first:
+Rules:
 - An address has `each` places, and `each_desktop` more for every desktop that reports from there: many may sit behind
   one address, but they have proved that they do.
 - The last quarter is kept for addresses from which a desktop reports that holds a lease: who runs a job gets through.

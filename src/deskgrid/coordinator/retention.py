@@ -1,6 +1,6 @@
 """Nothing is kept for ever: what ended long ago leaves the database, a little at a time.
 
-Rules, told first:
+Rules:
 - Leases with their stories, tokens that nobody can use and no desktop came by, and inventories of revoked desktops go
   after `keep_days`; lines of audit after `audit_days`. Enrolled and revoked desktops stay.
 - Each bite is a short transaction, so nobody waits long. What it freed is given back to the file system.

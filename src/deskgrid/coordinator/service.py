@@ -1,6 +1,6 @@
 """Run the coordinator as a service: lock, trust, database, cycles, HTTPS; and a clean end.
 
-Rules, told first:
+Rules:
 - One process for each state folder: a lock that ends with the process.
 - Nothing is half-written at an end of any kind: files are written whole, changes are transactions. SIGTERM and SIGINT
   answer the reports that are held, record what waits, and return.

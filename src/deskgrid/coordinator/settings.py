@@ -1,6 +1,6 @@
 """What an administrator can choose about the coordinator: one TOML file, checked as a whole.
 
-Rules, told first:
+Rules:
 - Everything has a default that works on one machine; a file names only what differs.
 - All faults of a file are told at once, with their paths (`host/system/toml.py` reads it).
 - Times that would defeat each other are refused here: a held report must not make its desktop look silent, and a

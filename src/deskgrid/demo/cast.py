@@ -1,6 +1,6 @@
 """The demo's processes: coordinator and agents, without privileges, in one folder of their own.
 
-Rules, told first:
+Rules:
 - Whoever calls, the parts run as the unprivileged service account (`host/system/account.py`); root only prepares.
 - Everything is put away in reverse order, whatever happened, also on Ctrl-C; a process that does not end is killed.
 """

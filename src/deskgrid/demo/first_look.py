@@ -1,6 +1,6 @@
 """The settings of a first look: one grid on one's own machine, whose only desktop is played.
 
-Rules, told first:
+Rules:
 - They are written to the account's own folder of settings, so that every command, in every shell, means this grid.
 - Nothing that we have not written is written over; what is current stays, and so does the coordinator's port.
 - The desktop's owner is a file with one word, "away" or "present": who types the tour must not stop it by typing.

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import psutil
 
 from deskgrid.coordinator.client import NoAnswer
-from deskgrid.coordinator.db.values import StoryLine
 from deskgrid.demo.cast import DESKTOPS, HANG_SECONDS, DemoError
 from deskgrid.demo.figures import Figures
 from deskgrid.demo.jobs import IMAGE, JOBS, LONG, LOOK, PLAIN, DemoJob
 from deskgrid.demo.stage import Stage
+from deskgrid.wire.operator import StoryLine
 
 Tell = Callable[[str, str], None]
 _IDLE, _RUNNING, _DONE = 1, 2, 4

@@ -1,6 +1,6 @@
 """The people who vouch for images, played by one process: `python -m deskgrid.demo.signers FOLDER IMAGE_FOLDER…`.
 
-Rules, told first
+Rules:
 - What it makes is what people would: a repository that two administrators signed, a project with a researcher and an
   approver, the online key, the key of the project. docs/trust.md tells how people do it, and why they are many.
 - Called again with the same folder it publishes further images, or the next version of one.
@@ -24,10 +24,10 @@ from deskgrid.images.publish.publish import Progress, publish, source_of
 from deskgrid.images.publish.trial import kept_promise, kept_reads
 from deskgrid.images.trust.keys import make_key, open_signer
 from deskgrid.images.trust.roles import ROOT, TARGETS, project_roles
-from deskgrid.images.trust.signing.editor import Shelf
+from deskgrid.images.trust.signing.editor import RepositoryEditor
 from deskgrid.images.trust.signing.repository import first_root, first_targets
 from deskgrid.images.trust.tufapi import Signer
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 
 PROJECT = "demo"
 PASSWORD = "good for one run"  # noqa: S105 - it protects nothing: the keys are thrown away
@@ -61,7 +61,7 @@ class Signers:
     def __init__(self, folder: Path) -> None:
         """Begin a repository below `folder`, or go on with the one that is there."""
         self.places = SignersFolders(folder)
-        self._shelf = Shelf(self.places.repository)
+        self._shelf = RepositoryEditor(self.places.repository)
         if not self.places.root.exists():
             self._begin()
 

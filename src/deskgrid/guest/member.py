@@ -4,7 +4,7 @@
 Runs inside the guest: one file, standard library only, Python 3.11 or later. `init` starts it, and powers off when it
 ends. What it imports is chosen with care: each module costs tens of milliseconds under software emulation.
 
-Rules, told first:
+Rules:
 - It says `hello` on its serial port every second until `join` brings its instance data; then it starts HTCondor's
   startd and says `joined`. A repeated `join` is answered with `joined` again.
 - On `leave` it ends HTCondor fast (SIGQUIT): jobs are killed, the schedd is told, the ads are taken out of the

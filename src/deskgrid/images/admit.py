@@ -1,6 +1,6 @@
 """The short process that lets an image into a desktop's store: `python -m deskgrid.images.admit`; see `desktop.py`.
 
-Rules, told first
+Rules:
 - What the signers say is asked anew each time; their word counts at most until the timestamp expires.
 - The manifest must be the one that the lease names, by its SHA-256, and must say the same names as its signers.
 - A question on its standard input, the reply on its standard output. No secret is in them.
@@ -21,7 +21,7 @@ from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.index import HeldImage
 from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.images.trust.desktop.client import opened
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.values.outside import read_json

@@ -1,6 +1,6 @@
 """A desktop's images: signed by two, in encrypted chunks, fetched in part. What the agent uses; small.
 
-Rules, told first
+Rules:
 - Before each start a short process (`admit.py`) checks that the version may start now, and lets it into the store of
   chunks: python-tuf and the store take memory that an agent at rest has not.
 - What a virtual machine reads comes from a process of its own (`serve/serve.py`), which its keeper starts; here is
@@ -22,7 +22,7 @@ import msgspec
 
 from deskgrid.host.system.programs import KEPT, environment, python
 from deskgrid.images.contract import ImageError
-from deskgrid.images.trust.words import Place, Version
+from deskgrid.images.trust.values import TrustConfiguration, Version
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from deskgrid.model.values.moment import Moment
@@ -48,7 +48,7 @@ class Origins(msgspec.Struct, frozen=True):
     """Where images are. trust: metadata, shipped root, repository. packs: asked after what a grant names."""
 
     store: Path
-    trust: Place
+    trust: TrustConfiguration
     packs: tuple[str, ...] = ()
 
 

@@ -1,6 +1,6 @@
 """An image store in memory, with files of a few bytes: for tests and for desktops that only pretend to run machines.
 
-Rules, told first
+Rules:
 - `fetchable` images come to be held by `fetch`; others are unknown, unless `anything` goes.
 - `damage` makes an image refuse as a damaged one does, until `mend`.
 """

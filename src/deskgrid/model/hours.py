@@ -1,6 +1,6 @@
 """Windows of the owner's calendar, such as "Mon-Fri 07:00-17:00": the text, and what it says.
 
-Rules, told first:
+Rules:
 - Without days a window is there every day. Days are listed and ranged: "Mon,Wed-Fri"; a range may pass the week's end.
 - A window whose end is not after its begin spans midnight, and belongs to the day on which it begins.
 - "00:00-24:00" is the whole day. Equal begin and end would be read as both all and nothing: it is refused.

@@ -9,7 +9,7 @@ The file holds one word, or JSON for anything between:
     {"logged_in": true, "idle_seconds": 900, "locked": true, "machine": {"on_battery": true, "battery_percent": 40}}
                                                  … their screen is locked, and the laptop runs on battery
 
-Rules, told first:
+Rules:
 - As with the real drivers, what can't be read is a fault and counts as busy: no file, an unknown word, bad JSON.
 - `set_presence` replaces the file in one step; other writers may write it in place.
 - What the file doesn't say of the machine is read from the real one (`machine`).

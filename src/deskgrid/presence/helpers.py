@@ -1,6 +1,6 @@
 """What helpers in people's sessions have told of them, and for how much it counts.
 
-Rules, told first:
+Rules:
 - A helper runs as the person whose session it is in, so it may lie. All that it says can make the desktop count as
   used. Two things it may vouch for, and only for a session of its own account: when that session was last used, where
   keyboard and mouse can't be heard; and that it is locked, where logind doesn't know. Neither overrules another source.

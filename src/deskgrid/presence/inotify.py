@@ -1,6 +1,6 @@
 """Hear from the kernel that a folder or file has changed (inotify(7)), without polling.
 
-Rules, told first:
+Rules:
 - An event only says "look again": what happened is read from the file system, so a lost or merged event does no harm.
 - A path that isn't there yet is asked for again by the next `add`; a path that went away and came back too.
 - Where there is no inotify (another system, no instances left), `open_inotify` returns None: the caller polls.

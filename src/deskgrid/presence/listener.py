@@ -1,6 +1,6 @@
 """One thread that waits for signs of the owner and calls back, at most ten times a second.
 
-Rules, told first:
+Rules:
 - It sleeps in the kernel until a descriptor is ready or the source asks to be looked at (`tick_seconds`).
 - A sign is told at once; then it rests with deaf ears, for 100 ms unless the source says longer. What happens meanwhile
   waits in the descriptors, so nothing is lost, and a mouse that reports a thousand times a second wakes us ten times.

@@ -1,6 +1,6 @@
 """One thread that tells of signs of the owner, at most ten times a second, on any system.
 
-Rules, told first:
+Rules:
 - It sleeps until it is rung, or until it is time to look by itself (`tick_seconds`).
 - A sign is told at once; then it rests for 100 ms. What is rung meanwhile is told after the rest, so nothing is lost.
 - It outlives whatever `look` or the callback raise: a thread that died would not see the owner.
@@ -17,7 +17,7 @@ _FAULT_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Teller:
+class Notifier:
     """Calls `changed` when it was rung or when `look` saw a sign.
 
     Args:

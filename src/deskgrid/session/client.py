@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from deskgrid.agent.owner.messages import ANSWER_BYTES, Answer, Denial, Question, decode_answer, encode
 from deskgrid.agent.owner.socket import RUN_FOLDER, SOCKET_NAME
+from deskgrid.wire.local import ANSWER_BYTES, Answer, Denial, Question, decode_answer, encode
 
 ANSWER_SECONDS = 10.0
 START = "start it with `systemctl start deskgrid-agent`, or ask your administrator whether this computer takes part"

@@ -1,7 +1,7 @@
 """The helper in a session: tells the agent what its eyes see, at each change and every 20 seconds; every 5 while there
 is input, because the agent takes it that time without a word is time without input.
 
-Rules, told first:
+Rules:
 - It has no right beyond those of its account, and the agent believes it only what makes the computer count as used.
 - A helper that dies is no harm: what it said is forgotten with its connection. Without an agent it waits for one.
 - It ends when its session does: when no eye sees anything any more.
@@ -16,14 +16,14 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from deskgrid.agent.owner.messages import AskFinish, AskPause, AskResume, AskStatus, Now, Question, Tell
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.values.text import plain
 from deskgrid.session.client import AgentClient, NoAgent, ask
 from deskgrid.session.eyes import QUIET_SECONDS, Eye, Say
+from deskgrid.session.sentences import headline, wall
 from deskgrid.session.session_bus import BusEye, bus_path
 from deskgrid.session.wayland import WaylandEye, wayland_path
-from deskgrid.session.words import headline, wall
+from deskgrid.wire.local import AskFinish, AskPause, AskResume, AskStatus, Now, Question, Tell
 
 log = logging.getLogger("deskgrid.session")
 BEAT_SECONDS, BUSY_BEAT_SECONDS = 20.0, 5.0

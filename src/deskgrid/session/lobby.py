@@ -1,6 +1,6 @@
 """Where connections to the owner's page wait until they have said something: whoever is silent costs no thread.
 
-Rules, told first:
+Rules:
 - Any account of this computer may connect, so a connection is worth nothing until it has shown the page's key. Who has
   shown it has places of his own; who says something else is answered from a few places; who says nothing waits here.
 - Here is room for `ROOM` connections. When one more comes, the one that has been silent longest goes.

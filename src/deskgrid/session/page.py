@@ -1,6 +1,6 @@
 """The owner's page: what `deskgrid status` says, as one HTML file. Functions of values to text.
 
-Rules, told first:
+Rules:
 - Everything that comes from outside is escaped here, where it meets HTML, and nowhere else.
 - Facts and buttons work without JavaScript; a few lines of it only fetch the same page again.
 """
@@ -13,13 +13,13 @@ from string import Template
 
 import msgspec
 
-from deskgrid.agent.owner.messages import Rights
-from deskgrid.agent.owner.status import Status
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.values.text import counted
 from deskgrid.model.wish import Ask
-from deskgrid.session import pictures, words
-from deskgrid.session.words import escape
+from deskgrid.session import pictures
+from deskgrid.session import sentences as words
+from deskgrid.session.sentences import escape
+from deskgrid.wire.local import Rights, Status
 
 BUTTONS = (
     ("pause", "1h", "Pause for 1 hour"),

@@ -10,7 +10,7 @@ from enum import StrEnum
 from deskgrid.core.policy.hours import closed, day_closed
 from deskgrid.model.policy import Policy
 from deskgrid.model.values.text import counted
-from deskgrid.session.words import escape, span
+from deskgrid.session.sentences import escape, span
 
 WIDTH = 640
 _HOUR = 3600.0

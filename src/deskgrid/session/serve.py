@@ -1,6 +1,6 @@
 """The owner's page on loopback, for as long as `deskgrid page` runs in their session.
 
-Rules, told first:
+Rules:
 - It listens on 127.0.0.1 only. Who has the key of this run gets in: once by its address, then by a cookie that scripts
   cannot read and other sites cannot send. No name but 127.0.0.1 and localhost is answered to (DNS rebinding).
 - A button counts only with the key that is in the page's own forms, and from the page's own origin.
@@ -26,7 +26,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from deskgrid.agent.owner.messages import (
+from deskgrid.agent.owner.requests import account_name
+from deskgrid.session import sentences as words
+from deskgrid.session.client import NoAgent
+from deskgrid.session.lobby import SILENT_SECONDS, Lobby
+from deskgrid.session.page import Shown, render
+from deskgrid.session.sentences import escape
+from deskgrid.wire.local import (
     Answer,
     AskFinish,
     AskPause,
@@ -36,14 +42,8 @@ from deskgrid.agent.owner.messages import (
     Granted,
     Now,
     Question,
+    Status,
 )
-from deskgrid.agent.owner.requests import account_name
-from deskgrid.agent.owner.status import Status
-from deskgrid.session import words
-from deskgrid.session.client import NoAgent
-from deskgrid.session.lobby import SILENT_SECONDS, Lobby
-from deskgrid.session.page import Shown, render
-from deskgrid.session.words import escape
 
 BODY_BYTES = 4096
 MAX_VISITS = 16

@@ -1,6 +1,6 @@
 """A sign in the tray, where there is one: what the grid does here, and the same four wishes as on the page.
 
-Rules, told first:
+Rules:
 - It is a picture of what the agent says and a way to ask it; it knows and decides nothing.
 - No tray, no sign, no fault: it registers when a StatusNotifierWatcher comes, and waits for one as long as it lasts.
 

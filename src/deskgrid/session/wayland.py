@@ -1,6 +1,6 @@
 """What a Wayland compositor tells of its seat: ext-idle-notify-v1, spoken by hand in the little that it needs.
 
-Rules, told first:
+Rules:
 - One connection, no descriptors passed, nothing drawn. Ids are ours from 2 on; 1 is the display.
 - The compositor says only "idle for QUIET_SECONDS" and "used again": in between, idle time is counted from there.
 - A program that inhibits idleness (a film) makes it say nothing: the seat then counts as in use, which is right.

@@ -1,6 +1,6 @@
 """What a keeper and the process that serves its VM's disk say to each other. Both are on one desktop, of one account.
 
-Rules, told first
+Rules:
 - The keeper starts `argv` with three more arguments: the path of the Unix socket to be made, and the numbers of two
   inherited memory files, for kernel and initrd ("-": there is none).
 - It writes `opening` to the standard input, which holds a SECRET and means nothing to the keeper; then, a JSON line

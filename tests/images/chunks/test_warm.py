@@ -7,7 +7,7 @@ from deskgrid.images.fetch.fetch import Fetcher
 from deskgrid.images.fetch.source import open_source
 from deskgrid.images.format.keys import ProjectKey
 from deskgrid.images.format.published import boot_order
-from deskgrid.images.serve.prefetch import Warm
+from deskgrid.images.serve.prefetch import ReadAhead
 from deskgrid.images.serve.reader import Pieces
 from deskgrid.images.store.store import ChunkStore
 from tests.images.chunks.ground import KEY, ROOMY, content, origin, published
@@ -20,7 +20,7 @@ def test_what_a_boot_reads_is_unpacked_before_it_is_asked_for_and_is_no_read_of_
         Fetcher(store, image, [open_source(origin(tmp_path))]).whole()
         pieces = Pieces(store, image, ProjectKey(KEY))
         order = [number for number in boot_order(image.manifest) if number < image.manifest.disk.pieces]
-        warm = Warm(pieces, order)
+        warm = ReadAhead(pieces, order)
         until = time.monotonic() + 30
         while warm.busy and time.monotonic() < until:
             time.sleep(0.01)

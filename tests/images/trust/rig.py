@@ -15,12 +15,12 @@ from deskgrid.images.trust.desktop.client import Trusted
 from deskgrid.images.trust.desktop.source import Absent, RepositoryFolderSource, RepositorySource
 from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.roles import OWNER
-from deskgrid.images.trust.signing.editor import Shelf
+from deskgrid.images.trust.signing.editor import RepositoryEditor
 from deskgrid.images.trust.signing.held import SignersMemory
 from deskgrid.images.trust.signing.online import Renewed, renew
 from deskgrid.images.trust.signing.repository import first_root, first_targets
 from deskgrid.images.trust.tufapi import CryptoSigner, Metadata
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -37,7 +37,7 @@ class Grid:
     """A repository in a folder, and the keys of everybody."""
 
     def __init__(self, folder: Path, now: datetime = NOW) -> None:
-        self.shelf, self.now = Shelf(folder), now
+        self.shelf, self.now = RepositoryEditor(folder), now
         self.ada, self.bob, self.cleo = person("ada"), person("bob"), person("cleo")
         self.rita, self.paul = person("rita"), person("paul")
         self.online = person("coordinator")

@@ -26,7 +26,7 @@ from deskgrid.images.trust.signing.repository import (
     target_file,
 )
 from deskgrid.images.trust.tufapi import CryptoSigner, Metadata, SSlibKey
-from deskgrid.images.trust.words import MANIFEST_BYTES, ListedVersion, Version, version
+from deskgrid.images.trust.values import MANIFEST_BYTES, ListedVersion, Version, version
 
 from .rig import DAY, HOUR, NOW, ONE, TWO, Attacker, Grid, desktop, person, refused, web_server
 

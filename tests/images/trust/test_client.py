@@ -8,7 +8,7 @@ import pytest
 from deskgrid.images.trust.desktop.client import Trusted
 from deskgrid.images.trust.desktop.source import RepositoryServer
 from deskgrid.images.trust.errors import Duty
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 
 from .rig import DAY, HOUR, NOW, ONE, TWO, Attacker, Grid, desktop, refused, served
 

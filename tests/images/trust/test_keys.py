@@ -10,7 +10,7 @@ import pytest
 from deskgrid.images.trust.errors import Duty
 from deskgrid.images.trust.keys import make_key, open_signer, read_public, take_token_key
 from deskgrid.images.trust.roles import OWNER, owner
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 
 from .rig import NOW, Grid, desktop, refused
 

@@ -9,17 +9,17 @@ import pytest
 from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.pointer import check_pointer, next_pointer
 from deskgrid.images.trust.roles import project_of
-from deskgrid.images.trust.signing.editor import Shelf, keys_of
+from deskgrid.images.trust.signing.editor import RepositoryEditor, keys_of
 from deskgrid.images.trust.signing.online import renew
 from deskgrid.images.trust.signing.repository import first_root, key_named
 from deskgrid.images.trust.signing.status import approvals_of, revocations, status, waiting
-from deskgrid.images.trust.words import Pointer, Version
+from deskgrid.images.trust.values import Pointer, Version
 
 from .rig import DAY, HOUR, NOW, ONE, TWO, Grid, desktop, person, refused, told
 
 
 def test_root_waits_until_two_of_three_have_signed(tmp_path: Path) -> None:
-    shelf, people = Shelf(tmp_path), [person("ada"), person("bob"), person("cleo")]
+    shelf, people = RepositoryEditor(tmp_path), [person("ada"), person("bob"), person("cleo")]
     with shelf.editing(new=True):
         shelf.keep("root", first_root([each.public_key for each in people], 2, person("host").public_key, NOW))
         assert shelf.settle() == []
@@ -63,7 +63,7 @@ def test_signatures_from_two_copies_on_two_offline_computers_come_together(grid:
     with grid.shelf.editing():
         grid.shelf.rotate("other-approver", NOW, [person("otto").public_key])
     for signer in (grid.ada, grid.bob):
-        copy = Shelf(tmp_path / f"stick{len(copies)}")
+        copy = RepositoryEditor(tmp_path / f"stick{len(copies)}")
         shutil.copytree(grid.shelf.folder, copy.folder)
         with copy.editing():
             assert copy.sign(signer) == ["targets"]
@@ -77,7 +77,7 @@ def test_signatures_from_two_copies_on_two_offline_computers_come_together(grid:
 
 
 def test_signatures_for_something_else_are_not_taken_over(grid: Grid, tmp_path: Path) -> None:
-    copy = Shelf(tmp_path / "stick")
+    copy = RepositoryEditor(tmp_path / "stick")
     with grid.shelf.editing():
         grid.shelf.rotate("other-approver", NOW, [person("otto").public_key])
     shutil.copytree(grid.shelf.folder, copy.folder)
@@ -186,7 +186,7 @@ def test_a_host_whose_clock_was_ahead_renews_again_when_it_is_right(grid: Grid, 
 
 def test_renewing_needs_root_targets_and_the_right_key(grid: Grid, tmp_path: Path) -> None:
     refused("wrong-key", Duty.REQUEST, lambda: renew(grid.shelf.folder, grid.rita, NOW))
-    empty = Shelf(tmp_path / "empty")
+    empty = RepositoryEditor(tmp_path / "empty")
     refused("no-repository", Duty.REQUEST, lambda: renew(empty.folder, grid.online, NOW))
     with empty.editing(new=True):
         empty.keep("root", first_root([grid.ada.public_key], 1, grid.online.public_key, NOW))
@@ -291,6 +291,6 @@ def test_metadata_of_absurd_size_and_a_folder_without_root_are_sentences(grid: G
     with (grid.shelf.waiting / "targets.json").open("wb") as file:
         file.truncate(1 << 30)
     refused("too-long", Duty.REPOSITORY, lambda: waiting(grid.shelf, "targets"))
-    empty = Shelf(tmp_path / "empty")
+    empty = RepositoryEditor(tmp_path / "empty")
     with empty.editing(new=True):
         refused("no-root", Duty.REPOSITORY, lambda: empty.root())

@@ -9,12 +9,12 @@ import pytest
 from deskgrid.images.trust.errors import Duty
 from deskgrid.images.trust.form import MOST_VERSION
 from deskgrid.images.trust.signing import repository
-from deskgrid.images.trust.signing.editor import Shelf
+from deskgrid.images.trust.signing.editor import RepositoryEditor
 from deskgrid.images.trust.signing.held import MemoryFile, SignersMemory, digest_of
 from deskgrid.images.trust.signing.repository import again
 from deskgrid.images.trust.signing.status import approvals_of, status, waiting
 from deskgrid.images.trust.tufapi import DelegatedRole, Delegations, Metadata, Targets
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 
 from .rig import DAY, NOW, ONE, TWO, Grid, desktop, person, refused, told
 
@@ -35,9 +35,9 @@ def laid(grid: Grid, role: str, *signers: Any) -> Metadata[Any]:
     return draft
 
 
-def fresh(grid: Grid) -> Shelf:
+def fresh(grid: Grid) -> RepositoryEditor:
     """The folder as somebody sees it who has the root, and has not looked before."""
-    return Shelf(grid.shelf.folder, SignersMemory.of(grid.bootstrap))
+    return RepositoryEditor(grid.shelf.folder, SignersMemory.of(grid.bootstrap))
 
 
 @pytest.mark.parametrize("signer", ["nobody", "a stranger", "the other role's"])
@@ -63,7 +63,7 @@ def test_a_repository_of_another_root_is_none(grid: Grid, tmp_path: Path) -> Non
     grid.publish(ONE)
     other = Grid(tmp_path / "other")
     other.publish(ONE)
-    shelf = Shelf(other.shelf.folder, SignersMemory.of(grid.bootstrap))
+    shelf = RepositoryEditor(other.shelf.folder, SignersMemory.of(grid.bootstrap))
     assert shelf.settled("einstein-researcher") is None
     assert approvals_of(shelf, "einstein", told) == ()
     shutil.rmtree(grid.shelf.metadata)
@@ -91,7 +91,7 @@ def test_new_roots_are_followed_from_the_one_that_is_held_and_kept(grid: Grid) -
     assert len(shelf.held.roots) == 2
     for path in grid.shelf.metadata.glob("*.root.json"):
         path.unlink()
-    again_ = Shelf(grid.shelf.folder, shelf.held).settled("root")
+    again_ = RepositoryEditor(grid.shelf.folder, shelf.held).settled("root")
     assert again_ is not None
     assert again_.signed.version == 2
 
@@ -145,7 +145,7 @@ def test_what_a_signer_holds_is_kept_beside_the_key_and_begins_once(grid: Grid, 
     root.write_bytes(grid.bootstrap)
     assert holding.read() is None
     held = holding.begin(root)
-    shelf = Shelf(grid.shelf.folder, held)
+    shelf = RepositoryEditor(grid.shelf.folder, held)
     assert shelf.settled("targets") is not None
     holding.keep(held)
     assert (tmp_path / "rita.held").stat().st_mode & 0o777 == 0o600
@@ -163,9 +163,9 @@ def test_what_a_signer_holds_is_kept_beside_the_key_and_begins_once(grid: Grid, 
 
 def test_the_first_root_is_held_as_it_was_shown(grid: Grid, tmp_path: Path) -> None:
     shown = digest_of(grid.file("1.root.json"))
-    assert Shelf(grid.shelf.folder, SignersMemory(shown)).settled("root") is not None
+    assert RepositoryEditor(grid.shelf.folder, SignersMemory(shown)).settled("root") is not None
     other = Grid(tmp_path / "other")
-    assert Shelf(other.shelf.folder, SignersMemory(shown)).settled("root") is None
+    assert RepositoryEditor(other.shelf.folder, SignersMemory(shown)).settled("root") is None
 
 
 # -- nothing that is not shown --------------------------------------------------------------------------------

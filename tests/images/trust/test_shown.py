@@ -21,11 +21,11 @@ from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.keys import make_key
 from deskgrid.images.trust.pointer import check_pointer, decode
 from deskgrid.images.trust.roles import entry_of
-from deskgrid.images.trust.signing.editor import Shelf
+from deskgrid.images.trust.signing.editor import RepositoryEditor
 from deskgrid.images.trust.signing.repository import target_file
 from deskgrid.images.trust.signing.status import approvals_of, status, waiting
 from deskgrid.images.trust.tufapi import Metadata
-from deskgrid.images.trust.words import ListedVersion, Pointer
+from deskgrid.images.trust.values import ListedVersion, Pointer
 
 from .rig import NOW, ONE, TWO, Grid, person, refused, told
 from .town import APPROVER, EVIL, PASSWORD, PEOPLE, POINTER, RESEARCHER, Intruder, Town, town
@@ -317,7 +317,7 @@ def test_a_pipe_in_the_folder_is_waited_for_by_nobody(grid: Grid, name: str) -> 
     with suppress(TrustError):
         grid.renew()
     with suppress(TrustError):
-        status(Shelf(grid.shelf.folder, grid.shelf.held), told)
+        status(RepositoryEditor(grid.shelf.folder, grid.shelf.held), told)
 
 
 def test_of_what_lies_in_place_of_a_manifest_no_more_is_read_than_it_is_long(grid: Grid) -> None:

@@ -15,7 +15,7 @@ from deskgrid.coordinator.authority import prepare
 from deskgrid.images.trust.desktop.client import source_of
 from deskgrid.images.trust.desktop.source import Absent, RepositoryFolderSource, RepositoryServer
 from deskgrid.images.trust.errors import Duty
-from deskgrid.images.trust.words import Place
+from deskgrid.images.trust.values import TrustConfiguration
 
 from .rig import Quiet, refused, served
 
@@ -62,7 +62,7 @@ def test_over_tls_with_the_authority_that_was_named_and_no_other(tmp_path: Path)
     thread.start()
     url = f"https://127.0.0.1:{server.server_address[1]}"
     try:
-        place = Place(tmp_path, tmp_path, url, certificates=authority.certificate)
+        place = TrustConfiguration(tmp_path, tmp_path, url, certificates=authority.certificate)
         assert source_of(place).get("x", 5) == b"12345"
         said = refused("unreachable", Duty.NETWORK, lambda: RepositoryServer(url).get("x", 5))
         assert "certificate" in said
@@ -70,7 +70,7 @@ def test_over_tls_with_the_authority_that_was_named_and_no_other(tmp_path: Path)
         server.shutdown()
         server.server_close()
         thread.join(10)
-    none = Place(tmp_path, tmp_path, url, certificates=tmp_path / "none")
+    none = TrustConfiguration(tmp_path, tmp_path, url, certificates=tmp_path / "none")
     refused("no-certificates", Duty.DESKTOP, lambda: source_of(none))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deskgrid.images.trust.desktop.client import Trusted
 from deskgrid.images.trust.errors import TrustError
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 
 from .rig import NOW, Grid, desktop
 

@@ -1,6 +1,6 @@
 """A grid whose people type commands, and an intruder who may change any file of the repository between two of them.
 
-Rules, told first
+Rules:
 - People are honest and careful, not clever: who is asked looks at what is on his screen, and at nothing else.
 - What the researcher saw is the manifest that she gives; what the approver saw are the digests on his screen when he
   says yes, which he does to all that waits. An administrator says yes to a new life of the same keys only.
@@ -36,7 +36,7 @@ from deskgrid.images.trust.keys import make_key, open_signer, read_public
 from deskgrid.images.trust.roles import OWNER, pattern
 from deskgrid.images.trust.signing.repository import first_root, listed, next_snapshot, next_timestamp, target_file
 from deskgrid.images.trust.tufapi import CryptoSigner, DelegatedRole, Delegations, Key, Metadata, Signer, Targets
-from deskgrid.images.trust.words import ListedVersion, Pointer, Version
+from deskgrid.images.trust.values import ListedVersion, Pointer, Version
 
 from .published import manifest
 from .rig import person

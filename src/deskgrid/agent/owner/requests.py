@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable
 
 from deskgrid.agent.clock import Clock
-from deskgrid.agent.owner.messages import (
+from deskgrid.agent.owner.wishes import Denied, WishBook, decide
+from deskgrid.model.wish import Ask, Wish
+from deskgrid.wire.local import (
     Answer,
     AskFinish,
     AskPause,
@@ -14,10 +16,8 @@ from deskgrid.agent.owner.messages import (
     Granted,
     Now,
     Rights,
+    Status,
 )
-from deskgrid.agent.owner.status import Status
-from deskgrid.agent.owner.wishes import Denied, WishBook, decide
-from deskgrid.model.wish import Ask, Wish
 
 log = logging.getLogger("deskgrid.agent.owner.server")
 _LOOK_SECONDS = 60.0
@@ -25,7 +25,7 @@ _LOOK_SECONDS = 60.0
 _ASKS = {AskPause: Ask.PAUSE, AskFinish: Ask.FINISH, AskResume: Ask.RESUME}
 
 
-class Clerk:
+class OwnerRequests:
     """Answers questions; see `agent/owner/server.py` for the arguments."""
 
     def __init__(

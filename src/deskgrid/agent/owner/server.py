@@ -1,6 +1,6 @@
 """The agent's ear for the accounts of this computer: a Unix socket, one thread, bounded in every way.
 
-Rules, told first:
+Rules:
 - Who speaks is what the kernel says (SO_PEERCRED). What an account may do is decided in `agent/owner/wishes.py`.
 - It never waits for a peer: sockets do not block, and who is silent or does not fetch its answers in time is let go.
   The thread sleeps in the kernel while nobody talks. A flood is answered no faster than `SocketLimits` says, in turns.
@@ -21,13 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from deskgrid.agent.clock import Clock, utc_now
-from deskgrid.agent.owner.messages import LINE_BYTES, Answer, Denial, Question, Tell, decode_question, encode
-from deskgrid.agent.owner.requests import Clerk
+from deskgrid.agent.owner.requests import OwnerRequests
 from deskgrid.agent.owner.socket import AccountPace, LocalError, SocketLimits, hung_up, inode, listen, peer_uid
-from deskgrid.agent.owner.status import Status
 from deskgrid.agent.owner.wishes import ROOT, WishBook
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.wish import Wish
+from deskgrid.wire.local import LINE_BYTES, Answer, Denial, Question, Status, Tell, decode_question, encode
 
 log = logging.getLogger("deskgrid.agent.owner.server")
 DEFAULT = SocketLimits()
@@ -76,7 +75,7 @@ class LocalServer:
         limits: SocketLimits = DEFAULT,
     ) -> None:
         self.path, self.limits = path, limits
-        self._clerk, self._told = Clerk(wishes, status, wish, wall), told
+        self._clerk, self._told = OwnerRequests(wishes, status, wish, wall), told
         self._pace, self._arrivals = AccountPace(limits), AccountPace(limits)
         self._selector = selectors.DefaultSelector()
         self._bell, self._rope = socket.socketpair()

@@ -7,51 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.agent.owner.usage import Gift
 from deskgrid.core.desktop.state import AgentState, reports
 from deskgrid.host.system import sandbox
 from deskgrid.host.system.files import write_atomic
-from deskgrid.model.desktop import Availability, Room, VmReport
-from deskgrid.model.policy import Policy
-from deskgrid.model.reason import Reason
-from deskgrid.model.values.moment import Moment
-from deskgrid.model.values.numbers import Bytes, Cpus, Pid, Total
 from deskgrid.model.values.outside import read_json
 from deskgrid.model.wish import Wish
-
-
-class Status(msgspec.Struct, frozen=True):
-    """What runs here and why, or why nothing does.
-
-    at: when this was so. go_on: why running VMs must stop, or None. sources: how the owner is seen; presence_faults:
-    what could not be read of them. reached_at: when the coordinator last answered; link_fault: why it does not.
-    wish: what accounts of this computer ask of the grid. faults: what is wrong with policy, wish or other files here.
-    gift: what this desktop gave. cpus, memory_bytes: the computer's.
-    cpu: by VM id, how many processors it uses now, where that is known. policy: what holds here. wall: what holds a
-    guest that breaks out of its machine. zone: IANA name of the zone whose wall clock it goes by; empty: the computer's
-    own.
-    """
-
-    desktop: str
-    pid: Pid
-    at: Moment
-    availability: Availability
-    room: Room
-    vms: tuple[VmReport, ...]
-    sources: tuple[str, ...]
-    go_on: Reason | None = None
-    reached_at: Moment | None = None
-    link_fault: str = ""
-    presence_faults: tuple[str, ...] = ()
-    wish: Wish | None = None
-    faults: tuple[str, ...] = ()
-    gift: Gift | None = None
-    cpus: Cpus = 0
-    memory_bytes: Bytes = 0
-    cpu: dict[str, Total] = {}
-    policy: Policy | None = None
-    wall: Reason | None = None
-    zone: str = ""
+from deskgrid.wire.local import Gift, Status
 
 
 def write_status(path: Path, status: Status) -> None:

@@ -1,6 +1,6 @@
 """What this desktop gave: per month and image, and per day, so that its owner can see it.
 
-Rules, told first:
+Rules:
 - Time is given while a virtual machine's processors run for it (booting or running); a paused one gives nothing.
 - Elapsed time comes from a clock that never jumps and stands still while the computer sleeps; the calendar only says
   which month and day it belongs to. What spans an end of a day is split there. A calendar set back costs nothing.
@@ -9,8 +9,9 @@ Rules, told first:
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -19,8 +20,9 @@ import msgspec
 from deskgrid.core.policy.refusals import takes_back
 from deskgrid.host.system.files import write_atomic
 from deskgrid.model.desktop import VmReport, VmState
-from deskgrid.model.values.numbers import Count, Total
+from deskgrid.model.values.numbers import Total
 from deskgrid.model.values.outside import read_json
+from deskgrid.wire.local import Gift, Usage
 
 T = TypeVar("T")
 KEEP_MONTHS, KEEP_DAYS = 24, 62
@@ -33,45 +35,11 @@ _HAD_WORK = (VmState.RUNNING, VmState.PAUSED)
 _OVER = (VmState.LEAVING, VmState.KILLING, VmState.ENDED)
 
 
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was given. vm_seconds: of running machines. core_seconds: the same times their processors.
-
-    cpu_seconds: what they really used of them, as far as it could be measured. vms: machines that came to run.
-    """
-
-    vm_seconds: Total = 0.0
-    core_seconds: Total = 0.0
-    cpu_seconds: Total = 0.0
-    vms: Count = 0
-    pauses: Count = 0
-    evictions: Count = 0
-
-    def plus(self, more: "Usage") -> "Usage":
-        """Both together."""
-        names = self.__struct_fields__
-        return Usage(*(getattr(self, name) + getattr(more, name) for name in names))
-
-
 class Book(msgspec.Struct, frozen=True):
     """All that is kept. months: "2026-11" to image name to what was given; days: "2026-11-22" to vm_seconds."""
 
     months: dict[str, dict[str, Usage]] = {}
     days: dict[Day, Total] = {}
-
-
-class Gift(msgspec.Struct, frozen=True):
-    """What the owner is shown. month: of this month by image. days: (day, vm_seconds) of the last 31, oldest first.
-
-    months: (month, all of it), oldest first.
-    """
-
-    month: dict[str, Usage]
-    days: tuple[tuple[str, Total], ...]
-    months: tuple[tuple[str, Usage], ...]
-
-    def total(self) -> Usage:
-        """This month, all images."""
-        return _sum(self.month.values())
 
 
 def add(book: Book, local: datetime, image: str, used: Usage) -> Book:
@@ -100,7 +68,7 @@ def gift(book: Book, local: datetime) -> Gift:
     return Gift(
         book.months.get(f"{local:%Y-%m}", {}),
         tuple((day, book.days.get(day, 0.0)) for day in days),
-        tuple((month, _sum(images.values())) for month, images in sorted(book.months.items())),
+        tuple((month, reduce(Usage.plus, images.values(), Usage())) for month, images in sorted(book.months.items())),
     )
 
 
@@ -204,10 +172,3 @@ class UsageBook:
 
 def _newest(items: dict[str, T], count: int) -> dict[str, T]:
     return dict(sorted(items.items())[-count:]) if len(items) > count else items
-
-
-def _sum(parts: Iterable[Usage]) -> Usage:
-    total = Usage()
-    for part in parts:
-        total = total.plus(part)
-    return total

@@ -1,6 +1,6 @@
 """What the accounts of this computer ask of the grid, kept over a restart of the agent.
 
-Rules, told first:
+Rules:
 - Every local account may make the grid stop: `pause` (nothing runs) or `finish` (nothing new starts).
 - Only the account that said a wish, root, and the agent's own account may take it back before it ends by itself.
 - Each account has one wish; its newest counts. Of all that stand, a pause goes before a finish, and what lasts longer

@@ -1,6 +1,6 @@
 """Reads the days of an iCalendar file and prints them as JSON: a short child process of the agent's.
 
-Rules, told first:
+Rules:
 - The libraries that understand calendars are large; the agent, which rests most of the time, never imports them.
 - A file may be hostile: its size, the child's computing time and its memory are bounded. What is over is an error,
   which costs its layer alone (`days_file.py`).

@@ -1,6 +1,6 @@
 """The days that the events of an iCalendar file lie on (RFC 5545), as icalendar and recurring-ical-events read it.
 
-Rules, told first:
+Rules:
 - `off`: only events of whole days count. `closed`: every day counts that an event touches, even for a minute. Each is
   the reading that allows less; so it is wherever a file can be read in two ways.
 - A time is told by its instant, and its day by the wall clock of `zone`; a time without zone is on that wall already.

@@ -1,6 +1,6 @@
 """The days of an iCalendar file, kept current by a short child process that nobody waits for.
 
-Rules, told first:
+Rules:
 - `look` never blocks: it starts the child when the file has changed (or after a week), and takes its answer later.
 - A file that cannot be read or understood, or that went away, leaves the last good days in force.
 - What failed for want of time or of a process, and not by the file, is tried again.

@@ -1,6 +1,6 @@
 """The policy of this desktop, from its layers' files; what was good stays in force while a file is not.
 
-Rules, told first:
+Rules:
 - Layers come from a folder (grid.toml, group.toml, desktop.toml), from the `[policy]` table of agent.toml (the
   desktop's layer where there is no desktop.toml), and from the owner's file in the agent's state folder.
 - A file that is wrong, half-written, empty or unreadable leaves the last good content of its layer in force, over

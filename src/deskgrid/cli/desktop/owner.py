@@ -14,19 +14,8 @@ from typing import Annotated
 import typer
 
 from deskgrid.agent.clock import local_now
-from deskgrid.agent.owner.messages import (
-    Answer,
-    AskFinish,
-    AskPause,
-    AskResume,
-    AskStatus,
-    Denial,
-    Granted,
-    Now,
-    Question,
-)
 from deskgrid.agent.owner.requests import account_name
-from deskgrid.agent.owner.status import Status, read_status
+from deskgrid.agent.owner.status import read_status
 from deskgrid.agent.settings import AgentSettings, status_file
 from deskgrid.cli.connect import Json
 from deskgrid.cli.desktop.agent import Settings as SettingsOption
@@ -38,8 +27,20 @@ from deskgrid.host.system.programs import python
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.reason import Reason
 from deskgrid.model.values.text import counted
-from deskgrid.session import words
+from deskgrid.session import sentences as words
 from deskgrid.session.client import NoAgent, ask, places
+from deskgrid.wire.local import (
+    Answer,
+    AskFinish,
+    AskPause,
+    AskResume,
+    AskStatus,
+    Denial,
+    Granted,
+    Now,
+    Question,
+    Status,
+)
 
 HowLong = Annotated[
     str, typer.Argument(metavar="[HOW_LONG]", help="30m, 1h, 2h30m, 1d, 18:00, today, or forever (until you resume).")

@@ -1,6 +1,6 @@
 """`deskgrid policy`: what this desktop allows, which layer says so, whether that is what was meant, and what it gives.
 
-Rules, told first:
+Rules:
 - The layers are read as the agent reads them; nothing is written.
 - `test` and `simulate` ask the very functions that decide on a desktop (`core/policy/availability.py`).
 """

@@ -8,11 +8,10 @@ import typer
 
 from deskgrid.cli.connect import Json, Settings, office
 from deskgrid.cli.output import CommandFailed, Exit, ago, sentence, show, show_json, size, tell
-from deskgrid.coordinator.db.values import DesktopInventory
-from deskgrid.coordinator.views import ImageView
 from deskgrid.core.fleet.why import Why
 from deskgrid.model.values.names import name as check_name
 from deskgrid.model.values.text import counted
+from deskgrid.wire.operator import DesktopInventory, ImageView
 
 token_app = typer.Typer(help="Enrolment tokens that were made.", no_args_is_help=True)
 desktop_app = typer.Typer(help="The desktops of the fleet.", no_args_is_help=True)

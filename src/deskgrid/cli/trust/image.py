@@ -30,7 +30,7 @@ from deskgrid.cli.trust.shared import (
 from deskgrid.host.system.files import read_plain
 from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.errors import Duty, TrustError
-from deskgrid.images.trust.words import Version
+from deskgrid.images.trust.values import Version
 
 Image = Annotated[str, typer.Argument(help="PROJECT/IMAGE/VERSION.")]
 
@@ -194,14 +194,16 @@ def verify(
     import tempfile
 
     from deskgrid.images.trust.desktop.client import opened
-    from deskgrid.images.trust.words import Place
+    from deskgrid.images.trust.values import TrustConfiguration
 
     now = datetime.now(UTC)
     with (
         told(),
         tempfile.TemporaryDirectory() as scratch,
         opened(
-            Place(memory or Path(scratch), root, source if "://" in source else str(Path(source).absolute()))
+            TrustConfiguration(
+                memory or Path(scratch), root, source if "://" in source else str(Path(source).absolute())
+            )
         ) as trusted,
     ):
         freshness = trusted.refresh(now)

@@ -12,11 +12,11 @@ import typer
 
 from deskgrid.cli.output import CommandFailed, Exit, show_json, tell
 from deskgrid.images.trust.errors import Duty, TrustError
-from deskgrid.images.trust.words import Version, version
+from deskgrid.images.trust.values import Version, version
 
 if TYPE_CHECKING:
     from deskgrid.images.trust.keys import Ask
-    from deskgrid.images.trust.signing.editor import Shelf
+    from deskgrid.images.trust.signing.editor import RepositoryEditor
     from deskgrid.images.trust.signing.held import MemoryFile, SignersMemory
     from deskgrid.images.trust.signing.status import Approval, WaitingRole
     from deskgrid.images.trust.tufapi import Signer
@@ -63,10 +63,10 @@ def told() -> Iterator[None]:
         raise CommandFailed(Exit.ABSENT if error.code in _ABSENT else _CODES[error.fault], str(error)) from None
 
 
-def there(folder: Path, held: "SignersMemory | None" = None) -> "Shelf":
-    from deskgrid.images.trust.signing.editor import Shelf
+def there(folder: Path, held: "SignersMemory | None" = None) -> "RepositoryEditor":
+    from deskgrid.images.trust.signing.editor import RepositoryEditor
 
-    shelf = Shelf(folder, held)
+    shelf = RepositoryEditor(folder, held)
     shelf.must_be_there()
     return shelf
 
@@ -74,7 +74,7 @@ def there(folder: Path, held: "SignersMemory | None" = None) -> "Shelf":
 @contextmanager
 def own_shelf(
     folder: Path, key: Path, root: Path | None, first: bool = False
-) -> "Iterator[tuple[Shelf, SignersMemory, MemoryFile]]":
+) -> "Iterator[tuple[RepositoryEditor, SignersMemory, MemoryFile]]":
     """The repository as the owner of this key sees it: what follows from the root that he holds beside his key.
 
     What he saw there is kept, also when he then says no. first: he may hold no root yet, if the very first one waits.
@@ -106,7 +106,7 @@ def own_shelf(
 @contextmanager
 def signing(
     folder: Path, key: Path, password_file: Path | None, root: Path | None = None
-) -> "Iterator[tuple[Shelf, Signer]]":
+) -> "Iterator[tuple[RepositoryEditor, Signer]]":
     """Open the key before the repository is locked: while a person looks for a password, the coordinator goes on."""
     from deskgrid.images.trust.keys import open_signer
 
@@ -117,10 +117,10 @@ def signing(
 
 
 @contextmanager
-def editing(folder: Path) -> "Iterator[Shelf]":
-    from deskgrid.images.trust.signing.editor import Shelf
+def editing(folder: Path) -> "Iterator[RepositoryEditor]":
+    from deskgrid.images.trust.signing.editor import RepositoryEditor
 
-    shelf = Shelf(folder)
+    shelf = RepositoryEditor(folder)
     with shelf.editing():
         yield shelf
 
@@ -138,7 +138,7 @@ def asks(file: Path | None, confirm: bool = False) -> "Ask":
     return ask
 
 
-def sign_project(shelf: "Shelf", wanted: Version, signer: "Signer", side: str, as_json: bool) -> None:
+def sign_project(shelf: "RepositoryEditor", wanted: Version, signer: "Signer", side: str, as_json: bool) -> None:
     """Show what was drafted in this process, and sign just that: the folder is not asked again what it is."""
     from deskgrid.images.trust.roles import owner
     from deskgrid.images.trust.signing.editor import changed
@@ -168,7 +168,7 @@ def sign_project(shelf: "Shelf", wanted: Version, signer: "Signer", side: str, a
     settle(shelf, signed, as_json)
 
 
-def settle(shelf: "Shelf", signed: Sequence[str], as_json: bool, problems: Sequence[str] = ()) -> None:
+def settle(shelf: "RepositoryEditor", signed: Sequence[str], as_json: bool, problems: Sequence[str] = ()) -> None:
     """Move what is complete, and say what was done. problems: of what waits elsewhere, found before."""
     found = [*problems]
     published = shelf.settle(found)
@@ -221,7 +221,7 @@ def show_waiting(wait: "WaitingRole") -> None:
     tell("\n".join(f"  {change}" for change in wait.changes))
 
 
-def waits(shelf: "Shelf", as_json: bool) -> None:
+def waits(shelf: "RepositoryEditor", as_json: bool) -> None:
     from deskgrid.images.trust.signing.status import waits_in
 
     problems: list[str] = []

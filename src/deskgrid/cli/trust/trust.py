@@ -103,11 +103,11 @@ def init(
 ) -> None:
     """Begin a repository: its first root and targets wait for the administrators' signatures."""
     from deskgrid.images.trust.keys import read_public
-    from deskgrid.images.trust.signing.editor import Shelf
+    from deskgrid.images.trust.signing.editor import RepositoryEditor
     from deskgrid.images.trust.signing.repository import first_root, first_targets
 
     with told():
-        shelf, now = Shelf(repository), datetime.now(UTC)
+        shelf, now = RepositoryEditor(repository), datetime.now(UTC)
         keys = [read_public(path) for path in admins]
         root = first_root(keys, threshold, read_public(online), now)
         with shelf.editing(new=True):
@@ -273,10 +273,10 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Take over the signatures of a copy, such as one that was signed on a computer without a network."""
-    from deskgrid.images.trust.signing.editor import Shelf
+    from deskgrid.images.trust.signing.editor import RepositoryEditor
 
     with told(), editing(repository) as shelf:
-        gained = shelf.merge(Shelf(copy))
+        gained = shelf.merge(RepositoryEditor(copy))
         if not gained:
             raise TrustError(
                 Duty.REQUEST, "nothing", f"copy {copy}: it has no signature that lacks here for the same content"

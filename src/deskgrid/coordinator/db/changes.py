@@ -11,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from deskgrid.coordinator.db.tellers import Tellers
-from deskgrid.coordinator.db.values import COORDINATOR, StoryLine
+from deskgrid.coordinator.db.story_rights import StoryRights
+from deskgrid.coordinator.db.values import COORDINATOR
 from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.model.desktop import Transition
 from deskgrid.model.values.text import printable
+from deskgrid.wire.operator import StoryLine
 
 _SENTENCE = 500
 _SKEW_SECONDS = 1.0
@@ -43,7 +44,7 @@ class Changes:
         """Args: recorded: told which leases were recorded."""
         self._told_recorded = recorded
         self._batch = Batch({}, {})
-        self.tellers = Tellers()
+        self.tellers = StoryRights()
 
     @property
     def wait(self) -> bool:

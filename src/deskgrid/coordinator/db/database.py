@@ -1,6 +1,6 @@
 """What must last: tables, and how they are opened. SQLite by default, PostgreSQL by URL; no SQL of one of them only.
 
-Rules, told first:
+Rules:
 - Every change is a transaction; after kill -9 a change is there or is not there.
 - No secret is stored: of credentials and tokens only a SHA-256 (they are random, 256 bits).
 - Nothing is kept for ever: `retention.py` removes what is older than the settings say; SQLite's file shrinks with it.

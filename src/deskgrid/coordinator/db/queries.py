@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from deskgrid.coordinator.db import database as db
-from deskgrid.coordinator.db.values import COORDINATOR, DesktopInventory, Member, StoryLine, TokenRecord
+from deskgrid.coordinator.db.values import COORDINATOR, Member, TokenRecord
 from deskgrid.core.fleet.lease import LeaseRecord, state_of
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
@@ -17,6 +17,7 @@ from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.reason import Reason
 from deskgrid.model.values.outside import read_json
+from deskgrid.wire.operator import DesktopInventory, StoryLine
 
 MOST_LEASES = 1000
 """So many are told at once: all who need the database wait meanwhile."""

@@ -18,8 +18,9 @@ import sqlalchemy as sa
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.changes import Changes
 from deskgrid.coordinator.db.database import Database
-from deskgrid.coordinator.db.values import COORDINATOR, StoryLine
+from deskgrid.coordinator.db.values import COORDINATOR
 from deskgrid.core.fleet.lease import LeaseRecord
+from deskgrid.wire.operator import StoryLine
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -4,27 +4,8 @@ from datetime import datetime
 
 import msgspec
 
-from deskgrid.model.inventory import Inventory
-
 COORDINATOR = "coordinator"
 """The source of the coordinator's own lines in a story; no desktop may be called so."""
-
-
-class StoryLine(msgspec.Struct, frozen=True):
-    """One line of a VM's story.
-
-    at: when, by the coordinator's clock. told_at: as its source told it. source: "coordinator" or a desktop's name.
-    state: the VM's state after it. id: its number, growing; 0 while it is not recorded.
-    """
-
-    vm_id: str
-    at: datetime
-    told_at: datetime
-    source: str
-    state: str
-    event: str
-    sentence: str
-    id: int = 0
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -37,14 +18,6 @@ class Member(msgspec.Struct, frozen=True):
     used: bool
     revoked_at: datetime | None = None
     revoked_reason: str | None = None
-
-
-class DesktopInventory(msgspec.Struct, frozen=True):
-    """What a desktop is made of, and when it said so."""
-
-    desktop: str
-    at: datetime
-    inventory: Inventory
 
 
 class TokenRecord(msgspec.Struct, frozen=True):

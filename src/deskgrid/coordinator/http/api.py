@@ -1,6 +1,6 @@
 """HTTPS: what desktops say and ask. The operator's part is in `operator_api.py`.
 
-Rules, told first:
+Rules:
 - A body is at most 1 MiB (of who has proved nothing, 16 KiB) and complete within 30 s, as a whole. Wrong types are
   refused with the path of the fault; unknown fields are kept.
 - Whether a desktop is a member is asked before its body and again after it: revocation wins every race.

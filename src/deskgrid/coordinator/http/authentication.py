@@ -1,6 +1,6 @@
 """Who asks? A desktop proves itself with its own credential, the operator with the token from the state folder.
 
-Rules, told first:
+Rules:
 - The hot path is one SHA-256 and one comparison; nobody is looked up in the database.
 - A wrong secret and an unknown name get the same answer.
 - A right secret is never refused for what others sent from the same address. All refusals of those who have proved

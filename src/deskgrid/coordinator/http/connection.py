@@ -1,6 +1,6 @@
 """One HTTP connection, with bounds that uvicorn leaves to a proxy: how many there are, and each wait for a client.
 
-Rules, told first:
+Rules:
 - There are so many in all, and so many from one address (`places.py`); one more is cut as it is accepted
   (`limiter.py`), and it is said.
 - A request's head is small and complete within seconds, or the connection is cut; nothing is answered.

@@ -1,6 +1,6 @@
 """The door: connections are counted from the moment that they are accepted, before a byte of TLS.
 
-Rules, told first:
+Rules:
 - A place (`places.py`) is taken first, or the connection is cut; nothing is spent on it. It is given back once, however
   far the connection came.
 - Who does not complete the TLS greeting in time is cut.

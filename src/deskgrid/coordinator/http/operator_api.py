@@ -1,6 +1,6 @@
 """HTTPS for the operator: what is there, why, and the few things that an operator does.
 
-Rules, told first:
+Rules:
 - Everything but the CA's certificate and the sign of life needs the operator's token.
 - What changes something is noted in the audit, in the transaction that changes it.
 - Answers are the structs of `views.py`; refusals are Problems.
@@ -28,7 +28,6 @@ from deskgrid.coordinator.http.api import Application, read_body, refusal_of
 from deskgrid.coordinator.http.authentication import OPERATOR, Authentication
 from deskgrid.coordinator.problems import RequestRefused
 from deskgrid.coordinator.state import membership
-from deskgrid.coordinator.views import Because, Done, Events, Healthy, MadeToken, MakeToken
 from deskgrid.core.fleet.why import vm_of
 from deskgrid.model.reason import Reason
 from deskgrid.model.values.names import BadName, name
@@ -36,6 +35,7 @@ from deskgrid.model.values.outside import read_json
 from deskgrid.model.values.text import counted
 from deskgrid.pool.contract import PoolError
 from deskgrid.wire.messages import PROTOCOL, Problem
+from deskgrid.wire.operator import Because, Done, Events, Healthy, MadeToken, MakeToken
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[object]]

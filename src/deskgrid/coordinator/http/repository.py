@@ -1,6 +1,6 @@
 """GET /repository/…: signed metadata, manifests and packs, read-only, for desktops and for whoever else asks.
 
-Rules, told first
+Rules:
 - Nothing here is secret, so nobody is asked who they are: packs are encrypted, metadata signed. What waits for
   signatures, keys, temporary files and listings are not served.
 - A path is one of three forms, each part a valid name; it is opened part by part, and a link is never followed.

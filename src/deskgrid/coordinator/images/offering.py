@@ -1,6 +1,6 @@
 """The images on offer, kept current without letting anybody wait.
 
-Rules, told first
+Rules:
 - The catalogue looks in a thread of its own, one look at a time. A look that hangs is not waited for: what was listed
   goes on until the listing's end, and then nothing new starts.
 - A catalogue that can't be read takes nothing away before that end; a revocation counts at once.

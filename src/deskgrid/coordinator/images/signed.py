@@ -1,6 +1,6 @@
 """The catalogue that a signed repository is: renewed with the online key, read as desktops read it.
 
-Rules, told first
+Rules:
 - What may start is what `images/trust/desktop/client.py` says, the very code that desktops ask, with a memory of its
   own in the state folder: other content under a name and version that was seen is refused here too.
 - What is not signed by both is shown with who has to sign. Revocations are taken from the roles themselves, so that
@@ -31,9 +31,9 @@ from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.errors import TrustError
 from deskgrid.images.trust.pointer import decode
 from deskgrid.images.trust.roles import TARGETS, entry_of, owner, parse_path, project_roles, projects
-from deskgrid.images.trust.signing.editor import Shelf, keys_of
+from deskgrid.images.trust.signing.editor import RepositoryEditor, keys_of
 from deskgrid.images.trust.tufapi import Targets
-from deskgrid.images.trust.words import LATEST, ListedVersion, Version
+from deskgrid.images.trust.values import LATEST, ListedVersion, Version
 from deskgrid.model.image import Attribute, ImageRef
 from deskgrid.model.reason import Reason
 from deskgrid.model.values.numbers import Bytes
@@ -138,11 +138,11 @@ class SignedCatalogue:
 
     def _read(self, now: datetime, problems: list[str]) -> Listing:
         from deskgrid.images.trust.roles import ROOT_BYTES
-        from deskgrid.images.trust.signing.editor import Shelf
+        from deskgrid.images.trust.signing.editor import RepositoryEditor
 
         revoked: Mapping[str, str] = {}
         try:
-            shelf = Shelf(self._folder)
+            shelf = RepositoryEditor(self._folder)
             shelf.must_be_there()
             said = SignedVersions(shelf)
             revoked = said.revoked
@@ -260,7 +260,7 @@ class SignedVersions:
     problems: what waits and can't be read, a sentence each.
     """
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: RepositoryEditor) -> None:
         """Read all. Raises: TrustError."""
         self.shelf = shelf
         targets = shelf.settled(TARGETS)

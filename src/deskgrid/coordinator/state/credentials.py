@@ -1,6 +1,6 @@
 """Who is it? Secrets are 256 random bits; only their SHA-256 is kept, and comparing takes the same time for all.
 
-Rules, told first:
+Rules:
 - An enrolment token is `dgt_<id>_<secret>`: its id finds it, its secret proves it.
 - A desktop says `<desktop>:<credential>`, the operator `dgo_<secret>`; both as a bearer token.
 - The right secret passes, whoever guesses from the same address and however often: a look costs one hash, and 256 bits

@@ -1,6 +1,6 @@
 """What desktops last reported: soft state, rebuilt from their next reports after a restart.
 
-Rules, told first:
+Rules:
 - The newest report of a desktop counts: by its sequence within one start of its agent (its incarnation).
 - An older or repeated report changes nothing; it is answered with what is ordered now.
 - A new incarnation supersedes the one before; a report of a superseded one is refused, since two agents that share

@@ -1,6 +1,6 @@
 """What desktops are made of, as they last said, and the fleet's table of it.
 
-Rules, told first:
+Rules:
 - A desktop says it once, and again when it has changed: so it is kept in the database, before its report is answered.
 - What differs only in how fast a trial was, or in free disk, is not worth writing.
 - One that changes again and again is written again once a minute at most; until then it is in memory, and goes with
@@ -18,9 +18,9 @@ import msgspec
 
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.recorder import Recorder
-from deskgrid.coordinator.db.values import DesktopInventory
 from deskgrid.coordinator.state.credentials import Guard
 from deskgrid.model.inventory import Inventory, Virtualisation
+from deskgrid.wire.operator import DesktopInventory
 
 _AT_ONCE, _AGAIN_SECONDS = 5, 60.0
 

@@ -1,6 +1,6 @@
 """Who belongs to the grid: enrolment tokens, desktops' credentials, and their end.
 
-Rules, told first:
+Rules:
 - A token is limited in time and count; each use is counted in the same transaction that enrols.
 - A desktop's name is taken while its credential is in use. An answer that was lost does no harm: the same desktop may
   ask again with the same token as long as it has not used a credential. That costs a use too; a token that is used up

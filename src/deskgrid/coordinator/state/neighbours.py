@@ -1,6 +1,6 @@
 """Who gives parts of images to whom: kept by subnet, from reports. Soft state, in memory.
 
-Rules, told first:
+Rules:
 - A report that says nothing new costs a look-up. Who says that it gives no more is forgotten at once.
 - A desktop's address is the one that its report came from, never one that it claims. Behind an address translation all
   desktops have one address, and so no neighbours.

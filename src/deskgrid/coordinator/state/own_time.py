@@ -1,6 +1,6 @@
 """The coordinator's own time: it says what the wall clock says, and passes steadily.
 
-Rules, told first
+Rules:
 - Between two looks at the wall clock it only passes, as the steady clock does. So nobody who sets this computer's clock
   makes a desktop look silent, a lease lapse, or a dead desktop look alive.
 - When the wall clock was set, it is set right with it, by `set_right`, and whoever keeps moments in memory moves them

@@ -1,6 +1,6 @@
 """A journal of revocations beside the database, so that restoring a backup of the database undoes none unseen.
 
-Rules, told first:
+Rules:
 - A line is on the disk before the revocation is committed. Nothing is ever removed from it.
 - At the start journal and database are compared: a desktop that the journal has as revoked, by the very credential that
   the database still holds good, is revoked again, an enrolment token likewise, and it is said. A desktop that only the

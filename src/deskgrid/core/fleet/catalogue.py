@@ -1,6 +1,6 @@
 """Which image each name stands for: from what the signed repository lists to what is on offer, and why the rest is not.
 
-Rules, told first
+Rules:
 - Offered is the version that `latest` names. When that one may not start, the newest good one that came before it is
   offered instead; never one that came after, since somebody stepped back from it.
 - A name belongs to the first project that published under it, for as long as that project exists. Another project's

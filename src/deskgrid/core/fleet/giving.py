@@ -1,6 +1,6 @@
 """What desktops took and what they gave, and what machines gave the jobs that they were started for.
 
-Rules, told first:
+Rules:
 - A report is one party's word. Room counts up to what the desktop is made of, less what it has taken, and up to the
   operator's bound; so a lie about room costs nobody else a machine.
 - Who holds a machine that should have been in the pool long ago gets no other until that one has ended.

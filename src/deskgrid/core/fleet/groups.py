@@ -1,6 +1,6 @@
 """Groups of idle jobs from the rows that schedds tell of them. Pure.
 
-Rules, told first:
+Rules:
 - A job may write any attribute, also the number of another's autocluster. So a row never takes another's place: rows of
   one schedd, autocluster and image are added up, and those that name another image are another group.
 - Of rows that differ the largest needs count: machines may be too many then, never too few.

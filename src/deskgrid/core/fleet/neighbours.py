@@ -1,6 +1,6 @@
 """Which desktops give each other parts of images, instead of each fetching all of them from the server.
 
-Rules, told first:
+Rules:
 - Switched off unless the policy says otherwise; and only while virtual machines may run here, whether there is room for
   another one or not: whoever uses the computer has its network and its disk to himself.
 - Who gives is told of others, who does not give is not. Nobody is told of itself, nor of another at its own address.

@@ -1,6 +1,6 @@
 """What of a machine's ad belongs to its image, and so can be said before any such machine runs. Pure.
 
-Rules, told first
+Rules:
 - Recorded is all that the ad says, but what is named here, each with its reason: which machine it is, how large it is,
   which computer it is on, what happens in it just now. So what a new HTCondor adds is recorded without our doing.
 - Only plain values; an expression is the machine's own business (its START, its weights).

@@ -1,6 +1,6 @@
 """Does the owner's calendar keep the desktop closed now, and until when?
 
-Rules, told first:
+Rules:
 - It is the wall clock that counts: a window holds whenever the clock on the wall shows a time in it. An hour that the
   clocks skip is in no window; an hour that comes twice is in its window twice.
 - Windows that touch are one: what is said to be the end is when the desktop is really open.

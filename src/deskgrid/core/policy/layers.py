@@ -1,6 +1,6 @@
 """One policy out of layers: built-in, grid, group, desktop, owner.
 
-Rules, told first:
+Rules:
 - The grid may set anything over what is built in. Each layer after it may only tighten, setting by setting; what would
   loosen is ignored, and said to be.
 - What is tighter is in each setting's row (`model/policy.py`). Lists of an `ADDED` setting grow from layer to layer.

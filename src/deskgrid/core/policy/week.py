@@ -1,6 +1,6 @@
 """Which hours of a week would a desktop give? Asked of the very functions that decide, minute by minute.
 
-Rules, told first:
+Rules:
 - The desktop is taken to be idle, healthy and ample: what is left is what the calendar refuses. It is the most that a
   week can give, not what it will.
 - When somebody is logged in is said by hours such as "Mon-Fri 08:30-17:30"; without any, nobody is.

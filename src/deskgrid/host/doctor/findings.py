@@ -1,6 +1,6 @@
 """What this machine lacks to run deskgrid, and the commands that mend it.
 
-Rules, told first:
+Rules:
 - `doctor_facts.gather` asks the machine, once; `examine` decides from those values alone and asks nothing.
 - Each finding is a sentence and a level: BAD stops deskgrid, WARN makes it worse or may, OK is said too.
 - Nothing is mended here. The commands are text for a person: they name `sudo` unless the caller is root, and nothing

@@ -1,7 +1,7 @@
 """What this computer is made of, for the coordinator: `python -m deskgrid.host.doctor.inventory [STATE-FOLDER]` prints
 JSON.
 
-The rules:
+Rules:
 - It is made in a short child process, which runs at the lowest priority, so that the agent stays small and the owner
   does not feel it: `read_inventory` starts the child and reads what it prints.
 - It says what the doctor found, as values and stable names; sentences with names of people, folders and addresses stay

@@ -1,6 +1,6 @@
 """What this computer is: its processor and what is known of its virtualisation, its maker, its firmware; Linux.
 
-The rules:
+Rules:
 - Asks, changes nothing, never raises for what it finds; what can't be known is None.
 - The kernel takes the flags vmx and svm away when the firmware has switched them off; the processor's own word (CPUID,
   which anybody may ask) still has them. Where both can be had, "absent" and "off in firmware" are told apart.

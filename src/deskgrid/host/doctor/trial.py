@@ -1,6 +1,6 @@
 """Does an accelerator run guests? A tiny guest of our own is booted on it, as VMs are started, for a few seconds.
 
-The rules:
+Rules:
 - An accelerator works if the guest comes to its end. Opening a device, or running the firmware, proves nothing.
 - One that needs much longer than software emulation does emulates too, and is worse: it does not count.
 - QEMU gets the machine and the processor that VMs get, runs as the account that runs VMs, and is ended when its time is

@@ -1,6 +1,6 @@
 """Which firmware settings must change so that virtualisation is on: a pure plan, from what the firmware shows.
 
-The rules:
+Rules:
 - Only settings whose names are known as those of virtualisation are touched, and only towards on.
 - What can't be done is said with its reason: no such setting, a password, a rule of the firmware's, an unknown value.
 - The plan holds no password. It says whether one is needed.

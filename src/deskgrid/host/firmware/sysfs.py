@@ -1,6 +1,6 @@
 """The firmware's settings as Linux shows them: read, and written as planned, with what was written read back.
 
-The rules:
+Rules:
 - The password is written for one session and taken back at its end, however that ends. It is in no argument and no log.
 - A setting that is not any more as it was planned for is left alone. After the first refusal nothing more is written.
 - A change counts if the setting reads as wanted, or if the firmware says that it waits for a restart.

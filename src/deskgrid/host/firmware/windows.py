@@ -1,6 +1,6 @@
 """How the same is done on Windows, with what the makers offer there: argument lists, as values. Pure.
 
-The rules:
+Rules:
 - A password is never in an argument: the PowerShell lines read it from their standard input. `cctk`, which takes it as
   an argument, is used only where none is set.
 - Names and values of settings go into PowerShell in single quotes, with single quotes doubled.

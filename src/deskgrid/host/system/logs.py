@@ -1,6 +1,6 @@
 """Logging to standard error, set up in one way by whatever process logs.
 
-Rules, told first:
+Rules:
 - One record is one line, but for a traceback. What comes from outside can neither end a line nor steer a terminal.
 """
 

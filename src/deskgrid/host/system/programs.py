@@ -1,6 +1,6 @@
 """Where our processes find programs and code: never by what whoever started them has set.
 
-Rules, told first
+Rules:
 - A program is looked for in the system's own folders, in this order; a path that somebody wrote into a setting is used
   as it is. What is not there is looked for in the caller's `PATH`, but never as root, nor in a relative folder.
 - A child gets that path, and of its starter's environment what is named: so no `LD_PRELOAD`, `PYTHONPATH`,

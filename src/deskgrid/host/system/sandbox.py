@@ -1,6 +1,6 @@
 """What holds a QEMU whose guest has broken out of it, on each system.
 
-Rules, told first
+Rules:
 - On Linux it is QEMU's own filter of system calls (seccomp). A QEMU that was built without it is not used.
 - Elsewhere QEMU has none. What stands in its place has a name, which `deskgrid doctor` and `deskgrid status` say.
 

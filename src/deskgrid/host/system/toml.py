@@ -1,6 +1,6 @@
 """Settings from TOML into typed values, with every fault of a file named at once.
 
-Rules, told first:
+Rules:
 - A fault is `<path in the file>: got <x>, expected <y>`; unknown keys are faults, with the nearest known key.
 - A field whose name ends in `_bytes` takes a number or a text such as "2GiB" or "512 MiB".
 - A time of day is TOML's own (08:30:00) or a text such as "08:30".

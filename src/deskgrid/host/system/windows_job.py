@@ -7,7 +7,7 @@
     reins.take(qemu.pid)
     faults = reins.limit(share=0.5, memory_bytes=4 << 30) + stand_back(qemu.pid)
 
-Rules, told first:
+Rules:
 - The process that keeps a VM joins the job before it starts anything: so no child and no grandchild can be outside,
   not even for an instant. When it ends, however that ends, the last handle is closed and Windows ends the rest.
 - The keeper itself stays in the normal class and outside the inner job: it must be quick when the owner comes.

@@ -1,6 +1,6 @@
 """The desktop's cgroup for VMs, where one may be made, and whether VMs really give way to the owner; Linux, cgroup v2.
 
-The rules:
+Rules:
 - A group is made only in what was given to us: a folder that this account may write (systemd's `Delegate=`). It is
   called `vms`, beside the group that the agent itself is in (`DelegateSubgroup=agent`); only there controllers are
   switched on. Where the agent is in the delegated group itself, `vms` is made in it without controllers: with them,

@@ -1,6 +1,6 @@
 """A process that its keeper has started for the VM, QEMU or what serves its disk: seen to its end, and kept in place.
 
-The rule: one in the idle class gets a fair share of the CPU while it has something to do at once (to come up, to stop,
+Rule: one in the idle class gets a fair share of the CPU while it has something to do at once (to come up, to stop,
 to end): then it does that at once, also on a busy machine.
 """
 

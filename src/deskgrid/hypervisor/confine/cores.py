@@ -1,6 +1,6 @@
 """Which cores VMs may use, and how a process with all its threads is kept there; Linux.
 
-The rules:
+Rules:
 - All VMs of a desktop share one set of cores, so that together they never use more than its size. Every keeper works
   the set out by itself, from the same facts, with the same function.
 - The last cores first, a whole core with its hyper-threads at a time; core 0 and its sibling are the owner's for as

@@ -1,6 +1,6 @@
 """The throw-away disk of one VM: an empty qcow2, encrypted by LUKS with a key that dies with the VM.
 
-The rules:
+Rules:
 - What a job writes goes here and nowhere else; on the desktop's disk it is never in the clear. The master key is random
   and is forgotten at once; the passphrase that opens it is random, and is kept only by the keeper and QEMU.
 - The file is deleted as soon as it is open (`create`): whoever is killed, nothing stays behind.

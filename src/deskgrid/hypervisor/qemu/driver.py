@@ -1,6 +1,6 @@
 """The QEMU driver, as the agent uses it: a keeper process for each VM (`keeper`), a thread for each keeper.
 
-The rules:
+Rules:
 - Commands only send a line to a keeper; what comes of them comes back as events, from the VM's thread.
 - What runs is observed: from the folders, the keepers' locks on them, and what the keepers say.
 - `Gone` and `StartFailed` are said only when the keeper has ended too and the folder is deleted. One of them is a VM's

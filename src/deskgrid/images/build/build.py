@@ -2,7 +2,7 @@
 
     image = build(Path("recipes/demo.toml"), progress=bar)       # image.ref, image.folder
 
-Rules, told first
+Rules:
 - Whole or not there: everything is made in a work folder beside its place, synced, and renamed.
 - A lock for each name: the builder that comes second waits and finds the first one's image.
 - What was built from the same recipe, files and guest programs is taken from the cache, unless `rebuild`.

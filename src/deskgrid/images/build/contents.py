@@ -5,7 +5,7 @@
     ./etc/motd type=file mode=0644 uid=0 gid=0 size=6 sha256digest=…
     ./bin type=link mode=0777 uid=0 gid=0 link=usr/bin
 
-Rules, told first
+Rules:
 - It is written while the disk is made, so that two images can be compared without looking into their disks.
 - Times are not in it: they tell nothing that matters.
 - A hard link has the sum of its file. What is not printable ASCII is written as \\ooo.

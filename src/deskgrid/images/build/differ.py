@@ -1,6 +1,6 @@
 """What changed between two images, for people: packages, recipe, files.
 
-Rules, told first
+Rules:
 - Only what the images say of themselves is looked at; their disks are not opened.
 - A package whose version is the same but whose .deb is another one was built again: that is said too.
 - Of files: content, kind, mode, owner and target count, times don't.

@@ -4,7 +4,7 @@
     sector 1 …     GRUB's core.img with its one script
     1 MiB …        ext4 with everything else
 
-Rules, told first
+Rules:
 - BIOS boot: QEMU, VirtualBox and old desktops can all do it.
 - The same tar, size and identity give the same bytes: UUID, hash seed and times are given.
 - No journal and no checksums: a machine writes to an overlay that is thrown away, and each costs time.

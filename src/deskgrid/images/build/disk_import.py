@@ -1,6 +1,6 @@
 """Make an image of any disk with cloud-init: checked, then turned into a raw disk in an image's folder.
 
-Rules, told first
+Rules:
 - A disk may come from anywhere, and who may write to its folder may change it at any moment. So it is opened once and
   copied first, with its sum, to where nobody else writes; everything after that sees the copy.
 - A disk is one file: one that leans on another (backing file, external data, extents), or is encrypted or damaged, is

@@ -1,6 +1,6 @@
 """Kernel and initial RAM disk of an image, taken from its root tree.
 
-Rules, told first
+Rules:
 - The initial RAM disk is ours and small: busybox, a dozen modules, not compressed. Its `init` is guest/initrd-init.
 - Modules are loaded in three lists: `first` (virtio disk), `others` (disks of VirtualBox and older machines, only when
   the first brought none) and `network`; each list has dependencies before what needs them.

@@ -1,6 +1,6 @@
 """What cloud-init in an imported image is told: two texts, and the read-only ISO that carries them.
 
-Rules, told first
+Rules:
 - No secret is in it: the token, and all else that a member must know, come over the second serial port, as for images
   of our own. So the ISO is the same for every machine of an image.
 - It brings our member program and a unit that runs it; when the member ends, the machine powers off.

@@ -1,6 +1,6 @@
 """The tar of a root tree: read file by file, and written again so that the same tree gives the same bytes.
 
-Rules, told first
+Rules:
 - Order by path, parents before children, hard links after what they link to; no time stamp later than the epoch.
 - What belongs to one machine or one moment is left out: device nodes, host keys and other keys that packages make when
   they are installed, machine id, logs, caches, package lists, random seeds, leases, what cloud-init remembers, backups

@@ -1,6 +1,6 @@
 """The image's packages as a CycloneDX document: `sbom.json`.
 
-Rules, told first
+Rules:
 - Each package has its version and the SHA-256 of the .deb that it came from, as the archive's signed lists say. What is
   in no list (installed by a script from elsewhere) has the sum of dpkg's own list of its files instead, as a property.
 - The same packages give the same bytes: no time, and a serial number made from the content.

@@ -1,6 +1,6 @@
 """The root tree of an image: Debian's packages by mmdebstrap, then the recipe's files and scripts.
 
-Rules, told first
+Rules:
 - mmdebstrap is given one program to call in the finished tree (`hook`), with a tar beside it, and one to call before it
   reads package lists (`in_tree/sources`), with the suites beside it: never a shell string.
 - Files are unpacked inside the tree, so that a link in it can't lead one of them to the host.

@@ -1,6 +1,6 @@
 """A build's work folder: what stays of a build that was interrupted or failed, and for how long.
 
-Rules, told first
+Rules:
 - Only a whole root tree stays, with the key that says what it was made from; everything else is removed.
 - It stays for six hours: after that the archive may have newer packages.
 - What stays belongs to whoever builds, not to the account that makes the disk: nobody else can put a tree there. A

@@ -1,6 +1,6 @@
 """Bring blobs from sources into the store.
 
-Rules, told first
+Rules:
 - Sources are asked in their order: neighbours, caches, origin. One that is away, or lies, is left alone for a while
   (`patience.py`); one that has not got something is asked for the next thing all the same. All of them away:
   `NoSource`, and the caller may try again.

@@ -1,6 +1,6 @@
 """A connection over TCP or TLS that another thread can cut at once, also while it is being made.
 
-Rules, told first
+Rules:
 - Who begins to use it takes its turn; `cut` ends the turns that were taken before, however far they have got: while
   they connect, greet, send, wait or read. Only a name that is being looked up is waited for.
 - A turn taken later is not cut by it.

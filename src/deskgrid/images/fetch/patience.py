@@ -1,6 +1,6 @@
 """How long to bear with a source, and when to ask it again.
 
-Rules, told first
+Rules:
 - Behind the last source there is nobody: it gets much time, and is asked again soon. Any other one (a neighbour, a
   cache) is left quickly for the next, and for longer: a neighbour may be switched off, or mean ill.
 - What counts is the time in which we wait for bytes, not that in which we are too slow ourselves.

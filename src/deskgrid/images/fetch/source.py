@@ -1,6 +1,6 @@
 """Where packs come from: a folder, or any web server that knows Range.
 
-Rules, told first
+Rules:
 - A source is asked for a part of a pack and gives bytes as they come. Nobody believes it: who asks checks every blob.
 - It never gives more than it was asked for, follows nobody elsewhere, and gives up when nothing comes for ten
   seconds, or when less than 2 KiB/s come over half a minute: a bad source costs time, a bounded one. It gives up much

@@ -1,6 +1,6 @@
 """Where chunks begin and end: by content, so that what moves on a disk is still the same chunk.
 
-Rules, told first
+Rules:
 - Zero runs come first: at least eight zero blocks of 4 KiB in a row are a hole, on every file system, whether the
   file has a hole there or zeros. Holes are not stored.
 - What lies between holes is cut by FastCDC (2020), 8 KiB on average, 4 to 16 KiB, and each border is moved back to a

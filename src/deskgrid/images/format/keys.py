@@ -6,7 +6,7 @@
     blob   = name ‖ nonce ‖ AES-256-GCM(key, nonce, compressed; bound to the name)
     sum    = BLAKE3 of the blob                             32 bytes   what packs and stores know it by
 
-Rules, told first
+Rules:
 - Three keys are derived from the project's, one for each purpose; the project's own is used for nothing else.
 - The same content gives the same blob, so it is stored once in a project; in another project nothing about it is the
   same, and without the key a guessed content can't be confirmed.

@@ -9,7 +9,7 @@
 An imported image has only the first two and `seed.iso` (nocloud.py): it boots by BIOS, and what is in its disk is not
 known.
 
-Rules, told first
+Rules:
 - The manifest names size and SHA-256 of every other file, so the digest covers them all.
 - Nothing in it tells when or where it was built: the same content has the same digest.
 """

@@ -5,7 +5,7 @@
     entries     36 bytes each: the blob's sum (32), its length (4)
     blobs       one after the other, in the order of the entries
 
-Rules, told first
+Rules:
 - A pack's name is the BLAKE3 of its index (magic, count, entries): whoever knows the name can check the index, and
   with the index every blob alone. So any part of a pack can come from anywhere.
 - The same blobs in the same order are the same pack. A pack never changes.

@@ -3,7 +3,7 @@
     images/<project>/<name>/<version>.json     this, in one canonical form; its SHA-256 is the version's digest
     <project>/packs/<aa>/<pack's name>         see packs.py; aa: the name's first two digits
 
-Rules, told first
+Rules:
 - It commits to every byte: to packs by their names, which commit to every blob, and to the order of the chunks.
 - It says nothing of the content in the clear but lengths, packages and the kernel's command line.
 - Nothing in it tells when or where it was published: the same content, key, and packs make the same manifest.

@@ -1,6 +1,6 @@
 """What to ask for in one request, and how fast. Pure, but for the clock of `ByteRate`.
 
-Rules, told first
+Rules:
 - A request costs a round trip: blobs that lie close to each other are asked for together; small gaps are asked for
   too, and what lies in them is kept when it belongs to the image.
 - A request is at most so long, so that something more urgent need not wait for long.

@@ -29,7 +29,7 @@
 `{snapshot}` where the date goes, and `{archive}` where `debian` or, for security suites, `debian-security` goes. Its
 package lists may be older than their validity says.
 
-Rules, told first:
+Rules:
 - Files and scripts are named relative to the recipe's folder and can't leave it, not even by a symbolic link.
 - Where a file goes is an absolute path without `.` and `..`.
 - The environment changes nothing in what a recipe means.

@@ -1,6 +1,6 @@
 """Who may ask this desktop for something over the network.
 
-Rules, told first
+Rules:
 - Private addresses of our own subnets, as our network cards have them now. For IPv6: none that means something on one
   link only.
 - So many at a time in all, so many from one address. Who it was is forgotten when they go.

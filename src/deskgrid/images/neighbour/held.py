@@ -1,6 +1,6 @@
 """Parts of packs out of a store's files, for who may not believe the store: all right, or not given.
 
-Rules, told first
+Rules:
 - Nothing is given but what is checked at this moment: the index by the pack's name, each blob by the index. So neither
   holes nor damage get out, and no other record of what is held is needed.
 - It reads; it never writes. A file that the store has removed is let go at once.

@@ -4,7 +4,7 @@
 
 What it is told, and answers, on its standard streams is in `wire/neighbour.py`.
 
-Rules, told first
+Rules:
 - It lives as long as whoever holds its standard input. It gets processor and disk when nobody else wants them.
 - It gives ciphertext out of packs, the same bytes as on the server, and nothing else: no manifest, no index of the
   store, no key (it has none). It reads; it never writes.

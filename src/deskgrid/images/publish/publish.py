@@ -1,6 +1,6 @@
 """Publish an image: chunks into packs, packs into a folder that any web server can serve, the manifest last.
 
-Rules, told first
+Rules:
 - What the project already has is not stored again: the packs in its folder are looked into, those of versions before
   and those that an interrupted publication left. So a second version writes its difference, and a second try goes on.
 - What is there is not believed: others may write to that folder. A blob that is taken over is read, checked and opened,

@@ -1,6 +1,6 @@
 """What an approver should know of a published version, beside the one that was approved before it.
 
-Rules, told first
+Rules:
 - Told is all by which a machine of it would differ: packages, the kernel's command line, memory, the sizes of what it
   boots from, what it says of itself, which image was built, how many chunks are new, and where other ones stand.
 - "The same" is said of what is equal, not of what looks so: whole values are compared, and shown uncut.

@@ -1,6 +1,6 @@
 """What a trial boot tells: serve a plain disk by NBD, note what is read first, and keep it with the machine's ad.
 
-Rules, told first
+Rules:
 - The disk is read only, on a socket of the caller's; nothing is cached, so that every read is seen.
 - What is noted are offsets in the order of the reads, each block of 4 KiB once; `publish` takes them as they are.
 - They are kept beside the disk, with what the machine said of itself, so that an image is tried once however often it

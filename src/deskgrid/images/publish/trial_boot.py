@@ -1,6 +1,6 @@
 """Boot a built image once, before it is published: what such a boot reads first, and what its machine says of itself.
 
-Rules, told first
+Rules:
 - The machine is thrown away: what it writes goes to a file that QEMU makes and deletes, it reaches no network, and its
   instance data are of no worth to anybody: a pool that is not there, a token that no one made.
 - It goes as far as a member goes without a pool: its member says hello, is told to join, and starts HTCondor's daemons.

@@ -1,6 +1,6 @@
 """A published image taken apart again, for a person who wants to know what is in it before signing it.
 
-Rules, told first
+Rules:
 - Only the signed manifest is believed. Every chunk is checked up to it, and must be what its name says.
 - It goes into a folder of its own, which must be new; holes stay holes.
 """

@@ -1,6 +1,6 @@
 """What a process does before it takes a project's key.
 
-Rules, told first
+Rules:
 - No core dump, and nobody of the same user may look into it (PR_SET_DUMPABLE 0, RLIMIT_CORE 0).
 - The key and what is derived from it lie in one locked page, which is overwritten at the end; when the limits allow,
   all of the process's memory is locked. What was reached is said, not guessed.

@@ -1,6 +1,6 @@
 """Start a process that serves an image: how a keeper does it (`disk_server`); one to talk to, for tests and figures.
 
-Rules, told first
+Rules:
 - The process ends when whoever holds its standard input closes it, or ends: the kernel closes it.
 - The key goes down its standard input only.
 """

@@ -1,6 +1,6 @@
 """The NBD protocol, read only: handshake and requests of one connection. No files, no chunks: it asks `Blocks`.
 
-Rules, told first
+Rules:
 - Fixed newstyle handshake; the options that matter (GO, INFO, LIST, EXPORT_NAME, ABORT), all others are refused
   politely. Simple replies. Writing is refused.
 - A request that can be answered is answered at once, one that can't waits aside while later ones are answered:

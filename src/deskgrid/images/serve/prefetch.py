@@ -1,7 +1,7 @@
 """What a guest reads is brought by two lanes, what it waits for and what it will read soon, and unpacked before it
 asks.
 
-Rules, told first
+Rules:
 - The urgent lane serves requests that wait, all that have come at once; it takes what follows in the pack along,
   since who reads here mostly reads on. Each lane has connections of its own, so that the urgent one waits for nobody;
   but what the other lane brings in a moment it does not ask for once more.
@@ -48,7 +48,7 @@ class WaitingRead(msgspec.Struct, frozen=True, eq=False):
     answer: Callable[[list[Part] | None], None]
 
 
-class Lanes:
+class PrefetchLanes:
     """See the module."""
 
     def __init__(
@@ -209,7 +209,7 @@ class Lanes:
         return False
 
 
-__all__ = ["How", "Lanes", "Missing", "WaitingRead"]
+__all__ = ["How", "Missing", "PrefetchLanes", "WaitingRead"]
 
 AHEAD_PIECES = 1024
 """At most 16 MiB, mostly 11: less than the plain pieces that are kept."""
@@ -217,7 +217,7 @@ AHEAD_PIECES = 1024
 _STEP_SECONDS, _STEPS = 0.05, 200
 
 
-class Warm:
+class ReadAhead:
     """See the module."""
 
     def __init__(self, pieces: Pieces, order: Sequence[int]) -> None:

@@ -1,6 +1,6 @@
 """Read an image's disk, kernel or initrd: from offsets to pieces, from blobs to plain bytes, with a memory of the last.
 
-Rules, told first
+Rules:
 - What is read was checked: the blob by its sum, the piece by key and length. What can't be had now is `None`, never
   zeros and never an error to the guest; the caller has it fetched and asks again.
 - Plain pieces live only in this process's memory, at most so many bytes of them; the least recently used goes first.

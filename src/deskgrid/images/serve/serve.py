@@ -3,7 +3,7 @@
     to it      4 bytes: length (big-endian) of an `ServeOrder` as JSON; the order; 32 bytes: the project's key
                then commands; see `wire/disk.py`, also for the arguments and for what it says
 
-Rules, told first
+Rules:
 - It lives as long as whoever holds its standard input, and no longer; it does not need the agent.
 - The key comes in by standard input straight into a locked page: never argv, environment, a file or a log.
 - It reads and fills the store, holds the image's lease there, puts kernel and initrd into memory files, and serves all
@@ -30,7 +30,7 @@ from deskgrid.images.format.published import STREAMS, boot_order, span
 from deskgrid.images.format.ranges import ByteRate
 from deskgrid.images.serve.harden import LockedRoom, forbid_dumps, lock_everything
 from deskgrid.images.serve.nbd import Connection
-from deskgrid.images.serve.prefetch import How, Lanes, WaitingRead, Warm
+from deskgrid.images.serve.prefetch import How, PrefetchLanes, ReadAhead, WaitingRead
 from deskgrid.images.serve.reader import PLAIN_BYTES, Part, Pieces, StreamBlocks
 from deskgrid.images.store.store import Admitted, ChunkStore, StoreLimits
 from deskgrid.model.values.outside import read_json
@@ -78,8 +78,8 @@ class _Service:
         self._pieces = Pieces(store, self._image, ProjectKey(key, room), order.plain_bytes)
         urgent, ahead = (Fetcher(store, self._image, open_sources(order.sources), self._pace, said) for _ in range(2))
         self._urgent = urgent
-        self._lanes = Lanes(store, self._pieces, (urgent, ahead), order.ahead, self._report)
-        self._warm: Warm | None = None
+        self._lanes = PrefetchLanes(store, self._pieces, (urgent, ahead), order.ahead, self._report)
+        self._warm: ReadAhead | None = None
         self._filled: SimpleQueue[list[Part] | None] = SimpleQueue()
         stack.callback(self.end)
         self._exports = {name: StreamBlocks(self._pieces, self._image, name) for name in STREAMS}
@@ -104,7 +104,7 @@ class _Service:
     def warm(self) -> None:
         """Begin to unpack what a boot reads, ahead of the guest."""
         order = boot_order(self._image.manifest)
-        self._warm = Warm(self._pieces, [number for number in order if number < self._image.manifest.disk.pieces])
+        self._warm = ReadAhead(self._pieces, [number for number in order if number < self._image.manifest.disk.pieces])
 
     def end(self) -> None:
         """End both lanes, and whatever waits for them."""

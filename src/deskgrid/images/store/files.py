@@ -1,6 +1,6 @@
 """A store's pack files: parts of packs at their places, holes for what is not there.
 
-Rules, told first
+Rules:
 - Nothing here is believed: whoever reads checks what was read.
 - A file that another process has removed meanwhile is let go before the next write.
 - The page cache is the owner's: of what was read and written here at most some MiB stay in it.

@@ -1,6 +1,6 @@
 """What a store holds, in SQLite: images, packs, and which blobs of each pack are there.
 
-Rules, told first
+Rules:
 - The index is a memory, not the truth: it can be made anew from the packs, which say themselves what they hold. A
   damaged one is thrown away and rebuilt.
 - Write-ahead log and synchronous=NORMAL: after a power cut the index is whole, and may lack its last seconds. That

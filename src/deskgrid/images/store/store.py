@@ -5,7 +5,7 @@
              packs/<aa>/<pack>       as on the server; what is not held is a hole in the file
              lock                held for a moment by whoever adds or removes images
 
-Rules, told first
+Rules:
 - Nothing here is in the clear, and no key is needed: a blob counts only when it has the sum that its pack's index
   says, and the index counts only when it has the sum that is the pack's name.
 - It is checked at every read. What fails is thrown away and reported, and so comes to be fetched again.

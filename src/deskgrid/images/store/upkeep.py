@@ -1,6 +1,6 @@
 """Look after a store: what it holds, whether it is right, and what can go.
 
-Rules, told first
+Rules:
 - `verify` reads everything; what is damaged is thrown away, so that it is fetched again when it is needed.
 - `gc` removes what no image needs: packs, blobs within packs (where the file system can give back a part of a file),
   files that an interrupted process left. It takes nothing from an image that is known.

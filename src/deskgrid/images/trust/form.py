@@ -1,6 +1,6 @@
 """Nothing in metadata but what deskgrid writes: what a signature covers is what people were shown, to the last byte.
 
-Rules, told first
+Rules:
 - Metadata are made again from what is shown of them: entries, keys, roles, version, expiry. If that gives other bytes,
   there is something in them that nobody would see, and they are refused.
 - So a project's role has no delegations, an entry no field of its own, targets no entries, a key no name that misleads.
@@ -29,7 +29,7 @@ from deskgrid.images.trust.roles import (
     target_file,
 )
 from deskgrid.images.trust.tufapi import DelegatedRole, Delegations, Key, Metadata, Role, Root, SSlibKey, Targets
-from deskgrid.images.trust.words import LATEST, ListedVersion
+from deskgrid.images.trust.values import LATEST, ListedVersion
 from deskgrid.model.values.names import BadName, name
 
 MOST_VERSION = 1 << 31

@@ -1,6 +1,6 @@
 """Keys: private ones in encrypted files or on a PKCS#11 token, public ones as small files to hand around.
 
-Rules, told first
+Rules:
 - A private key never touches a disk in the clear: scrypt stretches the password, AES-256-GCM seals
   the key.
 - A password comes from a prompt or a file, never from the command line or the environment.

@@ -1,6 +1,6 @@
 """`latest.json`: which version of an image is the latest, and why it never goes backwards by accident.
 
-Rules, told first
+Rules:
 - Each pointer has a serial that counts up. A serial that was seen with other content, or a lower one, is refused.
 - The version's number never goes down, unless the pointer was signed as a step back. Later pointers go on naming the
   serial of that step, so that a desktop that missed it accepts what followed. What is named so can only be the step
@@ -10,7 +10,7 @@ Rules, told first
 import msgspec
 
 from deskgrid.images.trust.errors import Duty, TrustError
-from deskgrid.images.trust.words import Pointer
+from deskgrid.images.trust.values import Pointer
 from deskgrid.model.values.outside import read_json
 
 

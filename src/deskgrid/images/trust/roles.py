@@ -1,6 +1,6 @@
 """Roles, paths and bounds: what publishing side and desktop must agree on.
 
-Rules, told first
+Rules:
 - Root and targets are the administrators', offline. Snapshot and timestamp share one key online.
 - A project has two delegated roles, `<project>-researcher` and `<project>-approver`, for the same paths. TUF's
   thresholds count keys and not groups, so the two roles are asked one after the other, and must say the same.
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.tufapi import DelegatedRole, Key, Root, SSlibKey, TargetFile, Targets
-from deskgrid.images.trust.words import MANIFEST_BYTES, ListedVersion, Version, readable
+from deskgrid.images.trust.values import MANIFEST_BYTES, ListedVersion, Version, readable
 from deskgrid.model.values.names import BadName, name
 from deskgrid.model.values.text import printable
 

@@ -1,6 +1,6 @@
 """Each VM has an identity of its own, which says when it is over; what it may say to the collector follows from it.
 
-Rules, told first
+Rules:
 - `deskgrid-vm.<end>.<vm id>@<trust domain>`: the end in seconds since 1970, so that an ad is refused after it, however
   old the connection is that brings it. A renewed token is an identity with a later end.
 - A VM's ads are machines, daemons of machines and nothing else, with its own id in attribute and name, and no offline

@@ -1,6 +1,6 @@
 """A connection to the system's D-Bus that never waits: it has a descriptor, and `tend` does what can be done now.
 
-Rules, told first:
+Rules:
 - jeepney knows the messages; the socket is ours, because a bus that hangs must not keep us from hearing the keyboard.
 - No socket, no fault: a computer may have no D-Bus. One that was there and goes is a fault until it is back; we ask
   again after 1, 2, 4 … 30 s, when somebody calls `tend`. The descriptor stays the same through all of this.

@@ -1,6 +1,6 @@
 """What the sources say together: one pure function from their values to a reading.
 
-Rules, told first:
+Rules:
 - Busy if any source says busy: idle time is the least over all sources.
 - Idle only if it is known of every session that somebody has: a session on a terminal needs that terminal, one at the
   seat needs keyboard and mouse. A session of which nothing can be learned (a remote desktop, a file transfer) makes

@@ -1,6 +1,6 @@
 """Keyboards, mice and touchpads, as the kernel reports them in /dev/input/event*.
 
-Rules, told first:
+Rules:
 - Only that something happened counts. What was typed is thrown away unread, in the same call that took it.
 - A device counts as a person's if it has keys, buttons or relative axes. Those with nothing else but absolute axes or
   switches (accelerometers, jack detection) move by themselves.

@@ -1,6 +1,6 @@
 """A weak source: the interrupts of keyboard and USB controllers, for when the input devices may not be read.
 
-Rules, told first:
+Rules:
 - An interrupt of such a controller may be a key, or a disk on the same bus: moving counters say busy, rightly or not.
 - Counters that stand still say idle only if each keyboard and mouse that the kernel knows (/proc/bus/input/devices)
   hangs on a controller whose interrupts we count. Otherwise they say nothing.

@@ -1,6 +1,6 @@
 """What logind says over D-Bus: sessions and their locks, inhibitors, the lid, and that the computer is about to end.
 
-Rules, told first:
+Rules:
 - What a signal says of sessions and inhibitors is not taken from it: it only makes us ask anew for all (at most ten
   times a second), so that a lost, late or forged signal does no harm. Only that the computer is about to sleep or to
   shut down is believed at once.

@@ -1,6 +1,6 @@
 """Is the network paid for by the byte, and is it wireless?
 
-Rules, told first:
+Rules:
 - NetworkManager says whether the connection is metered. Without it nothing is metered; there but silent is unknown.
 - Wireless is what the default route goes through: Wi-Fi or mobile broadband. Where the route goes through something
   that isn't a device (a VPN, a bridge), it is wireless if only wireless devices are up.

@@ -1,6 +1,6 @@
 """Does the computer run on battery, how full is it, and is its lid closed? From the kernel's own tables.
 
-Rules, told first:
+Rules:
 - Batteries of mice and the like (scope "Device") don't count; a UPS counts as a battery.
 - On battery if a battery discharges, whatever an adapter says: a USB-C port that feeds a phone says "online" too. On
   mains if all batteries charge or are full, or a mains adapter (type "Mains") is connected; else unknown. No battery:

@@ -1,6 +1,6 @@
 """The owner of a Linux desktop: sessions, terminals, keyboard and mouse, and what logind and people's helpers say.
 
-Rules, told first:
+Rules:
 - Sources, each a module: `logind` (over D-Bus), `sessions` (logind's files, utmp), `terminals` (access times),
   `input_devices` (/dev/input/event*, for members of group input), `told` (helpers in sessions) and, only where some
   devices may not be read, `interrupts` (weak). `weigh` says what they mean together. docs/presence.md says what each

@@ -1,6 +1,6 @@
 """Who is logged in, as logind and utmp say it.
 
-Rules, told first:
+Rules:
 - logind's state files (/run/systemd/sessions/*) are what libsystemd's sd_session_* functions read; they tell of
   sessions without D-Bus too. What logind says over D-Bus (`logind`) is taken first: it also knows which sessions are
   locked. Debian 13 and later have no utmp.

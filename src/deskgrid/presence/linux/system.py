@@ -1,6 +1,6 @@
 """The services of the system that we listen to over D-Bus, together: logind and NetworkManager.
 
-Rules, told first:
+Rules:
 - A computer without D-Bus, or with a bus but no logind, has nothing to say here, and that is no fault.
 - Where logind should be (its files are there, and a bus is) and says nothing, its files tell of sessions meanwhile, and
   what only it can tell counts as busy: somebody may be watching a film.

@@ -1,6 +1,6 @@
 """When was something last typed on a terminal? The access times of /dev/tty1… and /dev/pts/*.
 
-Rules, told first:
+Rules:
 - Only consoles and pseudo terminals: never ttyS*, ttyACM*, ttyUSB* (modems, instruments), and not those that belong
   to the grid's own account (QEMU may open some).
 - The kernel moves a terminal's access time when input is read from it, at most once in 8 s (tty_io.c,

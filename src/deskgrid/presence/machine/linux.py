@@ -1,6 +1,6 @@
 """The resources of a Linux desktop at one moment: processors, memory, disk, power, network, programs, others' load.
 
-Rules, told first:
+Rules:
 - Plain reads of /proc and /sys, no library: at rest a look costs well under a millisecond.
 - Memory and disk are read each time. The rest is read once a second at most, batteries (some are slow to answer) and
   routes every 10 s.

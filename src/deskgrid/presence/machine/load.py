@@ -1,6 +1,6 @@
 """How much of the processors others use than the grid, and whether others wait for memory because of anybody.
 
-Rules, told first:
+Rules:
 - Processors: all that was used since the last look, less what the grid's own processes have used. What one of them has
   used since the last look and before its end is not known any more and counts as others' use.
 - Pressure (PSI): never more than the whole computer's. Where the grid has a control group of its own and the whole

@@ -1,6 +1,6 @@
 """The resources of a Mac: memory, disk, load of others, power, programs. Never run on a Mac.
 
-Rules, told first:
+Rules:
 - psutil for what it knows; IOKit for power; the kernel's three levels of memory pressure as 0, 50 and 100 percent.
 - The load of others is what all processors did since the last reading, less this process and `ours_cpu_seconds`.
 - Whether the network is metered or wireless is not known here: None.

@@ -1,6 +1,6 @@
 """The processes of a Linux desktop, from /proc: which are the grid's own, which programs run, what they have used.
 
-Rules, told first:
+Rules:
 - The list is taken often and must cost little: only processes that are new since the last look are asked whose they
   are.
 - A process that we take for somebody else's wrongly (a number used anew, an account changed) makes the desktop count

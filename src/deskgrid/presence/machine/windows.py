@@ -1,6 +1,6 @@
 """The resources of a Windows desktop: memory, disk, load of others, power, network, programs.
 
-Rules, told first:
+Rules:
 - The load of others is what all processors did since the last reading, less what the grid did: this process, and what
   `ours_cpu_seconds` counts (the VMs' job object, see `host/system/windows_job.py`).
 - Windows tells no pressure in percent. It tells when memory is low, before it pages much: that reads as 100, else 0.

@@ -1,6 +1,6 @@
 """The calls to macOS that presence needs, as thin as can be; nothing here decides. Never run on a Mac.
 
-Rules, told first:
+Rules:
 - Frameworks are loaded on first use by their full paths, so the module can be imported anywhere.
 - What is copied or created is released here. A call that fails raises OSError with its name, or answers None where
   macOS does so for "there is none".

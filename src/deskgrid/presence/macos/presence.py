@@ -1,6 +1,6 @@
 """The owner of a Mac: hardware idle time, the own session's, logins, terminals. Never run on a Mac.
 
-Rules, told first:
+Rules:
 - Written against Apple's documentation; its pure parts (`macos_values`) are tested, its calls (`macos_calls`) are not.
 - macOS tells an account without special permission of no input. So idle time is asked for: every second while
   somebody is busy anyway, every 150 ms once nobody was for 10 s (only then may something run), every 5 s while no
@@ -20,7 +20,7 @@ from deskgrid.presence.contract import unreadable
 from deskgrid.presence.helpers import HelperWords
 from deskgrid.presence.macos import calls
 from deskgrid.presence.macos.values import Login, MacFacts, hid_seconds_of, quartz_seconds_of, watching_of, weigh
-from deskgrid.presence.notifier import Teller
+from deskgrid.presence.notifier import Notifier
 
 FAST_SECONDS, SLOW_SECONDS, LAZY_SECONDS = 0.15, 1.0, 5.0
 BUSY_SECONDS = 10.0
@@ -44,7 +44,7 @@ class MacPresence:
         self._logins_at: float | None = None
         self._seen: tuple[float | None, float, object] | None = None
         self._running = True
-        self._teller: Teller | None = None
+        self._teller: Notifier | None = None
 
     def read(self) -> Reading:
         """What is known now."""
@@ -59,7 +59,7 @@ class MacPresence:
         self.close()
         self._seen = None
         self._look()
-        self._teller = Teller(changed, self._look, self._tick_seconds)
+        self._teller = Notifier(changed, self._look, self._tick_seconds)
 
     def close(self) -> None:
         """Stop watching; may be called twice."""

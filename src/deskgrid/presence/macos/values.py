@@ -1,6 +1,6 @@
 """What macOS' calls return, made plain, and what all of it says together; pure. Never run on a Mac.
 
-Rules, told first:
+Rules:
 - Busy if any source says busy: idle time is the least over all sources.
 - HIDIdleTime tells of the hardware at this computer, whoever uses it; Quartz of our own graphical session, remote
   control included. A terminal (SSH) is known by its access time.

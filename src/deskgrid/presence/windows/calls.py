@@ -1,6 +1,6 @@
 """The calls to Windows that presence needs, as thin as can be; nothing here decides.
 
-Rules, told first:
+Rules:
 - ctypes, not pywin32: two dozen calls, no further 9 MB and no COM initialised at rest.
 - 64-bit Windows only: there one calling convention serves all, so CDLL and CFUNCTYPE do.
 - A call that fails raises OSError with the name of the call. What is meant by a value is said in `windows_values`.

@@ -1,6 +1,6 @@
 """What all of Windows' sources say together: one pure function from their values to a reading.
 
-Rules, told first:
+Rules:
 - Busy if any source says busy: idle time is the least over all sources.
 - Last input tells of our own session only. It covers the desktop when no other session is joined to a screen: then
   presence that Windows has merely not taken back yet does not count as use.

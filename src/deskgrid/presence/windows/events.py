@@ -2,7 +2,7 @@
 
     message -> decode -> Noticed -> follow -> WindowsState
 
-Rules, told first:
+Rules:
 - The first value of a setting is where things stand; only a change of it is news.
 - News are told to the agent at once. Some of them are a sign of the owner (`touched_at`): the user is present again,
   somebody logs on, unlocks, connects, opens the lid. The others (the plug pulled, a lock by a timer) are not.

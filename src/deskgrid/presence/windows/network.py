@@ -1,6 +1,6 @@
 """Is the network of a Windows desktop metered, and is it wireless?
 
-Rules, told first:
+Rules:
 - Metered is asked of the Network List Manager, by COM through its function table: one interface, one method.
 - Wireless is asked of the routing table: the interface by which the whole internet would be reached, and its type. No
   packet is sent. A virtual private network is an interface of its own and hides the radio beneath it.

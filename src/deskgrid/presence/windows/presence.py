@@ -1,6 +1,6 @@
 """The owner of a Windows desktop: sessions, last input, user presence, power and the end, as Windows tells them.
 
-Rules, told first:
+Rules:
 - Sources, each a module: `windows_window` (what Windows tells by messages), `windows_calls` (what it answers when
   asked). `windows_events` and `windows_values` say what these mean, `windows_weigh` what they mean together.
 - Run as a service, or as a task whether somebody is logged on or not, it hears of every session, but sees no screen
@@ -19,7 +19,7 @@ from typing import TypeVar
 from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.presence.contract import unreadable
 from deskgrid.presence.helpers import HelperWords
-from deskgrid.presence.notifier import Teller
+from deskgrid.presence.notifier import Notifier
 from deskgrid.presence.windows import calls, network
 from deskgrid.presence.windows.combine import SERVICES, WindowsFacts, weigh
 from deskgrid.presence.windows.events import Noticed, What, WindowsState, follow
@@ -49,7 +49,7 @@ class WindowsPresence:
         self._cost: tuple[bool | None, float] | None = None
         self._watching: tuple[str, ...] = ()
         self._state = WindowsState()
-        self._teller: Teller | None = None
+        self._teller: Notifier | None = None
         self._asked: dict[str, str] = {}
         self._sessions: tuple[WindowsSession, ...] | None = None
         self._sessions_at: float | None = None
@@ -75,7 +75,7 @@ class WindowsPresence:
         if self._teller is not None:
             self._teller.close()
         self._told_input = self._last_input()
-        self._teller = Teller(changed)
+        self._teller = Notifier(changed)
         self._window.listen(self._running)
 
     def told(self, uid: int, reading: SessionReading | None) -> None:

@@ -1,6 +1,6 @@
 """A window that nobody sees, on a thread of its own: Windows tells it of power, sessions and the end, and of input.
 
-Rules, told first:
+Rules:
 - It is a top-level window that is never shown. A message-only window would not do: it gets no broadcasts, so neither
   sleep nor the end of the session.
 - Input is listened to (raw input, in the background) only while that was asked for: the first message stops it, and

@@ -1,6 +1,6 @@
 """From the root that was shipped to what is current: the chain of metadata, each link verified.
 
-Rules, told first
+Rules:
 - Verifying is python-tuf's `TrustedMetadataSet`, with the time that was passed in; this file gets the bytes and keeps
   them, and makes sentences of what is refused.
 - It begins with the shipped root, each time; newer roots follow one by one, and in each no key counts twice.
@@ -40,7 +40,7 @@ from deskgrid.images.trust.roles import (
     check_root_keys,
 )
 from deskgrid.images.trust.tufapi import MetaFile, Root
-from deskgrid.images.trust.words import readable
+from deskgrid.images.trust.values import readable
 
 T = TypeVar("T")
 TELL = "tell the grid's administrators"

@@ -1,6 +1,6 @@
 """The desktop's side of trust: what may a virtual machine boot from, and until when.
 
-Rules, told first
+Rules:
 - It begins with the root that was shipped with the agent (`bootstrap`), each time; newer roots must follow from it one
   by one. Verifying is python-tuf's (chain.py); this file compares the two roles.
 - An image is trusted when `<project>-researcher` and `<project>-approver` both list it with the same length, hash and
@@ -46,7 +46,15 @@ from deskgrid.images.trust.roles import (
     project_roles,
 )
 from deskgrid.images.trust.tufapi import Metadata, Targets
-from deskgrid.images.trust.words import LATEST, POINTER_BYTES, Freshness, ListedVersion, Place, Version, version
+from deskgrid.images.trust.values import (
+    LATEST,
+    POINTER_BYTES,
+    Freshness,
+    ListedVersion,
+    TrustConfiguration,
+    Version,
+    version,
+)
 
 SLACK = TIMESTAMP_LIFE
 """How far a clock may be set back without being called wrong; further ahead it finds every timestamp expired."""
@@ -271,7 +279,7 @@ def _revoked(wanted: Version, why: str) -> TrustError:
 _WAIT_SECONDS = 30.0
 
 
-def opened(place: Place) -> Trusted:
+def opened(place: TrustConfiguration) -> Trusted:
     """A client of this place; enter it before use. Raises: TrustError."""
     try:
         bootstrap = place.bootstrap.read_bytes()
@@ -284,7 +292,7 @@ def opened(place: Place) -> Trusted:
     return Trusted(place.folder, bootstrap, source_of(place), _WAIT_SECONDS)
 
 
-def source_of(place: Place) -> RepositorySource:
+def source_of(place: TrustConfiguration) -> RepositorySource:
     """The source that a place names. Raises: TrustError."""
     if place.repository.startswith("/"):
         return RepositoryFolderSource(Path(place.repository))

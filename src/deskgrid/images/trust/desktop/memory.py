@@ -1,6 +1,6 @@
 """What a desktop keeps on disk for trust: metadata, manifests, and what it has seen.
 
-Rules, told first
+Rules:
 - One client per folder: whoever opens it holds its lock.
 - Every file is whole or not there (host/system/files.py). Metadata and manifests may be lost or damaged: they are
   checked each time they are read, and fetched again. What was seen may not be: without it a changed version would look
@@ -18,7 +18,7 @@ import msgspec
 from deskgrid.host.system.files import Locked, locked, make_folder, write_atomic
 from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.roles import METADATA_BYTES
-from deskgrid.images.trust.words import ListedVersion, Pointer, manifest_place
+from deskgrid.images.trust.values import ListedVersion, Pointer, manifest_place
 from deskgrid.model.values.outside import read_json
 
 _MANIFESTS_KEPT = 32

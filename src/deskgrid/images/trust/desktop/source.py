@@ -1,6 +1,6 @@
 """Where a desktop gets metadata and manifests: a web server, or a folder.
 
-Rules, told first
+Rules:
 - A source is not trusted: it gives bytes, never more than was asked for, and in bounded time.
 - The time is bounded as a whole, not by each read: a server that sends a byte now and then is cut off.
 - Nothing is followed, unpacked or guessed: no redirects, no compressed answers, no proxy.

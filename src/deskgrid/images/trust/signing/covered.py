@@ -1,6 +1,6 @@
 """What a signature would cover, in sentences: everything, so that nobody signs what he was not told.
 
-Rules, told first
+Rules:
 - A change is measured from the role as it is settled; a revocation that is taken back, also from former keys.
 - Entries are told with their digests, keys whole and in words; a step back is called one.
 - A digest is read aloud as eight words of BIP-39's English list of 2,048: 88 bits, so that nobody finds another key or
@@ -13,12 +13,14 @@ from mnemonic import Mnemonic
 
 from deskgrid.images.trust.pointer import decode, steps_back
 from deskgrid.images.trust.roles import delegated, entry_of, owner, parse_path
-from deskgrid.images.trust.signing.editor import Shelf
+from deskgrid.images.trust.signing.editor import RepositoryEditor
 from deskgrid.images.trust.tufapi import Key, Targets
-from deskgrid.images.trust.words import LATEST, POINTER_BYTES, ListedVersion, Version, readable
+from deskgrid.images.trust.values import LATEST, POINTER_BYTES, ListedVersion, Version, readable
 
 
-def changes_of(shelf: Shelf, before: object, after: object, former: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def changes_of(
+    shelf: RepositoryEditor, before: object, after: object, former: object
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a signature would change: sentences, and the paths of a project's role. former: under keys that are gone."""
     if isinstance(after, Targets) and after.delegations is None:
         old = before if isinstance(before, Targets) else Targets()
@@ -40,7 +42,7 @@ def changes_of(shelf: Shelf, before: object, after: object, former: object) -> t
     return tuple(said) or ("the same keys, a new life",), ()
 
 
-def _entry_change(shelf: Shelf, path: str, before: Targets, after: Targets, once: Targets) -> str:
+def _entry_change(shelf: RepositoryEditor, path: str, before: Targets, after: Targets, once: Targets) -> str:
     was, is_, version = entry_of(before, path), entry_of(after, path), parse_path(path)
     if is_ is None or version is None:
         return f"TAKES AWAY {readable(path)}"
@@ -55,7 +57,7 @@ def _entry_change(shelf: Shelf, path: str, before: Targets, after: Targets, once
     return f"{'changes' if was else 'adds'} {version}, {whole}"
 
 
-def pointer_change(shelf: Shelf, image: Version, before: Targets | None, is_: ListedVersion) -> str:
+def pointer_change(shelf: RepositoryEditor, image: Version, before: Targets | None, is_: ListedVersion) -> str:
     """What becomes the latest. before: the role as it is settled, whose pointer a step back is measured from."""
     path = image.latest
     was = entry_of(before, path) if before else None

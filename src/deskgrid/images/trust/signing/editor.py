@@ -1,6 +1,6 @@
 """What people do with a repository: propose, approve, revoke, change keys, sign, and let what is signed be served.
 
-Rules, told first
+Rules:
 - A change makes a draft that waits; `sign` adds a signature; `settle` moves what has enough of them to what is served.
 - `settle` checks what may follow what (repository.py), whoever signed it.
 - Whoever signs has been shown what: `status.waiting` says it. Nothing here asks a person.
@@ -31,11 +31,11 @@ from deskgrid.images.trust.roles import (
     projects,
 )
 from deskgrid.images.trust.signing import repository
-from deskgrid.images.trust.signing.folder import Pages
+from deskgrid.images.trust.signing.folder import RepositoryFolder
 from deskgrid.images.trust.signing.held import SignersMemory, digest_of
 from deskgrid.images.trust.signing.served import Any_, above
 from deskgrid.images.trust.tufapi import Key, Signer
-from deskgrid.images.trust.words import LATEST, ListedVersion, Version
+from deskgrid.images.trust.values import LATEST, ListedVersion, Version
 
 
 class Drafted(msgspec.Struct, frozen=True):
@@ -45,11 +45,11 @@ class Drafted(msgspec.Struct, frozen=True):
     paths: frozenset[str]
 
 
-class Shelf(Pages):
+class RepositoryEditor(RepositoryFolder):
     """A repository in a folder. Whoever changes it holds its lock (`editing`)."""
 
     def __init__(self, folder: Path, held: SignersMemory | None = None) -> None:
-        """See `Pages`."""
+        """See `RepositoryFolder`."""
         super().__init__(folder, held)
         self.drafted: dict[str, Drafted] = {}
 
@@ -200,7 +200,7 @@ class Shelf(Pages):
                 "all of you begin anew",
             )
 
-    def merge(self, other: "Shelf") -> Sequence[str]:
+    def merge(self, other: "RepositoryEditor") -> Sequence[str]:
         """Take over the signatures of a copy of this repository; return the roles that gained one."""
         gained = []
         for role in self.roles():
@@ -299,7 +299,7 @@ class Shelf(Pages):
         return changed
 
 
-def keys_of(shelf: Shelf, role: str, waiting: bool = False) -> Mapping[str, Key]:
+def keys_of(shelf: RepositoryEditor, role: str, waiting: bool = False) -> Mapping[str, Key]:
     """The keys of a role, by id. waiting: also those that wait to be named, whoever laid that there."""
     over = above(role)
     found: dict[str, Key] = {}

@@ -4,7 +4,7 @@
     <folder>/targets/    served: images/<project>/<image>/<sha256>.<version>.json
     <folder>/pending/    <role>.json, signed by some but not yet by enough
 
-Rules, told first
+Rules:
 - What is settled follows from the root that the reader holds (served.py). What waits may have been laid there by
   whoever may write to the folder: it is shown in full, compared with what is settled, before anybody signs it.
 - What is served is added and never changed, except timestamp.json. A web server or cache may serve the two folders.
@@ -32,12 +32,12 @@ from deskgrid.images.trust.signing import repository
 from deskgrid.images.trust.signing.held import SignersMemory, digest_of, follows, own, rolled_back
 from deskgrid.images.trust.signing.served import Any_, Served, above, load, signed_by
 from deskgrid.images.trust.tufapi import Root, Targets, VerificationResult
-from deskgrid.images.trust.words import ListedVersion, Pointer, Version
+from deskgrid.images.trust.values import ListedVersion, Pointer, Version
 
 _AGAIN_SECONDS = 0.02
 
 
-class Pages(Served):
+class RepositoryFolder(Served):
     """A repository in a folder. Whoever changes it holds its lock (`editing`)."""
 
     def __init__(self, folder: Path, held: SignersMemory | None = None) -> None:

@@ -2,7 +2,7 @@
 
     <key file>.held     beside the key file: the root, those that followed it, the newest version seen of each role
 
-Rules, told first
+Rules:
 - It begins with a root that a person gave (`--root`) or signed as the very first; never with one that lay in the
   repository's folder.
 - What a repository's folder says counts only as far as it follows from that root by valid signatures (folder.py).

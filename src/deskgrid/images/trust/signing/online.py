@@ -1,6 +1,6 @@
 """The coordinator's part: list what is signed, and say that it is current.
 
-Rules, told first
+Rules:
 - The online key can say what is current and nothing else: what an image is, others sign.
 - What is settled is checked again before it is listed. What fails is not listed, and is reported; the rest goes on.
 - Called as often as one likes: it writes only when something is new, or a part of the life has gone.
@@ -27,7 +27,7 @@ from deskgrid.images.trust.roles import (
     owner,
 )
 from deskgrid.images.trust.signing import repository
-from deskgrid.images.trust.signing.editor import Shelf, add_signature
+from deskgrid.images.trust.signing.editor import RepositoryEditor, add_signature
 from deskgrid.images.trust.signing.served import Any_, content_of
 from deskgrid.images.trust.tufapi import Metadata, MetaFile, Signer, Snapshot, Timestamp
 
@@ -43,7 +43,7 @@ class Renewed(msgspec.Struct, frozen=True):
 
 def renew(folder: Path, signer: Signer, now: datetime) -> Renewed:
     """What the coordinator calls every few minutes: settle, list, say that it is current. Raises: TrustError."""
-    shelf = Shelf(folder)
+    shelf = RepositoryEditor(folder)
     with shelf.editing(wait_seconds=0):
         problems: list[str] = []
         shelf.settle(problems)
@@ -51,7 +51,7 @@ def renew(folder: Path, signer: Signer, now: datetime) -> Renewed:
         return msgspec.structs.replace(done, problems=(*problems, *done.problems))
 
 
-def _list(shelf: Shelf, signer: Signer, now: datetime) -> Renewed:
+def _list(shelf: RepositoryEditor, signer: Signer, now: datetime) -> Renewed:
     """List what is settled, and say that it is current. Called as often as one likes; writes only when it is due.
 
     Raises: TrustError when there is nothing to list, or `signer` is not root's online key.
@@ -73,7 +73,7 @@ def _list(shelf: Shelf, signer: Signer, now: datetime) -> Renewed:
     return Renewed(snapshot.signed.version, timestamp.signed.version, timestamp.signed.expires, tuple(problems))
 
 
-def _snapshot(shelf: Shelf, signer: Signer, now: datetime, problems: list[str]) -> Metadata[Snapshot]:
+def _snapshot(shelf: RepositoryEditor, signer: Signer, now: datetime, problems: list[str]) -> Metadata[Snapshot]:
     before = shelf.settled(SNAPSHOT)
     meta = _meta(shelf, before.signed.meta if before else {}, problems)
     if before is not None and before.signed.meta == meta and before.signed.expires - now > SNAPSHOT_LIFE / 2:
@@ -85,7 +85,9 @@ def _snapshot(shelf: Shelf, signer: Signer, now: datetime, problems: list[str]) 
     return snapshot
 
 
-def _timestamp(shelf: Shelf, signer: Signer, now: datetime, snapshot: Metadata[Snapshot]) -> Metadata[Timestamp]:
+def _timestamp(
+    shelf: RepositoryEditor, signer: Signer, now: datetime, snapshot: Metadata[Snapshot]
+) -> Metadata[Timestamp]:
     before = shelf.settled(TIMESTAMP)
     lists = repository.listed(_served(shelf, SNAPSHOT, snapshot), snapshot.signed.version)
     if before is not None and before.signed.snapshot_meta == lists:
@@ -98,7 +100,7 @@ def _timestamp(shelf: Shelf, signer: Signer, now: datetime, snapshot: Metadata[S
     return timestamp
 
 
-def _meta(shelf: Shelf, before: Mapping[str, MetaFile], problems: list[str]) -> Mapping[str, MetaFile]:
+def _meta(shelf: RepositoryEditor, before: Mapping[str, MetaFile], problems: list[str]) -> Mapping[str, MetaFile]:
     """What is current of each role: the newest that is settled, if it may follow what was listed before."""
     meta = dict(before)
     targets = cast(Any_, shelf.settled(TARGETS))
@@ -124,7 +126,7 @@ def _meta(shelf: Shelf, before: Mapping[str, MetaFile], problems: list[str]) -> 
     return meta
 
 
-def _as_listed(shelf: Shelf, role: str, version: int) -> Any_ | None:
+def _as_listed(shelf: RepositoryEditor, role: str, version: int) -> Any_ | None:
     """What desktops were shown last of a role; None: nothing. Raises: TrustError when it is not there any more."""
     found = shelf.former(role, version) if version else None
     if version and found is None:
@@ -136,7 +138,7 @@ def _as_listed(shelf: Shelf, role: str, version: int) -> Any_ | None:
     return found
 
 
-def _served(shelf: Shelf, role: str, metadata: Any_) -> bytes:
+def _served(shelf: RepositoryEditor, role: str, metadata: Any_) -> bytes:
     """The file of metadata that were checked, as it is listed; written anew if it is not to the byte what was read."""
     place, content = shelf.metadata / f"{metadata.signed.version}.{role}.json", metadata.to_bytes()
     with suppress(OSError, TrustError):

@@ -1,6 +1,6 @@
 """The publishing side as values: metadata in, metadata out, the time passed in. Nothing here reads or writes a file.
 
-Rules, told first
+Rules:
 - An edit gives the next version of one role's metadata, without signatures: who signed before must sign again.
 - `check_successor` is what may follow what. Publishing asks it before anything is shown to desktops:
   a name and version keep their content and number for ever; what is revoked stays revoked; a role speaks only of its
@@ -52,7 +52,7 @@ from deskgrid.images.trust.tufapi import (
     Targets,
     Timestamp,
 )
-from deskgrid.images.trust.words import LATEST, MANIFEST_BYTES, ListedVersion, Pointer, Version, readable
+from deskgrid.images.trust.values import LATEST, MANIFEST_BYTES, ListedVersion, Pointer, Version, readable
 from deskgrid.model.values.text import counted
 
 S = TypeVar("S", Root, Snapshot, Targets, Timestamp)

@@ -1,6 +1,6 @@
 """What in a repository's folder follows, by valid signatures, from the root that its reader holds himself.
 
-Rules, told first
+Rules:
 - The folder is believed in nothing. What is `settled` is the newest version of a role that enough of the keys have
   signed which the role above names, up to the root that is held (held.py); never simply the highest number.
 - Without a root of one's own it begins with the folder's first root: good for looking, and for the coordinator, which

@@ -1,6 +1,6 @@
 """Who has to sign what, until when what is signed is good, and what changed for whom is asked to approve.
 
-Rules, told first
+Rules:
 - Nothing here changes anything: a repository and a time in, sentences and values out.
 - What is compared with is what follows by valid signatures from the root that is held (folder.py), and everything that
   a signature would cover is told, or refused (form.py): keys whole and in words, entries with their digests.
@@ -29,9 +29,9 @@ from deskgrid.images.trust.roles import (
     projects,
 )
 from deskgrid.images.trust.signing.covered import changes_of, pointer_change
-from deskgrid.images.trust.signing.editor import Shelf
+from deskgrid.images.trust.signing.editor import RepositoryEditor
 from deskgrid.images.trust.tufapi import Targets
-from deskgrid.images.trust.words import LATEST, ListedVersion, Version
+from deskgrid.images.trust.values import LATEST, ListedVersion, Version
 
 Differences = Callable[[bytes | None, bytes], Sequence[str]]
 """What a person should know of a new manifest beside the one before; None: there was none."""
@@ -110,7 +110,7 @@ class SigningStatus(msgspec.Struct, frozen=True):
     problems: tuple[str, ...] = ()
 
 
-def status(shelf: Shelf, differences: Differences) -> SigningStatus:
+def status(shelf: RepositoryEditor, differences: Differences) -> SigningStatus:
     """Say how a repository stands. Raises: TrustError when it can't be read."""
     problems: list[str] = []
     return SigningStatus(
@@ -122,7 +122,7 @@ def status(shelf: Shelf, differences: Differences) -> SigningStatus:
     )
 
 
-def waits_in(shelf: Shelf, roles: Sequence[str], problems: list[str]) -> tuple[WaitingRole, ...]:
+def waits_in(shelf: RepositoryEditor, roles: Sequence[str], problems: list[str]) -> tuple[WaitingRole, ...]:
     """What waits in these roles.
 
     Args:
@@ -143,7 +143,7 @@ def waits_in(shelf: Shelf, roles: Sequence[str], problems: list[str]) -> tuple[W
     return tuple(found)
 
 
-def waiting(shelf: Shelf, role: str) -> WaitingRole | None:
+def waiting(shelf: RepositoryEditor, role: str) -> WaitingRole | None:
     """What waits in a role; None: nothing. Raises: TrustError when it can't be told, or may not follow what is."""
     pending = shelf.pending(role)
     if pending is None:
@@ -167,7 +167,7 @@ def waiting(shelf: Shelf, role: str) -> WaitingRole | None:
     )
 
 
-def approvals_of(shelf: Shelf, project: str, differences: Differences) -> Sequence[Approval]:
+def approvals_of(shelf: RepositoryEditor, project: str, differences: Differences) -> Sequence[Approval]:
     """What the researcher of one project has signed and its approver has not. Raises: ImageError."""
     researcher, approver = (shelf.settled(role) for role in project_roles(project))
     if researcher is None:
@@ -175,7 +175,9 @@ def approvals_of(shelf: Shelf, project: str, differences: Differences) -> Sequen
     return _unapproved(shelf, researcher.signed, approver.signed if approver else None, differences)
 
 
-def _approvals(shelf: Shelf, project: str, differences: Differences, problems: list[str]) -> Sequence[Approval]:
+def _approvals(
+    shelf: RepositoryEditor, project: str, differences: Differences, problems: list[str]
+) -> Sequence[Approval]:
     try:
         return approvals_of(shelf, project, differences)
     except ImageError as error:
@@ -183,12 +185,12 @@ def _approvals(shelf: Shelf, project: str, differences: Differences, problems: l
         return ()
 
 
-def _projects(shelf: Shelf) -> Sequence[str]:
+def _projects(shelf: RepositoryEditor) -> Sequence[str]:
     targets = shelf.settled(TARGETS)
     return projects(targets.signed) if targets else ()
 
 
-def revocations(shelf: Shelf) -> Sequence[tuple[Version, str]]:
+def revocations(shelf: RepositoryEditor) -> Sequence[tuple[Version, str]]:
     """What is revoked by either role of its project, with the reason: what the coordinator ends. Raises: TrustError."""
     targets = shelf.settled("targets")
     found: dict[Version, str] = {}
@@ -201,7 +203,9 @@ def revocations(shelf: Shelf) -> Sequence[tuple[Version, str]]:
     return sorted(found.items())
 
 
-def _unapproved(shelf: Shelf, theirs: Targets, mine: Targets | None, differences: Differences) -> list[Approval]:
+def _unapproved(
+    shelf: RepositoryEditor, theirs: Targets, mine: Targets | None, differences: Differences
+) -> list[Approval]:
     found = []
     for path in sorted(theirs.targets):
         version, entry = parse_path(path), entry_of(theirs, path)
@@ -230,7 +234,7 @@ def _unapproved(shelf: Shelf, theirs: Targets, mine: Targets | None, differences
     return found + _moved(shelf, theirs, mine, {each.version for each in found})
 
 
-def _moved(shelf: Shelf, theirs: Targets, mine: Targets | None, told: set[Version]) -> list[Approval]:
+def _moved(shelf: RepositoryEditor, theirs: Targets, mine: Targets | None, told: set[Version]) -> list[Approval]:
     """Pointers that the researcher moved to a version that was approved before."""
     found = []
     for path in sorted(theirs.targets):
@@ -248,7 +252,7 @@ def _moved(shelf: Shelf, theirs: Targets, mine: Targets | None, told: set[Versio
     return found
 
 
-def _is_latest(shelf: Shelf, theirs: Targets, version: Version) -> bool:
+def _is_latest(shelf: RepositoryEditor, theirs: Targets, version: Version) -> bool:
     try:
         pointer = shelf.pointer(theirs, version)
     except TrustError:
@@ -270,7 +274,7 @@ def _before(mine: Targets, version: Version, entry: ListedVersion) -> tuple[Vers
     return max(older)[1:] if older else None
 
 
-def _held(shelf: Shelf, role: str) -> PublishedRole | None:
+def _held(shelf: RepositoryEditor, role: str) -> PublishedRole | None:
     settled = shelf.settled(role)
     if settled is None:
         return None

@@ -1,6 +1,6 @@
 """Whose stories a desktop may tell: those of its own last VMs, so many lines each.
 
-Rules, told first:
+Rules:
 - What a desktop tells of other VMs, or too much of one, is dropped here, before the database is asked.
 - What is dropped is acknowledged all the same: telling it again would not help.
 """
@@ -16,7 +16,7 @@ REPORT_LINES = 1000
 _LAST = 128
 
 
-class Tellers:
+class StoryRights:
     """The last VMs of each desktop, and how many lines were told of each."""
 
     def __init__(self) -> None:

@@ -8,18 +8,39 @@ from typing import Any
 
 import msgspec
 
-from deskgrid.coordinator.db.values import DesktopInventory, StoryLine
-from deskgrid.core.fleet.lease import LeaseRecord
-from deskgrid.core.fleet.why import Why
 from deskgrid.model.desktop import Availability, Room, VmReport
 from deskgrid.model.image import ImageFacts, ImageRef
+from deskgrid.model.inventory import Inventory
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import Shortage, Want
 from deskgrid.model.pool import OfflineAd
 from deskgrid.model.reason import Reason
 from deskgrid.model.values.names import Name
 
-__all__ = ["LeaseRecord", "StoryLine", "Why"]
+
+class StoryLine(msgspec.Struct, frozen=True):
+    """One line of a VM's story.
+
+    at: when, by the coordinator's clock. told_at: as its source told it. source: "coordinator" or a desktop's name.
+    state: the VM's state after it. id: its number, growing; 0 while it is not recorded.
+    """
+
+    vm_id: str
+    at: datetime
+    told_at: datetime
+    source: str
+    state: str
+    event: str
+    sentence: str
+    id: int = 0
+
+
+class DesktopInventory(msgspec.Struct, frozen=True):
+    """What a desktop is made of, and when it said so."""
+
+    desktop: str
+    at: datetime
+    inventory: Inventory
 
 
 class DesktopView(msgspec.Struct, frozen=True, omit_defaults=True):

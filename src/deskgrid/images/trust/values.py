@@ -103,7 +103,7 @@ class Freshness(msgspec.Struct, frozen=True):
     offline: str = ""
 
 
-class Place(msgspec.Struct, frozen=True):
+class TrustConfiguration(msgspec.Struct, frozen=True):
     """Where a desktop keeps its metadata, the root that was shipped, and where the repository is.
 
     repository: a URL, or a folder. seconds: for one file. certificates: file of CAs for https.

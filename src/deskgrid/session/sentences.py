@@ -8,12 +8,10 @@ import re
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from deskgrid.agent.owner.messages import Granted
-from deskgrid.agent.owner.status import Status
-from deskgrid.agent.owner.usage import Usage
 from deskgrid.model.desktop import VmReport, VmState
 from deskgrid.model.values.text import counted, plain
 from deskgrid.model.wish import Ask, Wish
+from deskgrid.wire.local import Granted, Status, Usage
 
 _PARTS = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,4})h)?(?:(\d{1,4})m(?:in)?)?\Z")
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)\Z")
