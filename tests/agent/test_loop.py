@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deskgrid.agent.report_session import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
+from deskgrid.agent.report_session import RETRY
 from deskgrid.core.desktop.inputs import Finishing
 from deskgrid.hypervisor.fake_guest import GuestBehaviour
 from deskgrid.images.fake import FakeStore
@@ -230,8 +230,8 @@ def test_a_coordinator_that_is_gone_is_tried_again_later_and_later(world: World)
     world.pass_(900)
     at = [report.sent_at for report in world.line.said[2:]]
     waits = [(b - a).total_seconds() for a, b in pairwise(at)]
-    assert waits[0] <= 2 * FIRST_RETRY_SECONDS + 0.1
-    assert waits == sorted(waits) and waits[-1] <= LAST_RETRY_SECONDS + 0.1
+    assert waits[0] <= 2 * RETRY.first_seconds + 0.1
+    assert waits == sorted(waits) and waits[-1] <= RETRY.most_seconds + 0.1
     assert world.loop.session.fault == "connection refused"
     world.line.down = ""
     world.pass_(61)

@@ -181,7 +181,7 @@ def test_a_database_of_another_version_is_refused_with_what_to_do(tmp_path: Path
     with opened.begin() as connection:
         connection.execute(db.meta.update().values(value="99"))
     opened.close()
-    with pytest.raises(DatabaseError, match="got schema version 99, expected 2"):
+    with pytest.raises(DatabaseError, match="got schema version 99, expected 3"):
         open_database(url)
 
 

@@ -16,7 +16,7 @@ from deskgrid.coordinator.db.database import Database, open_database
 from deskgrid.coordinator.http.connection import BoundedConnection
 from deskgrid.coordinator.retention import prune, prune_all
 from deskgrid.coordinator.state import membership
-from deskgrid.core.fleet.lease import LeaseRecord
+from deskgrid.core.fleet.lease import LeaseRecord, LeaseState
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.reason import Reason
 from deskgrid.wire.messages import Enrol
@@ -104,7 +104,7 @@ def test_the_service_removes_by_its_settings_and_the_file_shrinks(tmp_path: Path
 
 
 def made_by_version_1(folder: Path) -> None:
-    """As the first version made it: other indexes, and a file that never shrinks."""
+    """As the first version made it: other indexes, a column less, and a file that never shrinks."""
     database = opened(folder)
     fill(database, ended=2)
     with database.begin() as c:
@@ -112,6 +112,7 @@ def made_by_version_1(folder: Path) -> None:
             if index.name != "ix_leases_ended_at":
                 index.drop(c)
         c.exec_driver_sql("CREATE INDEX ix_leases_desktop ON leases (desktop)")
+        c.exec_driver_sql("ALTER TABLE leases DROP COLUMN ordered_at")
         c.execute(db.meta.update().values(value="1"))
     raw = database._engine.raw_connection()
     raw.cursor().execute("PRAGMA auto_vacuum=NONE")
@@ -129,7 +130,8 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -
             assert names == {index.name for index in db.leases.indexes}
             assert c.execute(sa.select(db.meta.c.value)).scalar() == str(db.SCHEMA_VERSION)
             assert c.exec_driver_sql("PRAGMA auto_vacuum").scalar() == 2
-            assert len(queries.leases(c, None, 10)) == 3
+            states = [record.state for record in queries.leases(c, None, 10)]
+            assert sorted(states) == [LeaseState.ENDED, LeaseState.ENDED, LeaseState.RECORDED]
         database.close()
 
 

@@ -23,6 +23,7 @@ from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import PlanSettings
 from deskgrid.model.reason import Reason
+from deskgrid.model.values.backoff import Backoff
 from deskgrid.pool.fake import FakePool
 from deskgrid.wire.messages import Answer, Enrol, Report
 
@@ -171,7 +172,7 @@ async def office(
     chosen = change(settings(state))
     database = open_database(chosen.database_url)
     catalogue = FixedCatalogue()
-    loaded = RestoredState(database, clock(), invalidate_delays=(0.01,) * 20, journal=Journal(state / FILE))
+    loaded = RestoredState(database, clock(), retry=Backoff(0.01, 0.01), journal=Journal(state / FILE))
     part = Coordinator(chosen, pool, clock, loaded, catalogue)
     part.invalidate_ended()
     try:

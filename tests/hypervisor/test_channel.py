@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deskgrid.core.events import GuestLeft, Joined
-from deskgrid.hypervisor.keeper.channel import TAIL_BYTES, WORDS_CHARS, Budget, Console, Lines
+from deskgrid.hypervisor.keeper.channel import TAIL_BYTES, WORDS_CHARS, Console, Lines
 from deskgrid.model.instance import InstanceData
 from deskgrid.wire import guest
 
@@ -98,12 +98,3 @@ def test_a_secret_that_the_guest_prints_is_not_repeated() -> None:
     console = Console()
     console.feed(b"my token is abc123\n")
     assert console.last_words("abc123") == "my token is <secret>"
-
-
-def test_a_budget_makes_a_flood_wait_and_a_trickle_not() -> None:
-    budget = Budget(1000, 2000, 0.0)
-    assert budget.spend(1500, 0.0) <= 0
-    assert budget.spend(1500, 0.0) == 1.0
-    assert budget.spend(10, 2.5) <= 0
-    assert budget.spend(2000, 1000.0) <= 0
-    assert budget.spend(1000, 1000.0) == 1.0

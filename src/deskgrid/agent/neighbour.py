@@ -21,11 +21,12 @@ from deskgrid.core.fleet.neighbours import gives
 from deskgrid.host.system.programs import KEPT, environment, python
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
+from deskgrid.model.values.backoff import Backoff
 from deskgrid.wire.disk import DiskCommand, decode_word, encode_command
 from deskgrid.wire.neighbour import NeighbourTask
 
 log = logging.getLogger("deskgrid.agent")
-FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 10.0, 3600.0
+RESTART = Backoff(10.0, 3600.0)
 _SPARING = {"MALLOC_ARENA_MAX": "1"}
 
 
@@ -38,8 +39,8 @@ class Neighbour:
         self._store, self._listen_port = store, port
         self._mutex = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._bytes_per_second = 0
-        self._pause = self._not_before = 0.0
+        self._bytes_per_second = self._starts = 0
+        self._not_before = 0.0
 
     def obey(self, policy: Policy, availability: Availability) -> None:
         """Run or do not run, as fast as it may; call it whenever one of both has changed, and now and then."""
@@ -57,7 +58,7 @@ class Neighbour:
         """End it at once."""
         with self._mutex:
             process, self._process, self.port = self._process, None, 0
-        self._pause = self._not_before = 0.0
+        self._starts, self._not_before = 0, 0.0
         if process is not None:
             _end(process)
 
@@ -66,8 +67,8 @@ class Neighbour:
             return
         if self._process is not None:
             _end(self._process)
-        self._pause = min(LAST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, 2 * self._pause))
-        self._not_before = time.monotonic() + self._pause
+        self._starts += 1
+        self._not_before = time.monotonic() + RESTART.seconds(self._starts)
         self._bytes_per_second = rate
         try:
             self._process = subprocess.Popen(

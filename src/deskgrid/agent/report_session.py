@@ -19,10 +19,11 @@ from deskgrid.core.desktop.state import AgentState, reports
 from deskgrid.core.policy.refusals import outward
 from deskgrid.model.desktop import Availability, VmReport
 from deskgrid.model.inventory import Inventory
+from deskgrid.model.values.backoff import Backoff
 from deskgrid.wire.messages import Answer, Report
 
 log = logging.getLogger("deskgrid.agent")
-FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
+RETRY = Backoff(1.0, 60.0)
 
 
 class ReportSession:
@@ -68,9 +69,8 @@ class ReportSession:
         if down.sentence != self.fault:
             log.warning("the coordinator cannot be reached: %s", down.sentence)
         self.fault = down.sentence
-        wait = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 10))
         self._failures += 1
-        self.due = now + timedelta(seconds=wait * (0.5 + 0.5 * self._jitter()))
+        self.due = now + timedelta(seconds=RETRY.seconds(self._failures) * (0.5 + 0.5 * self._jitter()))
 
     def write(self, state: AgentState) -> None:
         """Report."""
@@ -78,7 +78,7 @@ class ReportSession:
         self._sequence += 1
         self._said[self._sequence] = (state.story_from, ports.now())
         wait = self._hold if self._holds(state) else 0.0
-        self.due = ports.now() + timedelta(seconds=wait + LAST_RETRY_SECONDS)
+        self.due = ports.now() + timedelta(seconds=wait + RETRY.most_seconds)
         if self._inventory is not None and not self._inventory_said:
             self._inventory_said = self._sequence
         ports.link.say(

@@ -21,7 +21,7 @@ from deskgrid.coordinator.images.signed import SignedCatalogue
 from deskgrid.coordinator.long_polls import LongPolls
 from deskgrid.coordinator.places import Places, Whereabouts
 from deskgrid.coordinator.settings import CoordinatorSettings
-from deskgrid.coordinator.state.ad_invalidation import DELAYS_SECONDS, AdInvalidation
+from deskgrid.coordinator.state.ad_invalidation import RETRY, AdInvalidation
 from deskgrid.coordinator.state.fleet import Fleet
 from deskgrid.coordinator.state.inventories import Inventories
 from deskgrid.coordinator.state.ledger import Ledger
@@ -33,6 +33,7 @@ from deskgrid.core.fleet.lease import LeaseRecord, outcomes_of, spent_of
 from deskgrid.core.fleet.view import View
 from deskgrid.model.desktop import Desktop
 from deskgrid.model.reason import Reason
+from deskgrid.model.values.backoff import Backoff
 from deskgrid.pool.contract import Pool
 from deskgrid.wire.operator import DesktopInventory
 
@@ -86,7 +87,7 @@ class Coordinator:
         self.offering = Offering(catalogue, self.recorder, loaded.image_names, settings.images.sources)
         self.view = View(at=self.started_at, settings=settings.plan)
         self._threads = ThreadPoolExecutor(4, "pool")
-        self.ad_invalidation = AdInvalidation(self._invalidate, self._ads_gone, loaded.invalidate_delays)
+        self.ad_invalidation = AdInvalidation(self._invalidate, self._ads_gone, loaded.retry)
 
     def _restore(self, loaded: "RestoredState") -> None:
         """Take up leases, but for those of desktops that are no members: a backup or a crash has left them there."""
@@ -189,10 +190,10 @@ class RestoredState:
         self,
         database: Database,
         now: datetime,
-        invalidate_delays: tuple[float, ...] = DELAYS_SECONDS,
+        retry: Backoff = RETRY,
         journal: Journal | None = None,
     ) -> None:
-        self.database, self.invalidate_delays = database, invalidate_delays
+        self.database, self.retry = database, retry
         self.journal = Journal() if journal is None else journal
         with database.begin() as connection:
             self.journal.compare(connection, now)

@@ -9,6 +9,7 @@ from deskgrid.model.desktop import Desktop, Fault
 from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Lease, Size
 from deskgrid.model.reason import Reason
+from deskgrid.model.values.backoff import Backoff
 from deskgrid.model.values.help import Help
 from deskgrid.model.values.names import Name
 from deskgrid.model.values.numbers import Count, Span
@@ -35,6 +36,11 @@ class PlanSettings(msgspec.Struct, frozen=True):
     sizes: Annotated[tuple[Size, ...], Help("the VM sizes that are offered")] = (Size(1, 1 << 30),)
     filler: Annotated[str, Help("the image that desktops run while no job waits; none: they run nothing then")] = ""
     filler_vms: Annotated[Count, Help("so many of it at most")] = 100
+
+    @property
+    def backoff(self) -> Backoff:
+        """After failures of an image or a desktop."""
+        return Backoff(self.backoff_seconds, self.backoff_max_seconds)
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ from deskgrid.images.neighbour.held import MOST_RANGE_BYTES
 from deskgrid.images.publish.publish import Published
 from deskgrid.images.store.store import ChunkStore
 from deskgrid.images.store.upkeep import verify
+from deskgrid.model.values.backoff import Backoff
 from deskgrid.wire.neighbour import NeighbourTask
 from tests.images.chunks.beside import ARGV, FAST, Giver, ask, get, giver
 from tests.images.chunks.ground import KEY, ROOMY, content, origin, published, web
@@ -410,7 +411,7 @@ def test_a_neighbour_that_dawdles_is_left_soon_and_for_long(
 ) -> None:
     made = published(tmp_path, content(kib=512))
     store = ChunkStore(tmp_path / "store", ROOMY)
-    hasty = Patience(2.0, 0.5, 0.6, 0.7, 64 << 10, 0.5, 30.0, 300.0)
+    hasty = Patience(2.0, 0.5, 0.6, 0.7, 64 << 10, 0.5, Backoff(30.0, 300.0))
     with rogue(ill) as bad, store.admit(made.path.read_bytes()) as image:
         fetcher = Fetcher(store, image, [open_source(bad, hasty), open_source(origin(tmp_path))])
         fetcher.whole()

@@ -18,7 +18,7 @@ def test_a_source_is_left_alone_for_longer_each_time_up_to_a_limit(patience: Pat
     for _ in range(12):
         health.failed("away")
         pauses.append(left_alone(health))
-    assert 0.7 * patience.first_pause_seconds < pauses[0] <= 1.2 * patience.first_pause_seconds
+    assert 0.7 * patience.pause.first_seconds < pauses[0] <= 1.2 * patience.pause.first_seconds
     assert pauses[3] > 3 * pauses[0] and 0.7 * longest < pauses[-1] <= 1.2 * longest
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host.system.bucket import TokenBucket
+
 RUN_FOLDER = Path("/run/deskgrid")
 SOCKET_NAME = "agent.sock"
 BACKLOG = 4096
@@ -45,21 +47,21 @@ class AccountPace:
 
     def __init__(self, limits: SocketLimits) -> None:
         self._limits = limits
-        self._busy_until: dict[int, float] = {}
+        self._buckets: dict[int, TokenBucket] = {}
 
     def spend(self, uid: int, cost: float = 1.0) -> None:
-        """Take note of work for an account."""
+        """Take note of work for an account; who goes on while it is refused does not wait longer for it."""
         now = time.monotonic()
-        if len(self._busy_until) >= PACED_ACCOUNTS:
-            self._busy_until = {one: until for one, until in self._busy_until.items() if until > now}
-        until = max(now, self._busy_until.get(uid, now)) + cost * self._limits.pace_seconds
-        # who goes on while it is refused does not wait longer for it
-        self._busy_until[uid] = min(until, now + (self._limits.burst + cost) * self._limits.pace_seconds)
+        if len(self._buckets) >= PACED_ACCOUNTS:
+            self._buckets = {one: bucket for one, bucket in self._buckets.items() if not bucket.full(now)}
+        if (bucket := self._buckets.get(uid)) is None:
+            bucket = self._buckets[uid] = TokenBucket(1 / self._limits.pace_seconds, self._limits.burst, now)
+        bucket.spend(cost, now, debt=cost)
 
     def wait_seconds(self, uid: int) -> float:
         """So long nothing more is done for this account."""
-        ahead = self._busy_until.get(uid, 0.0) - time.monotonic()
-        return max(0.0, ahead - self._limits.burst * self._limits.pace_seconds)
+        bucket = self._buckets.get(uid)
+        return max(0.0, bucket.wait_seconds(time.monotonic())) if bucket is not None else 0.0
 
 
 def listening_place(chosen: Path | None, state: Path) -> Path:

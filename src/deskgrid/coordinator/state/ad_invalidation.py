@@ -9,9 +9,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
+from deskgrid.model.values.backoff import Backoff
+
 log = logging.getLogger(__name__)
 
-DELAYS_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, *((30.0,) * 30))
+RETRY, TRIES = Backoff(0.5, 30.0), 36
 
 
 class AdInvalidation:
@@ -24,9 +26,9 @@ class AdInvalidation:
         self,
         invalidate: Callable[[str], Awaitable[None]],
         done: Callable[[str], None],
-        delays_seconds: tuple[float, ...] = DELAYS_SECONDS,
+        retry: Backoff = RETRY,
     ) -> None:
-        self._invalidate, self._done, self._delays = invalidate, done, delays_seconds
+        self._invalidate, self._done, self._retry = invalidate, done, retry
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, vm_ids: Iterable[str]) -> None:
@@ -48,14 +50,14 @@ class AdInvalidation:
     async def _until_done(self, vm_id: str) -> None:
         told = False
         try:
-            for delay in (*self._delays, 0.0):
+            for tried in range(1, TRIES + 1):
                 try:
                     await self._invalidate(vm_id)
                 except Exception as error:  # whatever it is, it is tried again
                     if not told:
                         log.warning("vm %s: its ads can't be taken away yet, tried again: %s", vm_id, error)
                         told = True
-                    await asyncio.sleep(delay)
+                    await asyncio.sleep(self._retry.seconds(tried))
                 else:
                     self._done(vm_id)
                     return

@@ -13,6 +13,7 @@ import secrets
 from collections import OrderedDict
 from pathlib import Path
 
+from deskgrid.host.system.bucket import TokenBucket
 from deskgrid.host.system.files import write_atomic
 
 TOKEN_PREFIX = "dgt"  # noqa: S105 (a prefix, no secret)
@@ -62,15 +63,14 @@ class Guard:
 
     def __init__(self, burst: int = 20, refill_seconds: float = 3.0) -> None:
         self._burst, self._refill = burst, refill_seconds
-        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def refused(self, address: str, clock_seconds: float) -> bool:
         """Count a refusal. Returns: whether there were too many. clock_seconds: a steady clock."""
-        level, at = self._spent.get(address, (0.0, clock_seconds))
-        level = max(0.0, level - (clock_seconds - at) / self._refill)
-        too_many = level + 1.0 > self._burst
-        self._spent[address] = (min(level + 1.0, float(self._burst)), clock_seconds)
-        self._spent.move_to_end(address)
-        if len(self._spent) > _REMEMBERED:
-            self._spent.popitem(last=False)
+        bucket = self._buckets.pop(address, None) or TokenBucket(1 / self._refill, self._burst, clock_seconds)
+        too_many = bucket.wait_seconds(clock_seconds) > -self._refill  # not a whole one is left
+        bucket.spend(1.0, clock_seconds, debt=0.0)
+        self._buckets[address] = bucket
+        if len(self._buckets) > _REMEMBERED:
+            self._buckets.popitem(last=False)
         return too_many

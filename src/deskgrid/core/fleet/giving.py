@@ -194,8 +194,7 @@ def _passes(there: list[_PastMachine], began: datetime, settings: PlanSettings, 
 
 
 def _standing(group: JobGroup, times: list[datetime], alone: bool, settings: PlanSettings, now: datetime) -> PassedOver:
-    wait = min(settings.backoff_max_seconds, settings.backoff_seconds * 2.0 ** min(len(times) - 1, 30))
-    wait = 0.0 if alone else wait
+    wait = 0.0 if alone else settings.backoff.seconds(len(times))
     retry_at = max(times) + timedelta(seconds=wait)
     several = len(times) > 1
     return PassedOver(

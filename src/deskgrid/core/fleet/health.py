@@ -88,8 +88,7 @@ class Health:
     def _standing(self, what: str, name: str, streak: Sequence[Outcome], now: datetime) -> StartHealth:
         if not streak:
             return StartHealth(0, True)
-        settings = self._settings
-        wait = min(settings.backoff_max_seconds, settings.backoff_seconds * 2.0 ** min(len(streak) - 1, 30))
+        wait = self._settings.backoff.seconds(len(streak))
         retry_at = streak[-1].at + timedelta(seconds=wait)
         reason = Reason(
             f"{what}-backoff",

@@ -65,19 +65,3 @@ class Console:
             return printable(text[start:], WORDS_CHARS // 2)
         lines = [words for line in text.splitlines()[-200:] if (words := printable(line, 300))]
         return " / ".join(lines)[-WORDS_CHARS:]
-
-
-class Budget:
-    """At most so many bytes a second, and so many at once after a quiet time. Seconds come from outside."""
-
-    def __init__(self, bytes_per_second: int, bytes_at_once: int, now_seconds: float) -> None:
-        self._rate = bytes_per_second
-        self._most = float(bytes_at_once)
-        self._left = self._most
-        self._at = now_seconds
-
-    def spend(self, count: int, now_seconds: float) -> float:
-        """Take `count` bytes; return for how many seconds to read no more (0 or less: go on)."""
-        self._left = min(self._most, self._left + (now_seconds - self._at) * self._rate) - count
-        self._at = now_seconds
-        return -self._left / self._rate

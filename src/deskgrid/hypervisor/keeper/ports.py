@@ -7,7 +7,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from deskgrid.hypervisor.keeper.channel import Budget
+from deskgrid.host.system.bucket import TokenBucket
 
 READ_BYTES = 16 * 1024
 READ_COSTS_BYTES = 1024
@@ -23,7 +23,7 @@ class SerialPort:
         self._loop = asyncio.get_running_loop()
         self._end = end
         self._take = take
-        self._budget = Budget(BYTES_PER_SECOND, bytes_at_once, self._loop.time())
+        self._bucket = TokenBucket(BYTES_PER_SECOND, bytes_at_once, self._loop.time())
         self._outgoing = bytearray()
         end.setblocking(False)
         self._loop.add_reader(end, self._read)
@@ -40,7 +40,7 @@ class SerialPort:
             self._loop.remove_writer(self._end)
             return
         self._take(data)
-        wait_seconds = self._budget.spend(READ_COSTS_BYTES + len(data), self._loop.time())
+        wait_seconds = self._bucket.spend(READ_COSTS_BYTES + len(data), self._loop.time())
         if wait_seconds > 0:
             self._loop.remove_reader(self._end)
             self._loop.call_later(wait_seconds, self._loop.add_reader, self._end, self._read)

@@ -16,6 +16,8 @@ import time
 
 import msgspec
 
+from deskgrid.model.values.backoff import Backoff
+
 LIAR_SECONDS = 60.0
 _SOON_SECONDS = 15.0
 _SPREAD = 0.2
@@ -26,7 +28,7 @@ class Patience(msgspec.Struct, frozen=True):
     answer begins. After slow_seconds of waiting, slow_bytes_per_second must have come.
 
     lacks_seconds: it may say so late that it has not got something, and be asked again all the same.
-    first_pause_seconds, longest_pause_seconds: how long it is left alone.
+    pause: how long it is left alone.
     """
 
     connect_seconds: float = 10.0
@@ -35,12 +37,11 @@ class Patience(msgspec.Struct, frozen=True):
     slow_seconds: float = 30.0
     slow_bytes_per_second: int = 2 << 10
     lacks_seconds: float = 10.0
-    first_pause_seconds: float = 0.5
-    longest_pause_seconds: float = 15.0
+    pause: Backoff = Backoff(0.5, 15.0)
 
 
 LAST = Patience()
-ANOTHER_FOLLOWS = Patience(2.0, 3.0, 4.0, 5.0, 64 << 10, 0.5, 10.0, 300.0)
+ANOTHER_FOLLOWS = Patience(2.0, 3.0, 4.0, 5.0, 64 << 10, 0.5, Backoff(10.0, 300.0))
 
 
 class SourceHealth:
@@ -48,22 +49,24 @@ class SourceHealth:
 
     def __init__(self, patience: Patience = LAST) -> None:
         self._patience = patience
-        self._pause = self._lied_until = self.not_before = 0.0
+        self._failures = 0
+        self._lied_until = self.not_before = 0.0
         self.reason = ""
 
     def failed(self, reason: str, lied: bool = False) -> None:
         """It did not give what it was asked for."""
-        patience, now = self._patience, time.monotonic()
-        self._pause = min(patience.longest_pause_seconds, max(patience.first_pause_seconds, 2 * self._pause))
+        now = time.monotonic()
+        self._failures += 1
+        pause = self._patience.pause.seconds(self._failures)
         if lied:
-            self._pause = max(self._pause, LIAR_SECONDS)
+            pause = max(pause, LIAR_SECONDS)
             self._lied_until = now + LIAR_SECONDS
         spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 (no secret)
-        self.not_before, self.reason = max(self._lied_until, now + self._pause * spread), reason
+        self.not_before, self.reason = max(self._lied_until, now + pause * spread), reason
 
     def worked(self) -> None:
         """It gave what it was asked for."""
-        self._pause = 0.0
+        self._failures = 0
 
     def nobody_left(self) -> None:
         """There is nobody else: try it again soon, if it has not lied."""

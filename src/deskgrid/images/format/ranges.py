@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
+from deskgrid.host.system.bucket import TokenBucket
 from deskgrid.images.format.packs import PackIndex
 
 GAP_BYTES = 32 << 10
@@ -39,28 +40,26 @@ def ranges(index: PackIndex, wanted: Iterable[int], gap: int = GAP_BYTES, most: 
 
 
 class ByteRate:
-    """So many bytes a second, for all who share it; a second's worth may come at once. 0: as fast as it goes."""
+    """So many bytes a second, for all who share it; a quarter of that may come at once. 0: as fast as it goes."""
 
     def __init__(self, bytes_per_second: int = 0) -> None:
-        """Start with nothing saved up."""
         self._mutex = threading.Lock()
-        self._rate = bytes_per_second
-        self._free_at = time.monotonic()
+        self._bucket = _bucket(bytes_per_second)
 
     def set(self, bytes_per_second: int) -> None:
         """Change it, also for who is waiting for the next bytes."""
         with self._mutex:
-            self._rate = bytes_per_second
-            self._free_at = min(self._free_at, time.monotonic() + 1.0)
+            self._bucket = _bucket(bytes_per_second)
 
     def take(self, count: int, stop: threading.Event) -> None:
         """Account for bytes that came, and wait as long as that takes; not when stopped."""
         with self._mutex:
-            now = time.monotonic()
-            if not self._rate:
-                self._free_at = now
-                return
-            self._free_at = max(self._free_at, now - 0.25) + count / self._rate
-            wait = self._free_at - now
+            wait = self._bucket.spend(count, time.monotonic()) if self._bucket is not None else 0.0
         if wait > 0:
             stop.wait(wait)
+
+
+def _bucket(bytes_per_second: int) -> TokenBucket | None:
+    if not bytes_per_second:
+        return None
+    return TokenBucket(bytes_per_second, bytes_per_second / 4, time.monotonic())
