@@ -17,7 +17,7 @@ ALL_DAY = Policy(
 
 
 def dumped(world: World) -> bytes:
-    return msgspec.json.encode(world.loop.history.dump(world.loop.state))
+    return msgspec.json.encode(world.loop.history.dump())
 
 
 def eventful(world: World) -> None:
@@ -53,7 +53,7 @@ def test_a_bounded_number_of_turns_is_kept_and_still_plays(tmp_path: Path) -> No
     world = World(tmp_path, ALL_DAY)
     world.up()
     world.pass_(3.0 * TURNS)
-    dump = world.loop.history.dump(world.loop.state)
+    dump = world.loop.history.dump()
     assert TURNS <= len(dump.turns) <= 2 * TURNS
     assert replay(dump) == dump.after
 

@@ -26,11 +26,13 @@ from deskgrid.model.wish import Ask, Wish
 from deskgrid.session.client import ask
 from deskgrid.wire.local import (
     Answer,
+    AskDump,
     AskFinish,
     AskPause,
     AskResume,
     AskStatus,
     Denial,
+    Dumped,
     Granted,
     Now,
     Question,
@@ -67,6 +69,7 @@ class Ear:
             lambda: self.status,
             self.wishes.append,
             lambda key, reading: self.told.append((key, reading)),
+            lambda: folder / "dump.json",
             wall=lambda: self.clock[0],
             limits=limits,
         )
@@ -267,6 +270,14 @@ def test_root_and_the_agents_own_account_take_everything_back(ear: Ear) -> None:
     assert ear.ask(AskResume()) == Granted(Ask.RESUME, None, 0)
     as_other(ear, 61001, AskPause())
     assert as_other(ear, AGENT_UID, AskResume()) == [Granted(Ask.RESUME, None, 0)]
+
+
+def test_only_root_and_the_agents_own_account_get_a_dump(ear: Ear) -> None:
+    (refused,) = as_other(ear, 61001, AskDump())
+    assert isinstance(refused, Denial) and "only root" in refused.sentence
+    for uid in (0, AGENT_UID):
+        (dumped,) = as_other(ear, uid, AskDump())
+        assert dumped == Dumped(str(ear.path.parents[1] / "dump.json"))
 
 
 def test_an_account_cannot_take_all_places(ears: Callable[..., Ear]) -> None:

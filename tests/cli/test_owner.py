@@ -1,5 +1,6 @@
 """What an owner asks on a terminal: answered in sentences, without administrator rights, with or without an agent."""
 
+import json
 import os
 import re
 import signal
@@ -60,6 +61,23 @@ def test_status_why_shows_all_reasons_readings_and_ends(deskgrid: Command, setti
         assert "owner-active" in out and "working-hours" in out
         assert "idle 4.2 s of 600 s (tty1 4 s)" in out
         assert "you, as seen by: seat 4 s, utmp: 1 session" in out
+
+
+def test_a_dump_is_printed_or_kept_where_it_is_wanted(
+    deskgrid: Command, settings: Path, agent: Ear, tmp_path: Path
+) -> None:
+    absent = deskgrid("agent", "dump", "--settings", settings)
+    assert absent.code == Exit.REFUSED and "dump.json" in absent.err
+    (settings.parent / "state" / "dump.json").write_text('{"before":{},"turns":[]}')
+    assert json.loads(deskgrid("agent", "dump", "--settings", settings).out) == {"before": {}, "turns": []}
+    kept = tmp_path / "kept.json"
+    assert deskgrid("agent", "dump", "--settings", settings, "--output", kept).code == 0
+    assert json.loads(kept.read_text()) == {"before": {}, "turns": []} and kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_without_an_agent_there_is_nothing_to_dump(deskgrid: Command, settings: Path) -> None:
+    said = deskgrid("agent", "dump", "--settings", settings)
+    assert said.code == Exit.ABSENT and "no agent runs" in said.err
 
 
 def test_status_tells_what_is_wrong_here(deskgrid: Command, settings: Path, agent: Ear) -> None:

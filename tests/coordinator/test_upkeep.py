@@ -131,7 +131,7 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -
             assert c.execute(sa.select(db.meta.c.value)).scalar() == str(db.SCHEMA_VERSION)
             assert c.exec_driver_sql("PRAGMA auto_vacuum").scalar() == 2
             states = [record.state for record in queries.leases(c, None, 10)]
-            assert sorted(states) == [LeaseState.ENDED, LeaseState.ENDED, LeaseState.RECORDED]
+            assert sorted(states) == [LeaseState.ENDED, LeaseState.ENDED, LeaseState.SHOWN]
         database.close()
 
 

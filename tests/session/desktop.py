@@ -85,6 +85,7 @@ class Ear:
             lambda: msgspec.structs.replace(self.status, wish=self.standing()),
             self.wishes.append,
             lambda key, said: self.told.put((key, said)),
+            lambda: folder / "dump.json",
         )
 
     def standing(self) -> Wish | None:

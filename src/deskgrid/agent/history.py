@@ -4,6 +4,7 @@ Since a decision is a pure function of state, inputs and time, playing them agai
 among them: tokens and keys never enter the core.
 """
 
+import threading
 from datetime import datetime
 
 import msgspec
@@ -31,22 +32,27 @@ class Dump(msgspec.Struct, frozen=True):
 
 
 class History:
-    """Keeps the last turns: at least TURNS of them, at most twice as many."""
+    """Keeps the last turns: at least TURNS of them, at most twice as many. Any thread may ask for them."""
 
     def __init__(self, state: AgentState) -> None:
+        self._lock = threading.Lock()
         self._older: tuple[AgentState, list[Turn]] = state, []
         self._newer: tuple[AgentState, list[Turn]] = state, []
+        self._after = state
 
-    def add(self, before: AgentState, given: tuple[Input, ...], at: datetime) -> None:
-        """A turn was taken, from this state."""
-        if len(self._newer[1]) >= TURNS:
-            self._older, self._newer = self._newer, (before, [])
-        self._newer[1].append(Turn(at, given))
+    def add(self, before: AgentState, given: tuple[Input, ...], at: datetime, after: AgentState) -> None:
+        """A turn was taken, from one state to another."""
+        with self._lock:
+            if len(self._newer[1]) >= TURNS:
+                self._older, self._newer = self._newer, (before, [])
+            self._newer[1].append(Turn(at, given))
+            self._after = after
 
-    def dump(self, after: AgentState) -> Dump:
+    def dump(self) -> Dump:
         """Everything that is kept."""
-        (before, older), (_, newer) = self._older, self._newer
-        return Dump(before, (*older, *newer), after)
+        with self._lock:
+            (before, older), (_, newer) = self._older, self._newer
+            return Dump(before, (*older, *newer), self._after)
 
 
 def replay(dump: Dump) -> AgentState:

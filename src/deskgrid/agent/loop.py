@@ -216,7 +216,7 @@ class Loop:
     def _decide(self, given: tuple[Input, ...], now: datetime) -> None:
         before = self.state
         self.state, acts = advance(before, given, now)
-        self.history.add(before, given, now)
+        self.history.add(before, given, now, self.state)
         for line in self.state.story[max(0, before.story_from + len(before.story) - self.state.story_from) :]:
             log.info("%s %s: %s", line.vm_id, line.state, line.sentence)
         if before.standing.cpus != self.state.standing.cpus:

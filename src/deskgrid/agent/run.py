@@ -17,6 +17,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
+
 from deskgrid.agent.clock import Clock, calendar, steady_clock, utc_now
 from deskgrid.agent.drivers import Inbox, TimerRang, hypervisor_of, presence_of, store_of
 from deskgrid.agent.inbox import Item, Looked, Sense
@@ -31,12 +33,12 @@ from deskgrid.agent.owner.usage import UsageBook
 from deskgrid.agent.owner.wishes import WishBook
 from deskgrid.agent.policy.files import PolicyFiles
 from deskgrid.agent.ports import Ports
-from deskgrid.agent.settings import AgentSettings, ca_file, credential_file, status_file
+from deskgrid.agent.settings import AgentSettings, ca_file, credential_file, dump_file, status_file
 from deskgrid.core.desktop.inputs import Finishing, HandingOver, Ticked, Wished
 from deskgrid.core.desktop.state import AgentState, reports
 from deskgrid.core.policy.layers import combine
 from deskgrid.host.doctor.inventory import read_inventory
-from deskgrid.host.system.files import Locked, locked
+from deskgrid.host.system.files import Locked, locked, write_atomic
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 from deskgrid.wire.local import Status
@@ -157,6 +159,7 @@ class _Running:
             self._status,
             lambda wish: self.inbox.put(Wished(wish)),
             self.presence.told,
+            self._dump,
             wall,
         )
 
@@ -263,6 +266,12 @@ class _Running:
         used, seconds = self.hypervisor.cpu_seconds(), (now - self.used_at).total_seconds()
         self.cpu = {vm: max(0.0, spent - self.used[vm]) / seconds for vm, spent in used.items() if vm in self.used}
         self.used, self.used_at = used, now
+
+    def _dump(self) -> Path:
+        """Write what is known and what came in of late, for who looks for a fault. Raises: OSError."""
+        path = dump_file(self.settings.state)
+        write_atomic(path, msgspec.json.encode(self.loop.history.dump()), 0o600)
+        return path
 
     def _status(self) -> Status:
         """What is so now; for the loop's thread and the ear's."""

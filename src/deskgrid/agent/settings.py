@@ -83,6 +83,11 @@ def ca_file(state: Path) -> Path:
     return state / "coordinator-ca.pem"
 
 
+def dump_file(state: Path) -> Path:
+    """What `deskgrid agent dump` had the agent write."""
+    return state / "dump.json"
+
+
 def status_file(state: Path) -> Path:
     """What the agent tells its owner."""
     return state / "status.json"

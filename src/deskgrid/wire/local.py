@@ -120,6 +120,10 @@ class AskResume(msgspec.Struct, frozen=True, tag="resume"):
     """Take back what I have asked."""
 
 
+class AskDump(msgspec.Struct, frozen=True, tag="dump"):
+    """Write what the agent knows and what came in of late to a file. Not for every account."""
+
+
 class Tell(msgspec.Struct, frozen=True, tag="tell"):
     """What a helper sees of its session."""
 
@@ -152,14 +156,20 @@ class Granted(msgspec.Struct, frozen=True, tag="done"):
     vms: Count
 
 
+class Dumped(msgspec.Struct, frozen=True, tag="dumped"):
+    """It is written. path: where; only the agent's account may read it."""
+
+    path: str
+
+
 class Denial(msgspec.Struct, frozen=True, tag="refused"):
     """It is not done. sentence: why, and what to do."""
 
     sentence: str
 
 
-Question = AskStatus | AskPause | AskFinish | AskResume | Tell
-Answer = Now | Granted | Denial
+Question = AskStatus | AskPause | AskFinish | AskResume | AskDump | Tell
+Answer = Now | Granted | Dumped | Denial
 
 _QUESTION = JsonReader(Question)
 _ANSWER = JsonReader(Answer)

@@ -2,17 +2,20 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from deskgrid.agent.clock import Clock
 from deskgrid.agent.owner.wishes import Denied, WishBook, decide
 from deskgrid.model.wish import Ask, Wish
 from deskgrid.wire.local import (
     Answer,
+    AskDump,
     AskFinish,
     AskPause,
     AskResume,
     AskStatus,
     Denial,
+    Dumped,
     Granted,
     Now,
     Rights,
@@ -29,15 +32,22 @@ class OwnerRequests:
     """Answers questions; see `agent/owner/server.py` for the arguments."""
 
     def __init__(
-        self, wishes: WishBook, status: Callable[[], Status], wish: Callable[[Wish], None], wall: Clock
+        self,
+        wishes: WishBook,
+        status: Callable[[], Status],
+        wish: Callable[[Wish], None],
+        dump: Callable[[], Path],
+        wall: Clock,
     ) -> None:
-        self._wishes, self._status, self._wish, self._wall = wishes, status, wish, wall
+        self._wishes, self._status, self._wish, self._dump, self._wall = wishes, status, wish, dump, wall
         self._obeyed: Wish | None = None
 
-    def answer(self, uid: int, question: AskStatus | AskPause | AskFinish | AskResume) -> Answer:
+    def answer(self, uid: int, question: AskStatus | AskPause | AskFinish | AskResume | AskDump) -> Answer:
         """Answer the account `uid`, as the kernel names it."""
         if isinstance(question, AskStatus):
             return Now(self._status(), self._rights(uid))
+        if isinstance(question, AskDump):
+            return self._dumped(uid)
         now = self._wall()
         until = None if isinstance(question, AskResume) else question.until
         if until is not None and until <= now:
@@ -50,6 +60,15 @@ class OwnerRequests:
         log.info("%s asks: %s, until %s", wish.by, wish.ask, wish.until or "it is taken back")
         self.obey()
         return Granted(wish.ask, self._obeyed, len(self._status().vms))
+
+    def _dumped(self, uid: int) -> Answer:
+        """Programs that people run are in it: it is for who may read the agent's folder anyway."""
+        if uid not in (0, self._wishes.agent_uid):
+            return Denial("only root and the agent's own account may have it, since it tells which programs run")
+        try:
+            return Dumped(str(self._dump()))
+        except OSError as error:
+            return Denial(f"it could not be written: {error.strerror or error}; make room on this disk")
 
     def obey(self) -> None:
         """Tell what the grid shall obey now, if that is something else than before."""

@@ -62,6 +62,7 @@ class LocalServer:
         status: what is true now.
         wish: hears what the grid shall obey, at the start too; Ask.RESUME when nothing stands any more.
         told: hears what helpers see of their sessions, by uid; None: forget what this account said.
+        dump: writes what the agent knows, and says where.
     """
 
     def __init__(
@@ -71,11 +72,12 @@ class LocalServer:
         status: Callable[[], Status],
         wish: Callable[[Wish], None],
         told: Callable[[int, SessionReading | None], None],
+        dump: Callable[[], Path],
         wall: Clock = utc_now,
         limits: SocketLimits = DEFAULT,
     ) -> None:
         self.path, self.limits = path, limits
-        self._clerk, self._told = OwnerRequests(wishes, status, wish, wall), told
+        self._clerk, self._told = OwnerRequests(wishes, status, wish, dump, wall), told
         self._pace, self._arrivals = AccountPace(limits), AccountPace(limits)
         self._selector = selectors.DefaultSelector()
         self._bell, self._rope = socket.socketpair()

@@ -6,16 +6,19 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from deskgrid.agent.enrol import enrol as enrol_desktop
 from deskgrid.agent.run import check
 from deskgrid.agent.settings import AgentSettings
-from deskgrid.cli.output import CommandFailed, Exit, tell
+from deskgrid.cli.output import CommandFailed, Exit, show_json, tell
 from deskgrid.host.system import toml
-from deskgrid.host.system.files import decoded
+from deskgrid.host.system.files import decoded, write_atomic
 from deskgrid.host.system.paths import SYSTEM, settings_file
 from deskgrid.host.system.programs import KEPT, environment, python
+from deskgrid.session.client import NoAgent, ask, places
+from deskgrid.wire.local import AskDump, Denial, Dumped
 
 app = typer.Typer(help="The process on each desktop.", no_args_is_help=True)
 
@@ -50,6 +53,32 @@ def enrol(
         raise CommandFailed(Exit.WRONG, f"enrolment text {text_file}: {error}") from None
     enrol_desktop(chosen.coordinator, chosen.desktop, text, chosen.state)
     tell(f"{chosen.desktop} is enrolled at {chosen.coordinator}")
+
+
+@app.command()
+def dump(
+    output: Annotated[Path | None, typer.Option("--output", help="Where to; default: standard output.")] = None,
+    settings: Settings = None,
+) -> None:
+    """What the agent knows and what came in of late, as JSON, to look for a fault. For root and the agent's account."""
+    chosen = toml.read(meant(settings), AgentSettings)
+    try:
+        answer = ask(places(chosen.local, chosen.state), AskDump())
+    except NoAgent as error:
+        raise CommandFailed(Exit.ABSENT, str(error)) from None
+    if isinstance(answer, Denial):
+        raise CommandFailed(Exit.REFUSED, answer.sentence)
+    assert isinstance(answer, Dumped)
+    try:
+        content = Path(answer.path).read_bytes()
+        if output is not None:
+            write_atomic(output, content, 0o600)
+    except OSError as error:
+        raise CommandFailed(Exit.REFUSED, f"{error.filename}: {error.strerror}; run as root") from None
+    if output is None:
+        show_json(msgspec.Raw(content))
+    else:
+        tell(f"{output}: {len(content)} bytes")
 
 
 @app.command()
