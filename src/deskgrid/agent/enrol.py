@@ -7,23 +7,21 @@ input, never from argv or the environment.
 
 import hashlib
 import hmac
-import http.client
 import os
 import re
 import ssl
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from deskgrid.agent.settings import ADDRESS, ca_file, credential_file
-from deskgrid.host.system.deadline import Deadline, read_within
 from deskgrid.host.system.files import write_atomic
+from deskgrid.host.system.http import HttpAnswer, HttpClient, HttpFailed, pinned
 from deskgrid.model.values.names import name
 from deskgrid.model.values.outside import read_json
-from deskgrid.wire.messages import Enrol, Enrolled, Problem
+from deskgrid.wire.messages import Enrol, Enrolled, problem_of
 
 _TEXT = re.compile(r"(?P<token>[A-Za-z0-9._-]{8,200})@(?P<fingerprint>[0-9a-f]{64})\Z")
 _SECONDS = 20.0
@@ -53,12 +51,12 @@ def enrol(url: str, desktop: str, text: str, state: Path) -> None:
         raise EnrolError("enrolment text: got something else, expected <token>@<fingerprint>; ask the operator for one")
     pem = _fetch_ca(url, match["fingerprint"])
     _make_ready(state)
-    pinned = ssl.create_default_context(cadata=pem.decode())
-    status, answer = _ask(url, "/v1/enrol", pinned, msgspec.json.encode(Enrol(match["token"], desktop)))
-    if status != 200:
-        raise EnrolError(f"coordinator {url} refused: {_sentence(answer, status)}")
+    answer = _ask(url, "/v1/enrol", pinned(pem.decode()), msgspec.json.encode(Enrol(match["token"], desktop)))
+    if answer.status != 200:
+        why = problem_of(answer.body).sentence or f"HTTP status {answer.status}"
+        raise EnrolError(f"coordinator {url} refused: {why}")
     try:
-        enrolled = read_json(answer, type=Enrolled)
+        enrolled = read_json(answer.body, type=Enrolled)
     except msgspec.DecodeError as error:
         raise EnrolError(f"coordinator {url}: an answer that cannot be read ({error}); check the address") from None
     try:
@@ -84,7 +82,7 @@ def _fetch_ca(url: str, fingerprint: str) -> bytes:
     """The CA certificate over an unverified connection: it is trusted for its fingerprint alone."""
     blind = ssl.create_default_context()
     blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
-    _, pem = _ask(url, "/v1/ca", blind)
+    pem = _ask(url, "/v1/ca", blind).body
     try:
         certificate = x509.load_pem_x509_certificate(pem)
     except ValueError:
@@ -98,27 +96,13 @@ def _fetch_ca(url: str, fingerprint: str) -> bytes:
     return pem
 
 
-def _ask(url: str, path: str, context: ssl.SSLContext, body: bytes | None = None) -> tuple[int, bytes]:
-    """Ask whoever is there: bounded in size, and in time as a whole. Returns: status and body. Raises: EnrolError."""
-    way = http.client.HTTPSConnection(urlsplit(url).netloc, timeout=_SECONDS, context=context)
-    deadline = Deadline(way, _SECONDS)
+def _ask(url: str, path: str, context: ssl.SSLContext, body: bytes | None = None) -> HttpAnswer:
+    """Ask whoever is there. Raises: EnrolError."""
+    client = HttpClient(url, context, connect_seconds=_SECONDS)
     try:
-        with deadline:
-            way.request("GET" if body is None else "POST", path, body)
-            answer = way.getresponse()
-            content = read_within(answer, _MOST_BYTES)
-        if deadline.late:
-            raise TimeoutError
-        return answer.status, content
-    except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-        why = f"no whole answer in {_SECONDS:g} s" if deadline.late else str(error) or type(error).__name__
+        return client.ask("GET" if body is None else "POST", path, _SECONDS, _MOST_BYTES, body)
+    except HttpFailed as failed:
+        why = f"no whole answer in {_SECONDS:g} s" if failed.late else str(failed)
         raise EnrolError(f"coordinator {url}: {why}; check the address and that it runs") from None
     finally:
-        way.close()
-
-
-def _sentence(body: bytes, status: int) -> str:
-    try:
-        return read_json(body, type=Problem).sentence
-    except msgspec.DecodeError:
-        return f"HTTP status {status}"
+        client.close()

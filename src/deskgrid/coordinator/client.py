@@ -1,19 +1,19 @@
 """The operator's way to the coordinator, for the command line: HTTPS with the coordinator's own CA and nothing else."""
 
-import time
+import ssl
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
-import urllib3
 
 from deskgrid.coordinator.state.inventories import FleetInventory
 from deskgrid.core.fleet.lease import LeaseRecord
 from deskgrid.core.fleet.why import Why
+from deskgrid.host.system.http import HttpClient, HttpFailed, pinned
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.values.outside import read_json
-from deskgrid.wire.messages import Problem
+from deskgrid.wire.messages import Problem, problem_of
 from deskgrid.wire.operator import (
     Because,
     DesktopView,
@@ -28,7 +28,7 @@ from deskgrid.wire.operator import (
 )
 
 T = TypeVar("T")
-_PART_BYTES, _MOST_BYTES = 1 << 20, 256 << 20
+_MOST_BYTES = 256 << 20
 
 
 class NoAnswer(Exception):
@@ -39,7 +39,7 @@ class CoordinatorRefused(Exception):
     """The coordinator said no. problem: why; status: of HTTP."""
 
     def __init__(self, status: int, problem: Problem) -> None:
-        super().__init__(problem.sentence)
+        super().__init__(problem.sentence or "it refused without a reason; are its version and yours the same?")
         self.status, self.problem = status, problem
 
 
@@ -53,25 +53,19 @@ class OperatorClient:
         self._url = url.rstrip("/")
         try:
             token = (state / "operator.token").read_text(encoding="ascii").strip()
-            certificate = (state / "ca.pem").read_text(encoding="ascii")
+            context = pinned((state / "ca.pem").read_text(encoding="ascii"))
+        except (ssl.SSLError, ValueError):
+            raise NoAnswer(
+                f"state folder {state}: operator.token or ca.pem is damaged; restore them from a backup, or remove "
+                "operator.token and start the coordinator, which then makes another"
+            ) from None
         except OSError as error:
             raise NoAnswer(
                 f"state folder {state}: {error.strerror} ({Path(error.filename or state).name}); has the coordinator "
                 "been started there, and may you read it?"
             ) from None
-        except UnicodeDecodeError:
-            raise NoAnswer(
-                f"state folder {state}: operator.token or ca.pem is damaged; restore them from a backup, or remove "
-                "operator.token and start the coordinator, which then makes another"
-            ) from None
         self._timeout = timeout_seconds
-        self._http = urllib3.PoolManager(
-            maxsize=4,
-            cert_reqs="CERT_REQUIRED",
-            ca_cert_data=certificate,
-            headers={"Authorization": f"Bearer {token}"},
-            retries=False,
-        )
+        self._client = HttpClient(url, context, {"Authorization": f"Bearer {token}"}, timeout_seconds)
 
     def status(self) -> GridStatus:
         """The whole."""
@@ -145,7 +139,7 @@ class OperatorClient:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.clear()
+        self._client.close()
 
     def _get(self, path: str, kind: type[T], longer_seconds: float = 0.0) -> T:
         return self._ask("GET", path, kind, None, longer_seconds)
@@ -154,45 +148,17 @@ class OperatorClient:
         return self._ask("POST", path, kind, msgspec.json.encode(body), 0.0)
 
     def _ask(self, method: str, path: str, kind: type[T], body: bytes | None, longer_seconds: float) -> T:
+        seconds = 2 * (self._timeout + longer_seconds)
         try:
-            status, content = self._exchange(method, path, body, self._timeout + longer_seconds)
-        except urllib3.exceptions.HTTPError as error:
+            answer = self._client.ask(method, path, seconds, _MOST_BYTES, body)
+        except HttpFailed as failed:
             raise NoAnswer(
-                f"coordinator {self._url}: no answer ({_cause(error)}); is it running? "
+                f"coordinator {self._url}: no answer ({failed}); is it running? "
                 "(deskgrid coordinator run, deskgrid doctor)"
             ) from None
-        if status == 200:
-            try:
-                return read_json(content, type=kind)
-            except msgspec.DecodeError as error:
-                raise NoAnswer(f"coordinator {self._url}: an answer that can't be read ({error})") from None
-        raise CoordinatorRefused(status, _problem(content))
-
-    def _exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> tuple[int, bytes]:
-        """Ask; the answer is bounded in size and time."""
-        until = time.monotonic() + 2 * seconds
-        answer = self._http.request(method, self._url + path, body=body, timeout=seconds, preload_content=False)
-        content, whole = bytearray(), False
+        if answer.status != 200:
+            raise CoordinatorRefused(answer.status, problem_of(answer.body))
         try:
-            while part := answer.read(_PART_BYTES):
-                content += part
-                if len(content) > _MOST_BYTES or time.monotonic() > until:
-                    raise urllib3.exceptions.HTTPError("an answer that does not end")
-            whole = True
-        finally:
-            if not whole:
-                answer.close()
-            answer.release_conn()
-        return answer.status, bytes(content)
-
-
-def _problem(body: bytes) -> Problem:
-    try:
-        return read_json(body, type=Problem)
-    except msgspec.DecodeError:
-        return Problem("no-problem", "The coordinator refused without a reason; are its version and yours the same?")
-
-
-def _cause(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return str(reason).rsplit(": ", 1)[-1]
+            return read_json(answer.body, type=kind)
+        except msgspec.DecodeError as error:
+            raise NoAnswer(f"coordinator {self._url}: an answer that can't be read ({error})") from None

@@ -17,6 +17,7 @@ from deskgrid.model.lease import Lease
 from deskgrid.model.values.moment import Moment, check_moments
 from deskgrid.model.values.names import Name
 from deskgrid.model.values.numbers import Bytes, Count, Cpus, Port, Whole
+from deskgrid.model.values.outside import read_json
 
 PROTOCOL = 1
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
@@ -120,3 +121,11 @@ class Problem(msgspec.Struct, frozen=True):
 
     code: str
     sentence: str
+
+
+def problem_of(body: bytes) -> Problem:
+    """What a refusal's body says; one that says nothing has no sentence."""
+    try:
+        return read_json(body, type=Problem)
+    except msgspec.DecodeError:
+        return Problem("", "")

@@ -6,18 +6,16 @@ Rules:
 - Nothing is followed, unpacked or guessed: no redirects, no compressed answers, no proxy.
 """
 
-import http.client
 import ssl
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from deskgrid.host.system.deadline import Deadline
 from deskgrid.host.system.files import open_plain
+from deskgrid.host.system.http import AnswerTooLong, HttpClient, HttpFailed
 from deskgrid.images.trust.errors import Duty, TrustError
 
 SECONDS = 20.0
-_PIECE = 64 << 10
 
 
 class Absent(Exception):
@@ -52,7 +50,9 @@ class RepositoryFolderSource:
             raise Absent(path) from None
         except OSError as error:
             raise unreachable(str(self._folder), error.strerror or "?") from None
-        return _within(f"{self._folder}/{path}", content, most_bytes)
+        if len(content) > most_bytes:
+            raise _too_long(f"{self._folder}/{path}", most_bytes)
+        return content
 
 
 class RepositoryServer:
@@ -70,51 +70,29 @@ class RepositoryServer:
             raise TrustError(
                 Duty.REQUEST, "bad-url", f"repository: got {url!r}, expected http:// or https:// and a host"
             )
-        self._url, self._parts, self._seconds = url.rstrip("/"), parts, seconds
-        self._context = context or (ssl.create_default_context() if parts.scheme == "https" else None)
+        self._url, self._seconds = url.rstrip("/"), seconds
+        if parts.scheme == "https" and context is None:
+            context = ssl.create_default_context()
+        self._client = HttpClient(self._url, context, {"Accept-Encoding": "identity"}, seconds)
 
     def get(self, path: str, most_bytes: int) -> bytes:
         """See `RepositorySource`."""
         where = f"{self._url}/{path}"
-        connection = self._connection()
-        deadline = Deadline(connection, self._seconds)
         try:
-            with deadline:
-                content = self._read(connection, where, path, most_bytes)
-            if deadline.late:  # cut off where the end of a connection is the end of a file
-                raise TimeoutError
-            return content
-        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-            # a connection that was cut off ends in any of these, depending on where it was
-            if deadline.late or isinstance(error, TimeoutError):
+            answer = self._client.ask("GET", f"/{path}", self._seconds, most_bytes)
+        except AnswerTooLong:
+            raise _too_long(where, most_bytes) from None
+        except HttpFailed as failed:
+            if failed.late:
                 raise TrustError(
                     Duty.NETWORK, "slow", f"{where}: got less than the whole in {self._seconds:g} s; tried again later"
                 ) from None
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise unreachable(where, str(reason)) from None
-        finally:
-            connection.close()
-
-    def _connection(self) -> http.client.HTTPConnection:
-        host = self._parts.hostname or ""
-        if self._context is not None:
-            return http.client.HTTPSConnection(host, self._parts.port, timeout=self._seconds, context=self._context)
-        return http.client.HTTPConnection(host, self._parts.port, timeout=self._seconds)
-
-    def _read(self, connection: http.client.HTTPConnection, where: str, path: str, most_bytes: int) -> bytes:
-        connection.request("GET", f"{self._parts.path.rstrip('/')}/{path}", headers={"Accept-Encoding": "identity"})
-        answer = connection.getresponse()
+            raise unreachable(where, str(failed)) from None
         if answer.status in (403, 404, 410):
             raise Absent(path)
         if answer.status != 200:
             raise unreachable(where, f"the server answered {answer.status}")
-        length = answer.length
-        content = bytearray()
-        while len(content) <= most_bytes and (piece := answer.read1(min(_PIECE, most_bytes + 1 - len(content)))):
-            content += piece
-        if length is not None and len(content) < min(length, most_bytes):
-            raise http.client.IncompleteRead(bytes(content))
-        return _within(where, bytes(content), most_bytes)
+        return answer.body
 
 
 def unreachable(where: str, why: str) -> TrustError:
@@ -122,12 +100,10 @@ def unreachable(where: str, why: str) -> TrustError:
     return TrustError(Duty.NETWORK, "unreachable", f"{where}: can't be reached: {why}; tried again later")
 
 
-def _within(where: str, content: bytes, most_bytes: int) -> bytes:
-    if len(content) > most_bytes:
-        raise TrustError(
-            Duty.REPOSITORY,
-            "too-long",
-            f"{where}: got more than {most_bytes} bytes, expected at most that; the rest was not read. Somebody serves "
-            "what was not signed: tell the grid's administrators",
-        )
-    return content
+def _too_long(where: str, most_bytes: int) -> TrustError:
+    return TrustError(
+        Duty.REPOSITORY,
+        "too-long",
+        f"{where}: got more than {most_bytes} bytes, expected at most that; the rest was not read. Somebody serves "
+        "what was not signed: tell the grid's administrators",
+    )

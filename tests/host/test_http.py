@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from deskgrid.host.system.deadline import Deadline, read_within
+from deskgrid.host.system.http import AnswerTooLong, Deadline, read_within
 
 
 @contextlib.contextmanager
@@ -80,5 +80,5 @@ def test_an_answer_without_end_is_refused_at_its_bound() -> None:
 
     with peer(talk) as connection:
         connection.request("GET", "/")
-        with pytest.raises(ValueError, match="more than 1000 bytes"):
+        with pytest.raises(AnswerTooLong, match="more than 1000 bytes"):
             read_within(connection.getresponse(), 1000)
