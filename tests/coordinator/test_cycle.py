@@ -484,20 +484,20 @@ def test_leases_of_a_desktop_that_reports_in_a_new_life_hold(tmp_path: Path) -> 
     asyncio.run(story())
 
 
-def test_a_filler_runs_while_no_job_waits_and_makes_way_for_one(tmp_path: Path) -> None:
+def test_a_backfill_runs_while_no_job_waits_and_makes_way_for_one(tmp_path: Path) -> None:
     boinc = ImageFacts(ImageRef("boinc", "b" * 64), 1 << 30, 4 << 30)
 
-    def with_filler(chosen: CoordinatorSettings) -> CoordinatorSettings:
-        return msgspec.structs.replace(chosen, plan=msgspec.structs.replace(chosen.plan, filler="boinc"))
+    def with_backfill(chosen: CoordinatorSettings) -> CoordinatorSettings:
+        return msgspec.structs.replace(chosen, plan=msgspec.structs.replace(chosen.plan, backfill="boinc"))
 
     async def story() -> None:
-        async with office(tmp_path, change=with_filler) as here:
+        async with office(tmp_path, change=with_backfill) as here:
             desk = await member(here)
             here.catalogue.offer(FACTS, boinc)
             await here.part.offering.refresh(here.clock(), 10.0)
-            filler = await ordered(here, desk)
-            assert (filler.image, filler.reason.name) == (boinc.ref, "filler")
-            desk.shows(filler)
+            backfill = await ordered(here, desk)
+            assert (backfill.image, backfill.reason.name) == (boinc.ref, "backfill")
+            desk.shows(backfill)
             desk.room = msgspec.structs.replace(FULL, cpus=0)
             await desk.say()
             here.pool.submit(IMAGE.name, 1)
@@ -505,10 +505,10 @@ def test_a_filler_runs_while_no_job_waits_and_makes_way_for_one(tmp_path: Path) 
                 await here.cycle()
                 if not (await desk.say()).orders:
                     break
-            assert (await desk.say(ended=(desk.ends(filler.vm_id),))).orders == ()
-            assert "withdrawn" in await here.story(filler.vm_id)
-            assert (await here.lease(filler.vm_id)).end == Reason(
-                "filler-makes-way", "It ran only while no job waited; now one needs its desktop."
+            assert (await desk.say(ended=(desk.ends(backfill.vm_id),))).orders == ()
+            assert "withdrawn" in await here.story(backfill.vm_id)
+            assert (await here.lease(backfill.vm_id)).end == Reason(
+                "backfill-makes-way", "It ran only while no job waited; now one needs its desktop."
             )
             assert (await ordered(here, desk)).image == IMAGE
 

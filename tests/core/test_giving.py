@@ -152,10 +152,10 @@ def test_a_job_that_forges_the_number_of_others_is_a_group_of_its_own() -> None:
         assert set(passed_over(rows, LONG, past, SETTINGS, NOW)) == {GROUP.key}
 
 
-def test_machines_that_stay_without_a_job_make_a_desktop_barren_too_and_fillers_do_not() -> None:
+def test_machines_that_stay_without_a_job_make_a_desktop_barren_too_and_backfill_vms_do_not() -> None:
     idle = [live(f"vm-{n}", "d", joined=SETTINGS.settle_seconds) for n in range(BARREN)]
     assert Giving((), idle, SETTINGS, NOW).barren("d")
-    assert not Giving((), idle, msgspec.structs.replace(SETTINGS, filler=IMAGE.name), NOW).barren("d")
+    assert not Giving((), idle, msgspec.structs.replace(SETTINGS, backfill=IMAGE.name), NOW).barren("d")
     assert not Giving((), [live(f"vm-{n}", "d", joined=59.0) for n in range(BARREN)], SETTINGS, NOW).barren("d")
 
 

@@ -137,3 +137,11 @@ def test_no_setting_that_a_person_writes_explains_itself_by_a_pattern() -> None:
 
     for kind in (AgentSettings, CoordinatorSettings, Recipe, PolicyTable):
         assert bare(kind, set()) == [], kind
+
+
+def test_a_name_of_before_is_read_and_its_user_is_told_the_new_one(caplog: pytest.LogCaptureFixture) -> None:
+    chosen = parse('state_dir = "/s"\n[plan]\nfiller = "boinc"\nfiller_vms = 7\n', CoordinatorSettings)
+    assert (chosen.plan.backfill, chosen.plan.backfill_vms) == ("boinc", 7)
+    assert "plan.filler: is called plan.backfill now" in caplog.text
+    with pytest.raises(BadSettings, match="filler"):
+        parse('state_dir = "/s"\n[plan]\nfiller = "a"\nbackfill = "b"\n', CoordinatorSettings)

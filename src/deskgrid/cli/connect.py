@@ -34,7 +34,7 @@ def load(path: Path | None) -> CoordinatorSettings:
 
 
 @contextmanager
-def office(path: Path | None) -> Iterator[OperatorClient]:
+def coordinator(path: Path | None) -> Iterator[OperatorClient]:
     """A client of the coordinator; what it refuses becomes a sentence and an exit code."""
     settings = load(path)
     try:

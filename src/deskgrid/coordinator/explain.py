@@ -19,46 +19,46 @@ from deskgrid.pool.contract import PoolError
 from deskgrid.wire.operator import DesktopView, GridStatus, ImageList, ImageView, VmView
 
 
-def status(office: Coordinator, fingerprint: str) -> GridStatus:
+def status(coordinator: Coordinator, fingerprint: str) -> GridStatus:
     """The service as a whole."""
-    view, now = office.view, office.clock()
-    limit = office.settings.plan.stale_seconds
-    reporting = [known for known in office.fleet if (now - known.received_at).total_seconds() <= limit]
-    lives = office.ledger.all()
+    view, now = coordinator.view, coordinator.clock()
+    limit = coordinator.settings.plan.stale_seconds
+    reporting = [known for known in coordinator.fleet if (now - known.received_at).total_seconds() <= limit]
+    lives = coordinator.ledger.all()
     return GridStatus(
         version=__version__,
-        started_at=office.started_at,
+        started_at=coordinator.started_at,
         cycle_at=view.at,
-        desktops=sum(member.revoked_at is None for member in office.members.values()),
+        desktops=sum(member.revoked_at is None for member in coordinator.members.values()),
         reporting=len(reporting),
         available=sum(known.report.availability.available for known in reporting),
-        held_reports=len(office.long_polls),
+        held_reports=len(coordinator.long_polls),
         vms=len(lives),
         joined=sum(live.record.joined_at is not None for live in lives),
-        images=tuple(facts for _, facts in sorted(office.offering.images(now).items())),
+        images=tuple(facts for _, facts in sorted(coordinator.offering.images(now).items())),
         ads=view.ads,
         wants=view.snapshot.wants if view.snapshot is not None else None,
         shortages=view.plan.shortages if view.plan is not None else (),
         pool_faults=view.faults,
-        last_line=office.recorder.last_line,
+        last_line=coordinator.recorder.last_line,
         ca_fingerprint=fingerprint,
-        image_problems=office.offering.problems,
+        image_problems=coordinator.offering.problems,
         problems=(
-            *office.journal.problems(office.fleet),
-            *(places.full for places in office.bounds if places.full),
+            *coordinator.journal.problems(coordinator.fleet),
+            *(places.full for places in coordinator.bounds if places.full),
         ),
     )
 
 
-def images(office: Coordinator) -> ImageList:
+def images(coordinator: Coordinator) -> ImageList:
     """All versions of all images, by name."""
-    offered = {facts.ref for facts in office.offering.images(office.clock()).values()}
-    held = Counter(ref for known in office.fleet for ref in set(known.report.images))
-    running = Counter(live.lease.image for live in office.ledger.all())
+    offered = {facts.ref for facts in coordinator.offering.images(coordinator.clock()).values()}
+    held = Counter(ref for known in coordinator.fleet for ref in set(known.report.images))
+    running = Counter(live.lease.image for live in coordinator.ledger.all())
     wanted = Counter[str]()
-    for group in (office.view.pool.idle or ()) if office.view.pool is not None else ():
+    for group in (coordinator.view.pool.idle or ()) if coordinator.view.pool is not None else ():
         wanted[group.vm_name] += group.idle
-    listed = sorted(office.offering.versions, key=lambda v: (v.ref.name, v.project, v.number))
+    listed = sorted(coordinator.offering.versions, key=lambda v: (v.ref.name, v.project, v.number))
     told = {one.ref.name: one.ref for one in listed if one.latest} | {ref.name: ref for ref in offered}
     return ImageList(
         tuple(
@@ -69,7 +69,7 @@ def images(office: Coordinator) -> ImageList:
                 digest=one.ref.digest,
                 offered=one.ref in offered,
                 latest=one.latest,
-                refused=office.offering.forbids(one.ref, shown=False),
+                refused=coordinator.offering.forbids(one.ref, shown=False),
                 signers=one.signers,
                 memory_bytes=one.memory_bytes,
                 disk_bytes=one.disk_bytes,
@@ -80,15 +80,15 @@ def images(office: Coordinator) -> ImageList:
             )
             for one in listed
         ),
-        office.offering.problems,
-        office.offering.until,
+        coordinator.offering.problems,
+        coordinator.offering.until,
     )
 
 
-def desktop(office: Coordinator, member: Member, whole: bool = False) -> DesktopView:
+def desktop(coordinator: Coordinator, member: Member, whole: bool = False) -> DesktopView:
     """One desktop; with `whole`, its unknown fields and its inventory too."""
-    known = office.fleet.get(member.name)
-    answer = why_desktop(office, member.name)
+    known = coordinator.fleet.get(member.name)
+    answer = why_desktop(coordinator, member.name)
     shown = DesktopView(
         member.name,
         member.enrolled_at,
@@ -96,12 +96,12 @@ def desktop(office: Coordinator, member: Member, whole: bool = False) -> Desktop
         member.revoked_at,
         reason=answer.reason,
         leases=answer.vms,
-        inventory=office.inventories.get(member.name) if whole else None,
+        inventory=coordinator.inventories.get(member.name) if whole else None,
     )
     if known is None:
         return shown
     report = known.report
-    silent = (office.clock() - known.received_at).total_seconds() > office.settings.plan.stale_seconds
+    silent = (coordinator.clock() - known.received_at).total_seconds() > coordinator.settings.plan.stale_seconds
     state = "silent" if silent else refusals.state(report.availability, report.room)
     return msgspec.structs.replace(
         shown,
@@ -122,13 +122,13 @@ def desktop(office: Coordinator, member: Member, whole: bool = False) -> Desktop
     )
 
 
-def inventory(office: Coordinator) -> FleetInventory:
+def inventory(coordinator: Coordinator) -> FleetInventory:
     """What the fleet's desktops are made of; those whose membership has ended do not count."""
-    members = {name for name, member in office.members.items() if member.revoked_at is None}
-    return fleet((one for one in office.inventories.all() if one.desktop in members), len(members))
+    members = {name for name, member in coordinator.members.items() if member.revoked_at is None}
+    return fleet((one for one in coordinator.inventories.all() if one.desktop in members), len(members))
 
 
-def vms(office: Coordinator) -> list[VmView]:
+def vms(coordinator: Coordinator) -> list[VmView]:
     """The VMs that live, oldest first."""
     return [
         VmView(
@@ -146,20 +146,20 @@ def vms(office: Coordinator) -> list[VmView]:
             accelerator=live.record.accelerator,
             jobs=live.jobs,
         )
-        for live in office.ledger.all()
+        for live in coordinator.ledger.all()
     ]
 
 
-def why_job(office: Coordinator, job: Job, ran_in: LeaseRecord | None) -> Why:
+def why_job(coordinator: Coordinator, job: Job, ran_in: LeaseRecord | None) -> Why:
     """Why does this job wait, or where is it? ran_in: the VM that it ran in before."""
     ended = ran_in.end if ran_in is not None and ran_in.ended_at is not None else None
     before = why.ran_before(ran_in.lease, ended) if ran_in is not None and ended is not None else None
-    return why.why_job(job, _view(office), before)
+    return why.why_job(job, _view(coordinator), before)
 
 
-def abroad(office: Coordinator, job_id: str) -> Why | None:
+def abroad(coordinator: Coordinator, job_id: str) -> Why | None:
     """What may be said of a job that no schedd of this pool knows."""
-    return why.abroad(job_id, office.view)
+    return why.abroad(job_id, coordinator.view)
 
 
 def pool_silent(job_id: str, error: PoolError) -> Why:
@@ -167,24 +167,24 @@ def pool_silent(job_id: str, error: PoolError) -> Why:
     return Why(f"job {job_id}", Reason("pool-unknown", "HTCondor could not be asked about this job.", str(error)))
 
 
-def why_desktop(office: Coordinator, name: str) -> Why:
+def why_desktop(coordinator: Coordinator, name: str) -> Why:
     """Why does this desktop run what it runs, or nothing?"""
-    member, known = office.members.get(name), office.fleet.get(name)
+    member, known = coordinator.members.get(name), coordinator.fleet.get(name)
     membership = why.Membership(
         enrolled=member is not None,
         revoked=member.revoked_reason if member is not None and member.revoked_at is not None else None,
         warnings=known.warnings() if known is not None else (),
     )
-    mine = [live.counted() for live in office.ledger.of(name) if live.withdrawn is None]
-    view = msgspec.structs.replace(office.view, at=office.clock())
+    mine = [live.counted() for live in coordinator.ledger.of(name) if live.withdrawn is None]
+    view = msgspec.structs.replace(coordinator.view, at=coordinator.clock())
     return why.why_desktop(name, membership, known.desktop() if known is not None else None, mine, view)
 
 
-def _view(office: Coordinator) -> View:
+def _view(coordinator: Coordinator) -> View:
     """The last cycle's values, with the leases of now."""
-    view = office.view
+    view = coordinator.view
     if view.snapshot is None:
         return view
     return msgspec.structs.replace(
-        view, snapshot=msgspec.structs.replace(view.snapshot, leases=office.ledger.for_plan())
+        view, snapshot=msgspec.structs.replace(view.snapshot, leases=coordinator.ledger.for_plan())
     )

@@ -21,7 +21,7 @@ SOON_SECONDS = 1.0
 """A desktop that can be told at once reports again so soon after an answer that was not held."""
 
 
-async def answer(office: Coordinator, name: str, report: Report, raw: bytes, where: str = "") -> Answer:
+async def answer(coordinator: Coordinator, name: str, report: Report, raw: bytes, where: str = "") -> Answer:
     """Take a report in and say what the desktop should run.
 
     Args:
@@ -31,70 +31,72 @@ async def answer(office: Coordinator, name: str, report: Report, raw: bytes, whe
         AnotherAgent: when the report's agent was superseded. SQLAlchemyError: when an end or an inventory could
         not be recorded.
     """
-    now = office.clock()
-    fresh = office.fleet.take(name, report, raw, now)
+    now = coordinator.clock()
+    fresh = coordinator.fleet.take(name, report, raw, now)
     if fresh:
-        office.long_polls.release(name)
-        _take_in(office, name, report, where)
+        coordinator.long_polls.release(name)
+        _take_in(coordinator, name, report, where)
     if fresh and report.inventory is not None:
-        await office.inventories.keep(office.recorder, name, report.inventory, now)
-    if report.ended or report.story or office.ledger.invalidated:
-        office.invalidate_ended()
-        await office.recorder.flush()
-    told = _orders(office, name, report)
-    _note_ordered(office, told)
+        await coordinator.inventories.keep(coordinator.recorder, name, report.inventory, now)
+    if report.ended or report.story or coordinator.ledger.invalidated:
+        coordinator.invalidate_ended()
+        await coordinator.recorder.flush()
+    told = _orders(coordinator, name, report)
+    _note_ordered(coordinator, told)
     expired = False
-    if fresh and _may_wait(office, report) and _nothing_to_say(report, told):
-        expired = await office.long_polls.wait(name, min(report.wait_seconds, office.settings.hold_seconds))
-        told = _orders(office, name, report)
-        _note_ordered(office, told)
-    soon = 0.0 if expired else SOON_SECONDS if _may_wait(office, report) else office.settings.report_seconds
+    if fresh and _may_wait(coordinator, report) and _nothing_to_say(report, told):
+        expired = await coordinator.long_polls.wait(name, min(report.wait_seconds, coordinator.settings.hold_seconds))
+        told = _orders(coordinator, name, report)
+        _note_ordered(coordinator, told)
+    soon = 0.0 if expired else SOON_SECONDS if _may_wait(coordinator, report) else coordinator.settings.report_seconds
     return Answer(
         to=report.sequence,
-        now=office.clock(),
+        now=coordinator.clock(),
         orders=told,
         next_report_seconds=soon,
         acknowledged=tuple(vm.vm_id for vm in report.ended),
         story_count=min(len(report.story), REPORT_LINES),
-        revocations=len(office.journal),
+        revocations=len(coordinator.journal),
     )
 
 
-def _take_in(office: Coordinator, name: str, report: Report, where: str) -> None:
-    now = office.clock()
-    office.ledger.hear(name, report.vms, report.ended, now)
-    office.ledger.released.discard(name)  # this very answer says what has changed
-    office.neighbours.hear(name, where, report, now)
+def _take_in(coordinator: Coordinator, name: str, report: Report, where: str) -> None:
+    now = coordinator.clock()
+    coordinator.ledger.hear(name, report.vms, report.ended, now)
+    coordinator.ledger.released.discard(name)  # this very answer says what has changed
+    coordinator.neighbours.hear(name, where, report, now)
     if report.story:
-        known = office.fleet.get(name)
-        office.ledger.changes.retell(name, report.story[:REPORT_LINES], known.skew_seconds if known else 0.0, now)
+        known = coordinator.fleet.get(name)
+        coordinator.ledger.changes.retell(name, report.story[:REPORT_LINES], known.skew_seconds if known else 0.0, now)
 
 
-def _orders(office: Coordinator, name: str, report: Report) -> tuple[Order, ...]:
-    leases = office.ledger.of(name)
+def _orders(coordinator: Coordinator, name: str, report: Report) -> tuple[Order, ...]:
+    leases = coordinator.ledger.of(name)
     if not leases:
         return ()
     shown = {vm.vm_id for vm in report.vms}
-    return tuple(order for live in leases if (order := _order(office, live, live.lease.vm_id in shown)) is not None)
+    return tuple(
+        order for live in leases if (order := _order(coordinator, live, live.lease.vm_id in shown)) is not None
+    )
 
 
-def _note_ordered(office: Coordinator, orders: tuple[Order, ...]) -> None:
+def _note_ordered(coordinator: Coordinator, orders: tuple[Order, ...]) -> None:
     """Desktops are told to start these."""
     for order in orders:
         if order.instance is not None:
-            office.ledger.ordered(order.lease.vm_id, office.clock())
-    office.recorder.soon()
+            coordinator.ledger.ordered(order.lease.vm_id, coordinator.clock())
+    coordinator.recorder.soon()
 
 
-def _order(office: Coordinator, live: ActiveLease, shown: bool) -> Order | None:
+def _order(coordinator: Coordinator, live: ActiveLease, shown: bool) -> Order | None:
     if live.record.state in (LeaseState.GRANTED, LeaseState.WITHDRAWN):
         return None
     if shown:
         return Order(live.lease, token=live.renewed)
-    image = office.offering.grant(live.lease.image)
+    image = coordinator.offering.grant(live.lease.image)
     if live.token is None or isinstance(image, Reason):
         return None
-    guest, lease = office.settings.guest, live.lease
+    guest, lease = coordinator.settings.guest, live.lease
     return Order(
         lease,
         InstanceData(
@@ -108,16 +110,16 @@ def _order(office: Coordinator, live: ActiveLease, shown: bool) -> Order | None:
             memory_mb=lease.size.memory_bytes >> 20,
             unused_seconds=guest.unused_seconds,
         ),
-        image and office.neighbours.enclose(image, lease, office.clock()),
+        image and coordinator.neighbours.enclose(image, lease, coordinator.clock()),
     )
 
 
-def _may_wait(office: Coordinator, report: Report) -> bool:
+def _may_wait(coordinator: Coordinator, report: Report) -> bool:
     return (
         report.wait_seconds > 0
         and (report.availability.available or bool(report.vms))
-        and office.settings.hold_seconds > 0
-        and office.long_polls.has_place
+        and coordinator.settings.hold_seconds > 0
+        and coordinator.long_polls.has_place
     )
 
 

@@ -71,26 +71,26 @@ def _audit(connection: sa.Connection, since: datetime, bite: int) -> int:
     return connection.execute(db.audit.delete().where(c.id.in_(gone))).rowcount if gone else 0
 
 
-async def prune_all(office: Coordinator, stopping: asyncio.Event | None = None) -> int:
+async def prune_all(coordinator: Coordinator, stopping: asyncio.Event | None = None) -> int:
     """Remove all that is old, bite by bite, or stop. Returns: how many rows went. Raises: SQLAlchemyError."""
     stopping = stopping or asyncio.Event()
-    settings, now, removed = office.settings, office.clock(), 0
+    settings, now, removed = coordinator.settings, coordinator.clock(), 0
     since, audit = now - timedelta(days=settings.keep_days), now - timedelta(days=settings.audit_days)
-    while not stopping.is_set() and (bite := await office.recorder.call(lambda c: prune(c, since, audit))):
+    while not stopping.is_set() and (bite := await coordinator.recorder.call(lambda c: prune(c, since, audit))):
         removed += bite
         await asyncio.sleep(_PAUSE_SECONDS)
-    shrinks = removed and office.recorder.shrinks
-    while shrinks and not stopping.is_set() and await office.recorder.call(shrink):
+    shrinks = removed and coordinator.recorder.shrinks
+    while shrinks and not stopping.is_set() and await coordinator.recorder.call(shrink):
         await asyncio.sleep(_PAUSE_SECONDS)
     return removed
 
 
-async def keep_small(office: Coordinator, stopping: asyncio.Event) -> None:
+async def keep_small(coordinator: Coordinator, stopping: asyncio.Event) -> None:
     """Every hour, until told to stop; a database that refuses is tried again."""
     while not stopping.is_set():
         try:
-            await office.inventories.write(office.recorder)
-            if removed := await prune_all(office, stopping):
+            await coordinator.inventories.write(coordinator.recorder)
+            if removed := await prune_all(coordinator, stopping):
                 log.info("database: removed %d rows that were older than the settings keep", removed)
         except sa.exc.SQLAlchemyError as error:
             log.error("database: what is old can't be removed now, tried again: %s", error)

@@ -143,24 +143,24 @@ async def _serve(
     database = open_database(settings.database_url)
     try:
         loaded = RestoredState(database, clock(), journal=_journal(settings))
-        office = Coordinator(settings, pool, OwnTime(clock), loaded, catalogue)
-        for problem in office.journal.problems(()):
+        coordinator = Coordinator(settings, pool, OwnTime(clock), loaded, catalogue)
+        for problem in coordinator.journal.problems(()):
             log.warning("revocations: %s", problem)
-        who = Authentication(office, token, Guard())
-        application = Api(office, who, OperatorApi(office, who, authority).application())
-        connection = bounded(most_connections, office.whereabouts)
-        office.bounds = (connection.places, application.long)
-        server = _Server(_config(settings, authority, application, connection), office, connection)
-        office.invalidate_ended()
+        who = Authentication(coordinator, token, Guard())
+        application = Api(coordinator, who, OperatorApi(coordinator, who, authority).application())
+        connection = bounded(most_connections, coordinator.whereabouts)
+        coordinator.bounds = (connection.places, application.long)
+        server = _Server(_config(settings, authority, application, connection), coordinator, connection)
+        coordinator.invalidate_ended()
         try:
             with _listen(settings) as listening:
                 url = f"https://{settings.names[0]}:{listening.getsockname()[1]}"
                 await _until_stopped(
-                    server, office, listening, lambda stop: ready(Ready(url, authority.fingerprint, stop))
+                    server, coordinator, listening, lambda stop: ready(Ready(url, authority.fingerprint, stop))
                 )
         finally:
             application.close()
-            await office.close()
+            await coordinator.close()
     finally:
         database.close()
 
@@ -184,7 +184,7 @@ def _listen(settings: CoordinatorSettings) -> socket.socket:
 
 
 async def _until_stopped(
-    server: "_Server", office: Coordinator, listening: socket.socket, ready: Callable[[Callable[[], None]], None]
+    server: "_Server", coordinator: Coordinator, listening: socket.socket, ready: Callable[[Callable[[], None]], None]
 ) -> None:
     stopping = asyncio.Event()
 
@@ -199,9 +199,9 @@ async def _until_stopped(
     log.info("listening on %s port %d", *listening.getsockname()[:2])
     ready(partial(_call_soon, loop, stop))
     tasks = [
-        asyncio.create_task(run_cycles(office, stopping)),
-        asyncio.create_task(_renew(server, office, stopping)),
-        asyncio.create_task(keep_small(office, stopping)),
+        asyncio.create_task(run_cycles(coordinator, stopping)),
+        asyncio.create_task(_renew(server, coordinator, stopping)),
+        asyncio.create_task(keep_small(coordinator, stopping)),
     ]
     try:
         await server.serve([listening])
@@ -217,15 +217,15 @@ def _call_soon(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Non
         loop.call_soon_threadsafe(stop)
 
 
-async def _renew(server: "_Server", office: Coordinator, stopping: asyncio.Event) -> None:
+async def _renew(server: "_Server", coordinator: Coordinator, stopping: asyncio.Event) -> None:
     """Make the server's certificate again before it ends; connections made from then on use it."""
-    settings = office.settings
+    settings = coordinator.settings
     while not stopping.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RENEW_SECONDS):
                 await stopping.wait()
         try:
-            prepare(settings.state_dir, settings.names, office.clock())
+            prepare(settings.state_dir, settings.names, coordinator.clock())
             server.reload(settings.state_dir)
         except Exception:
             log.exception("the server's certificate could not be looked after; it is tried again")
@@ -258,9 +258,9 @@ def _config(
 class _Server(uvicorn.Server):
     """uvicorn, with signals left to us and held reports answered first when it ends."""
 
-    def __init__(self, config: uvicorn.Config, office: Coordinator, connection: type[BoundedConnection]) -> None:
+    def __init__(self, config: uvicorn.Config, coordinator: Coordinator, connection: type[BoundedConnection]) -> None:
         super().__init__(config)
-        self._office, self._connection = office, connection
+        self._coordinator, self._connection = coordinator, connection
         self._doors: list[ConnectionLimiter] = []
 
     @contextlib.contextmanager
@@ -286,8 +286,8 @@ class _Server(uvicorn.Server):
         for door in self._doors:
             door.close()
             await door.wait_closed()
-        self._office.long_polls.close()
-        self._office.recorder.wake()
+        self._coordinator.long_polls.close()
+        self._coordinator.recorder.wake()
         cutting = asyncio.create_task(self._cut_idle())
         try:
             await super().shutdown(sockets)

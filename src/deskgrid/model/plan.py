@@ -34,8 +34,8 @@ class PlanSettings(msgspec.Struct, frozen=True):
     desktop_vms: Annotated[Count, Help("VMs that one desktop may have, whatever room it says it has")] = 64
     desktop_starting: Annotated[Count, Help("VMs that one desktop may have on their way to the pool, likewise")] = 4
     sizes: Annotated[tuple[Size, ...], Help("the VM sizes that are offered")] = (Size(1, 1 << 30),)
-    filler: Annotated[str, Help("the image that desktops run while no job waits; none: they run nothing then")] = ""
-    filler_vms: Annotated[Count, Help("so many of it at most")] = 100
+    backfill: Annotated[str, Help("the image that desktops run while no job waits; empty: none", "filler")] = ""
+    backfill_vms: Annotated[Count, Help("VMs of it at most", "filler_vms")] = 100
 
     @property
     def backoff(self) -> Backoff:
@@ -121,7 +121,7 @@ class Shortage(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """What one cycle decided. desktops: per desktop name, why it got what it got or got nothing.
 
-    make_way: ids of filler VMs that are to end, since jobs need their desktops.
+    make_way: ids of backfill VMs that are to end, since jobs need their desktops.
     resting: per image name, why it is not started at all for now, since it failed.
     """
 

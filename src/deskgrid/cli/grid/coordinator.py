@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from deskgrid.cli.connect import Json, Settings, load, office
+from deskgrid.cli.connect import Json, Settings, coordinator, load
 from deskgrid.cli.output import CommandFailed, Exit, ago, sentence, show_json, show_text, size, tell
 from deskgrid.coordinator.service import Ready, ServiceError
 from deskgrid.coordinator.service import run as run_service
@@ -31,7 +31,7 @@ def run(settings: Settings = None) -> None:
 @app.command()
 def status(settings: Settings = None, as_json: Json = False) -> None:
     """Show the whole: desktops, VMs, demand, and what is short."""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         now = client.status()
     if as_json:
         show_json(now)
@@ -68,7 +68,7 @@ def token(
     as_json: Json = False,
 ) -> None:
     """Make an enrolment text for desktops: a secret, limited in time and count. Give it to `deskgrid agent enrol`."""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         made = client.make_token(hours * 3600, uses)
     text = f"{made.token}@{made.ca_fingerprint}"
     if as_json:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deskgrid.cli.connect import Json, Settings, office
+from deskgrid.cli.connect import Json, Settings, coordinator
 from deskgrid.cli.output import CommandFailed, Exit, ago, sentence, show, show_json, size, tell
 from deskgrid.core.fleet.why import Why
 from deskgrid.model.values.names import name as check_name
@@ -28,14 +28,14 @@ def revoke_token(
     settings: Settings = None,
 ) -> None:
     """End an enrolment token. Desktops that have enrolled with it stay (see `deskgrid desktop revoke`)."""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         tell(client.revoke_token(check_name("token id", token_id), reason).sentence)
 
 
 @desktop_app.command("list")
 def desktops(settings: Settings = None, as_json: Json = False) -> None:
     """List the desktops: do they report, are they available, and why not."""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         found = client.desktops()
     rows = [
         (
@@ -53,7 +53,7 @@ def desktops(settings: Settings = None, as_json: Json = False) -> None:
 @desktop_app.command("show")
 def desktop(name: str, settings: Settings = None, as_json: Json = False) -> None:
     """Show one desktop."""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         d = client.desktop(check_name("desktop name", name))
     if as_json:
         show_json(d)
@@ -96,7 +96,7 @@ def inventory(
     as_json: Json = False,
 ) -> None:
     """What the desktops are made of, and how many of each product have virtualisation off."""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         found = client.inventory()
     if each:
         show(found, as_json, _COLUMNS, (_row(one) for one in found.desktops))
@@ -127,14 +127,14 @@ def _counts(table: Mapping[str, int]) -> str:
 @desktop_app.command("revoke")
 def revoke(name: str, reason: Because = "", settings: Settings = None) -> None:
     """Take a desktop's membership away: its credential is worth nothing from now on."""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         tell(client.revoke(check_name("desktop name", name), reason).sentence)
 
 
 @vm_app.command("list")
 def vms(settings: Settings = None, as_json: Json = False) -> None:
     """List the virtual machines that live."""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         found = client.vms()
     rows = [
         (v.vm_id, v.image.name, v.desktop, v.state, "yes" if v.joined_at else "no", " ".join(v.jobs), ago(v.granted_at))
@@ -147,7 +147,7 @@ def vms(settings: Settings = None, as_json: Json = False) -> None:
 def vm(vm_id: str, settings: Settings = None, as_json: Json = False) -> None:
     """Show the lease of one virtual machine, living or ended."""
     check_name("VM id", vm_id)
-    with office(settings) as client:
+    with coordinator(settings) as client:
         found = client.lease(vm_id)
     if as_json:
         show_json(found)
@@ -162,7 +162,7 @@ def vm(vm_id: str, settings: Settings = None, as_json: Json = False) -> None:
 @vm_app.command("end")
 def end(vm_id: str, reason: Because = "", settings: Settings = None) -> None:
     """End a virtual machine: its jobs are vacated and run elsewhere."""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         tell(client.end_vm(check_name("VM id", vm_id), reason).sentence)
 
 
@@ -173,20 +173,20 @@ def why_job(
     as_json: Json = False,
 ) -> None:
     """Why does this job wait, or where is it?"""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         _answer(client.why_job(_checked_job(job)), as_json)
 
 
 @why_app.command("desktop")
 def why_desktop(name: str, settings: Settings = None, as_json: Json = False) -> None:
     """Why does this desktop run what it runs, or nothing?"""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         _answer(client.why_desktop(check_name("desktop name", name)), as_json)
 
 
 def images(settings: Settings = None, as_json: Json = False) -> None:
     """List the images: every version, who signed it, whether jobs get it, and why not."""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         found = client.catalogue()
     rows = [
         (
@@ -245,7 +245,7 @@ def story(
     as_json: Json = False,
 ) -> None:
     """A virtual machine's life, across coordinator and agent."""
-    with office(settings) as client:
+    with coordinator(settings) as client:
         if vm_id is None:
             newest = client.leases(limit=1)
             if not newest:

@@ -52,9 +52,9 @@ _encode = msgspec.json.Encoder().encode
 class Api:
     """The service as an ASGI application: reports and enrolments here, everything else in `rest`."""
 
-    def __init__(self, office: Coordinator, who: Authentication, rest: Application) -> None:
-        self._office, self._who, self._rest = office, who, rest
-        self._files = RepositoryFiles(office.settings.images.repository, office.whereabouts)
+    def __init__(self, coordinator: Coordinator, who: Authentication, rest: Application) -> None:
+        self._coordinator, self._who, self._rest = coordinator, who, rest
+        self._files = RepositoryFiles(coordinator.settings.images.repository, coordinator.whereabouts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -103,7 +103,7 @@ class Api:
         report = _report.decode(raw)
         _check_report(report)
         self._who.still(member)  # and nothing is awaited until the report is taken in
-        return _encode(await answer(self._office, member.name, report, raw, address(scope)))
+        return _encode(await answer(self._coordinator, member.name, report, raw, address(scope)))
 
     async def _take_enrol(self, scope: Scope, receive: Receive) -> bytes:
         try:
@@ -115,14 +115,14 @@ class Api:
             raise (refusal if refusal.status >= 500 else self._who.counted(address(scope), refusal)) from None
 
     async def _enrol(self, request: Enrol) -> Enrolled:
-        office, now = self._office, self._office.clock()
+        coordinator, now = self._coordinator, self._coordinator.clock()
         parts = token_parts(request.token)
-        known = office.tokens.get(parts[0]) if parts else None
-        membership.check(known, office.members.get(request.desktop), request, now)
-        enrolled, member, token = await office.recorder.call(lambda c: _enrolled(c, request, now))
-        office.members[member.name] = member
-        office.tokens[token.id] = token
-        office.forget_desktop(member.name)
+        known = coordinator.tokens.get(parts[0]) if parts else None
+        membership.check(known, coordinator.members.get(request.desktop), request, now)
+        enrolled, member, token = await coordinator.recorder.call(lambda c: _enrolled(c, request, now))
+        coordinator.members[member.name] = member
+        coordinator.tokens[token.id] = token
+        coordinator.forget_desktop(member.name)
         log.info("desktop %s: enrolled with token %s", member.name, member.token_id)
         return enrolled
 

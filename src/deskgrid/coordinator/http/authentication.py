@@ -28,29 +28,29 @@ _SAID_SECONDS = 60.0
 class Authentication:
     """Proves who sends a request."""
 
-    def __init__(self, office: Coordinator, operator_token: str, guard: Guard) -> None:
-        self._office, self._guard = office, guard
+    def __init__(self, coordinator: Coordinator, operator_token: str, guard: Guard) -> None:
+        self._coordinator, self._guard = coordinator, guard
         self._operator = digest(operator_token)
         self._said_at = -_SAID_SECONDS
 
     async def desktop(self, header: bytes, address: str) -> Member:
         """Return the desktop. Raises: RequestRefused."""
         name, _, credential = self._secret(header, address).partition(":")
-        member = self._office.members.get(name)
+        member = self._coordinator.members.get(name)
         if not proves(credential, member.credential_hash if member else _NOBODY) or member is None:
             raise self.counted(address, _wrong())
         self.still(member)
         if not member.used:
-            used = await self._office.recorder.call(lambda c: membership.first_use(c, member))
-            if used is not None and self._office.members.get(name) is member:
-                self._office.members[name] = used
+            used = await self._coordinator.recorder.call(lambda c: membership.first_use(c, member))
+            if used is not None and self._coordinator.members.get(name) is member:
+                self._coordinator.members[name] = used
             self.still(member)
-        self._office.whereabouts.note(name, address)
+        self._coordinator.whereabouts.note(name, address)
         return member
 
     def still(self, proved: Member) -> None:
         """Whether who proved itself is a member now, by the same credential. Raises: RequestRefused."""
-        member = self._office.members.get(proved.name)
+        member = self._coordinator.members.get(proved.name)
         if member is None or member.credential_hash != proved.credential_hash:
             raise _wrong()
         if member.revoked_at is not None:

@@ -47,8 +47,8 @@ _DAYS = 86400.0
 class OperatorApi:
     """The operator's requests."""
 
-    def __init__(self, office: Coordinator, who: Authentication, authority: Authority) -> None:
-        self._office, self._who, self._authority = office, who, authority
+    def __init__(self, coordinator: Coordinator, who: Authentication, authority: Authority) -> None:
+        self._coordinator, self._who, self._authority = coordinator, who, authority
 
     def application(self) -> Application:
         """The routes, as an ASGI application."""
@@ -92,47 +92,47 @@ class OperatorApi:
 
     async def status(self, request: Request) -> object:
         """The whole."""
-        return explain.status(self._office, self._authority.fingerprint)
+        return explain.status(self._coordinator, self._authority.fingerprint)
 
     async def desktops(self, request: Request) -> object:
         """All desktops."""
-        return [explain.desktop(self._office, member) for _, member in sorted(self._office.members.items())]
+        return [explain.desktop(self._coordinator, member) for _, member in sorted(self._coordinator.members.items())]
 
     async def desktop(self, request: Request) -> object:
         """One desktop."""
-        return explain.desktop(self._office, self._member(request), whole=True)
+        return explain.desktop(self._coordinator, self._member(request), whole=True)
 
     async def inventory(self, request: Request) -> object:
         """What the fleet's desktops are made of."""
-        return explain.inventory(self._office)
+        return explain.inventory(self._coordinator)
 
     async def vms(self, request: Request) -> object:
         """The VMs that live."""
-        return explain.vms(self._office)
+        return explain.vms(self._coordinator)
 
     async def leases(self, request: Request) -> object:
         """Leases, living and ended, newest first, at most MOST_LEASES; `desktop` and `limit` choose."""
         desktop = request.query_params.get("desktop")
         limit = int(_number(request, "limit", 100, 10_000))
-        return await self._office.recorder.call(lambda c: queries.leases(c, desktop, limit))
+        return await self._coordinator.recorder.call(lambda c: queries.leases(c, desktop, limit))
 
     async def lease(self, request: Request) -> object:
         """One lease, living or ended."""
         vm_id = _named(request, "vm_id", "VM id")
-        found = await self._office.recorder.call(lambda c: queries.lease(c, vm_id))
+        found = await self._coordinator.recorder.call(lambda c: queries.lease(c, vm_id))
         if found is None:
             raise RequestRefused(404, "vm-unknown", f"No virtual machine {vm_id} is known; see `deskgrid vm list`.")
         return found
 
     async def images(self, request: Request) -> object:
         """All versions of all images."""
-        return explain.images(self._office)
+        return explain.images(self._coordinator)
 
     async def story(self, request: Request) -> object:
         """A VM's life across coordinator and agent."""
         vm_id = _named(request, "vm_id", "VM id")
-        await self._office.recorder.flush()
-        lines = await self._office.recorder.call(lambda c: queries.story(c, vm_id))
+        await self._coordinator.recorder.flush()
+        lines = await self._coordinator.recorder.call(lambda c: queries.story(c, vm_id))
         if not lines:
             raise RequestRefused(404, "vm-unknown", f"No virtual machine {vm_id} was ever ordered here.")
         return lines
@@ -143,23 +143,25 @@ class OperatorApi:
         if not _JOB.match(job_id):
             raise RequestRefused(400, "bad-job", f'job: got {job_id[:40]!r}, expected "cluster.proc", such as 12.0')
         try:
-            job = await self._office.ask_pool(lambda: self._office.pool.job(job_id))
+            job = await self._coordinator.ask_pool(lambda: self._coordinator.pool.job(job_id))
         except PoolError as error:
             return explain.pool_silent(job_id, error)
-        if job is None and (answer := explain.abroad(self._office, job_id)) is not None:
+        if job is None and (answer := explain.abroad(self._coordinator, job_id)) is not None:
             return answer
         if job is None:
             raise RequestRefused(404, "job-unknown", f"HTCondor knows no job {job_id}; it may have left the queue.")
         last_vm = vm_of(job.last_host)
-        return explain.why_job(self._office, job, await self._office.recorder.call(lambda c: queries.lease(c, last_vm)))
+        return explain.why_job(
+            self._coordinator, job, await self._coordinator.recorder.call(lambda c: queries.lease(c, last_vm))
+        )
 
     async def why_desktop(self, request: Request) -> object:
         """Why does a desktop run what it runs, or nothing?"""
-        return explain.why_desktop(self._office, _named(request, "name", "desktop"))
+        return explain.why_desktop(self._coordinator, _named(request, "name", "desktop"))
 
     async def events(self, request: Request) -> object:
         """New lines of all stories since a number, waiting for them for `wait` seconds at most."""
-        recorder = self._office.recorder
+        recorder = self._coordinator.recorder
         since = int(_number(request, "since", recorder.last_line, 1 << 62))
         lines = await recorder.lines_since(since, _number(request, "wait", 0, _WAIT_SECONDS))
         return Events(tuple(lines), lines[-1].id if lines else since)
@@ -174,63 +176,71 @@ class OperatorApi:
                 f"token: got {asked.lifetime_seconds:g} s and {counted(asked.uses, 'use')}, "
                 "expected 60 s to 90 days and 1 to 100000 uses.",
             )
-        now = self._office.clock()
-        token, kept = await self._office.recorder.call(
+        now = self._coordinator.clock()
+        token, kept = await self._coordinator.recorder.call(
             lambda c: membership.make_token(c, asked.lifetime_seconds, asked.uses, OPERATOR, now)
         )
-        self._office.tokens[kept.id] = kept
+        self._coordinator.tokens[kept.id] = kept
         return MadeToken(token, kept.id, kept.expires_at, kept.uses_left, self._authority.fingerprint)
 
     async def revoke_token(self, request: Request) -> object:
         """End an enrolment token. A use that is under way is counted before or refused after."""
-        office, now, token_id = self._office, self._office.clock(), _named(request, "token_id", "token id")
-        if token_id not in office.tokens:
+        coordinator, now, token_id = (
+            self._coordinator,
+            self._coordinator.clock(),
+            _named(request, "token_id", "token id"),
+        )
+        if token_id not in coordinator.tokens:
             raise RequestRefused(
                 404, "token-unknown", f"No enrolment token {token_id} is known; its text is dgt_ID_SECRET."
             )
         reason = (await _body(request, Because)).reason or "by the operator"
-        over = await office.recorder.call(lambda c: office.journal.revoke_token(c, token_id, reason, OPERATOR, now))
+        over = await coordinator.recorder.call(
+            lambda c: coordinator.journal.revoke_token(c, token_id, reason, OPERATOR, now)
+        )
         if over is None:
             raise RequestRefused(409, "token-expired", f"Enrolment token {token_id} is over already.")
-        office.tokens[token_id] = over
+        coordinator.tokens[token_id] = over
         return Done(f"Enrolment token {token_id} is revoked; whom it has enrolled stays until it is revoked too.")
 
     async def revoke(self, request: Request) -> object:
         """Take a desktop's membership away: its credential is void, its VMs end."""
-        office, member, now = self._office, self._member(request), self._office.clock()
+        coordinator, member, now = self._coordinator, self._member(request), self._coordinator.clock()
         if member.revoked_at is not None:
             raise RequestRefused(409, "desktop-revoked", f"{member.name} was revoked already: {member.revoked_reason}")
         reason = (await _body(request, Because)).reason or "by the operator"
-        revoked = await office.recorder.call(lambda c: office.journal.revoke(c, member.name, reason, OPERATOR, now))
+        revoked = await coordinator.recorder.call(
+            lambda c: coordinator.journal.revoke(c, member.name, reason, OPERATOR, now)
+        )
         if revoked is None:
             raise RequestRefused(409, "desktop-revoked", f"{member.name} was revoked already.")
-        office.members[member.name] = revoked
-        office.ledger.cut_off(member.name, Reason("desktop-revoked", f"{member.name} was revoked: {reason}"), now)
-        office.invalidate_ended()
-        office.forget_desktop(member.name)
-        office.long_polls.release(member.name)
-        office.release()
-        await office.recorder.flush()
+        coordinator.members[member.name] = revoked
+        coordinator.ledger.cut_off(member.name, Reason("desktop-revoked", f"{member.name} was revoked: {reason}"), now)
+        coordinator.invalidate_ended()
+        coordinator.forget_desktop(member.name)
+        coordinator.long_polls.release(member.name)
+        coordinator.release()
+        await coordinator.recorder.flush()
         return Done(f"{member.name} is revoked; what it runs ends with its leases.")
 
     async def end_vm(self, request: Request) -> object:
         """Withdraw a lease: its desktop ends the VM."""
-        office, vm_id = self._office, _named(request, "vm_id", "VM id")
+        coordinator, vm_id = self._coordinator, _named(request, "vm_id", "VM id")
         reason = (await _body(request, Because)).reason or "the operator ended it"
-        live = office.ledger.get(vm_id)
+        live = coordinator.ledger.get(vm_id)
         if live is None:
             raise RequestRefused(404, "vm-unknown", f"No virtual machine {vm_id} is here now.")
-        now = office.clock()
-        if office.ledger.withdraw(vm_id, Reason("ended-by-operator", f"It was ended: {reason}"), now):
+        now = coordinator.clock()
+        if coordinator.ledger.withdraw(vm_id, Reason("ended-by-operator", f"It was ended: {reason}"), now):
             what = f"ended vm {vm_id}: {reason}"
-            await office.recorder.call(lambda c: queries.note(c, OPERATOR, what, now))
-            await office.recorder.flush()
-            office.release()
+            await coordinator.recorder.call(lambda c: queries.note(c, OPERATOR, what, now))
+            await coordinator.recorder.flush()
+            coordinator.release()
         return Done(f"{live.lease.desktop} is told to end {vm_id}.")
 
     def _member(self, request: Request) -> Member:
         wanted = _named(request, "name", "desktop")
-        member = self._office.members.get(wanted)
+        member = self._coordinator.members.get(wanted)
         if member is None:
             raise RequestRefused(404, "desktop-unknown", f"No desktop named {wanted} is enrolled.")
         return member

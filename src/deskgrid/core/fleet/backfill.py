@@ -1,10 +1,10 @@
 """What desktops do while no job waits: one image of the operator's choice, which makes way for jobs.
 
 Rules:
-- A filler starts only when HTCondor could be asked and nothing at all waits for an image; so many of them at most.
-- It makes way: what a desktop could start is told to HTCondor as if its fillers were not there, and a job that finds no
-  desktop has as many of them ended as it needs. Its own machine starts in a later cycle, when the room is back.
-- A filler that a job has (one that names no image) is a machine like others.
+- A backfill VM starts only when HTCondor could be asked and nothing at all waits for an image; so many of them at most.
+- It makes way: what a desktop could start is told to HTCondor as if its backfill VMs were not there, and a job that
+  finds no desktop has as many of them ended as it needs. Its own machine starts in a later cycle, with the room back.
+- A backfill VM that a job has (one that names no image) is a machine like others.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,21 +18,21 @@ from deskgrid.model.plan import LiveLease, PlanSettings, Shortage, Snapshot, Wan
 
 
 def wants(snapshot: Snapshot, settings: PlanSettings) -> tuple[Want, ...] | None:
-    """The demand, or the filler's when there is none."""
-    image = next((one for one in snapshot.images if one.ref.name == settings.filler), None)
+    """The demand, or the backfill's when there is none."""
+    image = next((one for one in snapshot.images if one.ref.name == settings.backfill), None)
     if snapshot.wants != () or image is None:
         return snapshot.wants
     fitting = [size for size in settings.sizes if size.memory_bytes >= image.memory_bytes]
-    living = sum(1 for live in snapshot.leases if live.lease.image.name == settings.filler)
-    missing = settings.filler_vms - living
-    return (Want(settings.filler, min(fitting), missing, 0),) if fitting and missing > 0 else ()
+    living = sum(1 for live in snapshot.leases if live.lease.image.name == settings.backfill)
+    missing = settings.backfill_vms - living
+    return (Want(settings.backfill, min(fitting), missing, 0),) if fitting and missing > 0 else ()
 
 
 def idle(leases: Iterable[LiveLease], settings: PlanSettings) -> dict[str, list[Lease]]:
-    """The fillers that no job has, by desktop."""
+    """The backfill VMs that no job has, by desktop."""
     found: dict[str, list[Lease]] = {}
     for live in leases:
-        if settings.filler and live.lease.image.name == settings.filler and not live.busy:
+        if settings.backfill and live.lease.image.name == settings.backfill and not live.busy:
             found.setdefault(live.lease.desktop, []).append(live.lease)
     return found
 
@@ -45,10 +45,10 @@ def without(desktops: Iterable[Desktop], leases: Mapping[str, Sequence[Lease]]) 
 def make_way(
     shortages: Iterable[Shortage], free: Iterable[Desktop], leases: Mapping[str, Sequence[Lease]]
 ) -> tuple[str, ...]:
-    """The ids of the fillers that are to end, so that what is short finds a desktop.
+    """The ids of the backfill VMs that are to end, so that what is short finds a desktop.
 
     Args:
-        free: the desktops that may start something, with the room that is left. leases: the idle fillers.
+        free: the desktops that may start something, with the room that is left. leases: the idle backfill VMs.
     """
     ended: list[str] = []
     left = {desktop.name: desktop for desktop in free if desktop.name in leases}

@@ -28,7 +28,7 @@ class Planned(StrEnum):
     MACHINE_OVERDUE = "machine-overdue"
     DESKTOP_BACKOFF = "desktop-backoff"
     DEMAND = "demand"
-    FILLER = "filler"
+    BACKFILL = "backfill"
     DEMAND_UNKNOWN = "demand-unknown"
     NO_DEMAND = "no-demand"
     RAMP = "ramp"

@@ -78,9 +78,9 @@ class Giving:
 
 
 def _stays_idle(live: LiveLease, settings: PlanSettings, now: datetime) -> bool:
-    """Whether it has been in the pool for long and had no job; a filler is there for when none waits."""
+    """Whether it has been in the pool for long and had no job; a backfill VM is there for when none waits."""
     joined, settle = live.joined_at, timedelta(seconds=settings.settle_seconds)
-    return joined is not None and now - joined >= settle and live.lease.image.name != settings.filler
+    return joined is not None and now - joined >= settle and live.lease.image.name != settings.backfill
 
 
 def bounded(snapshot: Snapshot, settings: PlanSettings) -> tuple[Desktop, ...]:

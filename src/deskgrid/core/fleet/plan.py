@@ -3,7 +3,7 @@
 Rules:
 - HTCondor decides: VMs are started for demand and for nothing else; what is on its way counts against the demand.
 - Unknown demand is not zero demand: when HTCondor could not be read, nothing is granted and nothing taken away.
-  The planner takes no lease away but that of a filler for which a job waits; VMs without work leave by themselves.
+  The planner takes no lease away but that of a backfill VM for which a job waits; VMs without work leave by themselves.
 - Prefer desktops that hold the image, then those likely to stay idle: nobody logged in, long idle. (Idle gaps have
   a falling hazard: the longer idle, the longer it lasts.) What a desktop says of itself moves nobody else: its idle
   time counts up to a bound, its room up to what it is made of, and one that gave nothing comes last (`giving.py`).
@@ -70,15 +70,15 @@ class _Planner:
             self._serve(want)
         for desktop in self.free:
             self.reasons.setdefault(desktop, self._idle_reason())
-        fillers = backfill.idle(self.snapshot.leases, self.settings)
-        ended = backfill.make_way(self.shortages, self.free.values(), fillers)
+        spare = backfill.idle(self.snapshot.leases, self.settings)
+        ended = backfill.make_way(self.shortages, self.free.values(), spare)
         standings = {name: self.health.image(name, self.now) for name in self.images}
         resting = {name: one.reason for name, one in standings.items() if one.reason is not None and not one.allowed}
         return Plan(self.now, tuple(self.grants), tuple(self.shortages), self.reasons, ended, resting)
 
     def _serve(self, want: Want) -> None:
         coming = sum(1 for lease in self.starting if (lease.image.name, lease.size) == (want.image, want.size))
-        missing = want.vms - (coming if want.jobs else 0)  # a filler's want says what lacks
+        missing = want.vms - (coming if want.jobs else 0)  # a backfill's want says what lacks
         if missing <= 0:
             return
         image = self.images.get(want.image)
@@ -104,7 +104,7 @@ class _Planner:
     def _grant(self, desktop: Desktop, image: ImageFacts, want: Want) -> None:
         idle = "unknown" if desktop.availability.idle_seconds is None else f"{desktop.availability.idle_seconds:.0f} s"
         held = image.ref in desktop.images
-        meanwhile = Reason(Planned.FILLER, f"No job waits, so {desktop.name} runs {want.image} meanwhile.")
+        meanwhile = Reason(Planned.BACKFILL, f"No job waits, so {desktop.name} runs {want.image} meanwhile.")
         demand = Reason(
             Planned.DEMAND,
             f"{counted(want.jobs, 'waiting job')} named {want.image}, and {desktop.name} is idle"

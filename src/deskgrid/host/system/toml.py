@@ -4,12 +4,14 @@ Rules:
 - A fault is `<path in the file>: got <x>, expected <y>`; unknown keys are faults, with the nearest known key.
 - A field whose name ends in `_bytes` takes a number or a text such as "2GiB" or "512 MiB".
 - A time of day is TOML's own (08:30:00) or a text such as "08:30".
+- A setting's older name (`Help.formerly`) is read too, with a word of advice in the log.
 - The structs decide what is valid (types, msgspec.Meta bounds, defaults); nothing is checked here a second time.
 - A pattern is never shown: its Meta has a `description` of what is expected, in words; or, in place of a pattern,
   `extra` has a `check`, a function that raises ValueError with the sentence.
 """
 
 import difflib
+import logging
 import re
 import tomllib
 import types
@@ -22,7 +24,10 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from deskgrid.host.system.files import decoded
+from deskgrid.model.values.help import former_names
 from deskgrid.model.values.outside import read_toml
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -82,6 +87,7 @@ def parse_bytes(text: str) -> int:
 def _struct(table: Mapping[str, Any], kind: Any, path: str, faults: list[str]) -> Any:
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     values: dict[str, Any] = {}
+    table = _under_new_names(table, kind, path)
     for key in (key for key in table if key not in fields):
         near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(fields))}"
@@ -99,6 +105,14 @@ def _struct(table: Mapping[str, Any], kind: Any, path: str, faults: list[str]) -
     except ValueError as error:  # a struct's own check over several fields
         faults.append(f"{path.rstrip('.') or 'the whole'}: {error}")
         return None
+
+
+def _under_new_names(table: Mapping[str, Any], kind: Any, path: str) -> Mapping[str, Any]:
+    """The same with the names of today; whoever wrote an older one is advised."""
+    former = {old: new for old, new in former_names(kind).items() if old in table and new not in table}
+    for old, new in former.items():
+        log.warning("%s%s: is called %s%s now; rename it in your settings", path, old, path, new)
+    return {former.get(key, key): value for key, value in table.items()}
 
 
 def _value(value: Any, kind: Any, path: str, faults: list[str]) -> Any:

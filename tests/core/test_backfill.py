@@ -1,4 +1,4 @@
-"""A filler runs while no job waits, and makes way for jobs."""
+"""A backfill VM runs while no job waits, and makes way for jobs."""
 
 import msgspec
 import pytest
@@ -16,12 +16,12 @@ from deskgrid.model.policy import GIB
 from .values import IMAGE, NOW, SMALL, WHY, desktop, facts, lease
 
 BOINC = ImageRef("boinc", "c" * 64)
-SETTINGS = PlanSettings(filler="boinc", filler_vms=2)
+SETTINGS = PlanSettings(backfill="boinc", backfill_vms=2)
 FULL = Room(cpus=0, memory_bytes=0, disk_bytes=GIB, vms=0)
 
 
 def filled(name: str, vm_id: str = "vm-1", busy: bool = False) -> tuple[Desktop, LiveLease]:
-    """A desktop that a filler has filled."""
+    """A desktop that a backfill VM has filled."""
     its = msgspec.structs.replace(lease(vm_id, image=BOINC), desktop=name)
     shown = VmReport(vm_id, BOINC, SMALL, VmState.RUNNING, NOW, WHY)
     return msgspec.structs.replace(desktop(name), room=FULL, vms=(shown,)), LiveLease(its, NOW, busy=busy)
@@ -35,9 +35,9 @@ def planned(seen: Snapshot, settings: PlanSettings = SETTINGS) -> Plan:
     return plan(seen, settings, NOW)
 
 
-def test_while_nothing_waits_idle_desktops_run_so_many_fillers_and_say_so() -> None:
+def test_while_nothing_waits_idle_desktops_run_so_many_backfill_vms_and_say_so() -> None:
     made = planned(snapshot(desktop("a"), desktop("b"), desktop("c")))
-    assert [(grant.image, grant.reason.name) for grant in made.grants] == [(BOINC, "filler")] * 2
+    assert [(grant.image, grant.reason.name) for grant in made.grants] == [(BOINC, "backfill")] * 2
     assert made.grants[0].reason.sentence == "No job waits, so a runs boinc meanwhile."
     assert made.desktops["c"].name == "no-demand" and made.shortages == ()
     fewer = planned(snapshot(desktop("a", vms=1)))
@@ -53,18 +53,18 @@ def test_those_that_run_or_start_count() -> None:
 
 
 @pytest.mark.parametrize("wants", [None, (Want("its-sl6", SMALL, 0, 3),)])
-def test_when_jobs_wait_or_nobody_knows_no_filler_starts(wants: tuple[Want, ...] | None) -> None:
+def test_when_jobs_wait_or_nobody_knows_no_backfill_starts(wants: tuple[Want, ...] | None) -> None:
     assert planned(snapshot(desktop("a"), wants=wants)).grants == ()
 
 
-def test_without_a_filler_on_offer_or_a_size_that_it_fits_into_nothing_starts() -> None:
+def test_without_a_backfill_on_offer_or_a_size_that_it_fits_into_nothing_starts() -> None:
     assert planned(snapshot(desktop("a")), PlanSettings()).grants == ()
-    assert planned(snapshot(desktop("a")), PlanSettings(filler="gone")).grants == ()
-    small = PlanSettings(filler="boinc", sizes=(Size(1, GIB // 2),))
+    assert planned(snapshot(desktop("a")), PlanSettings(backfill="gone")).grants == ()
+    small = PlanSettings(backfill="boinc", sizes=(Size(1, GIB // 2),))
     assert planned(snapshot(desktop("a")), small).grants == ()
 
 
-def test_a_job_that_finds_no_desktop_has_as_many_fillers_ended_as_it_needs() -> None:
+def test_a_job_that_finds_no_desktop_has_as_many_backfill_vms_ended_as_it_needs() -> None:
     (first, one), (second, two) = filled("a"), filled("b", "vm-2")
     made = planned(snapshot(first, second, wants=(Want("its-sl6", SMALL, 1, 1),), leases=(one, two)))
     assert (made.grants, made.make_way) == ((), ("vm-1",))
@@ -72,7 +72,7 @@ def test_a_job_that_finds_no_desktop_has_as_many_fillers_ended_as_it_needs() -> 
     assert both.make_way == ("vm-1", "vm-2")
 
 
-def test_a_filler_that_a_job_has_or_that_leaves_too_little_room_stays() -> None:
+def test_a_backfill_that_a_job_has_or_that_leaves_too_little_room_stays() -> None:
     home, busy = filled("a", busy=True)
     assert planned(snapshot(home, wants=(Want("its-sl6", SMALL, 1, 1),), leases=(busy,))).make_way == ()
     home, idle = filled("a")
@@ -80,7 +80,7 @@ def test_a_filler_that_a_job_has_or_that_leaves_too_little_room_stays() -> None:
     assert planned(snapshot(home, wants=(large,), leases=(idle,))).make_way == ()
 
 
-def test_a_filler_does_not_make_way_where_a_desktop_is_free_nor_for_what_is_not_short_of_desktops() -> None:
+def test_a_backfill_does_not_make_way_where_a_desktop_is_free_nor_for_what_is_not_short_of_desktops() -> None:
     home, idle = filled("a")
     free = planned(snapshot(home, desktop("b"), wants=(Want("its-sl6", SMALL, 1, 1),), leases=(idle,)))
     assert len(free.grants) == 1 and free.make_way == ()
@@ -88,7 +88,7 @@ def test_a_filler_does_not_make_way_where_a_desktop_is_free_nor_for_what_is_not_
     assert unknown.make_way == ()
 
 
-def test_what_a_desktop_could_start_is_offered_as_if_its_filler_were_not_there() -> None:
+def test_what_a_desktop_could_start_is_offered_as_if_its_backfill_were_not_there() -> None:
     home, idle = filled("a")
     seen = snapshot(home, leases=(idle,))
     health = Health((), SETTINGS)
