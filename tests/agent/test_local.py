@@ -24,6 +24,7 @@ from deskgrid.model.presence import SessionReading
 from deskgrid.model.reason import Reason
 from deskgrid.model.wish import Ask, Wish
 from deskgrid.session.client import ask
+from deskgrid.wire.lines import encode
 from deskgrid.wire.local import (
     Answer,
     AskDump,
@@ -39,7 +40,6 @@ from deskgrid.wire.local import (
     Status,
     Tell,
     decode_answer,
-    encode,
 )
 from tests.waiting import eventually
 

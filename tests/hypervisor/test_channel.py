@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deskgrid.core.events import GuestLeft, Joined
-from deskgrid.hypervisor.keeper.channel import TAIL_BYTES, WORDS_CHARS, Console, Lines
+from deskgrid.hypervisor.keeper.channel import TAIL_BYTES, WORDS_CHARS, Console
 from deskgrid.model.instance import InstanceData
 from deskgrid.wire import guest
+from deskgrid.wire.lines import Lines
 
 INSTANCE = InstanceData("vm-1", "img", "desk", "host:9618", "tökén", "td", 1, 512)
 
@@ -18,12 +19,12 @@ def test_lines_do_not_depend_on_how_the_bytes_come(pieces: list[bytes]) -> None:
     assert came == b"".join(pieces).split(b"\n")[:-1]
 
 
-def test_a_line_that_is_too_long_is_dropped_whole_and_the_next_one_counts() -> None:
+def test_a_line_that_is_too_long_comes_empty_and_the_next_one_counts() -> None:
     lines = Lines(limit=10)
-    assert lines.feed(b"x" * 11) == []
+    assert lines.feed(b"x" * 11) == [b""]
     assert lines.feed(b"x" * 1000) == []
     assert lines.feed(b"tail\nnext\n") == [b"next"]
-    assert lines.feed(b"12345678901\nok\n") == [b"ok"]
+    assert lines.feed(b"12345678901\nok\n") == [b"", b"ok"]
 
 
 @given(st.binary())

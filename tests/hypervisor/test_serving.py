@@ -17,7 +17,8 @@ from deskgrid.model.image import ImageRef
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.lease import Size
 from deskgrid.wire.disk import DiskServer, OpenedImage
-from deskgrid.wire.keeper import Task, VmSpec, decode_task, encode_task
+from deskgrid.wire.keeper import TASK, Task, VmSpec
+from deskgrid.wire.lines import encode
 
 pytestmark = pytest.mark.slow
 
@@ -249,9 +250,9 @@ def test_a_keeper_forgets_what_opens_the_disk_and_keeps_the_rest() -> None:
     server = DiskServer(("program",), b"secret", 1 << 20)
     spec = VmSpec("vm-1", OpenedImage(ImageRef("img", "0" * 64), served=server), Size(1, 1 << 29), instance, 1 << 30)
     task = Task(spec, Path("/vms/vm-1"), "qemu", ("tcg",), True)
-    came = decode_task(encode_task(task))
+    came = TASK.decode(encode(task))
     assert came == task
-    assert b"secret" not in encode_task(task)  # bytes go as base64
+    assert b"secret" not in encode(task)  # bytes go as base64
     kept = came.spec.image.without_secret()
     assert kept == OpenedImage(ImageRef("img", "0" * 64), served=DiskServer(("program",), b"", 1 << 20))
     plain = OpenedImage(ImageRef("img", "0" * 64), "", Path("/disk"))

@@ -24,7 +24,7 @@ from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.images.trust.signing.online import renew
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
-from deskgrid.wire.disk import DiskServer, decode_word
+from deskgrid.wire.disk import MESSAGES, DiskServer
 from tests.images.built import built_image
 from tests.images.signed import Rig, grant_of, signed, store_of
 
@@ -47,7 +47,7 @@ def served(server: DiskServer, export: str = "disk") -> Iterator[Client]:
             assert process.stdin is not None and process.stdout is not None
             process.stdin.write(server.opening)
             process.stdin.flush()
-            word = decode_word(process.stdout.readline())
+            word = MESSAGES.decode(process.stdout.readline())
             assert word.ready is not None, word.said
             client = Client(socket, export, timeout_seconds=60)
             try:

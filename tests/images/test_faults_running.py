@@ -24,7 +24,7 @@ from deskgrid.images.store.upkeep import StoreVerified, verify
 from deskgrid.images.trust.signing.online import renew
 from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.pool.embedded.pool import free_port
-from deskgrid.wire.disk import DiskServer, decode_word
+from deskgrid.wire.disk import MESSAGES, DiskServer
 from tests.images.built import built_image
 from tests.images.signed import grant_of, store_of
 from tests.system.web_of_packs import FAULTS
@@ -98,7 +98,7 @@ class Serving:
     def _listen(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            word = decode_word(line)
+            word = MESSAGES.decode(line)
             if word.ready is not None:
                 self._ready.set()
             elif word.said:

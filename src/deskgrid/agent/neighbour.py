@@ -22,7 +22,8 @@ from deskgrid.host.system.programs import KEPT, environment, python
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
 from deskgrid.model.values.backoff import Backoff
-from deskgrid.wire.disk import DiskCommand, decode_word, encode_command
+from deskgrid.wire.disk import MESSAGES, DiskCommand
+from deskgrid.wire.lines import encode
 from deskgrid.wire.neighbour import NeighbourTask
 
 log = logging.getLogger("deskgrid.agent")
@@ -52,7 +53,7 @@ class Neighbour:
             self._start(rate)
         elif rate != self._bytes_per_second:
             self._bytes_per_second = rate
-            self._say(encode_command(DiskCommand("rate", rate)))
+            self._say(encode(DiskCommand("rate", rate)))
 
     def close(self) -> None:
         """End it at once."""
@@ -97,7 +98,7 @@ class Neighbour:
         with process.stdout as lines:
             for line in lines:
                 with suppress(msgspec.MsgspecError):
-                    word = decode_word(line)
+                    word = MESSAGES.decode(line)
                     if word.said:
                         log.warning("%s", word.said)
                     if word.ready is not None:

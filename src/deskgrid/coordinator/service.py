@@ -23,12 +23,13 @@ from pathlib import Path
 
 import msgspec
 import uvicorn
+from starlette.types import ASGIApp
 
 from deskgrid.coordinator.authority import Authority, AuthorityError, prepare
 from deskgrid.coordinator.coordinator import Coordinator, RestoredState
 from deskgrid.coordinator.cycle import run_cycles
 from deskgrid.coordinator.db.database import DatabaseError, open_database
-from deskgrid.coordinator.http.api import Api, Application
+from deskgrid.coordinator.http.api import Api
 from deskgrid.coordinator.http.authentication import Authentication
 from deskgrid.coordinator.http.connection import BoundedConnection, bounded
 from deskgrid.coordinator.http.limiter import ConnectionLimiter
@@ -234,7 +235,7 @@ async def _renew(server: "_Server", coordinator: Coordinator, stopping: asyncio.
 def _config(
     settings: CoordinatorSettings,
     authority: Authority,
-    application: Application,
+    application: ASGIApp,
     connection: type[BoundedConnection],
 ) -> uvicorn.Config:
     return uvicorn.Config(

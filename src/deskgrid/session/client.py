@@ -3,12 +3,14 @@
 import os
 import socket
 import struct
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from deskgrid.agent.owner.socket import RUN_FOLDER, SOCKET_NAME
-from deskgrid.wire.local import ANSWER_BYTES, Answer, Denial, Question, decode_answer, encode
+from deskgrid.wire.lines import Lines, encode
+from deskgrid.wire.local import ANSWER_BYTES, Answer, Denial, Question, decode_answer
 
 ANSWER_SECONDS = 10.0
 START = "start it with `systemctl start deskgrid-agent`, or ask your administrator whether this computer takes part"
@@ -42,7 +44,7 @@ class AgentClient:
                 faults.append((path, error))
                 continue
             self.path = path
-            self._coming = b""
+            self._lines, self._answers = Lines(ANSWER_BYTES), deque[bytes]()
             return
         raise _no_agent(faults)
 
@@ -63,13 +65,12 @@ class AgentClient:
         """Ask, and wait for the answer."""
         self.say(question)
         try:
-            while b"\n" not in self._coming and len(self._coming) <= ANSWER_BYTES:
+            while not self._answers:
                 data = self.link.recv(65536)
                 if not data:
                     raise NoAgent(f"{self.path}: the agent has ended; try again in a moment")
-                self._coming += data
-            line, _, self._coming = self._coming.partition(b"\n")
-            return decode_answer(line)
+                self._answers += self._lines.feed(data)
+            return decode_answer(self._answers.popleft())
         except OSError:
             raise NoAgent(f"{self.path}: the agent gave no answer in time; try again in a moment") from None
         except ValueError:

@@ -21,7 +21,7 @@ import msgspec
 
 from deskgrid.model.image import ImageRef
 from deskgrid.model.values.numbers import Bytes
-from deskgrid.model.values.outside import read_json
+from deskgrid.model.values.outside import JsonReader
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
 _SPARING = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "1048576"}
@@ -78,26 +78,11 @@ class DiskMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     answer: Any = None
 
 
+LINE_BYTES = 256 * 1024
+COMMANDS = JsonReader[DiskCommand](DiskCommand)
+MESSAGES = JsonReader[DiskMessage](DiskMessage)
+
+
 def environment(own: Mapping[str, str]) -> dict[str, str]:
     """All that such a process gets of its starter's environment."""
     return {name: own[name] for name in _PASSED_ON if name in own} | _SPARING
-
-
-def encode_command(command: DiskCommand) -> bytes:
-    """One line, with its newline."""
-    return msgspec.json.encode(command) + b"\n"
-
-
-def decode_command(line: bytes) -> DiskCommand:
-    """Raises: msgspec.MsgspecError."""
-    return read_json(line, type=DiskCommand)
-
-
-def encode_word(word: DiskMessage) -> bytes:
-    """One line, with its newline."""
-    return msgspec.json.encode(word) + b"\n"
-
-
-def decode_word(line: bytes) -> DiskMessage:
-    """Raises: msgspec.MsgspecError."""
-    return read_json(line, type=DiskMessage)

@@ -131,19 +131,4 @@ class Exited(msgspec.Struct, frozen=True, tag="over"):
 FromKeeper: TypeAlias = Observed | Told | Replaced | Warned | Exited
 TO_KEEPER = JsonReader[ToKeeper](ToKeeper)
 FROM_KEEPER = JsonReader[FromKeeper](FromKeeper)
-_TASK = JsonReader[Task](Task, dec_hook=lambda kind, text: kind(text))
-
-
-def encode(message: ToKeeper | FromKeeper) -> bytes:
-    """One line, with its newline."""
-    return msgspec.json.encode(message) + b"\n"
-
-
-def encode_task(task: Task) -> bytes:
-    """One line, with its newline."""
-    return msgspec.json.encode(task, enc_hook=str) + b"\n"
-
-
-def decode_task(line: bytes) -> Task:
-    """Raises: msgspec.MsgspecError."""
-    return _TASK.decode(line)
+TASK = JsonReader[Task](Task, dec_hook=lambda kind, text: kind(text))

@@ -175,11 +175,6 @@ _QUESTION = JsonReader(Question)
 _ANSWER = JsonReader(Answer)
 
 
-def encode(message: Question | Answer) -> bytes:
-    """One line, with its newline."""
-    return msgspec.json.encode(message) + b"\n"
-
-
 def decode_question(line: bytes) -> Question | None:
     """What an account said, made harmless; None for anything that is no question."""
     try:

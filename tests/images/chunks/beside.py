@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.images.fetch.source import Origin
-from deskgrid.wire.disk import DiskCommand, DiskMessage, decode_word, encode_command
+from deskgrid.wire.disk import MESSAGES, DiskCommand, DiskMessage
+from deskgrid.wire.lines import encode
 from deskgrid.wire.neighbour import NeighbourCount, NeighbourTask
 
 ARGV = (sys.executable, "-m", "deskgrid.images.neighbour.serve")
@@ -31,11 +32,11 @@ class Giver:
         self.origin = Origin(f"http://127.0.0.1:{self.port}")
 
     def given(self) -> NeighbourCount:
-        self._write(encode_command(DiskCommand("status")))
+        self._write(encode(DiskCommand("status")))
         return msgspec.convert(self._word().answer, NeighbourCount)
 
     def rate(self, value: int) -> None:
-        self._write(encode_command(DiskCommand("rate", value)))
+        self._write(encode(DiskCommand("rate", value)))
         self._word()
 
     def close(self) -> None:
@@ -51,7 +52,7 @@ class Giver:
 
     def _word(self) -> DiskMessage:
         assert self.process.stdout is not None
-        return decode_word(self.process.stdout.readline())
+        return MESSAGES.decode(self.process.stdout.readline())
 
 
 @contextmanager

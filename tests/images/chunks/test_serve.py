@@ -25,7 +25,8 @@ from deskgrid.images.serve.launch import Server, blockdev
 from deskgrid.images.serve.prefetch import How
 from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.store import ChunkStore, StoreLimits
-from deskgrid.wire.disk import DiskCommand, decode_word, encode_command
+from deskgrid.wire.disk import MESSAGES, DiskCommand
+from deskgrid.wire.lines import encode
 from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, order, origin, published, web
 from tests.waiting import eventually
 
@@ -141,12 +142,12 @@ def test_it_obeys_while_it_fills_the_memory_files_and_ends_with_its_standard_inp
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(launch.opening(cold, KEY))
         process.stdin.flush()
-        assert "the guest waits" in decode_word(process.stdout.readline()).said
+        assert "the guest waits" in MESSAGES.decode(process.stdout.readline()).said
 
         def away() -> bool:
-            process.stdin.write(encode_command(DiskCommand("status")))
+            process.stdin.write(encode(DiskCommand("status")))
             process.stdin.flush()
-            return "503" in decode_word(process.stdout.readline()).answer["away"]
+            return "503" in MESSAGES.decode(process.stdout.readline()).answer["away"]
 
         eventually(away)
         process.stdin.close()

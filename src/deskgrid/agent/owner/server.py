@@ -15,7 +15,7 @@ import selectors
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +26,8 @@ from deskgrid.agent.owner.socket import AccountPace, LocalError, SocketLimits, h
 from deskgrid.agent.owner.wishes import ROOT, WishBook
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.wish import Wish
-from deskgrid.wire.local import LINE_BYTES, Answer, Denial, Question, Status, Tell, decode_question, encode
+from deskgrid.wire.lines import Lines, encode
+from deskgrid.wire.local import LINE_BYTES, Answer, Denial, Question, Status, Tell, decode_question
 
 log = logging.getLogger("deskgrid.agent.owner.server")
 DEFAULT = SocketLimits()
@@ -45,12 +46,12 @@ _TOO_MUCH = Denial("You ask too much in too short a time; try again in a moment.
 
 
 class _Peer:
-    """One connection. key: its number, never used again. coming: not read yet by us; going: not read yet by it."""
+    """One connection. key: its number, never used again. coming: lines not answered yet; going: not read by it yet."""
 
     def __init__(self, link: socket.socket, key: int, uid: int, now: float) -> None:
         self.link, self.key, self.uid, self.heard_at = link, key, uid, now
         self.begun_at, self.lines = now, 0
-        self.coming, self.going = bytearray(), bytearray()
+        self.cut, self.coming, self.going = Lines(LINE_BYTES), deque[bytes](), bytearray()
         self.told = self.last_words = False
 
 
@@ -262,20 +263,18 @@ class LocalServer:
         if not data:
             self._end(peer)
             return
-        peer.coming += data
+        peer.coming += peer.cut.feed(data)
         self._turns.append(peer.key)
 
     def _turn(self, peer: _Peer) -> None:
         """Answer one line; what else has been said waits for the next turn."""
-        end = peer.coming.find(b"\n")
-        if end < 0 and len(peer.coming) <= LINE_BYTES:
+        if not peer.coming:
             return
         self._pace.spend(peer.uid)
         if peer.lines >= _HEARD_OUT and hung_up(peer.link):
             self._end(peer)
             return
-        question = decode_question(bytes(peer.coming[:end])) if 0 <= end < LINE_BYTES else None
-        del peer.coming[: end + 1]
+        question = decode_question(peer.coming.popleft())
         try:
             self._take(peer, question)
         except Exception:

@@ -11,12 +11,12 @@ Rules:
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.coordinator.db import queries
@@ -34,12 +34,6 @@ from deskgrid.wire.messages import PROTOCOL, Enrol, Enrolled, Problem, Report
 
 log = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 BODY_BYTES = 1 << 20
 ENROL_BYTES = 16 << 10
 BODY_SECONDS = 30.0
@@ -52,7 +46,7 @@ _encode = msgspec.json.Encoder().encode
 class Api:
     """The service as an ASGI application: reports and enrolments here, everything else in `rest`."""
 
-    def __init__(self, coordinator: Coordinator, who: Authentication, rest: Application) -> None:
+    def __init__(self, coordinator: Coordinator, who: Authentication, rest: ASGIApp) -> None:
         self._coordinator, self._who, self._rest = coordinator, who, rest
         self._files = RepositoryFiles(coordinator.settings.images.repository, coordinator.whereabouts)
 

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from deskgrid import __version__
 from deskgrid.coordinator import explain
@@ -24,7 +25,7 @@ from deskgrid.coordinator.authority import Authority
 from deskgrid.coordinator.coordinator import Coordinator
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.values import Member
-from deskgrid.coordinator.http.api import Application, read_body, refusal_of
+from deskgrid.coordinator.http.api import read_body, refusal_of
 from deskgrid.coordinator.http.authentication import OPERATOR, Authentication
 from deskgrid.coordinator.problems import RequestRefused
 from deskgrid.coordinator.state import membership
@@ -50,7 +51,7 @@ class OperatorApi:
     def __init__(self, coordinator: Coordinator, who: Authentication, authority: Authority) -> None:
         self._coordinator, self._who, self._authority = coordinator, who, authority
 
-    def application(self) -> Application:
+    def application(self) -> ASGIApp:
         """The routes, as an ASGI application."""
         gets: dict[str, Handler] = {
             "/v1/status": self.status,

@@ -21,15 +21,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
+from starlette.types import Receive, Scope, Send
 
 from deskgrid.coordinator.places import Places, Whereabouts
 from deskgrid.coordinator.problems import RequestRefused
-
-if TYPE_CHECKING:
-    from deskgrid.coordinator.http.api import Receive, Scope, Send
 
 PREFIX = "/repository/"
 PART_BYTES, PART_SECONDS = 256 << 10, 30.0
@@ -80,7 +77,7 @@ class RepositoryFiles:
         self.long = Places("repository, long answers", most_long, LONG_EACH, LONG_EACH_DESKTOP, where or Whereabouts())
         self._threads = ThreadPoolExecutor(4, "repository")
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises: RequestRefused, before anything was sent."""
         path = str(scope["path"]).removeprefix(PREFIX)
         if scope["method"] not in ("GET", "HEAD"):
@@ -94,7 +91,7 @@ class RepositoryFiles:
         finally:
             os.close(file.handle)
 
-    async def _answer(self, file: _File, for_ever: bool, scope: "Scope", receive: "Receive", send: "Send") -> None:
+    async def _answer(self, file: _File, for_ever: bool, scope: Scope, receive: Receive, send: Send) -> None:
         asked = {bytes(key): bytes(value) for key, value in scope["headers"]}
         headers = [
             (b"etag", file.tag),
@@ -121,7 +118,7 @@ class RepositoryFiles:
             await send({"type": "http.response.start", "status": 206 if part.ranged else 200, "headers": headers})
             await self._send(file.handle, part, scope, receive, send)
 
-    async def _send(self, handle: int, part: Part, scope: "Scope", receive: "Receive", send: "Send") -> None:
+    async def _send(self, handle: int, part: Part, scope: Scope, receive: Receive, send: Send) -> None:
         loop, at, transport = asyncio.get_running_loop(), part.start, scope.get(TRANSPORT)
         while at < part.end:
             body = await loop.run_in_executor(self._threads, os.pread, handle, min(PART_BYTES, part.end - at), at)
@@ -138,7 +135,7 @@ class RepositoryFiles:
                 return
 
     @contextmanager
-    def _place(self, part: Part, scope: "Scope") -> Iterator[None]:
+    def _place(self, part: Part, scope: Scope) -> Iterator[None]:
         """One of the places for long answers. Raises: RequestRefused when all are taken."""
         if part.end - part.start <= SMALL_BYTES:
             yield
@@ -205,7 +202,7 @@ def _nothing(path: str) -> RequestRefused:
     return RequestRefused(404, "not-found", f"There is no {path[:80]!r} in the repository.")
 
 
-async def _start(send: "Send", status: int, headers: list[tuple[bytes, bytes]]) -> None:
+async def _start(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
     """Send an answer without a body."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"", "more_body": False})

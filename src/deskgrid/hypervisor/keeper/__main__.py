@@ -21,7 +21,8 @@ from deskgrid.hypervisor.confine.cores import here
 from deskgrid.hypervisor.confine.spawn import ProcessLimits, harden
 from deskgrid.hypervisor.keeper.disk import abandon, begin
 from deskgrid.hypervisor.keeper.place import CannotKeep, begin_overlay, finish_overlay, goes_direct, machine_of, take
-from deskgrid.wire.keeper import LINE_BYTES, Exited, Task, decode_task, encode
+from deskgrid.wire.keeper import LINE_BYTES, TASK, Exited, Task
+from deskgrid.wire.lines import encode
 
 _TASK_SECONDS = 10.0
 
@@ -70,7 +71,7 @@ def _read_task(driver: socket.socket) -> tuple[Task, bytes]:
             sys.exit("keeper: got no task on standard input, expected one line of JSON; the driver starts keepers")
         data += more
     line, rest = data.split(b"\n", 1)
-    return decode_task(line), rest
+    return TASK.decode(line), rest
 
 
 if __name__ == "__main__":

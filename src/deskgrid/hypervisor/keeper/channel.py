@@ -1,40 +1,14 @@
-"""What a guest writes, made harmless: bounded lines from its channel, and the last words of its console.
+"""What a guest writes, made harmless: the last words of its console.
 
 A guest runs other people's programs: whatever it writes, however much and however fast, costs a bounded amount of
 memory and time here. Pure: bytes in, values out.
 """
 
 from deskgrid.model.values.text import printable
-from deskgrid.wire.guest import LINE_BYTES
 
 TAIL_BYTES = 64 * 1024
 WORDS_CHARS = 600
 _PANIC = b"Kernel panic - not syncing"
-
-
-class Lines:
-    """Cuts a stream into lines; a line longer than `limit` bytes is dropped whole."""
-
-    def __init__(self, limit: int = LINE_BYTES) -> None:
-        self._limit = limit
-        self._part = bytearray()
-        self._dropping = False
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take the next bytes; return the lines that they complete, without their ends."""
-        *ended, rest = data.split(b"\n")
-        lines = []
-        for piece in ended:
-            if not self._dropping and len(self._part) + len(piece) <= self._limit:
-                lines.append(bytes(self._part) + piece)
-            self._part.clear()
-            self._dropping = False
-        if self._dropping or len(self._part) + len(rest) > self._limit:
-            self._part.clear()
-            self._dropping = True
-        else:
-            self._part += rest
-        return lines
 
 
 class Console:

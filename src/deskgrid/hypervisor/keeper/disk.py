@@ -24,13 +24,13 @@ import msgspec
 
 from deskgrid.hypervisor.confine.child import Child
 from deskgrid.hypervisor.confine.spawn import ProcessLimits, open_share, spawn
-from deskgrid.hypervisor.keeper.channel import Lines
 from deskgrid.hypervisor.keeper.endings import server_words
 from deskgrid.hypervisor.keeper.place import CannotKeep
 from deskgrid.model.desktop import Fault
 from deskgrid.model.values.text import printable
-from deskgrid.wire.disk import DiskCommand, DiskMessage, DiskServer, decode_word, encode_command, environment
+from deskgrid.wire.disk import LINE_BYTES, MESSAGES, DiskCommand, DiskMessage, DiskServer, environment
 from deskgrid.wire.keeper import DISK_SOCKET_NAME
+from deskgrid.wire.lines import Lines, encode
 
 _NO_FILE = "-"
 
@@ -96,7 +96,6 @@ def seal(handle: int, seals: int) -> None:
 
 
 MOST_SAID, SAID_CHARS = 40, 400
-_LINE_BYTES = 256 * 1024
 _SLOW = "its sources, or the network, are slow"
 
 
@@ -136,7 +135,7 @@ class Serving(Child):
         self._waited = 0.0, 0.0
         self._count = 0
         self._paused = self._closed = False
-        self._lines = Lines(_LINE_BYTES)
+        self._lines = Lines(LINE_BYTES)
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
         self._heard_at = self._loop.time()
@@ -162,7 +161,7 @@ class Serving(Child):
         self._heard_at = self._loop.time()
         for line in self._lines.feed(data):
             with contextlib.suppress(msgspec.MsgspecError, RecursionError):
-                self._take(decode_word(line))
+                self._take(MESSAGES.decode(line))
         return True
 
     def _take(self, word: DiskMessage) -> None:
@@ -207,7 +206,7 @@ class Serving(Child):
         self._command("status")
 
     def _command(self, do: str) -> None:
-        self._outgoing += encode_command(DiskCommand(do))
+        self._outgoing += encode(DiskCommand(do))
         self._send()
 
     def _send(self) -> None:

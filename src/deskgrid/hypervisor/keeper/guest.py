@@ -12,13 +12,14 @@ import msgspec
 
 from deskgrid.core.commands import Renew
 from deskgrid.core.events import Alive, GuestLeft, Joined
-from deskgrid.hypervisor.keeper.channel import Console, Lines
+from deskgrid.hypervisor.keeper.channel import Console
 from deskgrid.hypervisor.keeper.endings import End
 from deskgrid.hypervisor.keeper.link import DriverLink
 from deskgrid.hypervisor.keeper.ports import SerialPort
 from deskgrid.hypervisor.machine.qemu import SerialPorts
 from deskgrid.model.instance import InstanceData
 from deskgrid.wire import guest
+from deskgrid.wire.lines import Lines
 
 CHANNEL_BYTES_AT_ONCE = 1024 * 1024
 CONSOLE_BYTES_AT_ONCE = 8 * 1024 * 1024
@@ -37,7 +38,7 @@ class Guest:
         self._instance, self._link, self._finish = instance, link, finish
         self._tokens: tuple[str, ...] = (instance.token,)
         self._loop = asyncio.get_running_loop()
-        self._lines, self._console = Lines(), Console()
+        self._lines, self._console = Lines(guest.LINE_BYTES), Console()
         self._ports: list[SerialPort] = []
         self._channel: SerialPort | None = None
         self._joined_at = 0.0

@@ -13,19 +13,8 @@ from collections.abc import Callable
 import msgspec
 
 from deskgrid.core.events import FromHypervisor, Gone, StartFailed
-from deskgrid.hypervisor.keeper.channel import Lines
-from deskgrid.wire.keeper import (
-    LINE_BYTES,
-    TO_KEEPER,
-    Exited,
-    FromKeeper,
-    Heard,
-    Observed,
-    Replaced,
-    ToKeeper,
-    Told,
-    encode,
-)
+from deskgrid.wire.keeper import LINE_BYTES, TO_KEEPER, Exited, FromKeeper, Heard, Observed, Replaced, ToKeeper, Told
+from deskgrid.wire.lines import Lines, encode
 
 
 class DriverLink:

@@ -21,7 +21,6 @@ from deskgrid.core.commands import Kill
 from deskgrid.core.events import Alive, FromHypervisor, Gone, Started, StartFailed
 from deskgrid.host.system.programs import KEPT, environment, python
 from deskgrid.hypervisor.confine.reap import release_memory, wait_until_ended
-from deskgrid.hypervisor.keeper.channel import Lines
 from deskgrid.model.values.text import printable
 from deskgrid.wire.keeper import (
     DISK_SOCKET_NAME,
@@ -32,9 +31,8 @@ from deskgrid.wire.keeper import (
     Observed,
     Task,
     ToKeeper,
-    encode,
-    encode_task,
 )
+from deskgrid.wire.lines import Lines, encode
 
 END_SECONDS = 2.0
 """How long a keeper may take to end after its last word, before it is killed."""
@@ -75,7 +73,7 @@ class KeeperHandle:
         self._pid = self._process.pid
         with self._lock:
             with contextlib.suppress(OSError):  # A keeper that ended at once is seen, and told of, by the reader.
-                self._link.sendall(encode_task(task))
+                self._link.sendall(encode(task))
             waiting, self._waiting = self._waiting or [], None
         for order in waiting:
             self.send(order)

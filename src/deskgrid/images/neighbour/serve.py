@@ -34,7 +34,8 @@ from deskgrid.images.format.ranges import ByteRate
 from deskgrid.images.neighbour.door import MOST_INSIDE, Address, NeighbourLimiter, Network, own_networks
 from deskgrid.images.neighbour.held import HeldPacks, Lacking
 from deskgrid.model.values.outside import read_json
-from deskgrid.wire.disk import DiskCommand, DiskMessage, encode_word
+from deskgrid.wire.disk import DiskCommand, DiskMessage
+from deskgrid.wire.lines import encode
 from deskgrid.wire.neighbour import NeighbourCount, NeighbourTask
 
 MOST_REQUEST_BYTES = 4096
@@ -228,7 +229,7 @@ def main() -> int:
 
 def _tell(word: DiskMessage) -> None:
     with suppress(OSError):
-        os.write(1, encode_word(word))
+        os.write(1, encode(word))
 
 
 if __name__ == "__main__":

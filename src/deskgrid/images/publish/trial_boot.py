@@ -36,6 +36,7 @@ from deskgrid.images.publish.trial import ReadsTrial, trial
 from deskgrid.model.instance import InstanceData
 from deskgrid.model.values.text import counted
 from deskgrid.wire.guest import LINE_BYTES, Hello, Join, Leave, TrialAd, decode_from_guest, encode
+from deskgrid.wire.lines import Lines
 
 QEMU = "qemu-system-x86_64"
 MOST_SECONDS = 300.0
@@ -158,7 +159,7 @@ class _Talk:
 
     def attend(self, channel: socket.socket) -> None:
         """Answer the guest."""
-        rest, read, changed = b"", 0, time.monotonic()
+        lines, read, changed = Lines(LINE_BYTES), 0, time.monotonic()
         while (now := time.monotonic()) < self._end:
             if len(self._noted) != read:
                 read, changed = len(self._noted), now
@@ -169,9 +170,7 @@ class _Talk:
             if not select.select([channel], [], [], 0.5)[0]:
                 continue
             came = channel.recv(LINE_BYTES)
-            *lines, rest = (rest + came).split(b"\n")
-            rest = rest[-LINE_BYTES:]
-            for line in lines:
+            for line in lines.feed(came):
                 if not self._goes_on(channel, line):
                     return
             if not came:

@@ -22,7 +22,8 @@ from deskgrid.host.system.programs import python
 from deskgrid.images.contract import ImageError
 from deskgrid.images.format.published import PublishedManifest
 from deskgrid.images.serve.serve import ServeOrder, ServeStatus
-from deskgrid.wire.disk import DiskCommand, DiskMessage, DiskServer, decode_word, encode_command, environment
+from deskgrid.wire.disk import MESSAGES, DiskCommand, DiskMessage, DiskServer, environment
+from deskgrid.wire.lines import encode
 
 _READY_SECONDS = 60.0
 _GONE = "the process that serves images is gone; start the VM again"
@@ -107,7 +108,7 @@ class Server:
 
     def ask(self, do: str, value: int = 0) -> dict[str, Any]:
         """Give a command; see `wire/disk.py`. Raises: ImageError when it is gone."""
-        self._send(encode_command(DiskCommand(do, value)))
+        self._send(encode(DiskCommand(do, value)))
         return dict(self._next(30.0).answer)
 
     def close(self) -> None:
@@ -145,7 +146,7 @@ class Server:
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for line in lines:
-                word = decode_word(line)
+                word = MESSAGES.decode(line)
                 if word.said:
                     self.said.append(word.said)
                     self._tell(word.said)

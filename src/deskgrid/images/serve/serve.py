@@ -34,7 +34,8 @@ from deskgrid.images.serve.prefetch import How, PrefetchLanes, ReadAhead, Waitin
 from deskgrid.images.serve.reader import PLAIN_BYTES, Part, Pieces, StreamBlocks
 from deskgrid.images.store.store import Admitted, ChunkStore, StoreLimits
 from deskgrid.model.values.outside import read_json
-from deskgrid.wire.disk import DiskCommand, DiskMessage, decode_command, encode_word
+from deskgrid.wire.disk import COMMANDS, DiskCommand, DiskMessage
+from deskgrid.wire.lines import encode
 
 MOST_ORDER_BYTES = 64 << 10
 _FILL_BYTES = 4 << 20
@@ -200,7 +201,7 @@ def _obey(service: _Service, over: threading.Event) -> None:
     """Obey commands until there are no more."""
     for line in sys.stdin.buffer:
         try:
-            _tell(DiskMessage(answer=service.do(decode_command(line))))
+            _tell(DiskMessage(answer=service.do(COMMANDS.decode(line))))
         except msgspec.MsgspecError as error:
             said(f"command: {error}")
     over.set()
@@ -217,7 +218,7 @@ _telling = threading.Lock()
 
 def _tell(word: DiskMessage) -> None:
     with _telling, suppress(OSError):
-        os.write(1, encode_word(word))
+        os.write(1, encode(word))
 
 
 def _take_order() -> ServeOrder:
