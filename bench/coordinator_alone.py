@@ -9,7 +9,7 @@ from pathlib import Path
 from deskgrid.coordinator.service import run, utc_now
 from deskgrid.coordinator.settings import read_settings
 from deskgrid.model.pool import PoolSnapshot
-from deskgrid.pool.fake import FakePool
+from tests.pool.fake import FakePool
 
 JOBS = 1000
 

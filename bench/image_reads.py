@@ -10,11 +10,11 @@ import psutil
 
 from bench.machine import pin
 from deskgrid.images.fetch.source import Origin
-from deskgrid.images.serve.client import Client
 from deskgrid.images.serve.launch import Server
 from deskgrid.images.serve.prefetch import How
 from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.store import ChunkStore, StoreLimits
+from tests.images.chunks.nbd_client import Client
 
 KEY = bytes(range(32))
 UNCACHED = StoreLimits(1 << 40, 0)

@@ -20,11 +20,11 @@ import psutil
 from bench.figure import Figure, Load, measured
 from bench.ground import Ground
 from bench.machine import CannotMeasure, cpu_seconds, switches
-from deskgrid.pool.embedded.execute import ExecuteNode, NodeIdentity
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedPool, free_port
 from deskgrid.pool.tools.driver import CondorPool
 from deskgrid.presence.fake import set_presence
+from tests.pool.execute_node import ExecuteNode, NodeIdentity
 
 NAMES = (
     "agent_rss_mb",

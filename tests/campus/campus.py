@@ -21,7 +21,7 @@ from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import Plan, PlanSettings
 from deskgrid.model.policy import GIB, Policy
-from deskgrid.pool.fake import FakePool
+from tests.pool.fake import FakePool
 
 from .clockwork import VirtualLoop
 from .desk import Desk, Weather

@@ -17,8 +17,8 @@ from deskgrid.coordinator.state import membership
 from deskgrid.coordinator.state.fleet import AnotherAgent
 from deskgrid.model.image import ImageFacts
 from deskgrid.model.plan import Plan
-from deskgrid.pool.fake import FakePool
 from deskgrid.wire.messages import Answer, Enrol, Report
+from tests.pool.fake import FakePool
 
 from .clockwork import VirtualLoop
 

@@ -15,7 +15,7 @@ from deskgrid.coordinator.client import OperatorClient
 from deskgrid.coordinator.service import Ready
 from deskgrid.coordinator.service import run as serve
 from deskgrid.coordinator.settings import CoordinatorSettings
-from deskgrid.pool.fake import FakePool
+from tests.pool.fake import FakePool
 
 
 class Said(msgspec.Struct, frozen=True):

@@ -21,12 +21,12 @@ from deskgrid.model.plan import PlanSettings
 from deskgrid.model.pool import Foreign, Match, OfflineAd, PoolSnapshot
 from deskgrid.pool.config import PoolSettings
 from deskgrid.pool.contract import Pool, PoolError, PoolRefused, PoolUnreachable
-from deskgrid.pool.embedded.execute import ExecuteNode, NodeIdentity
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedPool, free_port
-from deskgrid.pool.fake import FakePool
 from deskgrid.pool.tools.driver import CondorPool
 from tests import condor
+from tests.pool.execute_node import ExecuteNode, NodeIdentity
+from tests.pool.fake import FakePool
 
 MIB = 1 << 20
 SMALL, LARGE = Size(1, 512 * MIB), Size(4, 2048 * MIB)

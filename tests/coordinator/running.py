@@ -16,8 +16,8 @@ from deskgrid.coordinator.images.catalogue import FixedCatalogue
 from deskgrid.coordinator.service import Ready, run
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.model.desktop import VmReport
-from deskgrid.pool.fake import FakePool
 from deskgrid.wire.messages import Answer, Enrol, Enrolled, Problem, Report
+from tests.pool.fake import FakePool
 
 from .values import FREE, GIB, ROOM, settings
 

@@ -15,7 +15,7 @@ from deskgrid.model.image import ImageFacts, ImageRef
 from deskgrid.model.pool import PoolSnapshot
 from deskgrid.model.reason import Reason
 from deskgrid.pool.contract import PoolRefused
-from deskgrid.pool.fake import FakePool
+from tests.pool.fake import FakePool
 from tests.waiting import SOON_SECONDS
 
 from .values import BUSY, FACTS, FULL, IMAGE, Clock, Desk, Office, member, office, ordered, started

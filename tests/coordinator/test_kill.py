@@ -33,7 +33,7 @@ from deskgrid.coordinator.images.catalogue import FixedCatalogue
 from deskgrid.coordinator.service import run, utc_now
 from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.model.image import ImageFacts, ImageRef
-from deskgrid.pool.fake import FakePool
+from tests.pool.fake import FakePool
 
 class Crowded(FakePool):
     "Jobs wait for ever, and each question is a negotiation."

@@ -17,7 +17,7 @@ from deskgrid.coordinator.images.catalogue import FixedCatalogue, Unreadable
 from deskgrid.core.fleet.catalogue import CatalogueEntry, Listing
 from deskgrid.model.image import ImageFacts, ImageGrant, ImageRef
 from deskgrid.model.reason import Reason
-from deskgrid.pool.fake import FakePool
+from tests.pool.fake import FakePool
 
 from .values import START, Clock, Desk, Office, settings
 

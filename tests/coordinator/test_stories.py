@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from deskgrid.coordinator.state.fleet import AnotherAgent
 from deskgrid.model.desktop import Fault, VmState
-from deskgrid.pool.fake import FakePool
 from deskgrid.wire.messages import Answer, Report
+from tests.pool.fake import FakePool
 
 from .values import BUSY, FREE, IMAGE, ROOM, Clock, Desk, Office, office
 

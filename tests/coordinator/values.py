@@ -24,8 +24,8 @@ from deskgrid.model.lease import Lease, Size
 from deskgrid.model.plan import PlanSettings
 from deskgrid.model.reason import Reason
 from deskgrid.model.values.backoff import Backoff
-from deskgrid.pool.fake import FakePool
 from deskgrid.wire.messages import Answer, Enrol, Report
+from tests.pool.fake import FakePool
 
 GIB = 1 << 30
 START = datetime(2026, 3, 3, 20, 0, tzinfo=UTC)

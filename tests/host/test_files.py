@@ -9,21 +9,13 @@ from pathlib import Path
 import pytest
 
 from deskgrid.host.system.account import service_account
-from deskgrid.host.system.files import (
-    Locked,
-    create_plain,
-    give,
-    locked,
-    own_folder,
-    take_back,
-    write_atomic,
-    write_new,
-)
+from deskgrid.host.system.files import create_plain, give, own_folder, take_back, write_atomic, write_new
+from deskgrid.host.system.locks import Locked, locked
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from deskgrid.host.system.files import locked
+from deskgrid.host.system.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.system.files import locked
+from deskgrid.host.system.locks import locked
 from deskgrid.host.system.paths import cache_folder
 from deskgrid.images.build import cpio
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from deskgrid import guest
-from deskgrid.host.system.files import locked
+from deskgrid.host.system.locks import locked
 from deskgrid.images.build import disk
 from deskgrid.images.build.build import build, find, inputs
 from deskgrid.images.build.listing import inspect, listed

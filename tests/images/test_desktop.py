@@ -19,13 +19,13 @@ from deskgrid.images.build.disk_import import import_disk
 from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Allowance, DesktopStore
 from deskgrid.images.format.published import digest
-from deskgrid.images.serve.client import Client
 from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.images.trust.signing.online import renew
 from deskgrid.model.desktop import Fault
 from deskgrid.model.image import ImageRef
 from deskgrid.wire.disk import MESSAGES, DiskServer
 from tests.images.built import built_image
+from tests.images.chunks.nbd_client import Client
 from tests.images.signed import Rig, grant_of, signed, store_of
 
 pytestmark = pytest.mark.slow

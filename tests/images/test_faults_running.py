@@ -18,7 +18,6 @@ from deskgrid.demo.signers import Signers
 from deskgrid.images.contract import ImageError
 from deskgrid.images.desktop import Allowance, DesktopStore, Origins
 from deskgrid.images.format.published import digest
-from deskgrid.images.serve.client import Client
 from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.images.store.upkeep import StoreVerified, verify
 from deskgrid.images.trust.signing.online import renew
@@ -26,6 +25,7 @@ from deskgrid.model.image import ImageGrant, ImageRef
 from deskgrid.pool.embedded.pool import free_port
 from deskgrid.wire.disk import MESSAGES, DiskServer
 from tests.images.built import built_image
+from tests.images.chunks.nbd_client import Client
 from tests.images.signed import grant_of, store_of
 from tests.system.web_of_packs import FAULTS
 from tests.waiting import eventually

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.system.files import locked, own_folder
+from deskgrid.host.system.files import own_folder
+from deskgrid.host.system.locks import locked
 from deskgrid.host.system.paths import cache_folder
 from deskgrid.host.trees import trees
 from deskgrid.host.trees.debstrap import bootstrap

@@ -26,13 +26,13 @@ from deskgrid.model.pool import OfflineAd
 from deskgrid.pool.config import PoolSettings, _lease, dropins
 from deskgrid.pool.contract import PoolError, PoolRefused, PoolUnreachable
 from deskgrid.pool.doctor import ask, examine
-from deskgrid.pool.embedded.execute import ExecuteNode, NodeIdentity
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedError, EmbeddedPool, free_port
 from deskgrid.pool.tools.driver import CondorPool
 from deskgrid.pool.tools.identities import identity
 from deskgrid.pool.tools.reach import Reach, run_tool
 from tests import condor, waiting
+from tests.pool.execute_node import ExecuteNode, NodeIdentity
 
 pytestmark = pytest.mark.real
 MIB = 1 << 20

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from deskgrid.model.lease import Size
 from deskgrid.model.pool import OfflineAd
-from deskgrid.pool.fake import COMPLETED, IDLE, RUNNING, FakePool
+from tests.pool.fake import COMPLETED, IDLE, RUNNING, FakePool
 
 
 class Clock:

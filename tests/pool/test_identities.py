@@ -18,13 +18,13 @@ from deskgrid.host.system.files import own_folder, write_atomic
 from deskgrid.model.lease import Size
 from deskgrid.model.pool import OfflineAd
 from deskgrid.pool.contract import PoolError
-from deskgrid.pool.embedded.execute import ExecuteNode, NodeIdentity
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedPool
 from deskgrid.pool.tools.driver import CondorPool
 from deskgrid.pool.tools.ended import EndedVms
 from deskgrid.pool.tools.reach import Reach, run_tool
 from tests import condor, waiting
+from tests.pool.execute_node import ExecuteNode, NodeIdentity
 
 pytestmark = pytest.mark.real
 IMAGE_A = OfflineAd("img-a", Size(1, 512 << 20), 4096 << 20)

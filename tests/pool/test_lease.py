@@ -13,11 +13,11 @@ import pytest
 
 from deskgrid.host.trees import trees
 from deskgrid.pool.config import YOUNG_SECONDS, PoolSettings
-from deskgrid.pool.embedded.execute import ExecuteNode, NodeIdentity
 from deskgrid.pool.embedded.head import HeadSettings
 from deskgrid.pool.embedded.pool import EmbeddedPool
 from deskgrid.pool.tools.driver import CondorPool
 from tests import waiting
+from tests.pool.execute_node import ExecuteNode, NodeIdentity
 
 pytestmark = pytest.mark.real
 LEASE = PoolSettings().lease_seconds

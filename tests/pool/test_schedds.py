@@ -8,8 +8,8 @@ import pytest
 
 from deskgrid.model.pool import Foreign
 from deskgrid.pool.contract import PoolError, PoolRefused, PoolUnreachable
-from deskgrid.pool.tools import driver
 from deskgrid.pool.tools.ads import Ad
+from deskgrid.pool.tools.driver import CondorPool
 from deskgrid.pool.tools.reach import Reach
 
 Answers = Callable[[float], str]
@@ -25,25 +25,26 @@ def silent(left_seconds: float) -> str:
 class Pool:
     """HTCondor's tools as they answer for a pool with two schedds."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, evil: Answers, *submitters: Ad) -> None:
+    def __init__(self, evil: Answers, *submitters: Ad) -> None:
         self.submitters, self.evil, self.ours = submitters, evil, self.five
-        self.schedds = ["evil", "ours"]
-        monkeypatch.setattr(driver, "run_tool", self.run)
-        self.driver = driver.CondorPool(Reach(timeout_seconds=1))
+        self.schedds, self.job = ["evil", "ours"], ""
+        self.driver = CondorPool(Reach(timeout_seconds=1), run=self.run)
 
     def five(self, left_seconds: float) -> str:
         return '7 1 512 "img"\n' * 5
 
-    def run(self, reach: Reach, argv: Sequence[str], left_seconds: float, stdin: str = "") -> str:
+    def run(self, reach: Reach, argv: Sequence[str], timeout_seconds: float, stdin: str = "") -> str:
         if argv[0] == "condor_status":
             ads: list[Ad] = [{"MyType": "Collector", "StatsLastUpdateTime": 100, "StatsLifetime": 50}]
             ads += [{"MyType": "Scheduler", "Name": one, "MyAddress": f"<{one}>"} for one in self.schedds]
             return json.dumps([*ads, *self.submitters])
-        if left_seconds <= 0:
+        if timeout_seconds <= 0:
             raise PoolUnreachable("no time left")
         if "-json" in argv:
-            return "" if argv[2] == "ours" else self.evil(left_seconds)
-        return self.evil(left_seconds) if argv[2] == "evil" else self.ours(left_seconds)
+            return self.job if argv[2] == "ours" else self.evil(timeout_seconds)
+        if argv[2] == "ours" and self.job:
+            return "1 1 1 true"
+        return self.evil(timeout_seconds) if argv[2] == "evil" else self.ours(timeout_seconds)
 
     def idle(self) -> dict[str, int] | None:
         seen = self.driver.snapshot()
@@ -52,10 +53,8 @@ class Pool:
 
 
 @pytest.mark.parametrize("evil", [silent, lambda left_seconds: "odd\n"], ids=["silent", "odd"])
-def test_a_schedd_that_says_nothing_or_nonsense_is_weighed_by_its_submitters(
-    monkeypatch: pytest.MonkeyPatch, evil: Answers
-) -> None:
-    pool = Pool(monkeypatch, evil, OURS, THEIRS)
+def test_a_schedd_that_says_nothing_or_nonsense_is_weighed_by_its_submitters(evil: Answers) -> None:
+    pool = Pool(evil, OURS, THEIRS)
     assert pool.idle() == {"ours": 5}
     assert pool.foreign == (Foreign("evil", 3),) and "schedd evil" in pool.faults[0]
     began = time.monotonic()
@@ -63,8 +62,8 @@ def test_a_schedd_that_says_nothing_or_nonsense_is_weighed_by_its_submitters(
     assert time.monotonic() - began < 0.5, "silent once, it has less time the next time"
 
 
-def test_what_a_schedd_said_last_counts_while_it_is_silent_or_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = Pool(monkeypatch, lambda left_seconds: '8 1 512 "img"\n' * 4, OURS)
+def test_what_a_schedd_said_last_counts_while_it_is_silent_or_gone() -> None:
+    pool = Pool(lambda left_seconds: '8 1 512 "img"\n' * 4, OURS)
     assert pool.idle() == {"evil": 4, "ours": 5}
     pool.evil = silent
     assert pool.idle() == {"ours": 5} and pool.foreign == (Foreign("evil", 4),)
@@ -73,35 +72,27 @@ def test_what_a_schedd_said_last_counts_while_it_is_silent_or_gone(monkeypatch: 
     assert "does not know it any more" in pool.faults[0]
 
 
-def test_when_no_schedd_answers_idle_jobs_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = Pool(monkeypatch, silent, OURS, THEIRS)
+def test_when_no_schedd_answers_idle_jobs_are_unknown() -> None:
+    pool = Pool(silent, OURS, THEIRS)
     pool.ours = silent
     assert pool.idle() is None and pool.foreign == ()
     pool.ours = pool.five
     assert pool.idle() == {"ours": 5}
 
 
-def test_a_schedd_that_is_silent_keeps_no_other_from_telling_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = Pool(monkeypatch, silent)
-    ads = json.dumps([{"ClusterId": 1, "ProcId": 0}])
-    run = pool.run
-
-    def asked(reach: Reach, argv: Sequence[str], left_seconds: float, stdin: str = "") -> str:
-        if argv[2] == "ours" and argv[0] == "condor_q":
-            return ads if "-json" in argv else "1 1 1 true"
-        return run(reach, argv, left_seconds, stdin)
-
-    monkeypatch.setattr(driver, "run_tool", asked)
+def test_a_schedd_that_is_silent_keeps_no_other_from_telling_of_a_job() -> None:
+    pool = Pool(silent)
+    pool.job = json.dumps([{"ClusterId": 1, "ProcId": 0}])
     job = pool.driver.job("1.0")
     assert job is not None and job.schedd == "ours"
-    monkeypatch.setattr(driver, "run_tool", run)
+    pool.job = ""
     with pytest.raises(PoolError):
         pool.driver.job("1.0")
 
 
-def test_a_schedd_that_refuses_is_weighed_by_its_submitters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schedd_that_refuses_is_weighed_by_its_submitters() -> None:
     def refuses(left_seconds: float) -> str:
         raise PoolRefused("no")
 
-    pool = Pool(monkeypatch, refuses, OURS, THEIRS)
+    pool = Pool(refuses, OURS, THEIRS)
     assert pool.idle() == {"ours": 5} and pool.foreign == (Foreign("evil", 3),)

@@ -24,10 +24,10 @@ from deskgrid.model.image import ImageFacts
 from deskgrid.model.lease import Size
 from deskgrid.model.plan import PlanSettings
 from deskgrid.model.pool import Job, OfflineAd, PoolSnapshot
-from deskgrid.pool.fake import FakePool
-from deskgrid.pool.fake_world import COMPLETED
 from deskgrid.presence.fake import set_presence
 from deskgrid.wire.local import Status
+from tests.pool.fake import FakePool
+from tests.pool.fake_world import COMPLETED
 
 MIB = 1 << 20
 WRONG_CLOCK = """

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deskgrid.host.system.account import Account
-from deskgrid.host.system.files import locked
+from deskgrid.host.system.locks import locked
 from deskgrid.host.system.paths import cache_folder
 from deskgrid.host.system.process import Finished
 from deskgrid.host.trees import entry, trees

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.core.fleet.neighbours import gives
-from deskgrid.host.system.programs import KEPT, environment, python
+from deskgrid.host.system.programs import KEPT, SPARING, environment, python
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
 from deskgrid.model.values.backoff import Backoff
@@ -28,7 +28,6 @@ from deskgrid.wire.neighbour import NeighbourTask
 
 log = logging.getLogger("deskgrid.agent")
 RESTART = Backoff(10.0, 3600.0)
-_SPARING = {"MALLOC_ARENA_MAX": "1"}
 
 
 class Neighbour:
@@ -76,7 +75,7 @@ class Neighbour:
                 python("deskgrid.images.neighbour.serve"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment(*KEPT) | _SPARING,
+                env=environment(*KEPT) | SPARING,
                 cwd="/",
             )
         except OSError as error:

@@ -38,7 +38,8 @@ from deskgrid.core.desktop.inputs import Finishing, HandingOver, Ticked, Wished
 from deskgrid.core.desktop.state import AgentState, reports
 from deskgrid.core.policy.layers import combine
 from deskgrid.host.doctor.inventory import read_inventory
-from deskgrid.host.system.files import Locked, locked, write_atomic
+from deskgrid.host.system.files import write_atomic
+from deskgrid.host.system.locks import Locked, locked
 from deskgrid.model.policy import Policy
 from deskgrid.model.reason import Reason
 from deskgrid.wire.local import Status

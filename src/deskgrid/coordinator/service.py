@@ -40,7 +40,7 @@ from deskgrid.coordinator.settings import CoordinatorSettings
 from deskgrid.coordinator.state.credentials import Guard, operator_token
 from deskgrid.coordinator.state.own_time import Clock, OwnTime
 from deskgrid.coordinator.state.revocations import FILE, Journal
-from deskgrid.host.system.files import Locked, locked
+from deskgrid.host.system.locks import Locked, locked
 from deskgrid.pool.contract import Pool
 
 log = logging.getLogger(__name__)

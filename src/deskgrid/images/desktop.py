@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host.system.locks import hold
 from deskgrid.host.system.programs import KEPT, environment, python
 from deskgrid.images.contract import ImageError
 from deskgrid.images.trust.values import TrustConfiguration, Version
@@ -131,14 +132,11 @@ class DesktopStore:
 
     def _lock(self, ref: ImageRef) -> None:
         """Keep it from being removed."""
-        import fcntl
-
         path = self.origins.store / "images" / f"{ref.digest}.lock"
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = hold(path, shared=True)
         except OSError as error:
             raise ImageError(f"store {path}: {error.strerror}; see to the folder and its rights") from None
-        fcntl.flock(handle, fcntl.LOCK_SH)
         with self._mutex:
             self._locks.setdefault(ref.digest, []).append(handle)
 

@@ -13,7 +13,6 @@ Rules:
   gets no error because a source is away.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,6 @@ import msgspec
 from deskgrid.model.image import ImageRef
 from deskgrid.model.values.numbers import Bytes
 from deskgrid.model.values.outside import JsonReader
-
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
-_SPARING = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-"""For glibc: many pieces of many sizes come and go in several threads."""
 
 
 class DiskServer(msgspec.Struct, frozen=True):
@@ -81,8 +76,3 @@ class DiskMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 LINE_BYTES = 256 * 1024
 COMMANDS = JsonReader[DiskCommand](DiskCommand)
 MESSAGES = JsonReader[DiskMessage](DiskMessage)
-
-
-def environment(own: Mapping[str, str]) -> dict[str, str]:
-    """All that such a process gets of its starter's environment."""
-    return {name: own[name] for name in _PASSED_ON if name in own} | _SPARING

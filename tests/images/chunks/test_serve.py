@@ -20,7 +20,6 @@ from deskgrid.images.format import published as published_manifest
 from deskgrid.images.publish.publish import Published
 from deskgrid.images.publish.trial import trial
 from deskgrid.images.serve import launch
-from deskgrid.images.serve.client import Client
 from deskgrid.images.serve.launch import Server, blockdev
 from deskgrid.images.serve.prefetch import How
 from deskgrid.images.serve.serve import ServeOrder
@@ -28,6 +27,7 @@ from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.wire.disk import MESSAGES, DiskCommand
 from deskgrid.wire.lines import encode
 from tests.images.chunks.ground import CANARY, KEY, ROOMY, content, order, origin, published, web
+from tests.images.chunks.nbd_client import Client
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow

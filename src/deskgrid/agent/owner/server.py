@@ -22,8 +22,9 @@ from pathlib import Path
 
 from deskgrid.agent.clock import Clock, utc_now
 from deskgrid.agent.owner.requests import OwnerRequests
-from deskgrid.agent.owner.socket import AccountPace, LocalError, SocketLimits, hung_up, inode, listen, peer_uid
+from deskgrid.agent.owner.socket import AccountPace, LocalError, SocketLimits, hung_up, inode, listen
 from deskgrid.agent.owner.wishes import ROOT, WishBook
+from deskgrid.host.system.peer import peer as peer_of
 from deskgrid.model.presence import SessionReading
 from deskgrid.model.wish import Wish
 from deskgrid.wire.lines import Lines, encode
@@ -217,7 +218,7 @@ class LocalServer:
                 turned_away = _CROWD
                 break
             link.setblocking(False)
-            uid = peer_uid(link)
+            uid = peer_of(link).uid
             refusal = _TOO_MUCH if self._arrivals.wait_seconds(uid) else self._no_place(uid)
             self._arrivals.spend(uid)
             if refusal is None:

@@ -3,7 +3,6 @@
 import os
 import select
 import socket
-import struct
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.host.system.bucket import TokenBucket
+from deskgrid.host.system.peer import peer_known
 
 RUN_FOLDER = Path("/run/deskgrid")
 SOCKET_NAME = "agent.sock"
@@ -76,7 +76,7 @@ def listen(path: Path) -> socket.socket:
 
     Raises: LocalError: another agent listens there, the file can't be made, or this system can't tell who speaks.
     """
-    if not hasattr(socket, "SO_PEERCRED"):
+    if not peer_known():
         raise LocalError("local socket: this system does not tell who speaks (SO_PEERCRED), so nobody is heard")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -104,12 +104,6 @@ def inode(path: Path) -> int:
     with suppress(OSError):
         return path.lstat().st_ino
     return 0
-
-
-def peer_uid(link: socket.socket) -> int:
-    """The account at the other end. Source: unix(7), SO_PEERCRED: struct ucred {pid, uid, gid}."""
-    _, uid, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(uid)
 
 
 def hung_up(link: socket.socket) -> bool:

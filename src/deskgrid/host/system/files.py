@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and locks that end with their process."""
+"""Files that are whole or not there."""
 
 import codecs
 import errno
@@ -6,33 +6,17 @@ import os
 import stat
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from deskgrid.host.system.account import Account
 
-_AGAIN_SECONDS = 0.1
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
 if sys.platform == "win32":
-    import msvcrt
 
-    def _lock(handle: int, wait: bool) -> None:
-        while True:
-            try:
-                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-            except PermissionError:
-                if not wait:
-                    raise
-                time.sleep(_AGAIN_SECONDS)
-            else:
-                return
-
-    def _keep_mode(handle: int, mode: int, owner: Account | None) -> None:
+    def keep_mode(handle: int, mode: int, owner: Account | None) -> None:
         """Files have no such modes there: who may read one follows from its folder."""
 
     def _no_writer(handle: int, path: Path) -> None:
@@ -43,10 +27,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _lock(handle: int, wait: bool) -> None:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-
-    def _keep_mode(handle: int, mode: int, owner: Account | None) -> None:
+    def keep_mode(handle: int, mode: int, owner: Account | None) -> None:
         if owner is not None and os.geteuid() == 0:
             os.fchown(handle, owner.uid, owner.gid)
         os.fchmod(handle, mode)
@@ -68,10 +49,6 @@ else:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-class Locked(Exception):
-    """Another process holds the lock."""
 
 
 def decoded(content: bytes) -> str:
@@ -98,7 +75,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644, owner: Account |
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            _keep_mode(file.fileno(), mode, owner)
+            keep_mode(file.fileno(), mode, owner)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -114,7 +91,7 @@ def write_new(path: Path, content: bytes, mode: int = 0o644) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            _keep_mode(file.fileno(), mode, None)
+            keep_mode(file.fileno(), mode, None)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -152,13 +129,13 @@ def create_plain(path: Path, mode: int = 0o600) -> IO[bytes]:
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | _BINARY
     handle = os.open(path, flags, 0o600)
-    _keep_mode(handle, mode, None)
+    keep_mode(handle, mode, None)
     return os.fdopen(handle, "r+b")
 
 
 def give(file: IO[bytes], owner: Account, mode: int = 0o600) -> None:
     """Let an account that has fewer rights than we use an open file of ours, though not its folder."""
-    _keep_mode(file.fileno(), mode, owner)
+    keep_mode(file.fileno(), mode, owner)
 
 
 def take_back(path: Path, mode: int = 0o600) -> None:
@@ -207,28 +184,5 @@ def own_folder(path: Path, owner: Account, mode: int = 0o755) -> None:
         if os.geteuid() == 0:
             os.fchown(handle, owner.uid, owner.gid)
         os.fchmod(handle, mode)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (made if missing); the kernel frees it when the process ends.
-
-    Raises:
-        Locked: when `wait` is false and another process holds it.
-    """
-    flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-    try:
-        handle = os.open(path, flags)
-    except FileNotFoundError:
-        handle = os.open(path, flags | os.O_CREAT, 0o600)
-        _keep_mode(handle, 0o644, None)
-    try:
-        try:
-            _lock(handle, wait)
-        except (BlockingIOError, PermissionError):
-            raise Locked(f"lock {path}: another process holds it") from None
-        yield
     finally:
         os.close(handle)

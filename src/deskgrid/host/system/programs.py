@@ -22,6 +22,8 @@ ENVIRONMENT = {"PATH": os.pathsep.join(FOLDERS), "LC_ALL": "C.UTF-8"}
 """All that a program of the system gets from us, where nothing else is said."""
 KEPT = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "LANG", "TZ", "SYSTEMROOT", "TEMP")
 """What says where things of a person are, and makes nobody load anything."""
+SPARING = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+"""For glibc, where many pieces of many sizes come and go in several threads (mallopt(3))."""
 
 _START = Path(__file__).with_name("start.py")
 

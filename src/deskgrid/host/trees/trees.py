@@ -17,7 +17,8 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.host.system.account import SERVICE_NAME, Account, service_account
-from deskgrid.host.system.files import locked, make_folder, own_folder, write_atomic
+from deskgrid.host.system.files import make_folder, own_folder, write_atomic
+from deskgrid.host.system.locks import locked
 from deskgrid.host.system.paths import cache_folder
 from deskgrid.host.system.programs import ENVIRONMENT
 from deskgrid.host.trees.debstrap import BuildFailed, Progress, bootstrap, quiet

@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import os
 import platform
-import resource
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -22,20 +21,20 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host.system.harden import forbid_dumps
+from deskgrid.host.system.programs import ENVIRONMENT
 from deskgrid.hypervisor.confine.cores import threads
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _IOPRIO_IDLE = 3 << 13
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 FAIR_SHARE, LEAST_SHARE = 0, 19
-_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def harden() -> None:
     """Of this process nothing is ever dumped, and nobody of the same account may look into its memory."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    forbid_dumps()
     os.umask(0o077)
 
 
@@ -56,7 +55,7 @@ def spawn(
     errors: int,
     limits: ProcessLimits,
     stream: int = subprocess.DEVNULL,
-    environment: Mapping[str, str] = _ENVIRONMENT,
+    environment: Mapping[str, str] = ENVIRONMENT,
 ) -> subprocess.Popen[bytes]:
     """Start a program that dies with the calling process; call from the main thread.
 

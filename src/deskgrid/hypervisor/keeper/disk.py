@@ -22,13 +22,14 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host.system.programs import KEPT, SPARING, environment
 from deskgrid.hypervisor.confine.child import Child
 from deskgrid.hypervisor.confine.spawn import ProcessLimits, open_share, spawn
 from deskgrid.hypervisor.keeper.endings import server_words
 from deskgrid.hypervisor.keeper.place import CannotKeep
 from deskgrid.model.desktop import Fault
 from deskgrid.model.values.text import printable
-from deskgrid.wire.disk import LINE_BYTES, MESSAGES, DiskCommand, DiskMessage, DiskServer, environment
+from deskgrid.wire.disk import LINE_BYTES, MESSAGES, DiskCommand, DiskMessage, DiskServer
 from deskgrid.wire.keeper import DISK_SOCKET_NAME
 from deskgrid.wire.lines import Lines, encode
 
@@ -67,7 +68,7 @@ def begin(served: DiskServer, folder: Path, limits: ProcessLimits) -> Begun:
     names = [str(handle) if handle >= 0 else _NO_FILE for handle in (kernel, initrd)]
     args = [*served.argv, str(folder / DISK_SOCKET_NAME), *names]
     try:
-        process = spawn(args, files, errors, limits, theirs.fileno(), environment(os.environ))
+        process = spawn(args, files, errors, limits, theirs.fileno(), environment(*KEPT) | SPARING)
     except (OSError, subprocess.SubprocessError) as error:
         raise CannotKeep(f"the process that serves its disk could not be started: {error}; install it again") from error
     finally:

@@ -7,7 +7,6 @@ Rules:
   this process's memory.
 """
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from deskgrid.host.system.locks import Locked, hold_folder
 from deskgrid.hypervisor.machine import overlay
 from deskgrid.hypervisor.machine.arguments import VmHardware
 from deskgrid.model.desktop import Fault
@@ -25,15 +25,11 @@ from deskgrid.wire.keeper import DISK_SOCKET_NAME, SOCKET_NAME, SOCKET_PATH_BYTE
 def has_keeper(folder: Path) -> bool:
     """Whether a living keeper holds this folder."""
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.close(hold_folder(folder))
+    except Locked:
+        return True
     except OSError:
         return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
     return False
 
 
@@ -81,12 +77,13 @@ def take(task: Task) -> VmFolder:
         )
     try:
         task.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(task.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = hold_folder(task.folder)
         (task.folder / SOCKET_NAME).unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(address)
         listener.listen(4)
+    except Locked as error:
+        raise CannotKeep(f"folder {task.folder}: another keeper has it; this is a fault of deskgrid") from error
     except OSError as error:
         raise CannotKeep(f"folder {task.folder}: got {error.strerror}, expected to write there; see to it") from error
     return VmFolder(task.folder, lock, listener)

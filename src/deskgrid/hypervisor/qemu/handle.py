@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import subprocess
 import threading
 from collections import deque
@@ -19,6 +18,7 @@ import msgspec
 
 from deskgrid.core.commands import Kill
 from deskgrid.core.events import Alive, FromHypervisor, Gone, Started, StartFailed
+from deskgrid.host.system.peer import peer
 from deskgrid.host.system.programs import KEPT, environment, python
 from deskgrid.hypervisor.confine.reap import release_memory, wait_until_ended
 from deskgrid.model.values.text import printable
@@ -90,7 +90,7 @@ class KeeperHandle:
             raise
         handle = cls(folder.name, folder, link)
         handle._waiting = None
-        handle._pid = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        handle._pid = peer(link).pid
         return handle
 
     def send(self, order: ToKeeper) -> None:

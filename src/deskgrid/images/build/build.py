@@ -24,7 +24,8 @@ from pathlib import Path
 import msgspec
 
 from deskgrid import guest
-from deskgrid.host.system.files import Locked, locked, make_folder, take_back
+from deskgrid.host.system.files import make_folder, take_back
+from deskgrid.host.system.locks import Locked, locked
 from deskgrid.host.system.paths import cache_folder
 from deskgrid.host.trees import trees
 from deskgrid.host.trees.debstrap import BuildFailed, Progress, quiet

@@ -27,7 +27,8 @@ from pathlib import Path
 import msgspec
 
 from deskgrid.core.fleet.promise import Promise
-from deskgrid.host.system.files import locked, make_folder, open_plain, read_plain, write_atomic
+from deskgrid.host.system.files import make_folder, open_plain, read_plain, write_atomic
+from deskgrid.host.system.locks import locked
 from deskgrid.images.contract import ImageError
 from deskgrid.images.format import published
 from deskgrid.images.format.cut import Piece, cut

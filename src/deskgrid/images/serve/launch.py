@@ -5,7 +5,6 @@ Rules:
 - The key goes down its standard input only.
 """
 
-import os
 import struct
 import subprocess
 import tempfile
@@ -18,11 +17,11 @@ from typing import Any
 
 import msgspec
 
-from deskgrid.host.system.programs import python
+from deskgrid.host.system.programs import KEPT, SPARING, environment, python
 from deskgrid.images.contract import ImageError
 from deskgrid.images.format.published import PublishedManifest
 from deskgrid.images.serve.serve import ServeOrder, ServeStatus
-from deskgrid.wire.disk import MESSAGES, DiskCommand, DiskMessage, DiskServer, environment
+from deskgrid.wire.disk import MESSAGES, DiskCommand, DiskMessage, DiskServer
 from deskgrid.wire.lines import encode
 
 _READY_SECONDS = 60.0
@@ -87,7 +86,7 @@ class Server:
             [*argv(), str(self.socket), *map(str, files or ("-", "-"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(os.environ),
+            env=environment(*KEPT) | SPARING,
             pass_fds=files or (),
         )
         threading.Thread(target=self._listen, daemon=True).start()

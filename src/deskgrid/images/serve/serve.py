@@ -22,13 +22,14 @@ from queue import SimpleQueue
 
 import msgspec
 
+from deskgrid.host.system.harden import LockedPage, forbid_dumps, lock_everything
+from deskgrid.host.system.peer import peer, peer_known
 from deskgrid.images.contract import ImageError
 from deskgrid.images.fetch.fetch import Fetcher
 from deskgrid.images.fetch.source import Origin, open_sources
 from deskgrid.images.format.keys import KEY_BYTES, ProjectKey
 from deskgrid.images.format.published import STREAMS, boot_order, span
 from deskgrid.images.format.ranges import ByteRate
-from deskgrid.images.serve.harden import LockedRoom, forbid_dumps, lock_everything
 from deskgrid.images.serve.nbd import Connection
 from deskgrid.images.serve.prefetch import How, PrefetchLanes, ReadAhead, WaitingRead
 from deskgrid.images.serve.reader import PLAIN_BYTES, Part, Pieces, StreamBlocks
@@ -68,7 +69,7 @@ class ServeStatus(msgspec.Struct, frozen=True):
 class _Service:
     """Store, lanes and socket of one image."""
 
-    def __init__(self, order: ServeOrder, key: memoryview, room: LockedRoom, listen: str, stack: ExitStack) -> None:
+    def __init__(self, order: ServeOrder, key: memoryview, room: LockedPage, listen: str, stack: ExitStack) -> None:
         if not Path(order.store).is_dir():
             raise ImageError(f"store {order.store}: it is not there any more; the image is fetched anew")
         self._pace = ByteRate(order.bytes_per_second)
@@ -157,7 +158,7 @@ class _Service:
                 link, _ = self._listener.accept()
             except OSError:
                 return
-            if _peer(link) not in (os.geteuid(), 0):
+            if peer_known() and peer(link).uid not in (os.geteuid(), 0):  # else the folder's rights must do
                 link.close()
                 continue
             link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -172,7 +173,7 @@ class _Service:
 def main() -> int:
     """Serve until standard input ends. Returns: the exit code; 1 with a sentence when it can't be done."""
     listen, *files = sys.argv[1:]
-    room = LockedRoom()
+    room = LockedPage()
     over = threading.Event()
     with ExitStack() as stack:
         stack.callback(room.wipe)
@@ -249,13 +250,6 @@ def _listen(path: str) -> socket.socket:
         os.umask(before)
     listener.listen(16)
     return listener
-
-
-def _peer(link: socket.socket) -> int:
-    """The user at the other end."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return os.geteuid()  # the folder's rights must do
-    return int(struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
 
 
 if __name__ == "__main__":

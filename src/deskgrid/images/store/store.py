@@ -16,7 +16,6 @@ Rules:
 - Any thread may ask.
 """
 
-import fcntl
 import os
 import threading
 import time
@@ -26,7 +25,8 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.system.files import locked, write_atomic
+from deskgrid.host.system.files import write_atomic
+from deskgrid.host.system.locks import Locked, hold, locked
 from deskgrid.images.contract import ImageError
 from deskgrid.images.format import published
 from deskgrid.images.format.keys import Damaged
@@ -155,13 +155,10 @@ class ChunkStore:
 
     def in_use(self, digest: str) -> bool:
         """Whether someone leases or reads the image."""
-        handle = os.open(self._lock_of(digest), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            os.close(hold(self._lock_of(digest), wait=False))
+        except Locked:
             return True
-        finally:
-            os.close(handle)
         return False
 
     def remove(self, digest: str) -> bool:
@@ -348,9 +345,7 @@ class ChunkStore:
             yield
 
     def _lease(self, digest: str) -> int:
-        handle = os.open(self._lock_of(digest), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        return handle
+        return hold(self._lock_of(digest), shared=True)
 
     def _lock_of(self, digest: str) -> Path:
         return self.folder / "images" / f"{digest}.lock"

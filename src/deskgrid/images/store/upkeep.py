@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import msgspec
 
-from deskgrid.host.system.files import locked
+from deskgrid.host.system.locks import locked
 from deskgrid.images.contract import ImageError
 from deskgrid.images.format import published
 from deskgrid.images.format.published import HOLE, Pack

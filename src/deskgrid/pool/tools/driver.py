@@ -27,7 +27,7 @@ from deskgrid.pool.tools.ads import Ad, quote, read_ads
 from deskgrid.pool.tools.ended import EndedVms
 from deskgrid.pool.tools.identities import gone_ad, identity
 from deskgrid.pool.tools.offline import ad_name, counted_once, lost, matches, offline_ad, remembered
-from deskgrid.pool.tools.reach import Reach, run_tool
+from deskgrid.pool.tools.reach import Reach, RunTool, run_tool
 from deskgrid.pool.tools.reading import (
     COLLECTOR_ATTRIBUTES,
     COLLECTOR_QUESTION,
@@ -59,12 +59,17 @@ class CondorPool:
     Args:
         reach: where the pool is and who asks.
         settle_seconds: within this time after a start of the collector every startd has reported again.
+        run: runs one of HTCondor's tools.
     """
 
     def __init__(
-        self, reach: Reach, settle_seconds: float = 120.0, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        reach: Reach,
+        settle_seconds: float = 120.0,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        run: RunTool = run_tool,
     ) -> None:
-        self._reach = reach
+        self._reach, self._run = reach, run
         self._settle = timedelta(seconds=settle_seconds)
         self._now = now
         self._lock = threading.Lock()
@@ -135,7 +140,7 @@ class CondorPool:
         argv = ["condor_token_create", "-identity", who, "-key", self._reach.key]
         argv += [word for scope in _TOKEN_SCOPES for word in ("-authz", scope)]
         argv += ["-lifetime", str(int(lifetime_seconds))]
-        token = run_tool(self._reach, argv, self._reach.timeout_seconds).strip()
+        token = self._run(self._reach, argv, self._reach.timeout_seconds).strip()
         if token.count(".") != 2 or any(character.isspace() for character in token):
             raise PoolRefused("condor_token_create: it printed no token; is the signing key there and readable?")
         return token
@@ -148,7 +153,7 @@ class CondorPool:
         if isinstance(fault, PoolUnreachable):
             raise fault
         argv = ["condor_status", "-any", "-constraint", question, "-json", "-attributes", _GONE_ATTRIBUTES]
-        self._take_away(_read(run_tool(self._reach, argv, left.seconds())), left)
+        self._take_away(_read(self._run(self._reach, argv, left.seconds())), left)
         if fault is not None:
             raise fault
 
@@ -181,10 +186,10 @@ class CondorPool:
 
     def _job_by(self, tool: str, schedd: str, job_id: str, left: "_Time") -> Job | None:
         base = [tool, "-name", schedd, job_id] + (["-limit", "1"] if tool == "condor_history" else [])
-        ads = _read(run_tool(self._reach, [*base, "-json", "-attributes", JOB_ATTRIBUTES], left.seconds()))
+        ads = _read(self._run(self._reach, [*base, "-json", "-attributes", JOB_ATTRIBUTES], left.seconds()))
         if not ads:
             return None
-        numbers = run_tool(self._reach, [*base, "-af", *JOB_COLUMNS], left.seconds())
+        numbers = self._run(self._reach, [*base, "-af", *JOB_COLUMNS], left.seconds())
         return job_of(ads[0], schedd, numbers)
 
     def _is_due(self, ad: OfflineAd) -> bool:
@@ -193,7 +198,7 @@ class CondorPool:
 
     def _ask_collector(self, left: "_Time") -> SortedAds:
         argv = ["condor_status", "-any", "-constraint", COLLECTOR_QUESTION, "-json", "-attributes"]
-        text = run_tool(self._reach, [*argv, COLLECTOR_ATTRIBUTES], left.seconds())
+        text = self._run(self._reach, [*argv, COLLECTOR_ATTRIBUTES], left.seconds())
         answer = sort_answer(_read(text))
         if answer.collector_started is None:
             raise Partial("condor_status: the collector's own ad is missing; it has just started")
@@ -210,7 +215,7 @@ class CondorPool:
         raise Partial(f"offline ads: the collector has {len(names)}, expected {len(wanted)}; it may be restarting")
 
     def _advertise_file(self, command: str, texts: Sequence[str], left: "_Time") -> None:
-        run_tool(self._reach, ["condor_advertise", "-multiple", command, "-"], left.seconds(), "\n".join(texts))
+        self._run(self._reach, ["condor_advertise", "-multiple", command, "-"], left.seconds(), "\n".join(texts))
 
     def _take_away(self, ads: Sequence[Ad], left: "_Time") -> None:
         """Write over ads what matches nothing and is over at once; see `identities.py` for why not to invalidate."""
@@ -232,7 +237,7 @@ class CondorPool:
             return None  # until we told it once, whoever wrote it may have died before he did
         self._unread.add(vm_id)
         try:
-            run_tool(self._reach, ["condor_reconfig", "-daemon", "collector"], left.seconds())
+            self._run(self._reach, ["condor_reconfig", "-daemon", "collector"], left.seconds())
         except PoolError as error:
             return error
         self._told = True
@@ -316,7 +321,7 @@ class CondorPool:
         """The idle jobs of one schedd. One that was silent gets less time, so that it costs the others little."""
         argv = ["condor_q", "-name", schedd, "-allusers", "-constraint", IDLE_QUESTION, "-af", *IDLE_COLUMNS]
         most = self._reach.timeout_seconds / (_SILENT_PART if schedd in self._silent else 1)
-        return idle_groups(schedd, run_tool(self._reach, argv, min(left.seconds(), most)))
+        return idle_groups(schedd, self._run(self._reach, argv, min(left.seconds(), most)))
 
 
 def _unfit(answer: SortedAds) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ the environment.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 
@@ -39,6 +39,13 @@ class Reach(msgspec.Struct, frozen=True):
     timeout_seconds: Annotated[
         float, msgspec.Meta(gt=0, le=600), Help("for one call of the contract, however many tools it runs")
     ] = 20.0
+
+
+class RunTool(Protocol):
+    """Runs one of HTCondor's tools; as `run_tool`."""
+
+    def __call__(self, reach: Reach, argv: Sequence[str], timeout_seconds: float, stdin: str = "") -> str:
+        """Return what it printed. Raises: PoolError."""
 
 
 def run_tool(reach: Reach, argv: Sequence[str], timeout_seconds: float, stdin: str = "") -> str:

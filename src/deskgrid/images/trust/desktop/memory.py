@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.system.files import Locked, locked, make_folder, write_atomic
+from deskgrid.host.system.files import make_folder, write_atomic
+from deskgrid.host.system.locks import Locked, locked
 from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.roles import METADATA_BYTES
 from deskgrid.images.trust.values import ListedVersion, Pointer, manifest_place

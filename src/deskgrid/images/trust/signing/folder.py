@@ -23,7 +23,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import cast
 
-from deskgrid.host.system.files import Locked, locked, read_plain, write_atomic
+from deskgrid.host.system.files import read_plain, write_atomic
+from deskgrid.host.system.locks import Locked, locked
 from deskgrid.images.trust.errors import Duty, TrustError
 from deskgrid.images.trust.form import check_form
 from deskgrid.images.trust.pointer import decode

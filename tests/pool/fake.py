@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from deskgrid.model.pool import Foreign, Job, JobGroup, MachineAd, Match, OfflineAd, PoolSnapshot
 from deskgrid.model.values.names import BadName, name
 from deskgrid.pool.contract import Partial, PoolRefused, PoolUnreachable
-from deskgrid.pool.fake_world import COMPLETED, IDLE, REMOVED, RUNNING, FakeJob, FakeSlot, Faults, Group
+from tests.pool.fake_world import COMPLETED, IDLE, REMOVED, RUNNING, FakeJob, FakeSlot, Faults, Group
 
 _MIB = 1 << 20
 _JOB_ID = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\Z")

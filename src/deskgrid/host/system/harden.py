@@ -1,4 +1,4 @@
-"""What a process does before it takes a project's key.
+"""What a process does before it takes a secret: a project's key, a guest's token.
 
 Rules:
 - No core dump, and nobody of the same user may look into it (PR_SET_DUMPABLE 0, RLIMIT_CORE 0).
@@ -40,7 +40,7 @@ def lock_everything() -> bool:
     return bool(ctypes.CDLL(None, use_errno=True).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)
 
 
-class LockedRoom:
+class LockedPage:
     """One page for secrets. locked: whether it is kept out of swap."""
 
     def __init__(self) -> None:
