@@ -11,9 +11,9 @@ from deskgrid.pool.tools.reading import idle_groups, job_of, machines, sort_answ
 
 def slot(vm_id: str, **more: object) -> Ad:
     return {
-        "MyType": "MachineAd",
+        "MyType": "Machine",
         "Name": f"slot1@{vm_id}",
-        "MachineAd": vm_id,
+        "Machine": vm_id,
         "vm_name": "img-a",
         "deskgrid_vm_id": vm_id,
         "deskgrid_desktop": "desk-1",
@@ -43,7 +43,7 @@ def test_a_job_of_a_slot_is_known_by_its_number_or_not_at_all() -> None:
 
 
 def test_the_answer_is_sorted_and_an_offline_ad_from_a_vm_is_not_ours() -> None:
-    ours = {"MyType": "MachineAd", "Name": "o", "deskgrid_offline": True, "AuthenticatedIdentity": "c@d"}
+    ours = {"MyType": "Machine", "Name": "o", "deskgrid_offline": True, "AuthenticatedIdentity": "c@d"}
     forged = ours | {"AuthenticatedIdentity": "deskgrid-vm.99.vm-1@d"}
     collector = {"MyType": "Collector", "Name": "x", "StatsLastUpdateTime": 100, "StatsLifetime": 30}
     schedd = {"MyType": "Scheduler", "Name": "s", "MyAddress": "<a>"}

@@ -56,7 +56,7 @@ class History:
 
 
 def replay(dump: Dump) -> AgentState:
-    """Decide all of it again. Returns: the state that comes of it."""
+    """Decide all of it again. Returns: the state that results."""
     state = dump.before
     for turn in dump.turns:
         state, _ = advance(state, turn.given, turn.at)

@@ -5,7 +5,7 @@ Rules:
   is over, such as when the owner comes back, it is killed at once, and nothing listens any more.
 - It dies with this agent: the kernel closes its standard input.
 - One that ended by itself is started again, after a while, later each time.
-- Nothing here waits. With the setting off nothing of it is in memory but this.
+- Nothing here waits. With the setting off only this module is in memory.
 """
 
 import logging

@@ -75,7 +75,7 @@ def _end(play: Play, prepare_seconds: float, total_seconds: float, output: Path)
 
 
 def _take_signals() -> None:
-    """Ctrl-C and SIGTERM put everything away, once: an impatient second one does not leave half of it running."""
+    """Ctrl-C and SIGTERM put everything away, once: an impatient second one does not leave half running."""
 
     def interrupt(number: int, frame: object) -> None:
         _ignore_signals()

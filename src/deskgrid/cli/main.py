@@ -62,7 +62,7 @@ app.add_typer(firmware.app, name="firmware")
 app.command("demo")(demo.demo)
 
 UsageError: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
-"""Typer's own complaint about argv; it exports only this child of it."""
+"""Typer's own complaint about argv; Typer exports only this subclass."""
 
 CODES: dict[type[Exception], Exit] = {
     BadName: Exit.WRONG,

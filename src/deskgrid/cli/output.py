@@ -1,7 +1,7 @@
 """How commands answer: a table for people, `--json` for programs, one sentence for an error.
 
 Nothing reaches the terminal, or what it is redirected to, but text: whatever is printed goes through `PlainConsole`
-(`model/values/text.py` says what becomes of the rest). Nothing that is told is read as Rich's markup.
+(`model/values/text.py` says what becomes of the rest). No text is read as Rich's markup.
 
 Exit codes: 0 done; 1 the answer is no (a check found something, a demo did not finish); 2 wrong use or wrong input;
 3 something that is needed cannot be reached; 4 refused; 5 no such thing; 130 interrupted.

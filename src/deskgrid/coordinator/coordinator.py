@@ -41,7 +41,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 GONE_SECONDS = 1800.0
-"""Ads of a VM have expired so long after its end."""
+"""Time after a VM's end at which its ads have surely expired."""
 _TOKEN_DAY = timedelta(days=1)
 """No pool token lives longer (`guest.token_seconds`)."""
 

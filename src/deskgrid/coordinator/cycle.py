@@ -4,7 +4,7 @@ Rules:
 - HTCondor is asked in threads, with an end to the waiting; what it did not say is unknown, and nothing shrinks on that.
 - One snapshot, one `now`; the plan is a pure function of them and is made outside the event loop too.
 - A revoked image's VMs are withdrawn before anything else is decided.
-- A grant becomes a lease in this order: an id, a pool token, the record, then the desktop is told.
+- A grant becomes a lease in this order: an id, a pool token, the record, then the desktop's order.
 - A coordinator that was itself away (stopped, asleep) does not hold it against the desktops; nor does one whose clock
   was set (own_time.py).
 """
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _MAKES_WAY = Reason("backfill-makes-way", "It ran only while no job waited; now one needs its desktop.")
 
 TOKENS = 50
-"""So many are renewed in one cycle at most: each is a program of HTCondor's."""
+"""Tokens that are renewed in one cycle at most: each costs a run of one of HTCondor's programs."""
 IMAGES_SECONDS = 10.0
 """A look at the repository of images that takes longer goes on beside the next cycles."""
 

@@ -49,7 +49,7 @@ class Whereabouts:
 
 
 class Places:
-    """So many places in all; `what` they are is for the log. full: what was said when one was refused last."""
+    """most: places in all. what: their name in the log. full: what was logged when one was refused last."""
 
     def __init__(self, what: str, most: int, each: int, each_desktop: int, where: Whereabouts) -> None:
         self._what, self.most, self._each, self._each_desktop, self._where = what, most, each, each_desktop, where

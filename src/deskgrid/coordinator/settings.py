@@ -28,7 +28,7 @@ _COLLECTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}:([0-9]{1,5})(?:\?sock=
 
 
 class GuestSettings(msgspec.Struct, frozen=True):
-    """What every VM is told."""
+    """What every VM gets to know."""
 
     collector: Annotated[
         str,

@@ -14,7 +14,7 @@ class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
 
 
 class CancelFetch(msgspec.Struct, frozen=True, tag="cancel-fetch"):
-    """Its image is not needed any more; what has come of it stays in the store for the next time."""
+    """Its image is not needed any more; what was fetched stays in the store for the next time."""
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):

@@ -144,7 +144,7 @@ class Started(Event, frozen=True, tag="started"):
 
 
 class StartFailed(Event, frozen=True, tag="start-failed"):
-    """It could not be started; nothing of it is left. Comes last."""
+    """It could not be started; nothing is left behind. Comes last."""
 
     fault: Fault
     sentence: str
@@ -221,7 +221,7 @@ class GuestLeft(Event, frozen=True, tag="left"):
 
 
 class Gone(Event, frozen=True, tag="gone"):
-    """No process of it is left, its memory is back, its overlay is deleted. Comes exactly once, last.
+    """Its processes have ended, its memory is back, its overlay is deleted. Comes exactly once, last.
 
     clean: it ended because we ordered it. sentence: how it ended ("QEMU was killed by signal 9").
     """

@@ -7,8 +7,8 @@ ends. What it imports is chosen with care: each module costs tens of millisecond
 Rules:
 - It says `hello` on its serial port every second until `join` brings its instance data; then it starts HTCondor's
   startd and says `joined`. A repeated `join` is answered with `joined` again.
-- On `leave` it ends HTCondor fast (SIGQUIT): jobs are killed, the schedd is told, the ads are taken out of the
-  collector. When nothing of it runs any more, it says `left`, each second until it ends or the machine is ended.
+- On `leave` it ends HTCondor fast (SIGQUIT): jobs are killed, the schedd hears it, the ads are taken out of the
+  collector. When none of its processes runs any more, it says `left`, each second until its own end.
 - Nothing that came over the port is trusted: what does not look as expected is refused before it meets a file.
 - The token lies in memory only (a tmpfs), readable by root; it is never logged. `renew` brings a newer one.
 - After a pause the machine's clock is behind; the hardware clock is not. The clock is set forward by that.
@@ -28,7 +28,7 @@ import time
 LINE_BYTES = 64 * 1024
 HELLO_SECONDS = 1.0
 QUIT_SECONDS = 5.0
-"""After so long a fast shutdown that has not ended is ended by force."""
+"""How long a fast shutdown may take before it is ended by force."""
 CLOCK_SECONDS = 5.0
 TRIAL_SECONDS = 60.0
 """How long a trial waits until its startd can be asked."""
@@ -314,7 +314,7 @@ class Daemon:
         self._kill_at = 0.0
 
     def quit(self) -> None:
-        """End it fast; jobs are killed and everybody concerned is told."""
+        """End it fast; jobs are killed; the daemons say so to schedd and collector."""
         if not self._kill_at:
             self._kill_at = time.monotonic() + QUIT_SECONDS
             os.kill(self.pid, signal.SIGQUIT)

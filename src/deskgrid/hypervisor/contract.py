@@ -60,7 +60,7 @@ class Hypervisor(Protocol):
         """Tell all VMs that the agent is alive; called at least once a second."""
 
     def hand_over(self, seconds: float) -> None:
-        """The agent is about to be replaced: VMs wait so long for the next one, at most 60 s. Then call `close`."""
+        """The agent is about to be replaced: VMs wait `seconds` for the next one, at most 60 s. Then call `close`."""
 
     def cpu_seconds(self) -> dict[str, float]:
         """What each VM has used of processors since its start, where that is known; quick."""

@@ -94,7 +94,7 @@ class FakeHypervisor:
             now: the time, aware.
             desktop: where the VMs live; give the same one to the next driver.
             behaviours: by image name. default: of all other images.
-            silence_seconds: VMs end when nobody has sent a heartbeat for so long; None: never (long simulations).
+            silence_seconds: VMs end after this time without a heartbeat; None: never (long simulations).
         """
         self._emit = emit
         self._later = later
@@ -191,7 +191,7 @@ class FakeHypervisor:
             self.desktop.heard_at = self.desktop.quiet_until = self._now()
 
     def hand_over(self, seconds: float) -> None:
-        """The agent is about to be replaced: VMs wait so long for the next one."""
+        """The agent is about to be replaced: VMs wait `seconds` for the next one."""
         if not self._closed:
             self.desktop.quiet_until = self._now() + timedelta(seconds=min(max(seconds, 0.0), SILENCE_SECONDS_MAX))
 

@@ -22,7 +22,7 @@ class GuestBehaviour(msgspec.Struct, frozen=True):
     alive_after_seconds: first sign of life; None: never. silent_on: accelerators on which it never shows one.
     join_seconds: from there until it has joined; None: never.
     leave_seconds: until it has vacated when it was asked; None: it ignores that.
-    leaves_after_seconds, leaves_as: so long after it has joined it leaves by itself, as "unused" or "failed".
+    leaves_after_seconds, leaves_as: this time after it has joined it leaves by itself, as "unused" or "failed".
     ends_after_seconds, ends_with: its VM ends by itself, and the sentence for that.
     kill_seconds: until a killed VM's memory is back.
     """

@@ -27,10 +27,10 @@ class ImageStore(Protocol):
         """The images of which enough is here that a VM starts without waiting; quick."""
 
     def fetch(self, ref: ImageRef, grant: ImageGrant | None) -> None:
-        """Make sure that a VM of it may start now; may take long. Called before each start. Raises: ImageError."""
+        """Make sure that one of its VMs may start now; may take long. Called before each start. Raises: ImageError."""
 
     def open(self, ref: ImageRef, grant: ImageGrant | None) -> OpenedImage:
         """Give an image that was fetched, once for each VM. Raises: ImageError."""
 
     def close(self, ref: ImageRef) -> None:
-        """A VM of it is gone; called once for each `open`."""
+        """One of its VMs is gone; called once for each `open`."""

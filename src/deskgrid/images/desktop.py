@@ -6,7 +6,7 @@ Rules:
 - What a virtual machine reads comes from a process of its own (`serve/serve.py`), which its keeper starts; here is
   only said how. The project's key goes through here in memory and is not kept.
 - An image is held when all is here that a boot reads. That is looked up by the same short process, now and then.
-- While a virtual machine of it is here, an image is not removed: its lock is held (`store/store.py`).
+- While one of its virtual machines is here, an image is not removed: its lock is held (`store/store.py`).
 """
 
 import logging
@@ -99,7 +99,7 @@ class DesktopStore:
         return self._held
 
     def fetch(self, ref: ImageRef, grant: ImageGrant | None) -> None:
-        """Check that a virtual machine of it may start now, and let it into the store. Raises: ImageError."""
+        """Check that one of its virtual machines may start now, and let it into the store. Raises: ImageError."""
         if grant is None:
             raise ImageError(f"image {ref.name}: the coordinator gave no key for it; update the coordinator")
         wanted = Version(grant.project, ref.name, grant.version)
@@ -121,7 +121,7 @@ class DesktopStore:
         return OpenedImage(admission.facts.ref, admission.cmdline, served=served)
 
     def close(self, ref: ImageRef) -> None:
-        """A virtual machine of it is gone."""
+        """One of its virtual machines is gone."""
         with self._mutex:
             locks = self._locks.get(ref.digest, [])
             if locks:

@@ -30,8 +30,8 @@ class ImageRef(msgspec.Struct, frozen=True, order=True):
 class ImageFacts(msgspec.Struct, frozen=True):
     """What coordinator and planner need to know of an image.
 
-    memory_bytes: least memory a VM of it needs. disk_bytes: size of its (virtual) disk. free_bytes: what of it a job
-    finds free in a machine; 0: not known. says: what every machine of it says in its ad, recorded at a trial boot.
+    memory_bytes: least memory that its VMs need. disk_bytes: size of its (virtual) disk. free_bytes: what a job
+    finds free in a machine; 0: not known. says: what each of its machines says in its ad, recorded at a trial boot.
     project, version: under which its signers list it; empty for an image that only pretends (simulated fleets).
     """
 

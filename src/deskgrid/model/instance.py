@@ -21,7 +21,7 @@ class InstanceData(msgspec.Struct, frozen=True):
     token: an IDTOKEN that can advertise a startd and read, for a limited time. SECRET.
     trust_domain: HTCondor's TRUST_DOMAIN of the pool.
     cpus, memory_mb: what the startd offers (memory in MiB).
-    unused_seconds: a machine without a claim for so long leaves by itself.
+    unused_seconds: a machine without a claim for this time leaves by itself.
     trial: this is the boot before an image is published: the guest says what its slot's ad says before it leaves.
     """
 

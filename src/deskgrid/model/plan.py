@@ -57,7 +57,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """A VM that has ended, and what came of it. joined_at: it was in the pool. claimed: a job has had it."""
+    """A VM that has ended, and its outcome. joined_at: it was in the pool. claimed: a job has had it."""
 
     image: Name
     size: Size

@@ -88,7 +88,7 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     """What HTCondor said in one cycle. Each part is None when it could not be read: unknown is not empty.
 
     foreign: schedds that flock here; their jobs are not in `idle`. limiting: schedds whose HTCondor offers a user a
-    bounded number of matches in one cycle unless it is told not to (25.11 and later).
+    bounded number of matches in one cycle unless its settings say otherwise (25.11 and later).
     """
 
     at: datetime

@@ -40,7 +40,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class SessionReading(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a helper in somebody's session says of it. It may lie: it can only make the computer count as used.
+    """What a helper in somebody's session sees there. It may lie: it can only make the computer count as used.
 
     source: what the helper asked ("mutter", "ext-idle-notify", "x11"). idle_seconds: None: it does not know.
     locked, full_screen: None: it does not know. watching: as in Reading.

@@ -1,1 +1,1 @@
-"""HTCondor: what we ask of it and tell it. It decides, deskgrid carries out."""
+"""HTCondor: what we ask and tell it. It decides, deskgrid carries out."""

@@ -23,12 +23,12 @@ COORDINATOR_USER = "deskgrid-coordinator"
 _PATH = re.compile(r"/[A-Za-z0-9._/-]{1,200}\Z")
 
 SILENT_SECONDS, PROBES, PROBE_SECONDS = 15, 5, 5
-"""A connection is asked after so long a silence, so many times (HTCondor's number), and should be so often."""
+"""A connection is probed after this silence, this many times (HTCondor's number), and should be this often."""
 LOST_SECONDS = 2
-"""So long a shadow tries to reach a machine again that the connection to has ended."""
+"""How long a shadow tries to reach a machine again after their connection has ended."""
 
 YOUNG_SECONDS = 20
-"""A job that began so long ago at the most may be lost by a restart of its schedd."""
+"""Age up to which a running job may be lost by a restart of its schedd."""
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 

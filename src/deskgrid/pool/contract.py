@@ -22,7 +22,7 @@ class PoolRefused(PoolError):
 
 
 class Partial(PoolError):
-    """An answer came, but not the whole of it: must not be taken for an empty one."""
+    """An answer came, but not whole: it must not be taken for an empty one."""
 
 
 class Pool(Protocol):
@@ -61,8 +61,8 @@ class Pool(Protocol):
         """Take the Machine, StartDaemon and DaemonMaster ads of this VM out of the collector at once.
 
         Args:
-            token_dies: no token of it counts any more, over connections that stand neither. It costs the collector a
-                look at its configuration; without it a token lives out its short life.
+            token_dies: none of its tokens counts any more, over connections that stand neither. It costs the collector
+                a look at its configuration; without it a token lives out its short life.
 
         Raises: PoolError.
         """

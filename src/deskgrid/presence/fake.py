@@ -13,7 +13,7 @@ Rules:
 - As with the real drivers, what can't be read is a fault and counts as busy: no file, an unknown word, bad JSON.
 - `set_presence` replaces the file in one step; other writers may write it in place.
 - What the file doesn't say of the machine is read from the real one (`machine`).
-- A change is told as soon as the kernel tells us (inotify, well under a millisecond); where it can't, we look at
+- A change is noticed as soon as the kernel tells us (inotify, well under a millisecond); where it can't, we look at
   the file every 50 ms.
 """
 
@@ -56,7 +56,7 @@ class Has(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
 
 
 class Owner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What the fake is told.
+    """What the fake shall show.
 
     logged_in: somebody has a session; None: unknown.
     present: the owner is at the keyboard: idle 0 until told otherwise.
@@ -117,7 +117,7 @@ def parse(content: bytes) -> Owner:
 
 
 class FakePresence:
-    """A presence driver whose owner is told what to do.
+    """A presence driver whose owner does as a file says.
 
     Args:
         path: the file that drives it; None: `set` does.
@@ -158,7 +158,7 @@ class FakePresence:
         return _with(_reading(owner, age_seconds, source), self._helpers.words())
 
     def machine(self, real: Machine) -> Machine:
-        """The machine with what the owner's file says of it in place of what is."""
+        """The machine with what the owner's file says in place of what is."""
         try:
             return msgspec.structs.replace(real, **_said(self._owner()[0].machine))
         except ValueError:

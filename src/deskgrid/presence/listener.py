@@ -2,8 +2,8 @@
 
 Rules:
 - It sleeps in the kernel until a descriptor is ready or the source asks to be looked at (`tick_seconds`).
-- A sign is told at once; then it rests with deaf ears, for 100 ms unless the source says longer. What happens meanwhile
-  waits in the descriptors, so nothing is lost, and a mouse that reports a thousand times a second wakes us ten times.
+- A sign is passed on at once; then it rests with deaf ears, for 100 ms unless the source says longer. What happens
+  meanwhile waits in the descriptors, and a mouse that reports a thousand times a second wakes us ten times.
 - It outlives whatever the source or the callback raise: a thread that died would not see the owner.
 """
 

@@ -2,7 +2,8 @@
 
 Rules:
 - It sleeps until it is rung, or until it is time to look by itself (`tick_seconds`).
-- A sign is told at once; then it rests for 100 ms. What is rung meanwhile is told after the rest, so nothing is lost.
+- A sign is passed on at once; then it rests for 100 ms. What is rung meanwhile is passed on after the rest: nothing is
+  lost.
 - It outlives whatever `look` or the callback raise: a thread that died would not see the owner.
 
 `listener` does the same for Linux, where descriptors wake the thread.

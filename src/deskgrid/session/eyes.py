@@ -7,7 +7,7 @@ from deskgrid.model.presence import SessionReading
 
 Say = Callable[[SessionReading], None]
 QUIET_SECONDS = 10.0
-"""After so long without input an eye waits to be woken by the next input, and says so at once."""
+"""Time without input after which an eye waits to be woken by the next input, and says so at once."""
 
 
 class Eye(Protocol):

@@ -81,10 +81,10 @@ def sign_of_this_session(
     hour = timedelta(hours=1)
     wishes = (
         ("What runs here, and why", open_page),
-        ("AskPause for 1 hour", wish(lambda: AskPause(now() + hour))),
-        ("AskPause until I resume", wish(AskPause)),
+        ("Pause for 1 hour", wish(lambda: AskPause(now() + hour))),
+        ("Pause until I resume", wish(AskPause)),
         ("Let it finish, start nothing new", wish(AskFinish)),
-        ("AskResume", wish(AskResume)),
+        ("Resume", wish(AskResume)),
     )
     if (path := bus_path()) is None:
         return []

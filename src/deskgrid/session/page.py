@@ -2,7 +2,7 @@
 
 Rules:
 - Everything that comes from outside is escaped here, where it meets HTML, and nowhere else.
-- Facts and buttons work without JavaScript; a few lines of it only fetch the same page again.
+- Facts and buttons work without JavaScript; a few lines only fetch the same page again.
 """
 
 from collections.abc import Sequence

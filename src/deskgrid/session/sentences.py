@@ -164,7 +164,7 @@ def headline(status: Status, now: datetime) -> tuple[str, str]:
 
 
 def why_ends(status: Status) -> datetime | None:
-    """When the refusal that is told is expected to end, if that is known. A wish says it itself."""
+    """When the refusal that is shown is expected to end, if that is known. A wish says it itself."""
     if status.wish is not None:
         return None
     refusals = status.availability.refusals

@@ -47,7 +47,7 @@ from deskgrid.wire.local import (
 
 BODY_BYTES = 4096
 MAX_VISITS = 16
-"""So many requests are answered at a time of those that have the key, …"""
+"""Requests with the key that are answered at a time, …"""
 MAX_STRANGERS = 4
 """… and so many of others: those are told why not."""
 _STOPS: dict[str, type[AskPause] | type[AskFinish]] = {"pause": AskPause, "finish": AskFinish}
@@ -79,7 +79,7 @@ class Page:
         return Shown(self._left(), None, fault, said, wrong)
 
     def press(self, button: str, how_long: str) -> None:
-        """Carry a button out; what comes of it is said on the page. Raises: KeyError: no such button."""
+        """Carry a button out; the outcome is said on the page. Raises: KeyError: no such button."""
         now = self.now()
         try:
             if isinstance(told := self._ask(AskStatus()), Now):

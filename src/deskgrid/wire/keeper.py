@@ -2,7 +2,7 @@
 
 Rules:
 - The first line to a new keeper is its `Task`, on its standard input, which is a socket: so the driver that started it
-  is attached from the first moment. Later drivers connect to `keeper.sock`. The newest one is told everything; the one
+  is attached from the first moment. Later drivers connect to `keeper.sock`. The newest one gets everything; the one
   before hears `Replaced` and must not touch the VM any more.
 - A driver that attaches gets `Observed`, then what has happened and nobody has heard yet, in order.
 - An event that must not be lost has a number, and is said again to the next driver until it is confirmed with `Heard`.
@@ -123,7 +123,7 @@ class Warned(msgspec.Struct, frozen=True, tag="said"):
 
 
 class Exited(msgspec.Struct, frozen=True, tag="over"):
-    """The VM is gone and all of it is deleted, or it never ran."""
+    """The VM is gone and everything of its own is deleted, or it never ran."""
 
     event: Gone | StartFailed
 

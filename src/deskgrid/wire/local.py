@@ -48,7 +48,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 class Gift(msgspec.Struct, frozen=True):
     """What the owner is shown. month: of this month by image. days: (day, vm_seconds) of the last 31, oldest first.
 
-    months: (month, all of it), oldest first.
+    months: (month, its total), oldest first.
     """
 
     month: dict[str, Usage]

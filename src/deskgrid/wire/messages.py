@@ -34,7 +34,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     inventory: what the desktop is made of; in the first reports of an incarnation until one is answered, and again when
     it has changed.
     revocations: the most that an answer has said since the agent began.
-    neighbour_port: where it gives parts of images to desktops of its subnet; 0: it does not, and is told of none.
+    neighbour_port: where it gives parts of images to desktops of its subnet; 0: it does not, and learns of none.
     """
 
     incarnation: Name
@@ -79,7 +79,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that a desktop should run; VMs that are not named here should end.
 
     to: the sequence of the report that is answered. now: the coordinator's clock.
-    next_report_seconds: report again after so long at the latest.
+    next_report_seconds: report again within this time.
     revocations: of desktops, how many there ever were here: fewer than before says that a backup was restored.
     acknowledged: ended VMs whose end is recorded. story_count: how many of the report's transitions are recorded.
     """

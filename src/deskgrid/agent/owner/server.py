@@ -34,10 +34,10 @@ log = logging.getLogger("deskgrid.agent.owner.server")
 DEFAULT = SocketLimits()
 _TELL_COST = 5.0
 _ROUND = 1024
-"""So many are accepted or turned away before those who are here get their turn."""
+"""Connections that are accepted or turned away in one round, before those who are here get their turn."""
 _CROWD = 64
 _REST_SECONDS = 0.02
-"""After a round that turned away a crowd, nobody is accepted for so long: a flood does not take a whole core."""
+"""Pause in accepting after a round that turned away a crowd: a flood does not take a whole core."""
 _HEARD_OUT = 10
 """Who has gone is heard out so far, and no further: a flood ends with whoever sent it."""
 _NOT_UNDERSTOOD = Denial("local socket: got a line that is no question, expected one of the local protocol")

@@ -15,7 +15,7 @@ from deskgrid.host.system.peer import peer_known
 RUN_FOLDER = Path("/run/deskgrid")
 SOCKET_NAME = "agent.sock"
 BACKLOG = 4096
-"""So many may wait to be accepted. It is long, so that a flood does not keep others out of it (listen(2))."""
+"""Connections that may wait to be accepted: many, so that a flood does not keep others out (listen(2))."""
 PACED_ACCOUNTS = 1024
 
 
@@ -28,7 +28,7 @@ class SocketLimits(msgspec.Struct, frozen=True):
 
     connections, connections_per_account: at a time. An account that has none gets one of who has most.
     lines, lines_per_second: what one connection may say: so many, and so many more for each second that it lasts.
-    pace_seconds: so long each question of an account takes once it has asked `burst` at once; a helper's word counts
+    pace_seconds: time between questions of an account that has asked `burst` at once; a helper's reading counts
     as five. Each account has a pace of its own, and another one for its connections.
     """
 
@@ -59,7 +59,7 @@ class AccountPace:
         bucket.spend(cost, now, debt=cost)
 
     def wait_seconds(self, uid: int) -> float:
-        """So long nothing more is done for this account."""
+        """How long nothing more is done for this account."""
         bucket = self._buckets.get(uid)
         return max(0.0, bucket.wait_seconds(time.monotonic())) if bucket is not None else 0.0
 

@@ -21,7 +21,7 @@ from deskgrid.model.values.outside import read_json
 from deskgrid.model.wish import Ask, Wish
 
 MAX_ACCOUNTS = 64
-"""So many accounts may have a wish at a time."""
+"""Accounts that may have a wish at a time."""
 NOBODY = -1
 """The uid behind a wish that could not be read: no account has it."""
 ROOT = 0
@@ -99,7 +99,7 @@ class WishBook:
         self._write()
 
     def strongest(self, now: datetime) -> Wish | None:
-        """What the grid obeys at `now`; None: nobody asks anything of it."""
+        """What the grid obeys at `now`; None: nobody has asked for anything."""
         said = strongest(self.said, now)
         return said.wish if said else None
 

@@ -3,7 +3,7 @@
 Rules:
 - `off`: only events of whole days count. `closed`: every day counts that an event touches, even for a minute. Each is
   the reading that allows less; so it is wherever a file can be read in two ways.
-- A time is told by its instant, and its day by the wall clock of `zone`; a time without zone is on that wall already.
+- A time is known by its instant, and its day by the wall clock of `zone`; a time without zone is on that wall already.
 - What cannot be understood is an error that names its event, never a day less. The libraries leave out what they cannot
   read, and take the newest of several events of one UID; so both is looked for here before they are asked.
 - Cancelled events and instances do not count.
@@ -194,7 +194,7 @@ def _mend(event: Any, end: date, touching: bool, zone: tzinfo) -> None:
 
 
 def _until(until: date, start: date, touching: bool, zone: tzinfo) -> date:
-    """The last start, in the form that RFC 5545 asks for; a day means all of it."""
+    """The last start, in the form that RFC 5545 asks for; a day means the whole day."""
     if not isinstance(start, datetime):
         day = _day(until)
         return max(day, _wall(until, zone).date()) if touching and isinstance(until, datetime) else day

@@ -4,7 +4,7 @@ Rules:
 - Layers come from a folder (grid.toml, group.toml, desktop.toml), from the `[policy]` table of agent.toml (the
   desktop's layer where there is no desktop.toml), and from the owner's file in the agent's state folder.
 - A file that is wrong, half-written, empty or unreadable leaves the last good content of its layer in force, over
-  restarts too, and the fault is told. A desktop that never had a good one starts nothing.
+  restarts too, and the fault is reported. A desktop that never had a good one starts nothing.
 - A file that was deleted is gone, but only when it has been gone for a while: some programs delete before they write.
 - A changed file is taken when it has stood still between two looks. Looking costs a stat for each file.
 """

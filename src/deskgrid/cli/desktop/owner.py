@@ -1,4 +1,4 @@
-"""What the owner of a desktop asks of it: what runs here and why, and to make it stop. Without administrator rights.
+"""The owner's commands: what runs here and why, and to make it stop. Without administrator rights.
 
 Exit codes: 0 done; 2 wrong words; 3 no agent runs here (`status` then shows what the last one left); 4 refused.
 """

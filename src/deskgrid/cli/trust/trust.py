@@ -64,7 +64,7 @@ Threshold = Annotated[int | None, typer.Option("--threshold", help="How many of 
 def new_key(
     file: Annotated[Path, typer.Argument(help="Where the key goes; the public half goes beside it, as FILE.pub.")],
     owner: Annotated[str, typer.Option("--owner", help="Whose key it is: a name that others know.")],
-    kind: Annotated[KeyKind, typer.Option("--kind", help="KeyKind of key.")] = KeyKind.ED25519,
+    kind: Annotated[KeyKind, typer.Option("--kind", help="Kind of key.")] = KeyKind.ED25519,
     password_file: PasswordFile = None,
     library: Annotated[str, typer.Option("--token", help="The PKCS#11 library of a token that has the key.")] = "",
     number: Annotated[int, typer.Option("--token-key", help="Number of the key on the token.")] = 2,

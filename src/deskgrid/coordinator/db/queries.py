@@ -20,7 +20,7 @@ from deskgrid.model.values.outside import read_json
 from deskgrid.wire.operator import DesktopInventory, StoryLine
 
 MOST_LEASES = 1000
-"""So many are told at once: all who need the database wait meanwhile."""
+"""Rows in one answer: all who need the database wait meanwhile."""
 STORY_LINES = 500
 """A VM's story has no more lines; an ordinary one has some ten."""
 _Told = tuple[datetime, str, str, str]

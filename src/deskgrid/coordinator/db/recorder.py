@@ -3,7 +3,7 @@
 Rules:
 - The event loop never waits in a database call; one thread makes them, in order.
 - `flush` records all changes that were made before it was called, in one transaction for all who wait.
-- What could not be recorded stays, and is tried again; who needed it is told that it failed.
+- What could not be recorded stays, and is tried again; who needed it gets the failure.
 """
 
 import asyncio

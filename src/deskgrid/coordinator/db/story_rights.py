@@ -12,7 +12,7 @@ from deskgrid.coordinator.db.queries import STORY_LINES
 from deskgrid.core.fleet.lease import LeaseRecord
 
 REPORT_LINES = 1000
-"""So many lines of one report are taken in; the others are told again with the next one. (An agent keeps no more.)"""
+"""Lines of one report that are taken in; the others come again with the next one. (An agent keeps no more.)"""
 _LAST = 128
 
 

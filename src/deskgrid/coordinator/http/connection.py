@@ -25,7 +25,7 @@ HEAD_SECONDS = 20.0
 BODY_SECONDS = 35.0
 """Longer than `api.py` waits, so that it can still say why."""
 EACH, EACH_DESKTOP = 2048, 4
-"""So many connections from one address, and so many more for each desktop that reports from there."""
+"""Connections from one address, and further ones for each desktop that reports from there."""
 
 
 class BoundedConnection(HttpToolsProtocol):

@@ -20,7 +20,7 @@ from deskgrid.coordinator.http.connection import BoundedConnection
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 64
-"""So many are accepted before others' turn comes."""
+"""Connections that are accepted before others' turn comes."""
 _AGAIN_SECONDS = 0.1
 _SAID_SECONDS = 60.0
 

@@ -32,9 +32,9 @@ PREFIX = "/repository/"
 PART_BYTES, PART_SECONDS = 256 << 10, 30.0
 SMALL_BYTES = 64 << 10
 MOST_LONG = 64
-"""So many answers of more than SMALL_BYTES at once; who comes then is told to come back."""
+"""Answers of more than SMALL_BYTES at once; the next client gets 503 and comes back."""
 LONG_EACH, LONG_EACH_DESKTOP = 8, 4
-"""So many of them for one address, and so many more for each desktop that reports from there."""
+"""Of these for one address, and further ones for each desktop that reports from there."""
 
 TRANSPORT = "deskgrid.transport"
 """Where a scope has its connection's transport (connection.py)."""
@@ -49,7 +49,7 @@ _NO_LINK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Part(msgspec.Struct, frozen=True):
-    """What is sent of a file: from start to end; ranged: as a part of it."""
+    """The bytes of a file that are sent: from start to end; ranged: as an answer to a Range header."""
 
     start: int
     end: int

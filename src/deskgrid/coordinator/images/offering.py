@@ -4,7 +4,7 @@ Rules:
 - The catalogue looks in a thread of its own, one look at a time. A look that hangs is not waited for: what was listed
   goes on until the listing's end, and then nothing new starts.
 - A catalogue that can't be read takes nothing away before that end; a revocation counts at once.
-- A name's owner is recorded before anything of it is offered.
+- A name's owner is recorded before any of its versions is offered.
 - What is wrong is logged when it changes.
 """
 

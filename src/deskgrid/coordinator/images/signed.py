@@ -10,7 +10,7 @@ Rules:
 - An image whose project's key is missing, or is not the one that it was published with, is not offered.
 - python-tuf is imported when the first look is made: without a repository it is never.
 - Only a role that enough of its keys of today have signed says anything. What waits may have been laid there by
-  anybody: what can't be read of it is a problem of its role, and no other's.
+  anybody: what can't be read is a problem of its role, and no other's.
 - A project's key is `<project>.key` in one folder: 64 hexadecimal digits, readable by its owner alone; another one is
   refused. Keys are kept in memory only, read again when a file changes; never printed, never logged.
 """
@@ -255,7 +255,7 @@ def _mark(paths: Iterable[Path]) -> _Mark:
 
 
 class SignedVersions:
-    """All of it. projects: that exist. versions: in order, pointers left out. revoked: digest and why.
+    """A whole repository. projects: that exist. versions: in order, pointers left out. revoked: digest and why.
 
     problems: what waits and can't be read, a sentence each.
     """

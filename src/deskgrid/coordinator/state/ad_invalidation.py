@@ -1,4 +1,4 @@
-"""When a VM has ended, HTCondor is told at once: its ads leave the collector, so that its job is idle in a second.
+"""When a VM has ended, its ads are invalidated at once: they leave the collector, so that its job is idle in a second.
 
 Rules:
 - In the background, one VM at a time in one of a few threads; a failure is tried again, later each time.

@@ -4,7 +4,7 @@ Rules:
 - An enrolment token is `dgt_<id>_<secret>`: its id finds it, its secret proves it.
 - A desktop says `<desktop>:<credential>`, the operator `dgo_<secret>`; both as a bearer token.
 - The right secret passes, whoever guesses from the same address and however often: a look costs one hash, and 256 bits
-  are not guessed. Who is refused too often is told only that, and it is said in the log.
+  are not guessed. Who is refused too often gets no reason but that; the log has it.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ def operator_token(state: Path) -> str:
 
 
 class Guard:
-    """Bounds what an address is told after refusals: `burst` at once, then one in `refill_seconds`."""
+    """Bounds the answers to an address after refusals: `burst` at once, then one in `refill_seconds`."""
 
     def __init__(self, burst: int = 20, refill_seconds: float = 3.0) -> None:
         self._burst, self._refill = burst, refill_seconds

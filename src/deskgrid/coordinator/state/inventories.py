@@ -1,4 +1,4 @@
-"""What desktops are made of, as they last said, and the fleet's table of it.
+"""What desktops are made of, as they last reported, and the fleet's table of it.
 
 Rules:
 - A desktop says it once, and again when it has changed: so it is kept in the database, before its report is answered.

@@ -79,7 +79,7 @@ class ActiveLease:
         return self.record.end if self.record.state is LeaseState.WITHDRAWN else None
 
     def counted(self) -> LiveLease:
-        """What the planner sees of it."""
+        """The lease as the planner sees it."""
         return LiveLease(self.lease, self.record.joined_at, self.record.claimed, bool(self.jobs))
 
     def __repr__(self) -> str:

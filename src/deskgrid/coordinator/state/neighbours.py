@@ -21,7 +21,7 @@ class Neighbours:
     """The desktops that give parts of images."""
 
     def __init__(self, fresh_seconds: float) -> None:
-        """Nobody is known. fresh_seconds: who is silent for so long is not named."""
+        """Nobody is known. fresh_seconds: who has been silent for longer is not named."""
         self._fresh_seconds = fresh_seconds
         self._by_subnet: dict[str, dict[str, Giver]] = {}
         self._where: dict[str, str] = {}

@@ -10,7 +10,7 @@ Rules:
   some time, that time must pass too.
 - A wish, another policy and a computer that sleeps or shuts down are obeyed at once, like an owner who returns.
 - While somebody uses the computer the policy may let its oldest VMs run on, never new ones.
-- What has ended stays ended: a driver that says that such a VM runs is told to kill it.
+- What has ended stays ended: a driver that reports such a VM gets a kill.
 - Lease times are moved to this desktop's clock when they arrive, so that a clock that is wrong does no harm.
 - Whether an accelerator is to be trusted is decided here alone: one on which a guest has lived is; a guest that is
   silent there is its image's fault.
@@ -46,7 +46,7 @@ from deskgrid.model.reason import Reason
 from deskgrid.model.values.text import counted
 
 STORY_LINES = 1000
-"""So many unacknowledged lines of story are kept; then the oldest go."""
+"""Unacknowledged lines of story that are kept; then the oldest go."""
 _LONGEST_LEASE = timedelta(days=31)
 """Whatever a coordinator says: one that is never heard again is not obeyed for ever."""
 _AT_WORK = (VmState.RUNNING, VmState.PAUSED)

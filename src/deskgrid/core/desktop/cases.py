@@ -91,7 +91,7 @@ else:
 
 
 def _given(given: Given, usual: T) -> T:
-    """A struct with what a case gives of it."""
+    """A struct with the fields that a case gives."""
     values = {}
     for field in msgspec.structs.fields(usual):
         value = getattr(given, _key(usual, field.name))
@@ -104,7 +104,7 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     may_start: whether a VM may start. refusals: the names of all that refuses it, in order; refusal, sentence,
     reading, until: of the first. may_go_on: whether VMs that are here may run on; stopped_by: the name of what stops
-    them. spared: so many may in spite of it. cpus: for all VMs together. gives_back: why a VM must end at once.
+    them. spared: how many may all the same. cpus: for all VMs together. gives_back: why a VM must end at once.
     room_*: for further VMs.
     """
 

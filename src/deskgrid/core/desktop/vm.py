@@ -4,7 +4,7 @@ Rules:
 - A VM runs only under a live lease and an allowing policy. The owner always wins: a refusal stops its CPUs at once.
 - Everything that can happen to a VM is an event; every event has a row in every state, so a lease that arrives as
   the owner returns is a row with an answer, not an exception. The figure in docs/vm-life.md is drawn from this table.
-- `step(vm, event, now)` decides; drivers carry the returned commands out; what comes of it arrives as another event.
+- `step(vm, event, now)` decides; drivers carry the returned commands out; the outcome arrives as another event.
 - Where work may be lost (RUNNING), the owner's return pauses first: 1 ms, CPUs and disk quiet. If the owner leaves
   again within the policy's grace, it goes on. If not, or if memory is short, it leaves: for at most LEAVE_SECONDS it
   runs confined while the guest ends its jobs fast, then it is killed and its memory is back.
@@ -344,7 +344,7 @@ def step(vm: Vm, event: AnyEvent, now: datetime) -> tuple[Vm, tuple[Command, ...
 
 
 def _knowing(vm: Vm, event: AnyEvent) -> Vm:
-    """The VM with what the event tells of it, whatever becomes of it."""
+    """The VM with the event's facts, whatever state follows."""
     match event:
         case Leased():
             return msgspec.structs.replace(vm, lease=msgspec.structs.replace(vm.lease, until=event.until))

@@ -2,7 +2,7 @@
 
 Rules:
 - A backfill VM starts only when HTCondor could be asked and nothing at all waits for an image; so many of them at most.
-- It makes way: what a desktop could start is told to HTCondor as if its backfill VMs were not there, and a job that
+- It makes way: what a desktop could start is advertised as if its backfill VMs were not there, and a job that
   finds no desktop has as many of them ended as it needs. Its own machine starts in a later cycle, with the room back.
 - A backfill VM that a job has (one that names no image) is a machine like others.
 """

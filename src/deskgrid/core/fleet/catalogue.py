@@ -5,7 +5,7 @@ Rules:
   offered instead; never one that came after, since somebody stepped back from it.
 - A name belongs to the first project that published under it, for as long as that project exists. Another project's
   image of that name is not offered.
-- Whatever is not on offer has a reason, and who runs the coordinator is told about it in a sentence.
+- Whatever is not on offer has a reason, and the operator gets it as a sentence.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +21,9 @@ from deskgrid.model.values.names import Digest, Name
 class CatalogueEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One version of an image as its repository lists it.
 
-    number: the how-manieth of its image. latest: its signers' pointer names it. signers: who has signed it.
-    refused: why it may not start; None: it may. size_bytes: what a desktop fetches of it, at most. free_bytes, says: as
-    in ImageFacts.
+    number: its place among its image's versions, from 1. latest: its signers' pointer names it. signers: who has
+    signed it. refused: why it may not start; None: it may. size_bytes: most that a desktop fetches. free_bytes, says:
+    as in ImageFacts.
     """
 
     ref: ImageRef
@@ -51,7 +51,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """All that a repository lists. projects: those that exist. until: it is true for so long; None: for ever.
+    """All that a repository lists. projects: those that exist. until: when this stops being true; None: never.
 
     revoked: digest and why of each version that may not even go on running.
     """

@@ -94,7 +94,7 @@ def offers(snapshot: Snapshot, settings: PlanSettings, health: Health, now: date
 
 
 def ad_of(image: ImageFacts, size: Size) -> OfflineAd:
-    """What HTCondor is told of a machine of this image and size; its disk as a job finds it, where that is known."""
+    """The offline ad of a machine of this image and size; its disk as a job finds it, where that is known."""
     return OfflineAd(image.ref.name, size, image.free_bytes or image.disk_bytes, image.says)
 
 

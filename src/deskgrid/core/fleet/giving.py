@@ -29,7 +29,7 @@ from deskgrid.model.reason import Reason
 from deskgrid.model.values.names import Name
 
 BARREN = 3
-"""So many machines in a row without a job, and a desktop is tried last."""
+"""Machines in a row without a job after which a desktop is tried last."""
 
 
 class PassedOver(msgspec.Struct, frozen=True):

@@ -46,7 +46,7 @@ class LeaseState(StrEnum):
 
 
 class LeaseRecord(msgspec.Struct, frozen=True):
-    """A lease with all that became of it.
+    """A lease and its history.
 
     ordered_at: its desktop was told. shown_at: its desktop has taken it. joined_at: it is in the collector.
     claimed: a job has had it.
@@ -152,7 +152,7 @@ class LeaseEffect(StrEnum):
     TELL = "tell"  # a line of the VM's story, named like the event
     COUNT = "count"  # success or failure, for the standing of image and desktop
     RELEASE = "release"  # its desktop's orders have changed: its report is answered now
-    INVALIDATE = "invalidate"  # HTCondor is told that the VM is gone: its ads go, its job is free
+    INVALIDATE = "invalidate"  # the VM's ads leave the collector, its job is free
 
 
 class LeaseRow(msgspec.Struct, frozen=True):

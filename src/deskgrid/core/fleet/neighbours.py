@@ -3,7 +3,8 @@
 Rules:
 - Switched off unless the policy says otherwise; and only while virtual machines may run here, whether there is room for
   another one or not: whoever uses the computer has its network and its disk to himself.
-- Who gives is told of others, who does not give is not. Nobody is told of itself, nor of another at its own address.
+- Who gives learns of others, who does not give learns of none. Nobody learns of itself, nor of another at its
+  own address.
 - Neighbours are on one subnet: the same /24, or /64 of IPv6, and of private addresses only.
 - At most three, which hold the image and were heard of lately. A VM's id chooses them: the same ones each time it is
   asked, others for another VM, so that the work is spread evenly.
@@ -60,7 +61,7 @@ def neighbours_of(
     """Whom a desktop may ask for parts of an image, before all other sources.
 
     Args:
-        me: who asks; None: it does not give. others: who gives, on any subnet. fresh_seconds: silent for so long: left
+        me: who asks; None: it does not give. others: who gives, on any subnet. fresh_seconds: silent for longer: left
         out.
 
     Returns:

@@ -15,7 +15,7 @@ import msgspec
 from deskgrid.model.hours import Window, window
 
 _FAR_DAYS = 15
-"""Nobody is told of an end that is further away: it might as well be closed for ever."""
+"""An end that is further away is not named: it might as well be closed for ever."""
 _DAY = timedelta(days=1)
 _MINUTE = timedelta(minutes=1)
 

@@ -78,7 +78,7 @@ class Refusal(msgspec.Struct, frozen=True):
     ends, when: for the manual, when it ends and when it is said. starts: it refuses a further VM; one that doesn't says
     more of what another row refuses already. event: what running VMs get, if they are to stop.
     in_use: under such ones alone, `max_vms_in_use` VMs may run on. private: its reading names programs.
-    mean_seconds: its reading is a mean over so long, and says nothing new any sooner.
+    mean_seconds: its reading is a mean over this time, and says nothing new any sooner.
     """
 
     name: Name

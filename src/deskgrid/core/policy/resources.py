@@ -3,7 +3,7 @@
 Rules:
 - What a policy permits anyway needs not be known; what it forbids and is not known counts against VMs.
 - A measure that a system does not give (others' load, memory pressure) is not counted: the reserves hold without it.
-- The disk's floor refuses starts; below half of it VMs end, so that one that just fitted does not end at once.
+- The disk's floor refuses starts; below half the floor VMs end, so that one that just fitted does not end at once.
 - Each function is the check of one row of `core/policy/refusals.py`: None, or why not.
 """
 

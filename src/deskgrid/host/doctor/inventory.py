@@ -28,7 +28,7 @@ _PRIVATE = ("rights",)
 
 
 def read_inventory(state: Path | None = None, seconds: float = READ_SECONDS) -> Inventory | None:
-    """Have a child look at this computer; waits for it, at most so long.
+    """Have a child look at this computer; waits for it, at most `seconds`.
 
     Args:
         state: the agent's folder.

@@ -1,4 +1,4 @@
-"""Run a program for a bounded time and return what came of it as a value.
+"""Run a program for a bounded time and return its outcome as a value.
 
 The program gets a session of its own; when the time is over its whole process group is killed. A program behind
 `sudo` can't be killed by us: give it `timeout` inside (`host/trees/entry.py` does).

@@ -34,5 +34,5 @@ def wall(system: str = sys.platform) -> Reason:
 
 
 def words(system: str = sys.platform) -> tuple[str, ...]:
-    """Return what QEMU is told, before all else."""
+    """Return QEMU's first arguments."""
     return ("-sandbox", SANDBOX) if wall(system) is SECCOMP else ()

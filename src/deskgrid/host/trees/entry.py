@@ -54,7 +54,7 @@ def enter(
         binds: absolute paths of the host that are to be there at the same path.
         env: variables for the command; they can be seen in its argv for an instant: no secrets.
         cwd: folder to run in; the tree's root if None.
-        timeout_seconds: end the command after so long from inside; needed only for the way SUDO.
+        timeout_seconds: end the command after this time, from inside; needed only for the way SUDO.
 
     Raises:
         NoWay: when no way works here.

@@ -1,6 +1,6 @@
 """Start QEMU, or what serves its disk, so that it dies with its keeper and stays out of the owner's way; Linux.
 
-The rules, all set between fork and exec, so that every thread of it has them from its first instruction:
+The rules, all set between fork and exec, so that every thread has them from its first instruction:
 - It is killed by the kernel when its keeper ends, however that ends (PR_SET_PDEATHSIG).
 - It is in the desktop's group for VMs, where there is one (`cgroup.py`), and on the VMs' cores (`cores.py`).
 - It gets the CPU and the disk only when nobody else wants them: SCHED_IDLE, nice 19, idle I/O class. These count only

@@ -27,7 +27,7 @@ class Console:
         del self._tail[: -self._limit]
 
     def last_words(self, *secrets: str) -> str:
-        """The end of it in one printable line, from the panic on if there is one.
+        """Its end in one printable line, from the panic on if there is one.
 
         secrets: are not repeated, if the guest has printed them.
         """

@@ -4,11 +4,11 @@ Rules:
 - It is this process's child and dies with it, in QEMU's cgroup, class and cores.
 - It gets the opening, which holds a SECRET, over a socket pair, and two memory files to fill with kernel and initrd.
 - Before it has the opening, what must be opened of it in /proc is: with a secret in it, it lets nobody of this account.
-- Its keeper never waits for it: what it is told goes out when it reads, what it says is taken when it comes.
+- Its keeper never waits for it: commands go out when it reads, messages are taken when they come.
 - Until it serves it is asked now and then how it goes. A minute without any word, a minute (not paused) in which all
   of its sources are away, or ten minutes in all: then it does not serve.
 - It waits for data when all of its sources are away, or when it has waited for half of the time since the last answer.
-- The faults that it tells of are passed on: so many, and so long.
+- The faults that it reports are passed on, bounded in number and length.
 """
 
 import asyncio

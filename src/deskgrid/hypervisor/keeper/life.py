@@ -2,9 +2,9 @@
 
 Rules:
 - Orders are obeyed in the order in which they come; none waits for the one before.
-- What happens is told once, in order: Started, Alive, Joined, GuestLeft; then `Over`.
+- Each event comes once, in order: Started, Alive, Joined, GuestLeft; then `Exited`.
 - The driver's silence is measured by this process's own clock; what is already in the socket counts as heard.
-- The first cause of the end is the one that is told.
+- The first cause of the end counts.
 - The VM's CPUs run if the driver wants that and its limit of cores is not 0; a VM that leaves runs confined anyway.
 - The cores that QEMU's threads may use are set again now and then: others may have changed them.
 """

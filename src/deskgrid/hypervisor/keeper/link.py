@@ -1,7 +1,7 @@
 """The keeper's end of the conversation with its driver (`wire/keeper.py`): one driver at a time, the newest.
 
 Rules:
-- A driver that does not read what it is told loses its connection, never the keeper its time.
+- A driver that does not read loses its connection, never the keeper its time.
 - What happened is kept until a driver has confirmed it, and told again to the next one.
 """
 

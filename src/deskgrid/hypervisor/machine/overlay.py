@@ -4,7 +4,7 @@ Rules:
 - What a job writes goes here and nowhere else; on the desktop's disk it is never in the clear. The master key is random
   and is forgotten at once; the passphrase that opens it is random, and is kept only by the keeper and QEMU.
 - The file is deleted as soon as it is open (`create`): whoever is killed, nothing stays behind.
-- It cannot grow over `limit_bytes`: QEMU is told so (see `qemu_args`), and the file is made that long, empty.
+- It cannot grow over `limit_bytes`: QEMU knows it (see `qemu_args`), and the file is made that long, empty.
 
 Why not `qemu-img create`: QEMU measures how fast it can hash before it writes a LUKS header, 2.3 s of CPU each time,
 also with `iter-time=10`. This takes 60 ms. The hashing protects weak passphrases; ours is 256 random bits.

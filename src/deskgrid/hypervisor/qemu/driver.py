@@ -150,7 +150,7 @@ class QemuHypervisor:
             vm.send(Heartbeat())
 
     def hand_over(self, seconds: float) -> None:
-        """The agent is about to be replaced: VMs wait so long for the next one, at most 60 s. Then call `close`."""
+        """The agent is about to be replaced: VMs wait `seconds` for the next one, at most 60 s. Then call `close`."""
         for vm in list(self._vms.values()):
             vm.send(Handover(seconds))
 

@@ -64,7 +64,7 @@ def import_disk(
     cache: Path | None = None,
     progress: Progress = quiet,
 ) -> Built:
-    """Make an image of a disk, or find the one that was made of it before.
+    """Make an image of a disk, or find the one that was made from it before.
 
     Args:
         disk: a file in one of FORMS. name: the image's. memory_bytes: least memory of a machine.
@@ -155,7 +155,7 @@ def spoken_of(form: str, file: IO[bytes]) -> str:
 
 
 def fault_of(facts: dict[str, Any], file_bytes: int) -> str:
-    """Return why a disk may not be imported, by what qemu-img says of it; "" when it may."""
+    """Return why a disk may not be imported, by what qemu-img says; "" when it may."""
     form, size_bytes = facts["format"], facts["virtual-size"]
     if form not in FORMS:
         return f"got the form {form}, expected one of {', '.join(FORMS)}"

@@ -1,4 +1,4 @@
-"""What cloud-init in an imported image is told: two texts, and the read-only ISO that carries them.
+"""The seed for cloud-init in an imported image: two texts, and the read-only ISO that carries them.
 
 Rules:
 - No secret is in it: the token, and all else that a member must know, come over the second serial port, as for images
@@ -59,7 +59,7 @@ def member_program() -> bytes:
 
 
 def seed(vm_id: str, member: bytes, packages: Sequence[str] = ()) -> Seed:
-    """Return what one machine is told.
+    """Return one machine's seed.
 
     Args:
         vm_id: the machine's id. member: the member program. packages: to be installed at each start.

@@ -92,7 +92,7 @@ def suites(recipe: Recipe, mirror_is_given: bool) -> str | None:
 
 
 def preferences(recipe: Recipe) -> str:
-    """What APT is told of suites' priorities (apt_preferences(5))."""
+    """APT's preferences for suites' priorities (apt_preferences(5))."""
     pins = (f"Package: *\nPin: release n={suite}\nPin-Priority: {much}\n" for suite, much in recipe.priorities.items())
     return "\n".join(pins)
 

@@ -74,7 +74,7 @@ class SourceHealth:
 
 
 class Timely(io.RawIOBase):
-    """What comes over a connection: each part within `silence_seconds`, and all of it until `until`, if that is set."""
+    """What comes over a connection: each part within `silence_seconds`, and the whole until `until`, if that is set."""
 
     def __init__(self, raw: io.RawIOBase, connection: socket.socket, patience: Patience) -> None:
         self._raw, self._connection, self._patience = raw, connection, patience

@@ -74,7 +74,7 @@ class ProjectKey:
         return blake3(plain, key=self._name).digest()
 
     def seal(self, plain: bytes | memoryview, name: bytes) -> bytes:
-        """Return the blob of a chunk. name: what `name` said of it."""
+        """Return the blob of a chunk. name: as returned by `name`."""
         packed = self._pack.compress(plain)
         nonce = blake3(packed, key=self._nonce).digest(_NONCE_BYTES)
         return name + nonce + self._cipher(name).encrypt(nonce, packed, _BOUND + name)

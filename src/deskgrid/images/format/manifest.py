@@ -167,7 +167,7 @@ def check_lengths(folder: Path, held: Manifest) -> None:
 
 
 def measure(path: Path) -> FileFacts:
-    """Return length and SHA-256 of a file, and leave none of it in the page cache: that is the owner's.
+    """Return length and SHA-256 of a file, and leave nothing in the page cache: that is the owner's.
 
     Raises: OSError.
     """

@@ -24,7 +24,7 @@ from deskgrid.images.format.keys import OVERHEAD_BYTES, SUM_BYTES, Damaged, sum_
 from deskgrid.model.values.text import counted
 
 PACK_BYTES = 16 << 20
-"""So long a pack becomes, about."""
+"""A pack's length, about."""
 
 _MAGIC = b"DGPACK1\n"
 _HEAD = struct.Struct("<8sI")

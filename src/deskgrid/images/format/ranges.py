@@ -3,7 +3,7 @@
 Rules:
 - A request costs a round trip: blobs that lie close to each other are asked for together; small gaps are asked for
   too, and what lies in them is kept when it belongs to the image.
-- A request is at most so long, so that something more urgent need not wait for long.
+- A request's length is bounded, so that something more urgent need not wait for long.
 """
 
 import threading
@@ -40,7 +40,7 @@ def ranges(index: PackIndex, wanted: Iterable[int], gap: int = GAP_BYTES, most: 
 
 
 class ByteRate:
-    """So many bytes a second, for all who share it; a quarter of that may come at once. 0: as fast as it goes."""
+    """A rate in bytes per second, for all who share it; a quarter of that may come at once. 0: as fast as it goes."""
 
     def __init__(self, bytes_per_second: int = 0) -> None:
         self._mutex = threading.Lock()

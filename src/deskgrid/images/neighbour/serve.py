@@ -2,13 +2,13 @@
 
     GET /<project>/packs/<aa>/<pack> HTTP/1.1, with one Range of bytes: what `HttpSource` asks of any web server.
 
-What it is told, and answers, on its standard streams is in `wire/neighbour.py`.
+The protocol on its standard streams is in `wire/neighbour.py`.
 
 Rules:
 - It lives as long as whoever holds its standard input. It gets processor and disk when nobody else wants them.
 - It gives ciphertext out of packs, the same bytes as on the server, and nothing else: no manifest, no index of the
   store, no key (it has none). It reads; it never writes.
-- It gives a range only when all of it is here and right: each blob is checked before the first byte goes out. The pack
+- It gives a range only when all its blobs are here and right: each is checked before the first byte goes out. The pack
   is not here at all: 404; something of the range is missing, damaged or longer than 3 MiB: 416. The asker goes on to
   its next source at once.
 - It answers private addresses on its own subnets; to all others it closes the door without a word.
@@ -181,7 +181,7 @@ class NeighbourServer:
 
 
 def _slam(link: socket.socket) -> None:
-    """Close it so that nothing of it is left."""
+    """Close it at once, without a rest in the kernel."""
     with link, suppress(OSError):
         link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

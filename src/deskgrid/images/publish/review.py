@@ -1,7 +1,7 @@
 """What an approver should know of a published version, beside the one that was approved before it.
 
 Rules:
-- Told is all by which a machine of it would differ: packages, the kernel's command line, memory, the sizes of what it
+- It lists all by which its machines would differ: packages, the kernel's command line, memory, the sizes of what it
   boots from, what it says of itself, which image was built, how many chunks are new, and where other ones stand.
 - "The same" is said of what is equal, not of what looks so: whole values are compared, and shown uncut.
 - A manifest that can't be read, or has in it what deskgrid never writes, is refused: nobody can know what he approves.
@@ -128,7 +128,7 @@ def _laid(manifest: PublishedManifest, table: Table, name: str) -> dict[int, tup
 
 
 def _said(old: PublishedManifest | None, new: PublishedManifest) -> Sequence[str]:
-    """What machines of it say of themselves, each attribute that is not the same."""
+    """What its machines advertise: each attribute that is not the same."""
     was = [(each.name, f"= {each.text}") for each in old.says] if old else []
     changed = [f"its machines say: {line}" for line in _lines(was, [(one.name, f"= {one.text}") for one in new.says])]
     return changed or (("its machines say of themselves: the same",) if new.says else ())

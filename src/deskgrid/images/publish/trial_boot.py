@@ -3,9 +3,9 @@
 Rules:
 - The machine is thrown away: what it writes goes to a file that QEMU makes and deletes, it reaches no network, and its
   instance data are of no worth to anybody: a pool that is not there, a token that no one made.
-- It goes as far as a member goes without a pool: its member says hello, is told to join, and starts HTCondor's daemons.
-  When nothing new was read for some seconds after that, it is told to leave; what its slot's ad says comes before that
-  (core/fleet/promise.py: what of it is recorded).
+- It goes as far as a member goes without a pool: its member says hello, gets `join`, and starts HTCondor's daemons.
+  When nothing new was read for some seconds after that, it gets `leave`; what its slot's ad says comes before that
+  (core/fleet/promise.py: which attributes are recorded).
 - A guest that says nothing is ended too: what it read until then is a boot order all the same.
 - QEMU runs as the account without privileges, in its sandbox, and gets open files of ours.
 - It runs in software (tcg): an accelerator that hangs must not hold up whoever publishes.

@@ -57,7 +57,7 @@ def unpack(
 
 
 def same_as_built(found: Publication, built: Path) -> list[str]:
-    """What is not the same in an unpacked image and in one's own build of it; nothing: all is. Raises: ImageError."""
+    """What is not the same in an unpacked image and in one's own build; nothing: all is. Raises: ImageError."""
     ref = reference(built.resolve())
     held = read(built, ref)
     faults = []

@@ -170,7 +170,7 @@ class Index:
 
 
 class _Writing:
-    """One transaction. Raises: ImageError when it can't be written; then nothing of it is."""
+    """One transaction. Raises: ImageError when it can't be written; then nothing is."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db

@@ -4,7 +4,7 @@ Rules:
 - Metadata are made again from what is shown of them: entries, keys, roles, version, expiry. If that gives other bytes,
   there is something in them that nobody would see, and they are refused.
 - So a project's role has no delegations, an entry no field of its own, targets no entries, a key no name that misleads.
-- An entry has what is told of its kind: a pointer no number and no revocation; `earlier` only the researcher's pointer.
+- An entry has its kind's fields only: a pointer no number and no revocation; `earlier` only the researcher's pointer.
 - Whoever signs asks this, whoever lists for desktops, and desktops.
 """
 

@@ -45,7 +45,7 @@ class Version(msgspec.Struct, frozen=True, order=True):
 class ListedVersion(msgspec.Struct, frozen=True):
     """What a role says of a version.
 
-    number: the how-manieth version of its image, from 1; 0 for a pointer. revoked: why it may no longer be used.
+    number: its place among its image's versions, from 1; 0 for a pointer. revoked: why it may no longer be used.
     earlier: of a pointer, the SHA-256 of the one before, which is good too until the approver has signed the new one.
     """
 

@@ -1,8 +1,8 @@
 """The file of VMs that have ended: HTCondor's collector takes no ad of theirs, whatever token they hold.
 
 Rules:
-- One line for each, as HTCondor reads its maps. The collector reads the file when it starts and when it is told to
-  (condor_reconfig), if its time has changed: so each writing gives it a later time, in whole seconds.
+- One line for each, as HTCondor reads its maps. The collector reads the file at its start and at condor_reconfig,
+  if its time has changed: so each writing gives it a later time, in whole seconds.
 - A line is kept for longer than any token lives, and then goes.
 """
 

@@ -35,7 +35,7 @@ _WHOLE = "string(TARGET)"
 """The ad as it is written, in one line: `[ Name = "x"; Cpus = 1 ]`."""
 _LIFETIME_DIGITS = 3
 _AD_CHARS, _PART_CHARS, _TEXT_CHARS, _OTHER_CHARS = 100_000, 20_000, 1000, 100
-"""So long may be a slot's ad, one of a slot that is part of it (which names no others), and what is read of either."""
+"""Longest ad of a slot, of a dynamic slot (which names no others), and longest text read from either."""
 GONE_SECONDS = 1
 
 

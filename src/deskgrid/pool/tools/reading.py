@@ -12,13 +12,13 @@ from deskgrid.pool.tools.identities import is_vms
 from deskgrid.pool.tools.offline import MARK
 
 COLLECTOR_ATTRIBUTES = (
-    "MyType,Name,MachineAd,MyAddress,vm_name,deskgrid_vm_id,deskgrid_desktop,State,JobId,DaemonStartTime,"
+    "MyType,Name,Machine,MyAddress,vm_name,deskgrid_vm_id,deskgrid_desktop,State,JobId,DaemonStartTime,"
     "MachineLastMatchTime,MachineMatchCount,OfflineMatches,AuthenticatedIdentity,StatsLastUpdateTime,StatsLifetime,"
     "CondorVersion,ScheddName,SubmitterTag,IdleJobs," + MARK
 )
 COLLECTOR_QUESTION = (
     'MyType == "Scheduler" || MyType == "Collector" || MyType == "Negotiator" || MyType == "Submitter" || '
-    f'(MyType == "MachineAd" && ({MARK} =?= true || isString(deskgrid_vm_id)))'
+    f'(MyType == "Machine" && ({MARK} =?= true || isString(deskgrid_vm_id)))'
 )
 """One question for all that a snapshot needs of the collector: one answer is of one moment."""
 
@@ -65,7 +65,7 @@ def sort_answer(ads: Iterable[Ad]) -> SortedAds:
     for ad in ads:
         kind, name = text_of(ad, "MyType"), text_of(ad, "Name")
         if is_vms(ad):
-            slots += [ad] if kind == "MachineAd" and ad.get(MARK) is not True else []
+            slots += [ad] if kind == "Machine" and ad.get(MARK) is not True else []
         elif kind == "Collector":
             started = _collector_start(ad) or started
             versions["collector"] = text_of(ad, "CondorVersion") or ""
@@ -78,7 +78,7 @@ def sort_answer(ads: Iterable[Ad]) -> SortedAds:
             versions[name] = text_of(ad, "CondorVersion") or ""
         elif ad.get(MARK) is True:
             offline.append(ad)
-        elif kind == "MachineAd":
+        elif kind == "Machine":
             slots.append(ad)
     waiting, own = _submitting(submitters)
     schedds = _by_address(addresses, frozenset(waiting) - own)
@@ -127,7 +127,7 @@ def _machine(vm_id: str, slots: list[Ad]) -> MachineAd:
     jobs = {job for slot in slots if _JOB_ID.match(job := text_of(slot, "JobId") or "")}
     return MachineAd(
         vm_id=vm_id,
-        machine=text_of(first, "MachineAd") or "",
+        machine=text_of(first, "Machine") or "",
         image=text_of(first, "vm_name") or "",
         desktop=text_of(first, "deskgrid_desktop") or "",
         claimed=any(slot.get("State") == "Claimed" for slot in slots),

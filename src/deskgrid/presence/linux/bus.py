@@ -25,7 +25,7 @@ from jeepney.low_level import HeaderFields, Message, MessageFlag, MessageType, P
 from jeepney.wrappers import DBusAddress, new_method_call
 
 ANSWER_SECONDS = 3.0
-"""A call that isn't answered for so long is a fault, and the connection is made anew."""
+"""Time after which an unanswered call is a fault, and the connection is made anew."""
 LOST = "disconnected"
 """The name of a failure that is nobody's answer: there is no connection."""
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 30.0
@@ -105,7 +105,7 @@ class Bus:
         return self._ready
 
     def wait(self, seconds: float) -> None:
-        """Wait until `tend` has something to do, so long at most."""
+        """Wait until `tend` has something to do, at most `seconds`."""
         self._epoll.poll(seconds)
 
     def tend(self) -> None:

@@ -21,7 +21,7 @@ _CONTROLLERS = {
     "0005": re.compile(r"\b[xeou]hci"),
     "0018": re.compile(r"i2c_designware|\bi801_smbus\b|pinctrl_amd|\b(ELAN|SYNA|DLL|ALPS)\w*"),
 }
-"""By the bus of a device (linux/input.h: BUS_I8042, BUS_USB, BUS_BLUETOOTH, BUS_I2C): whose interrupts tell of it."""
+"""By the bus of a device (linux/input.h: BUS_I8042, BUS_USB, BUS_BLUETOOTH, BUS_I2C): whose interrupts show its use."""
 _STILL_SECONDS = 1.0
 _NOT_TYPED_ON = ("0010", "0019")  # BUS_ISA: the speaker; BUS_HOST: power buttons and the like
 

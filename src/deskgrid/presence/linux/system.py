@@ -44,7 +44,7 @@ class System:
         return self._logind.due_seconds()
 
     def first_answers(self, seconds: float) -> None:
-        """Wait for them, so long at most, so that the first reading knows what logind says."""
+        """Wait for them, at most `seconds`, so that the first reading knows what logind says."""
         until = time.monotonic() + seconds
         self.tend()
         while not self._bus.settled and (left := until - time.monotonic()) > 0:

@@ -1,4 +1,4 @@
-"""What macOS' calls return, made plain, and what all of it says together; pure. Never run on a Mac.
+"""What macOS' calls return, made plain, and what they say together; pure. Never run on a Mac.
 
 Rules:
 - Busy if any source says busy: idle time is the least over all sources.

@@ -3,7 +3,7 @@
     message -> decode -> Noticed -> follow -> WindowsState
 
 Rules:
-- The first value of a setting is where things stand; only a change of it is news.
+- The first value of a setting is where things stand; only a change is news.
 - News are told to the agent at once. Some of them are a sign of the owner (`touched_at`): the user is present again,
   somebody logs on, unlocks, connects, opens the lid. The others (the plug pulled, a lock by a timer) are not.
 - Somebody asked whether the session may end: that is a shutdown until it is taken back.
@@ -28,7 +28,7 @@ SETTING_HEAD_BYTES, SETTING_MAX_BYTES = 20, 64
 class What(StrEnum):
     """What a message is about."""
 
-    GLOBAL_PRESENCE = "global-presence"  # USER_ACTIVITY_PRESENCE over all sessions; only session 0 hears of it
+    GLOBAL_PRESENCE = "global-presence"  # USER_ACTIVITY_PRESENCE over all sessions; only session 0 gets it
     SESSION_PRESENCE = "session-presence"  # the same for our own session
     POWER_SOURCE = "power-source"  # SYSTEM_POWER_CONDITION
     BATTERY = "battery"  # percent

@@ -3,9 +3,9 @@
 Rules:
 - Nothing here changes anything: a repository and a time in, sentences and values out.
 - What is compared with is what follows by valid signatures from the root that is held (folder.py), and everything that
-  a signature would cover is told, or refused (form.py): keys whole and in words, entries with their digests.
+  a signature would cover is shown, or refused (form.py): keys whole and in words, entries with their digests.
 - What may not follow what is settled is not told as something to sign, but as a problem, which stops no other role.
-- What waits is told with the names of those who have signed, and of those who may; "waiting for 1 of alice, bob".
+- What waits is shown with the names of those who have signed, and of those who may; "waiting for 1 of alice, bob".
 - The differences between two manifests are found by a callable, so that nothing here need know what a manifest is.
 """
 
@@ -65,7 +65,7 @@ class WaitingRole(msgspec.Struct, frozen=True):
 class Approval(msgspec.Struct, frozen=True):
     """What its researcher has signed and its approver has not: a version, or that `latest` becomes it.
 
-    latest: it is to be the latest. entry, pointer: what the researcher signed of it, and of `latest`. becomes: what
+    latest: it is to be the latest. entry, pointer: what the researcher signed for it, and for `latest`. becomes: what
     `latest` would say.
     """
 
@@ -101,7 +101,7 @@ _ONLINE = (SNAPSHOT, TIMESTAMP)
 
 
 class SigningStatus(msgspec.Struct, frozen=True):
-    """All of it. problems: what lies there and can't be told, signed or approved, a sentence each."""
+    """The whole status. problems: what lies there and can't be shown, signed or approved, a sentence each."""
 
     waiting: tuple[WaitingRole, ...]
     approvals: tuple[Approval, ...]
