@@ -3,14 +3,16 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from deskgrid.model.presence import SessionReading
 from deskgrid.session.eyes import Eye, Say
-from deskgrid.session.helper import Helper
+from deskgrid.session.helper import Helper, menu
 from deskgrid.session.session_bus import BusEye
+from deskgrid.wire.local import AskFinish, AskPause, AskResume
 from tests.waiting import eventually
 
 from .desktop import Ear, ear
@@ -209,3 +211,23 @@ def test_a_helper_without_anything_to_see_ends(helps: Callable[..., Running]) ->
     running = helps(lambda say: [])
     running.thread.join(30)
     assert not running.thread.is_alive()
+
+
+def test_each_line_of_the_menu_asks_what_it_says() -> None:
+    now = datetime(2026, 3, 2, 12, tzinfo=UTC)
+    said: list[object] = []
+    for text, act in menu(said.append, lambda: now, lambda: said.append("page")):
+        said.append(text)
+        act()
+    assert said == [
+        "What runs here, and why",
+        "page",
+        "Pause for 1 hour",
+        AskPause(now + timedelta(hours=1)),
+        "Pause until I resume",
+        AskPause(),
+        "Let it finish, start nothing new",
+        AskFinish(),
+        "Resume",
+        AskResume(),
+    ]

@@ -71,28 +71,30 @@ def sign_of_this_session(
         icon = "media-playback-pause" if answer.status.wish else "system-run" if answer.status.vms else "computer"
         return Sign(plain(what), plain(because), icon, bool(answer.status.vms))
 
-    def wish(make: Callable[[], Question]) -> Callable[[], None]:
-        def say() -> None:
-            with suppress(NoAgent):
-                ask(tried, make())
+    def say(question: Question) -> None:
+        with suppress(NoAgent):
+            ask(tried, question)
 
-        return say
-
-    hour = timedelta(hours=1)
-    wishes = (
-        ("What runs here, and why", open_page),
-        ("Pause for 1 hour", wish(lambda: AskPause(now() + hour))),
-        ("Pause until I resume", wish(AskPause)),
-        ("Let it finish, start nothing new", wish(AskFinish)),
-        ("Resume", wish(AskResume)),
-    )
     if (path := bus_path()) is None:
         return []
     try:
-        return [Tray(path, sign, wishes)]
+        return [Tray(path, sign, menu(say, now, open_page))]
     except OSError as error:
         log.info("%s", error)
         return []
+
+
+def menu(
+    say: Callable[[Question], None], now: Callable[[], datetime], open_page: Callable[[], None]
+) -> tuple[tuple[str, Callable[[], None]], ...]:
+    """Return the lines of the sign's menu and what each does: the same as the page's buttons."""
+    return (
+        ("What runs here, and why", open_page),
+        ("Pause for 1 hour", lambda: say(AskPause(now() + timedelta(hours=1)))),
+        ("Pause until I resume", lambda: say(AskPause())),
+        ("Let it finish, start nothing new", lambda: say(AskFinish())),
+        ("Resume", lambda: say(AskResume())),
+    )
 
 
 class Helper:
