@@ -1,7 +1,8 @@
 """Settings files: every fault is named at once, with its path."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from deskgrid.agent.policy.files import PolicyTable
 from deskgrid.agent.settings import AgentSettings
 from deskgrid.coordinator.settings import CoordinatorSettings
-from deskgrid.host.system.toml import BadSettings, parse, parse_bytes, read
+from deskgrid.core.desktop.cases import Case
+from deskgrid.host.system.toml import BadSettings, convert, parse, parse_bytes, read
 from deskgrid.images.format.recipe import Recipe
 from deskgrid.model.policy import Policy
 from deskgrid.model.values.names import Name
@@ -121,22 +123,32 @@ def test_another_encoding_is_named(tmp_path: Path) -> None:
             read(file, Whole)
 
 
-def test_no_setting_that_a_person_writes_explains_itself_by_a_pattern() -> None:
-    """Each text with a pattern says in words what is expected."""
+def _wrong(kind: Any) -> Iterator[object]:
+    """Values that are wrong in one place each, for each text with a pattern that is part of this type."""
+    if any(isinstance(meta, msgspec.Meta) and meta.pattern for meta in getattr(kind, "__metadata__", ())):
+        yield "\x01 ?!"
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        for field in msgspec.structs.fields(kind):
+            yield from ({field.encode_name: one} for one in _wrong(field.type))
+    elif get_origin(kind) in (tuple, list):
+        yield from ([one] for one in _wrong(get_args(kind)[0]))
+    elif get_origin(kind) is dict:
+        name, element = get_args(kind)
+        yield from ({one: 1} for one in _wrong(name))
+        yield from ({"a": one} for one in _wrong(element))
+    else:
+        for part in get_args(kind):
+            yield from _wrong(part)
 
-    def bare(kind: object, seen: set[object]) -> list[object]:
-        found = [
-            meta
-            for meta in getattr(kind, "__metadata__", ())
-            if isinstance(meta, msgspec.Meta) and meta.pattern and not meta.description
-        ]
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind not in seen:
-            seen.add(kind)
-            return [one for field in msgspec.structs.fields(kind) for one in bare(field.type, seen)]
-        return found + [one for part in get_args(kind) for one in bare(part, seen)]
 
-    for kind in (AgentSettings, CoordinatorSettings, Recipe, PolicyTable):
-        assert bare(kind, set()) == [], kind
+def test_a_wrong_value_is_explained_in_words_and_never_by_a_pattern() -> None:
+    kinds = (AgentSettings, CoordinatorSettings, Recipe, PolicyTable, Case)
+    tables = [(kind, table) for kind in kinds for table in _wrong(kind)]
+    assert (Recipe, {"priorities": {"\x01 ?!": 1}}) in tables
+    for kind, table in tables:
+        with pytest.raises(BadSettings) as caught:
+            convert(table, kind, "given")  # type: ignore[arg-type]
+        assert "\\x01" in str(caught.value) and "regex" not in str(caught.value), str(caught.value)
 
 
 def test_a_name_of_before_is_read_and_its_user_is_told_the_new_one(caplog: pytest.LogCaptureFixture) -> None:

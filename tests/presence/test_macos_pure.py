@@ -13,12 +13,12 @@ from deskgrid.presence.macos.values import (
     MacFacts,
     PowerSource,
     battery_of,
+    combine,
     hid_seconds_of,
     login_of,
     pressure_of,
     quartz_seconds_of,
     watching_of,
-    weigh,
 )
 
 ADA = Login("ada", "console", "")
@@ -59,7 +59,7 @@ def test_a_login_is_read_from_its_bytes() -> None:
 
 
 def test_somebody_at_the_console_is_known_by_the_hardware() -> None:
-    reading = weigh(facts())
+    reading = combine(facts())
     assert (reading.logged_in, reading.idle_seconds, reading.remote, reading.faults) == (True, 40.0, False, ())
     assert reading.sources == ("HIDIdleTime 40 s", "utmpx: 1 session")
     assert reading.full_screen is None, "macOS does not tell a daemon"
@@ -67,37 +67,37 @@ def test_somebody_at_the_console_is_known_by_the_hardware() -> None:
 
 def test_the_least_of_all_sources_counts() -> None:
     both = facts(quartz_seconds=9.0, logins=(ADA, BOB), terminals={"ttys003": 5.0})
-    reading = weigh(both)
+    reading = combine(both)
     assert (reading.idle_seconds, reading.remote) == (5.0, True)
     assert "terminal ttys003 5 s" in reading.sources
     assert "utmpx: 2 sessions, 1 remote" in reading.sources
 
 
 def test_what_cannot_be_seen_makes_idle_time_unknown_unless_somebody_is_busy_now() -> None:
-    reading = weigh(facts(logins=(ADA, BOB)))
+    reading = combine(facts(logins=(ADA, BOB)))
     assert reading.idle_seconds is None
     assert "got no terminal ttys003" in reading.faults[0]
-    assert weigh(facts(hid_seconds=None, quartz_seconds=20.0)).idle_seconds is None
-    assert weigh(facts(hid_seconds=None, quartz_seconds=0.5)).idle_seconds == 0.5
-    nothing = weigh(facts(logins=None))
+    assert combine(facts(hid_seconds=None, quartz_seconds=20.0)).idle_seconds is None
+    assert combine(facts(hid_seconds=None, quartz_seconds=0.5)).idle_seconds == 0.5
+    nothing = combine(facts(logins=None))
     assert (nothing.logged_in, nothing.idle_seconds, nothing.remote) == (None, None, None)
 
 
 def test_nobody_logged_in_leaves_the_hardware_to_tell_and_no_screen_to_fill() -> None:
-    reading = weigh(facts(logins=()))
+    reading = combine(facts(logins=()))
     assert (reading.logged_in, reading.idle_seconds, reading.full_screen, reading.locked) == (False, 40.0, False, None)
 
 
 def test_a_lock_is_the_consoles_and_a_terminal_or_a_helper_denies_it() -> None:
-    assert weigh(facts(locked=True)).locked is True
-    assert weigh(facts(locked=None)).locked is None
-    assert weigh(facts(locked=True, logins=(ADA, BOB), terminals={"ttys003": 9.0})).locked is False
-    assert weigh(facts(locked=True, helpers=(SessionReading("x", locked=False),))).locked is False
+    assert combine(facts(locked=True)).locked is True
+    assert combine(facts(locked=None)).locked is None
+    assert combine(facts(locked=True, logins=(ADA, BOB), terminals={"ttys003": 9.0})).locked is False
+    assert combine(facts(locked=True, helpers=(SessionReading("x", locked=False),))).locked is False
 
 
 def test_helpers_films_and_the_lid_are_passed_on() -> None:
     helper = SessionReading("x", idle_seconds=3.0, full_screen=True, watching=("a talk",))
-    reading = weigh(facts(helpers=(helper,), watching=("a film",), lid_closed=True))
+    reading = combine(facts(helpers=(helper,), watching=("a film",), lid_closed=True))
     assert (reading.idle_seconds, reading.full_screen, reading.watching, reading.lid_closed) == (
         3.0, True, ("a film", "a talk"), True,
     )  # fmt: skip
@@ -137,5 +137,5 @@ def test_idle_time_never_exceeds_any_source(
     hid: float | None, quartz: float | None, helper: float | None, logins: tuple[Login, ...] | None
 ) -> None:
     helpers = (SessionReading("x", idle_seconds=helper),)
-    idle = weigh(MacFacts(hid, quartz, logins, helpers=helpers)).idle_seconds
+    idle = combine(MacFacts(hid, quartz, logins, helpers=helpers)).idle_seconds
     assert idle is None or all(source is None or idle <= source for source in (hid, quartz, helper))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deskgrid.model.presence import Ending, SessionReading
 from deskgrid.presence.machine.windows import Times, others_share, running_of
-from deskgrid.presence.windows.combine import WindowsFacts, weigh
+from deskgrid.presence.windows.combine import WindowsFacts, combine
 from deskgrid.presence.windows.events import (
     CONSOLE_DISCONNECT,
     LOCK,
@@ -244,7 +244,7 @@ def facts(**given_: object) -> WindowsFacts:
 
 
 def test_alone_in_its_own_session_last_input_tells() -> None:
-    reading = weigh(facts())
+    reading = combine(facts())
     assert (reading.logged_in, reading.idle_seconds, reading.locked, reading.remote) == (True, 50.0, False, False)
     assert reading.faults == ()
     assert reading.sources == ("last input in session 1 50 s", "sessions: 1")
@@ -252,58 +252,60 @@ def test_alone_in_its_own_session_last_input_tells() -> None:
 
 def test_presence_that_windows_has_not_taken_back_does_not_overrule_last_input_but_counts_for_others() -> None:
     here = WindowsState(everywhere=UserPresence(True, 900.0))
-    assert weigh(facts(state=here)).idle_seconds == 50.0
-    assert weigh(facts(state=here, sessions=(OURS, GUEST))).idle_seconds == 0.0
-    assert weigh(facts(state=here, own_session=0, last_input_seconds=None)).idle_seconds == 0.0
+    assert combine(facts(state=here)).idle_seconds == 50.0
+    assert combine(facts(state=here, sessions=(OURS, GUEST))).idle_seconds == 0.0
+    assert combine(facts(state=here, own_session=0, last_input_seconds=None)).idle_seconds == 0.0
 
 
 def test_a_session_that_nobody_can_see_makes_idle_time_unknown_unless_somebody_is_busy_now() -> None:
-    reading = weigh(facts(sessions=(OURS, GUEST)))
+    reading = combine(facts(sessions=(OURS, GUEST)))
     assert (reading.idle_seconds, reading.remote) == (None, True)
     assert "user presence: got nothing" in reading.faults[0]
-    assert weigh(facts(sessions=(OURS, GUEST), last_input_seconds=0.5)).idle_seconds == 0.5
-    assert weigh(facts(sessions=None)).idle_seconds is None
-    assert weigh(facts(sessions=None)).logged_in is None
-    assert weigh(facts(sessions=())).idle_seconds is None, "somebody may be at the login screen"
+    assert combine(facts(sessions=(OURS, GUEST), last_input_seconds=0.5)).idle_seconds == 0.5
+    assert combine(facts(sessions=None)).idle_seconds is None
+    assert combine(facts(sessions=None)).logged_in is None
+    assert combine(facts(sessions=())).idle_seconds is None, "somebody may be at the login screen"
 
 
 def test_a_service_is_idle_since_windows_said_so_and_by_no_other_word() -> None:
     quiet = WindowsState(everywhere=UserPresence(False, 700.0))
     service = facts(own_session=0, last_input_seconds=9999.0, state=quiet, full_screen=False)
-    assert weigh(service).idle_seconds == 300.0
-    assert weigh(service).full_screen is None
-    assert weigh(facts(own_session=0, sessions=(PARKED,), state=quiet)).full_screen is False
+    assert combine(service).idle_seconds == 300.0
+    assert combine(service).full_screen is None
+    assert combine(facts(own_session=0, sessions=(PARKED,), state=quiet)).full_screen is False
     touched = WindowsState(everywhere=UserPresence(False, 700.0), touched_at=995.0)
-    assert weigh(facts(own_session=0, state=touched)).idle_seconds == 5.0
+    assert combine(facts(own_session=0, state=touched)).idle_seconds == 5.0
 
 
 def test_disconnected_sessions_are_logged_in_locked_and_watched_by_nobody() -> None:
-    reading = weigh(facts(sessions=(OURS, PARKED)))
+    reading = combine(facts(sessions=(OURS, PARKED)))
     assert (reading.logged_in, reading.idle_seconds, reading.locked) == (True, 50.0, False)
-    assert weigh(facts(sessions=(PARKED,), state=WindowsState(everywhere=UserPresence(False, 0.0)))).locked is True
+    assert combine(facts(sessions=(PARKED,), state=WindowsState(everywhere=UserPresence(False, 0.0)))).locked is True
     assert "sessions: 2, 1 disconnected" in reading.sources
 
 
 def test_locks_come_from_windows_and_a_helper_can_only_deny_them() -> None:
     unknown = WindowsSession(1, True, False, None)
-    assert weigh(facts(sessions=(unknown,))).locked is None
+    assert combine(facts(sessions=(unknown,))).locked is None
     locked = facts(sessions=(unknown,), state=WindowsState(locks=((1, True),)))
-    assert weigh(locked).locked is True
+    assert combine(locked).locked is True
     liar, denier = SessionReading("x", locked=True), SessionReading("x", locked=False)
-    assert weigh(facts(sessions=(unknown,), helpers=(liar,))).locked is None
-    assert weigh(facts(sessions=(unknown,), state=WindowsState(locks=((1, True),)), helpers=(denier,))).locked is False
-    assert weigh(facts(sessions=())).locked is None
+    assert combine(facts(sessions=(unknown,), helpers=(liar,))).locked is None
+    assert (
+        combine(facts(sessions=(unknown,), state=WindowsState(locks=((1, True),)), helpers=(denier,))).locked is False
+    )
+    assert combine(facts(sessions=())).locked is None
 
 
 def test_the_screen_is_filled_if_anybody_says_so() -> None:
-    assert weigh(facts(full_screen=None)).full_screen is None
-    assert weigh(facts(helpers=(SessionReading("x", full_screen=True),))).full_screen is True
-    assert weigh(facts(helpers=(SessionReading("x"),))).full_screen is None
+    assert combine(facts(full_screen=None)).full_screen is None
+    assert combine(facts(helpers=(SessionReading("x", full_screen=True),))).full_screen is True
+    assert combine(facts(helpers=(SessionReading("x"),))).full_screen is None
 
 
 def test_the_lid_the_end_what_keeps_awake_and_faults_are_passed_on() -> None:
     state = WindowsState(lid_open=False, ending=Ending.SLEEP, own=UserPresence(False, 900.0))
-    reading = weigh(facts(state=state, watching=("a film",), faults=("x",)))
+    reading = combine(facts(state=state, watching=("a film",), faults=("x",)))
     assert (reading.lid_closed, reading.ending, reading.watching, reading.faults) == (
         True, Ending.SLEEP, ("a film",), ("x",),
     )  # fmt: skip
@@ -332,8 +334,8 @@ def test_idle_time_never_exceeds_any_source_and_a_helper_never_raises_it(
         sessions=sessions,
         state=WindowsState(everywhere=everywhere, touched_at=touched_at),
     )
-    without = weigh(known).idle_seconds
-    helped = weigh(facts(**{**_fields(known), "helpers": (SessionReading("x", idle_seconds=idle),)})).idle_seconds
+    without = combine(known).idle_seconds
+    helped = combine(facts(**{**_fields(known), "helpers": (SessionReading("x", idle_seconds=idle),)})).idle_seconds
     if without is not None:
         assert touched_at is None or without <= 1000 - touched_at
         assert own == 0 or last is None or without <= last

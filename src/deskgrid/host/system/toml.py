@@ -125,6 +125,17 @@ def _value(value: Any, kind: Any, path: str, faults: list[str]) -> Any:
     if get_origin(inner) in (tuple, list) and isinstance(value, list):
         element = get_args(inner)[0]
         return tuple(_value(item, element, f"{path}[{i}]", faults) for i, item in enumerate(value))
+    if get_origin(inner) is dict and isinstance(value, dict):
+        name, element = get_args(inner)
+        names = [_value(key, name, path, faults) for key in value]
+        return dict(
+            zip(names, (_value(one, element, f"{path}.{key}", faults) for key, one in value.items()), strict=True)
+        )
+    return _plain_value(value, kind, path, faults)
+
+
+def _plain_value(value: Any, kind: Any, path: str, faults: list[str]) -> Any:
+    inner = _plain(kind)
     try:
         if path.endswith("_bytes") and isinstance(value, str):
             value = parse_bytes(value)

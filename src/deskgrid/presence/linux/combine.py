@@ -35,7 +35,7 @@ class Hands(msgspec.Struct, frozen=True):
     faults: tuple[str, ...] = ()
 
 
-def weigh(
+def combine(
     logins: Logins,
     terminals: Sequence[Quiet],
     hands: Sequence[Hands],

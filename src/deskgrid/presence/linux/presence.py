@@ -3,7 +3,7 @@
 Rules:
 - Sources, each a module: `logind` (over D-Bus), `sessions` (logind's files, utmp), `terminals` (access times),
   `input_devices` (/dev/input/event*, for members of group input), `told` (helpers in sessions) and, only where some
-  devices may not be read, `interrupts` (weak). `weigh` says what they mean together. docs/presence.md says what each
+  devices may not be read, `interrupts` (weak). `combine` says what they mean together. docs/presence.md says what each
   can't see.
 - One thread, asleep in epoll. Input devices, D-Bus, sessions, new terminals and new devices wake it. Access times and
   interrupt counters can't wake anybody: while virtual machines run (`pace`) and only they would tell of somebody, it
@@ -26,7 +26,7 @@ from deskgrid.model.values.text import counted
 from deskgrid.presence.contract import unreadable
 from deskgrid.presence.helpers import HelperWords
 from deskgrid.presence.inotify import ENTRIES, IN_ATTRIB, IN_MODIFY, Inotify, open_inotify
-from deskgrid.presence.linux.combine import Hands, weigh
+from deskgrid.presence.linux.combine import Hands, combine
 from deskgrid.presence.linux.input_devices import InputDevices
 from deskgrid.presence.linux.interrupts import Interrupts
 from deskgrid.presence.linux.power import lid_closed
@@ -95,7 +95,7 @@ class LinuxPresence:
             with self._lock:
                 if not self._closed:
                     self._look_at_all()
-                reading = self._weigh()
+                reading = self._combine()
                 listener = self._listener if self._signs != self._told else None
             if listener is not None:  # we took the sign away from it
                 listener.wake()
@@ -261,11 +261,11 @@ class LinuxPresence:
 
     # -- what it means --------------------------------------------------------------------------------------------
 
-    def _weigh(self) -> Reading:
+    def _combine(self) -> Reading:
         system = self._system
         faults = (*self._terminals.faults, *system.faults)
         words, watching = self._helpers.words(), system.watching
-        reading = weigh(self._logins, self._terminals.quiet(), self._hands(), faults, words, watching)
+        reading = combine(self._logins, self._terminals.quiet(), self._hands(), faults, words, watching)
         lid = system.said.lid_closed if self._lid is None else self._lid
         return msgspec.structs.replace(reading, lid_closed=lid, ending=system.said.ending)
 

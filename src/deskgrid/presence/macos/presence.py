@@ -19,7 +19,7 @@ from deskgrid.model.presence import Reading, SessionReading
 from deskgrid.presence.contract import unreadable
 from deskgrid.presence.helpers import HelperWords
 from deskgrid.presence.macos import calls
-from deskgrid.presence.macos.values import Login, MacFacts, hid_seconds_of, quartz_seconds_of, watching_of, weigh
+from deskgrid.presence.macos.values import Login, MacFacts, combine, hid_seconds_of, quartz_seconds_of, watching_of
 from deskgrid.presence.notifier import Notifier
 
 FAST_SECONDS, SLOW_SECONDS, LAZY_SECONDS = 0.15, 1.0, 5.0
@@ -50,7 +50,7 @@ class MacPresence:
         """What is known now."""
         try:
             with self._lock:
-                return weigh(self._facts())
+                return combine(self._facts())
         except Exception as error:
             return unreadable(error)
 

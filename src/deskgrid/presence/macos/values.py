@@ -76,7 +76,7 @@ class MacFacts(msgspec.Struct, frozen=True):
     faults: tuple[str, ...] = ()
 
 
-def weigh(facts: MacFacts) -> Reading:
+def combine(facts: MacFacts) -> Reading:
     """Return what is known of the owner."""
     logins = facts.logins or ()
     hands = {"HIDIdleTime": facts.hid_seconds, "Quartz": facts.quartz_seconds}

@@ -41,7 +41,7 @@ class WindowsFacts(msgspec.Struct, frozen=True):
     faults: tuple[str, ...] = ()
 
 
-def weigh(facts: WindowsFacts) -> Reading:
+def combine(facts: WindowsFacts) -> Reading:
     """Return what is known of the owner."""
     idle_seconds, sources, faults = _idle(facts)
     sessions = facts.sessions or ()

@@ -1,8 +1,8 @@
 """The owner of a Windows desktop: sessions, last input, user presence, power and the end, as Windows tells them.
 
 Rules:
-- Sources, each a module: `windows_window` (what Windows tells by messages), `windows_calls` (what it answers when
-  asked). `windows_events` and `windows_values` say what these mean, `windows_weigh` what they mean together.
+- Sources, each a module: `windows/window` (what Windows tells by messages), `windows/calls` (what it answers when
+  asked). `windows/events` and `windows/values` say what these mean, `windows/combine` what they mean together.
 - Run as a service, or as a task whether somebody is logged on or not, it hears of every session, but sees no screen
   (a helper in the session can tell). Run in a session, it sees that one exactly, and others only as existing.
 - Two threads, both asleep: the window's and the one that tells. Once watched, the window wakes once a second as a net,
@@ -21,7 +21,7 @@ from deskgrid.presence.contract import unreadable
 from deskgrid.presence.helpers import HelperWords
 from deskgrid.presence.notifier import Notifier
 from deskgrid.presence.windows import calls, network
-from deskgrid.presence.windows.combine import SERVICES, WindowsFacts, weigh
+from deskgrid.presence.windows.combine import SERVICES, WindowsFacts, combine
 from deskgrid.presence.windows.events import Noticed, What, WindowsState, follow
 from deskgrid.presence.windows.values import WindowsSession, full_screen_of, idle_seconds_of, people, watching_of
 from deskgrid.presence.windows.window import MessageWindow
@@ -66,7 +66,7 @@ class WindowsPresence:
         """What is known now."""
         try:
             with self._lock:
-                return weigh(self._facts())
+                return combine(self._facts())
         except Exception as error:
             return unreadable(error)
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from deskgrid.presence.helpers import Word
-from deskgrid.presence.linux.combine import BUSY_SECONDS, Hands, weigh
+from deskgrid.presence.linux.combine import BUSY_SECONDS, Hands, combine
 from deskgrid.presence.linux.sessions import Logins, Session, SessionKind
 from deskgrid.presence.linux.terminals import Quiet
 
@@ -23,50 +23,50 @@ def session(kind: SessionKind, terminal: str = "", uid: int = 1000) -> Session:
 
 
 def test_idle_time_is_the_least_over_all_sources() -> None:
-    reading = weigh(NOBODY, (Quiet("tty1", 0, 900.0), Quiet("pts/0", 1000, 40.0)), (HEARD,))
+    reading = combine(NOBODY, (Quiet("tty1", 0, 900.0), Quiet("pts/0", 1000, 40.0)), (HEARD,))
     assert (reading.logged_in, reading.idle_seconds) == (False, 40.0)
     assert reading.sources == ("pts/0 40 s (1 more)", "5 input devices 300 s", "logind: 0 sessions")
     assert reading.faults == ()
 
 
 def test_a_quiet_terminal_does_not_make_a_graphical_session_idle() -> None:
-    reading = weigh(logged_in(session(SessionKind.SEAT)), (Quiet("tty2", 1000, 5000.0),), ())
+    reading = combine(logged_in(session(SessionKind.SEAT)), (Quiet("tty2", 1000, 5000.0),), ())
     assert (reading.logged_in, reading.idle_seconds) == (True, None)
     assert "group input" in reading.faults[0]
 
 
 def test_a_graphical_session_is_idle_as_long_as_all_of_keyboard_and_mouse_are() -> None:
     who = logged_in(session(SessionKind.SEAT))
-    assert weigh(who, (), (HEARD,)).idle_seconds == 300.0
-    assert weigh(who, (), (PARTLY,)).idle_seconds is None
-    assert weigh(who, (), (PARTLY, Hands("interrupts", 200.0, complete=True))).idle_seconds == 200.0
+    assert combine(who, (), (HEARD,)).idle_seconds == 300.0
+    assert combine(who, (), (PARTLY,)).idle_seconds is None
+    assert combine(who, (), (PARTLY, Hands("interrupts", 200.0, complete=True))).idle_seconds == 200.0
 
 
 def test_a_session_on_a_terminal_needs_that_terminal() -> None:
     terminals = (Quiet("pts/3", 1001, 70.0),)
-    assert weigh(logged_in(session(SessionKind.TERMINAL, "pts/3")), terminals, ()).idle_seconds == 70.0
-    assert weigh(logged_in(session(SessionKind.TERMINAL, "pts/4")), terminals, ()).idle_seconds is None
+    assert combine(logged_in(session(SessionKind.TERMINAL, "pts/3")), terminals, ()).idle_seconds == 70.0
+    assert combine(logged_in(session(SessionKind.TERMINAL, "pts/4")), terminals, ()).idle_seconds is None
 
 
 def test_a_session_that_does_not_name_its_terminal_has_one_of_its_account() -> None:
     terminals = (Quiet("pts/3", 1001, 70.0), Quiet("tty1", 1002, 90.0))
-    assert weigh(logged_in(session(SessionKind.TERMINAL, uid=1001)), terminals, ()).idle_seconds == 70.0
-    assert weigh(logged_in(session(SessionKind.TERMINAL, uid=1002)), terminals, ()).idle_seconds is None
+    assert combine(logged_in(session(SessionKind.TERMINAL, uid=1001)), terminals, ()).idle_seconds == 70.0
+    assert combine(logged_in(session(SessionKind.TERMINAL, uid=1002)), terminals, ()).idle_seconds is None
 
 
 def test_a_remote_desktop_is_never_known_to_be_idle() -> None:
-    reading = weigh(logged_in(session(SessionKind.OTHER)), (), (HEARD,))
+    reading = combine(logged_in(session(SessionKind.OTHER)), (), (HEARD,))
     assert reading.idle_seconds is None
     assert "remote desktop" in reading.faults[0]
 
 
 def test_busy_is_said_even_when_something_else_is_unknown() -> None:
     busy = Hands("2 input devices", 0.3, complete=False)
-    assert weigh(logged_in(session(SessionKind.OTHER)), (), (busy,)).idle_seconds == 0.3
+    assert combine(logged_in(session(SessionKind.OTHER)), (), (busy,)).idle_seconds == 0.3
 
 
 def test_without_any_source_nothing_is_known() -> None:
-    reading = weigh(Logins((), known=False, faults=("logins: none",)), (), ())
+    reading = combine(Logins((), known=False, faults=("logins: none",)), (), ())
     assert (reading.logged_in, reading.idle_seconds) == (None, None)
     assert reading.faults[0] == "logins: none"
     assert "no terminal and no input device" in reading.faults[1]
@@ -80,53 +80,53 @@ def graphical(
 
 def test_a_helper_vouches_for_the_one_graphical_session_of_its_account() -> None:
     word = Word(1000, "mutter", 500.0)
-    assert weigh(logged_in(graphical()), (), (), words=(word,)).idle_seconds == 500.0
-    assert weigh(logged_in(graphical(kind=SessionKind.OTHER)), (), (), words=(word,)).idle_seconds == 500.0
-    assert weigh(logged_in(graphical(1001)), (), (), words=(word,)).idle_seconds is None
-    assert weigh(logged_in(graphical(), graphical(1001, "2")), (), (), words=(word,)).idle_seconds is None
-    assert weigh(logged_in(graphical(), graphical(1000, "2")), (), (), words=(word,)).idle_seconds is None
-    assert weigh(logged_in(session(SessionKind.SEAT)), (), (), words=(word,)).idle_seconds is None
+    assert combine(logged_in(graphical()), (), (), words=(word,)).idle_seconds == 500.0
+    assert combine(logged_in(graphical(kind=SessionKind.OTHER)), (), (), words=(word,)).idle_seconds == 500.0
+    assert combine(logged_in(graphical(1001)), (), (), words=(word,)).idle_seconds is None
+    assert combine(logged_in(graphical(), graphical(1001, "2")), (), (), words=(word,)).idle_seconds is None
+    assert combine(logged_in(graphical(), graphical(1000, "2")), (), (), words=(word,)).idle_seconds is None
+    assert combine(logged_in(session(SessionKind.SEAT)), (), (), words=(word,)).idle_seconds is None
     both = (word, Word(1001, "x11", 300.0))
-    assert weigh(logged_in(graphical(), graphical(1001, "2")), (), (), words=both).idle_seconds == 300.0
+    assert combine(logged_in(graphical(), graphical(1001, "2")), (), (), words=both).idle_seconds == 300.0
 
 
 def test_a_helper_that_has_been_silent_for_long_vouches_for_nothing_and_still_says_busy() -> None:
     stale = Word(1000, "mutter", 500.0, fresh=False, full_screen=True, watching=("a film",))
-    reading = weigh(logged_in(graphical()), (), (HEARD,), words=(stale,))
+    reading = combine(logged_in(graphical()), (), (HEARD,), words=(stale,))
     assert (reading.idle_seconds, reading.full_screen, reading.watching) == (300.0, True, ("a film",))
     assert "silent since long" in reading.sources[-1]
-    assert weigh(logged_in(graphical()), (), (), words=(stale,)).idle_seconds is None
+    assert combine(logged_in(graphical()), (), (), words=(stale,)).idle_seconds is None
 
 
 def test_with_nobody_logged_in_a_helper_stands_for_no_other_source() -> None:
-    assert weigh(NOBODY, (), (), words=(Word(1000, "mutter", 500.0),)).idle_seconds is None
+    assert combine(NOBODY, (), (), words=(Word(1000, "mutter", 500.0),)).idle_seconds is None
 
 
 def test_locked_is_every_session_and_what_logind_knows_goes_before_what_a_helper_says() -> None:
     locked, lies = graphical(locked=True), (Word(1000, "x", None, locked=True),)
-    assert weigh(logged_in(locked), (), ()).locked is True
-    assert weigh(logged_in(locked, graphical(1001, "2", locked=False)), (), ()).locked is False
-    assert weigh(logged_in(graphical(locked=False)), (), (), words=lies).locked is False
-    assert weigh(logged_in(graphical()), (), ()).locked is None
-    assert weigh(logged_in(graphical()), (), (), words=lies).locked is True
-    assert weigh(logged_in(graphical(1001)), (), (), words=lies).locked is None
-    assert weigh(logged_in(locked), (), (), words=(Word(1000, "x", None, locked=False),)).locked is False
-    assert weigh(NOBODY, (), ()).locked is None
+    assert combine(logged_in(locked), (), ()).locked is True
+    assert combine(logged_in(locked, graphical(1001, "2", locked=False)), (), ()).locked is False
+    assert combine(logged_in(graphical(locked=False)), (), (), words=lies).locked is False
+    assert combine(logged_in(graphical()), (), ()).locked is None
+    assert combine(logged_in(graphical()), (), (), words=lies).locked is True
+    assert combine(logged_in(graphical(1001)), (), (), words=lies).locked is None
+    assert combine(logged_in(locked), (), (), words=(Word(1000, "x", None, locked=False),)).locked is False
+    assert combine(NOBODY, (), ()).locked is None
 
 
 def test_a_login_from_elsewhere_that_only_utmp_knows_is_not_locked() -> None:
     mosh = Session("utmp", "pts/4", SessionKind.TERMINAL, "pts/4", None, remote=True)
     window = Session("utmp", "pts/1", SessionKind.TERMINAL, "pts/1", None, remote=False)
-    assert weigh(logged_in(graphical(locked=True), window), (), ()).locked is True
-    assert weigh(logged_in(graphical(locked=True), mosh), (), ()).locked is False
+    assert combine(logged_in(graphical(locked=True), window), (), ()).locked is True
+    assert combine(logged_in(graphical(locked=True), mosh), (), ()).locked is False
 
 
 def test_remote_is_known_as_well_as_logins_are() -> None:
-    assert weigh(NOBODY, (), ()).remote is False
-    assert weigh(logged_in(graphical(kind=SessionKind.OTHER)), (), ()).remote is True
-    assert weigh(logged_in(graphical()), (), ()).remote is False
-    assert weigh(Logins((), known=False), (), ()).remote is None
-    assert weigh(Logins((graphical(),), known=True, faults=("utmp",)), (), ()).remote is None
+    assert combine(NOBODY, (), ()).remote is False
+    assert combine(logged_in(graphical(kind=SessionKind.OTHER)), (), ()).remote is True
+    assert combine(logged_in(graphical()), (), ()).remote is False
+    assert combine(Logins((), known=False), (), ()).remote is None
+    assert combine(Logins((graphical(),), known=True, faults=("utmp",)), (), ()).remote is None
 
 
 seconds = some.floats(0, 1e6)
@@ -147,7 +147,7 @@ hands = some.lists(some.builds(Hands, some.just("h"), some.none() | seconds, som
 def test_no_source_is_ever_overruled_towards_idle(
     who: tuple[Session, ...], known: bool, quiet: list[Quiet], heard: list[Hands]
 ) -> None:
-    reading = weigh(Logins(who, known), quiet, heard)
+    reading = combine(Logins(who, known), quiet, heard)
     said = [one.idle_seconds for one in quiet] + [one.idle_seconds for one in heard if one.idle_seconds is not None]
     if reading.idle_seconds is None:
         assert reading.faults
@@ -199,8 +199,8 @@ def test_helpers_never_make_a_desktop_count_as_less_used_but_for_their_own_sessi
     who: tuple[Session, ...], known: bool, quiet: list[Quiet], heard: list[Hands], said: list[Word], films: list[str]
 ) -> None:
     logins = Logins(who, known)
-    without = weigh(logins, quiet, heard, watching=films)
-    with_them = weigh(logins, quiet, heard, words=said, watching=films)
+    without = combine(logins, quiet, heard, watching=films)
+    with_them = combine(logins, quiet, heard, words=said, watching=films)
     assert (with_them.logged_in, with_them.remote) == (without.logged_in, without.remote)
     assert set(with_them.watching) >= set(without.watching)
     if without.idle_seconds is not None:
@@ -218,7 +218,7 @@ def test_busy_is_said_by_whoever_says_it(
     who: tuple[Session, ...], quiet: list[Quiet], heard: list[Hands], said: list[Word]
 ) -> None:
     busy = msgspec.structs.replace(said[0], idle_seconds=0.0, full_screen=True, watching=("a film",))
-    reading = weigh(Logins(who, known=True), quiet, heard, words=[*said[1:], busy])
+    reading = combine(Logins(who, known=True), quiet, heard, words=[*said[1:], busy])
     assert reading.idle_seconds == 0.0
     assert reading.full_screen is True
     assert "a film" in reading.watching
