@@ -11,7 +11,7 @@ import psutil
 from bench.machine import pin
 from deskgrid.images.fetch.source import Origin
 from deskgrid.images.serve.launch import Server
-from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.prefetch import Prefetch
 from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.store import ChunkStore, StoreLimits
 from tests.images.chunks.nbd_client import Client
@@ -33,9 +33,9 @@ def speeds(
     store = ChunkStore(work / "store", limits)
     origin = Origin(f"file://{work / 'www'}")
     with store.admit(manifest) as image:
-        server = Server(ServeOrder(str(store.folder), limits, image.digest, (origin,), How.ALL), KEY, say)
+        server = Server(ServeOrder(str(store.folder), limits, image.digest, (origin,), Prefetch.ALL), KEY, say)
         try:
-            while not server.status().ahead_done:
+            while not server.status().prefetched:
                 time.sleep(0.2)
             pin(server.process.pid, core)
             client = Client(server.socket)

@@ -43,7 +43,7 @@ from deskgrid.images.publish.publish import Publication, Published, publish
 from deskgrid.images.publish.trial import keep_reads, kept_reads
 from deskgrid.images.publish.trial_boot import QEMU, try_out
 from deskgrid.images.serve.launch import Server
-from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.prefetch import Prefetch
 from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.store import ChunkStore
 
@@ -203,7 +203,7 @@ def _boots(ours: Ours, work: Path, count: int, say: Say) -> Iterator[Figure]:
         for number in range(count):
             say(f"boot {number + 1} of {count}, from a plain qcow2 and from the store")
             first = seconds_to_joined(qemu, source, f"format=qcow2,cache=none,file={plain}")
-            server = Server(ServeOrder(str(store.folder), UNCACHED, image.digest, (origin,), How.ALL), KEY, say)
+            server = Server(ServeOrder(str(store.folder), UNCACHED, image.digest, (origin,), Prefetch.ALL), KEY, say)
             try:
                 base = f"format=raw,file=nbd+unix:///disk?socket={server.socket}"
                 beside.append((seconds_to_joined(qemu, source, base), first))

@@ -20,7 +20,7 @@ from deskgrid.images.format import published
 from deskgrid.images.format.keys import ProjectKey
 from deskgrid.images.publish.publish import Publication, publish
 from deskgrid.images.serve.launch import disk_server
-from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.prefetch import Prefetch
 from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.wire.disk import DiskServer, OpenedImage
@@ -77,7 +77,7 @@ class ServedRig(QemuRig):
         """What serves the disk."""
         content = manifest_of(self.image)
         digest = "f" * 64 if missing else published.digest(content)
-        order = ServeOrder(str(self.store.folder), self.store.limits, digest, (self.origin,), How.NOT)
+        order = ServeOrder(str(self.store.folder), self.store.limits, digest, (self.origin,), Prefetch.NOT)
         return disk_server(self.change(order), self.key, published.decode(content)[0])
 
     def dressed(self, spec: VmSpec) -> VmSpec:

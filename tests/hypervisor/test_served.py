@@ -333,7 +333,7 @@ def test_the_disk_server_stays_out_of_the_owner_s_way_with_all_its_threads(rig: 
 def test_an_order_is_not_changed_on_its_way(rig: ServedRig) -> None:
     """The opening is bytes of any kind, up to the largest order that is taken."""
     rig.change = lambda order: ServeOrder(
-        order.store, order.limits, order.digest, (*[order.sources[0]] * 300,), order.ahead, order.bytes_per_second
+        order.store, order.limits, order.digest, (*[order.sources[0]] * 300,), order.prefetch, order.bytes_per_second
     )
     vm = rig.start("obedient")
     rig.wait(vm, Alive)

@@ -20,7 +20,7 @@ from deskgrid.images.format import manifest as built
 from deskgrid.images.format.keys import ProjectKey
 from deskgrid.images.publish.publish import Publication, Published, publish
 from deskgrid.images.serve.launch import disk_server
-from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.prefetch import Prefetch
 from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.model.lease import Size
@@ -49,7 +49,7 @@ class ImageRig(QemuRig):
         self.store = ChunkStore(folder / "store", StoreLimits(1 << 40, 0))
         with self.store.admit(published.path.read_bytes()) as admitted:
             origin = Origin(f"file://{web}")
-            order = ServeOrder(str(self.store.folder), self.store.limits, admitted.digest, (origin,), How.NOT)
+            order = ServeOrder(str(self.store.folder), self.store.limits, admitted.digest, (origin,), Prefetch.NOT)
         self.server = disk_server(order, KEY, self.manifest)
         super().__init__()
 

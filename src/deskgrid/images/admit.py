@@ -16,7 +16,7 @@ from deskgrid.images.fetch.source import Origin
 from deskgrid.images.format import published
 from deskgrid.images.format.published import HOLE
 from deskgrid.images.serve.launch import disk_server
-from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.prefetch import Prefetch
 from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.index import HeldImage
 from deskgrid.images.store.store import ChunkStore, StoreLimits
@@ -66,7 +66,7 @@ def _admit(store: ChunkStore, question: AdmitQuestion, wanted: Version) -> Admis
             limits=store.limits,
             digest=image.digest,
             sources=_sources(question),
-            ahead=How.BOOT,
+            prefetch=Prefetch.BOOT,
             bytes_per_second=question.allowance.bytes_per_second,
         )
         server = disk_server(order, b"", image.manifest)

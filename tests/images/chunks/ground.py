@@ -12,7 +12,7 @@ from deskgrid.coordinator.authority import Authority
 from deskgrid.images.fetch.source import Origin
 from deskgrid.images.format.keys import ProjectKey
 from deskgrid.images.publish.publish import Publication, Published, publish
-from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.prefetch import Prefetch
 from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.store import ChunkStore, StoreLimits
 
@@ -63,9 +63,9 @@ def origin(folder: Path) -> Origin:
     return Origin(f"file://{folder / 'server'}")
 
 
-def order(store: ChunkStore, digest: str, *sources: Origin, ahead: How = How.NOT) -> ServeOrder:
+def order(store: ChunkStore, digest: str, *sources: Origin, prefetch: Prefetch = Prefetch.NOT) -> ServeOrder:
     """What a process that serves is told."""
-    return ServeOrder(str(store.folder), store.limits, digest, sources, ahead)
+    return ServeOrder(str(store.folder), store.limits, digest, sources, prefetch)
 
 
 class Web:

@@ -21,7 +21,7 @@ from deskgrid.images.publish.publish import Published
 from deskgrid.images.publish.trial import trial
 from deskgrid.images.serve import launch
 from deskgrid.images.serve.launch import Server, blockdev
-from deskgrid.images.serve.prefetch import How
+from deskgrid.images.serve.prefetch import Prefetch
 from deskgrid.images.serve.serve import ServeOrder
 from deskgrid.images.store.store import ChunkStore, StoreLimits
 from deskgrid.wire.disk import MESSAGES, DiskCommand
@@ -58,7 +58,7 @@ def _reads_right(folder: Path, path: Path, times: int = 60) -> None:
 
 
 def test_a_guest_reads_what_was_published_while_it_is_fetched(tmp_path: Path, asked: ServeOrder) -> None:
-    server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
+    server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), prefetch=Prefetch.ALL), KEY)
     try:
         _reads_right(tmp_path, server.socket)
         for export in ("kernel", "initrd"):
@@ -104,7 +104,9 @@ def test_what_waits_holds_up_nobody_who_reads_what_is_here(tmp_path: Path, asked
 
 
 def test_with_a_full_store_the_guest_reads_all_the_same(tmp_path: Path, asked: ServeOrder) -> None:
-    small = msgspec.structs.replace(asked, limits=StoreLimits(60_000, 0), sources=(origin(tmp_path),), ahead=How.ALL)
+    small = msgspec.structs.replace(
+        asked, limits=StoreLimits(60_000, 0), sources=(origin(tmp_path),), prefetch=Prefetch.ALL
+    )
     server = Server(small, KEY)
     try:
         _reads_right(tmp_path, server.socket, 20)
@@ -183,7 +185,7 @@ def test_a_wrong_key_is_refused_with_a_sentence(asked: ServeOrder) -> None:
 def test_key_and_canary_are_in_no_argument_environment_or_file_running_or_killed(
     tmp_path: Path, asked: ServeOrder
 ) -> None:
-    server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
+    server = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), prefetch=Prefetch.ALL), KEY)
     try:
         _reads_right(tmp_path, server.socket, 10)
         proc = Path(f"/proc/{server.process.pid}")
@@ -199,9 +201,9 @@ def test_key_and_canary_are_in_no_argument_environment_or_file_running_or_killed
 
 
 def test_after_kill_9_another_goes_on_with_what_was_fetched(tmp_path: Path, asked: ServeOrder) -> None:
-    first = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), ahead=How.ALL), KEY)
+    first = Server(msgspec.structs.replace(asked, sources=(origin(tmp_path),), prefetch=Prefetch.ALL), KEY)
     _reads_right(tmp_path, first.socket, 10)
-    eventually(lambda: first.status().ahead_done)
+    eventually(lambda: first.status().prefetched)
     first.process.kill()
     first.process.wait()
     first.close()
@@ -279,15 +281,15 @@ def test_a_trial_boot_notes_what_is_read_first(tmp_path: Path) -> None:
 def test_going_ahead_stops_at_once_and_resumes(tmp_path: Path, asked: ServeOrder) -> None:
     with web(tmp_path / "server") as source:
         source.behave = "stalls"
-        server = Server(msgspec.structs.replace(asked, sources=(source.origin,), ahead=How.ALL), KEY)
+        server = Server(msgspec.structs.replace(asked, sources=(source.origin,), prefetch=Prefetch.ALL), KEY)
         try:
             assert source.stalled.wait(20)
             server.ask("pause")
             source.behave, source.ranges = "", []
             time.sleep(0.7)
-            assert not source.ranges and not server.status().ahead_done
+            assert not source.ranges and not server.status().prefetched
             server.ask("resume")
-            eventually(lambda: server.status().ahead_done)
+            eventually(lambda: server.status().prefetched)
         finally:
             server.close()
 

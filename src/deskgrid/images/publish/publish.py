@@ -151,7 +151,7 @@ def publish(
 
 _WHAT = ("project", "image name", "version")
 RESERVED = ("images", "metadata", "pending", "targets")
-"""Folders beside those of projects (`trust/pages.py`)."""
+"""Folders beside those of projects (`trust/signing/folder.py`)."""
 
 
 class _Stream:

@@ -144,7 +144,7 @@ class Connection:
             try:
                 parts = blocks.read(offset, length)
             except ImageError:
-                parts = None  # the other lane reports it
+                parts = None  # who fetches reports it
             if parts is not None:
                 self._hold(cookie, 0, parts, length)
             else:

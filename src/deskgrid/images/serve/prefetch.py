@@ -1,14 +1,14 @@
-"""What a guest reads is brought by two lanes, what it waits for and what it will read soon, and unpacked before it
-asks.
+"""What a guest waits for is fetched on demand; what it will read soon is prefetched, and unpacked before it asks.
 
 Rules:
-- The urgent lane serves requests that wait, all that have come at once; it takes what follows in the pack along,
-  since who reads here mostly reads on. Each lane has connections of its own, so that the urgent one waits for nobody;
-  but what the other lane brings in a moment it does not ask for once more.
-- The other lane goes ahead: the boot order first, then, when asked to, the rest. It pauses and goes on by command.
+- On demand: requests that wait are served all at once; what follows in the pack is taken along, since who reads here
+  mostly reads on. Demand and prefetch have connections of their own, so that demand waits for nobody; but what the
+  prefetch brings in a moment is not asked for once more.
+- The prefetch brings the boot order first, then, when asked to, the rest. It pauses and goes on by command.
 - While sources are away both try again, for ever: the guest waits, and gets no error.
-- What a boot reads is unpacked ahead: it follows the boot order, a bounded number of pieces before what the guest has
-  read; what is not in the store yet it waits for a little, then leaves it to whoever needs it.
+- Read-ahead: what a boot reads is unpacked before the guest asks. It follows the boot order, a bounded number of
+  pieces before what the guest has read; what is not in the store yet it waits for a little, then leaves it to whoever
+  needs it.
 - It never makes the memory for plain pieces larger, and notes no reads: those are the guest's.
 - It sleeps until the guest has read on; it ends with the boot order.
 """
@@ -31,8 +31,8 @@ _PAUSE_SECONDS = 0.5
 _SOON_SECONDS = 0.005
 
 
-class How(StrEnum):
-    """How far to go ahead."""
+class Prefetch(StrEnum):
+    """What is prefetched."""
 
     NOT = "not"
     BOOT = "boot"
@@ -48,20 +48,20 @@ class WaitingRead(msgspec.Struct, frozen=True, eq=False):
     answer: Callable[[list[Part] | None], None]
 
 
-class PrefetchLanes:
+class PieceFetch:
     """See the module."""
 
     def __init__(
-        self, store: ChunkStore, pieces: Pieces, fetchers: tuple[Fetcher, Fetcher], how: How, report: Report
+        self, store: ChunkStore, pieces: Pieces, fetchers: tuple[Fetcher, Fetcher], what: Prefetch, report: Report
     ) -> None:
-        """Begin. fetchers: for the urgent lane and for the other; how: what the other brings."""
+        """Begin. fetchers: for what is demanded, and for the prefetch; what: to prefetch."""
         self._store, self._pieces, self._report = store, pieces, report
-        self._urgent, self._ahead = fetchers
+        self._demand, self._prefetch = fetchers
         self._new = threading.Condition()
         self._queue: list[WaitingRead] = []
         self._ending = threading.Event()
-        self._between = how is not How.NOT
-        """Whether the other lane is about to ask for something."""
+        self._between = what is not Prefetch.NOT
+        """Whether the prefetch is about to ask for something."""
 
         self._go = threading.Event()
         self._go.set()
@@ -69,10 +69,10 @@ class PrefetchLanes:
         self._waiting_since: float | None = None
         self.away = ""
         """Why the guest waits now; "" when it does not wait for a source."""
-        self.ahead_done = False
+        self.prefetched = False
         self._threads = [
-            threading.Thread(target=self._serve_urgent, name="urgent", daemon=True),
-            threading.Thread(target=self._go_ahead, args=(how,), name="ahead", daemon=True),
+            threading.Thread(target=self._serve_demand, name="demand", daemon=True),
+            threading.Thread(target=self._run_prefetch, args=(what,), name="prefetch", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -84,18 +84,18 @@ class PrefetchLanes:
             self._new.notify()
 
     def pause(self, paused: bool) -> None:
-        """Stop at once or resume going ahead; what is being read is fetched all the same."""
+        """Stop at once or resume the prefetch; what is being read is fetched all the same."""
         if paused:
             self._go.clear()
-        self._ahead.pause(paused)
+        self._prefetch.pause(paused)
         if not paused:
             self._go.set()
 
     def close(self) -> None:
-        """End both lanes at once."""
+        """End both at once."""
         self._ending.set()
         self._go.set()
-        for fetcher in (self._urgent, self._ahead):
+        for fetcher in (self._demand, self._prefetch):
             fetcher.stop()
         with self._new:
             self._new.notify()
@@ -105,20 +105,20 @@ class PrefetchLanes:
     @property
     def fetched_bytes(self) -> int:
         """What came from sources."""
-        return self._urgent.fetched_bytes + self._ahead.fetched_bytes
+        return self._demand.fetched_bytes + self._prefetch.fetched_bytes
 
     @property
     def waited_seconds(self) -> float:
-        """How long somebody has waited in all, the present wait included."""
+        """Prefetch long somebody has waited in all, the present wait included."""
         since = self._waiting_since
         return self._waited_seconds + (time.monotonic() - since if since is not None else 0.0)
 
     @property
     def requests(self) -> int:
-        """How often a source was asked."""
-        return self._urgent.requests + self._ahead.requests
+        """Prefetch often a source was asked."""
+        return self._demand.requests + self._prefetch.requests
 
-    def _serve_urgent(self) -> None:
+    def _serve_demand(self) -> None:
         while not self._ending.is_set():
             with self._new:
                 while not self._queue and not self._ending.is_set():
@@ -152,10 +152,10 @@ class PrefetchLanes:
         try:
             for pack, blobs in wanted.items():
                 lacking = self._pieces.lacking(pack, blobs)
-                if lacking and (self._between or self._ahead.soon(pack, lacking)):
+                if lacking and (self._between or self._prefetch.soon(pack, lacking)):
                     self._ending.wait(_SOON_SECONDS)
                 elif lacking:
-                    self._urgent.bring(pack, self._along(pack, lacking), self._pieces.keep)
+                    self._demand.bring(pack, self._along(pack, lacking), self._pieces.keep)
             self.away = ""
         except NoSource as error:
             if not self.away:
@@ -170,21 +170,21 @@ class PrefetchLanes:
 
     def _along(self, pack: int, lacking: set[int]) -> set[int]:
         """What is lacking, and what follows it and is lacking too, up to some length."""
-        index = self._urgent.index(pack)
+        index = self._demand.index(pack)
         last = max(lacking)
         until = index.offsets[last + 1] + _ALONG_BYTES
-        following = {blob for blob in self._urgent.needed(pack) if last < blob and index.offsets[blob + 1] <= until}
+        following = {blob for blob in self._demand.needed(pack) if last < blob and index.offsets[blob + 1] <= until}
         return lacking | self._pieces.lacking(pack, following)
 
-    def _go_ahead(self, how: How) -> None:
-        if how is How.NOT:
+    def _run_prefetch(self, what: Prefetch) -> None:
+        if what is Prefetch.NOT:
             return
         try:
-            for boot_only in (True, False) if how is How.ALL else (True,):
-                for pack, blobs in self._ahead.batches(boot_only):
+            for boot_only in (True, False) if what is Prefetch.ALL else (True,):
+                for pack, blobs in self._prefetch.batches(boot_only):
                     if not self._brought(pack, blobs):
                         return
-            self.ahead_done = True
+            self.prefetched = True
         finally:
             self._between = False
 
@@ -197,19 +197,19 @@ class PrefetchLanes:
             try:
                 lacking = self._pieces.lacking(pack, blobs)
                 self._between = False
-                self._ahead.bring(pack, lacking, most=LONG_BYTES)
+                self._prefetch.bring(pack, lacking, most=LONG_BYTES)
                 self._between = True
                 return True
             except NoSource as error:
                 self._ending.wait(max(_PAUSE_SECONDS, error.again_at - time.monotonic()))
             except (Stopped, StoreFull) as error:
                 if isinstance(error, StoreFull):
-                    self._report(f"{error}; nothing more is fetched ahead of need")
+                    self._report(f"{error}; nothing more is prefetched")
                 return False
         return False
 
 
-__all__ = ["How", "Missing", "PrefetchLanes", "WaitingRead"]
+__all__ = ["Missing", "PieceFetch", "Prefetch", "WaitingRead"]
 
 AHEAD_PIECES = 1024
 """At most 16 MiB, mostly 11: less than the plain pieces that are kept."""
@@ -224,7 +224,7 @@ class ReadAhead:
         """Begin. order: numbers of the disk's pieces, as a boot reads them."""
         self._pieces, self._order = pieces, order
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._go, name="warm", daemon=True)
+        self._thread = threading.Thread(target=self._go, name="read-ahead", daemon=True)
         self._thread.start()
 
     @property

@@ -31,7 +31,7 @@ from deskgrid.images.format.keys import KEY_BYTES, ProjectKey
 from deskgrid.images.format.published import STREAMS, boot_order, span
 from deskgrid.images.format.ranges import ByteRate
 from deskgrid.images.serve.nbd import Connection
-from deskgrid.images.serve.prefetch import How, PrefetchLanes, ReadAhead, WaitingRead
+from deskgrid.images.serve.prefetch import PieceFetch, Prefetch, ReadAhead, WaitingRead
 from deskgrid.images.serve.reader import PLAIN_BYTES, Part, Pieces, StreamBlocks
 from deskgrid.images.store.store import Admitted, ChunkStore, StoreLimits
 from deskgrid.model.values.outside import read_json
@@ -44,30 +44,30 @@ _NO_FILE = "-"
 
 
 class ServeOrder(msgspec.Struct, frozen=True):
-    """What to serve. digest: of an image that was admitted. ahead: how far to fetch. bytes_per_second: 0: no limit."""
+    """What to serve. digest: of an image that was admitted. bytes_per_second: 0: no limit."""
 
     store: str
     limits: StoreLimits
     digest: str
     sources: tuple[Origin, ...] = ()
-    ahead: How = How.BOOT
+    prefetch: Prefetch = Prefetch.BOOT
     bytes_per_second: int = 0
     plain_bytes: int = PLAIN_BYTES
 
 
 class ServeStatus(msgspec.Struct, frozen=True):
-    """How it goes. away: why the guest waits; "" when it does not. ahead_done: all was fetched ahead that should be."""
+    """How it goes. away: why the guest waits; "" when it does not. prefetched: whether all was that should be."""
 
     fetched_bytes: int
     requests: int
     waited_seconds: float
     away: str
-    ahead_done: bool
+    prefetched: bool
     read_pieces: int
 
 
 class _Service:
-    """Store, lanes and socket of one image."""
+    """Store, fetchers and socket of one image."""
 
     def __init__(self, order: ServeOrder, key: memoryview, room: LockedPage, listen: str, stack: ExitStack) -> None:
         if not Path(order.store).is_dir():
@@ -78,10 +78,12 @@ class _Service:
         stack.callback(store.close)
         self._image: Admitted = stack.enter_context(store.admit(store.manifest_of(order.digest)))
         self._pieces = Pieces(store, self._image, ProjectKey(key, room), order.plain_bytes)
-        urgent, ahead = (Fetcher(store, self._image, open_sources(order.sources), self._pace, said) for _ in range(2))
-        self._urgent = urgent
-        self._lanes = PrefetchLanes(store, self._pieces, (urgent, ahead), order.ahead, self._report)
-        self._warm: ReadAhead | None = None
+        demand, prefetch = (
+            Fetcher(store, self._image, open_sources(order.sources), self._pace, said) for _ in range(2)
+        )
+        self._demand = demand
+        self._fetch = PieceFetch(store, self._pieces, (demand, prefetch), order.prefetch, self._report)
+        self._read_ahead: ReadAhead | None = None
         self._filled: SimpleQueue[list[Part] | None] = SimpleQueue()
         stack.callback(self.end)
         self._exports = {name: StreamBlocks(self._pieces, self._image, name) for name in STREAMS}
@@ -97,23 +99,25 @@ class _Service:
                 length = min(_FILL_BYTES, blocks.size - offset)
                 parts = blocks.read(offset, length)
                 if parts is None:
-                    self._lanes.wait_for(WaitingRead(blocks, offset, length, self._filled.put))
+                    self._fetch.wait_for(WaitingRead(blocks, offset, length, self._filled.put))
                     parts = self._filled.get()
                 if parts is None:
                     raise ImageError(f"image {self._image.digest[:12]}…: its {stream} can't be read; publish it again")
                 file.writelines(parts)
 
-    def warm(self) -> None:
+    def read_ahead(self) -> None:
         """Begin to unpack what a boot reads, ahead of the guest."""
         order = boot_order(self._image.manifest)
-        self._warm = ReadAhead(self._pieces, [number for number in order if number < self._image.manifest.disk.pieces])
+        self._read_ahead = ReadAhead(
+            self._pieces, [number for number in order if number < self._image.manifest.disk.pieces]
+        )
 
     def end(self) -> None:
-        """End both lanes, and whatever waits for them."""
-        if self._warm is not None:
-            self._warm.close()
+        """End the fetchers, and whatever waits for them."""
+        if self._read_ahead is not None:
+            self._read_ahead.close()
         self._filled.put(None)
-        self._lanes.close()
+        self._fetch.close()
 
     def do(self, command: DiskCommand) -> object:
         """Obey a command; return its answer."""
@@ -125,21 +129,21 @@ class _Service:
             return {"order": self._first_reads()}
         elif command.do != "status":
             return {"unknown": command.do}
-        lanes = self._lanes
+        fetch = self._fetch
         return ServeStatus(
-            lanes.fetched_bytes,
-            lanes.requests,
-            round(lanes.waited_seconds, 3),
-            "" if self._paused else lanes.away,
-            lanes.ahead_done,
+            fetch.fetched_bytes,
+            fetch.requests,
+            round(fetch.waited_seconds, 3),
+            "" if self._paused else fetch.away,
+            fetch.prefetched,
             len(self._pieces.first_reads),
         )
 
     def _pause(self, paused: bool) -> None:
         """Stop fetching at once, also what a guest waits for: it is paused too."""
         self._paused = paused
-        self._urgent.pause(paused)
-        self._lanes.pause(paused)
+        self._demand.pause(paused)
+        self._fetch.pause(paused)
 
     def _report(self, sentence: str) -> None:
         if not self._paused:
@@ -162,7 +166,7 @@ class _Service:
                 link.close()
                 continue
             link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-            connection = Connection(link, self._exports, self._lanes.wait_for)
+            connection = Connection(link, self._exports, self._fetch.wait_for)
             threading.Thread(target=connection.serve, name="nbd", daemon=True).start()
 
     def _close(self, path: str) -> None:
@@ -187,7 +191,7 @@ def main() -> int:
             for stream, handle in zip(("kernel", "initrd"), files, strict=True):
                 if handle != _NO_FILE:
                     service.fill(stream, int(handle))
-            service.warm()
+            service.read_ahead()
         except (ImageError, msgspec.MsgspecError, OSError) as error:
             if over.is_set():
                 return 0
