@@ -9,6 +9,7 @@ Rules:
 """
 
 import logging
+import os
 import subprocess
 import threading
 import time
@@ -22,8 +23,8 @@ from deskgrid.host.system.programs import KEPT, SPARING, environment, python
 from deskgrid.model.desktop import Availability
 from deskgrid.model.policy import Policy
 from deskgrid.model.values.backoff import Backoff
-from deskgrid.wire.disk import MESSAGES, DiskCommand
-from deskgrid.wire.lines import encode
+from deskgrid.wire.disk import LINE_BYTES, MESSAGES, DiskCommand
+from deskgrid.wire.lines import Lines, encode
 from deskgrid.wire.neighbour import NeighbourTask
 
 log = logging.getLogger("deskgrid.agent")
@@ -82,7 +83,7 @@ class Neighbour:
             log.warning("neighbours: the process that gives to them did not start: %s", error.strerror)
             return
         serving = NeighbourTask(str(self._store), rate, port=self._listen_port)
-        self._say(msgspec.json.encode(serving) + b"\n")
+        self._say(encode(serving))
         threading.Thread(target=self._listen, args=(self._process,), name="neighbour", daemon=True).start()
 
     def _say(self, line: bytes) -> None:
@@ -94,14 +95,16 @@ class Neighbour:
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         """Hear what it says until it ends; in a thread of its own."""
         assert process.stdout is not None
-        with process.stdout as lines:
-            for line in lines:
-                with suppress(msgspec.MsgspecError):
-                    word = MESSAGES.decode(line)
-                    if word.said:
-                        log.warning("%s", word.said)
-                    if word.ready is not None:
-                        self._set_port(process, int(word.ready["port"]))
+        lines = Lines(LINE_BYTES)
+        with process.stdout as stream:
+            while data := os.read(stream.fileno(), LINE_BYTES):
+                for line in lines.feed(data):
+                    with suppress(msgspec.MsgspecError, KeyError, TypeError, ValueError):
+                        word = MESSAGES.decode(line)
+                        if word.said:
+                            log.warning("%s", word.said)
+                        if word.ready is not None:
+                            self._set_port(process, int(word.ready["port"]))
         process.wait()
         self._set_port(process, 0)
 
