@@ -40,7 +40,7 @@ class GuestSettings(msgspec.Struct, frozen=True):
     ] = "10.0.2.2:9618"
     trust_domain: Annotated[str, Help("HTCondor's TRUST_DOMAIN")] = "deskgrid"
     unused_seconds: Annotated[
-        int, msgspec.Meta(ge=10, le=7 * 86400), Help("a VM without a claim for so long leaves by itself")
+        int, msgspec.Meta(ge=10, le=7 * 86400), Help("a VM leaves by itself after this long without a claim")
     ] = 600
     token_seconds: Annotated[
         int,
@@ -117,13 +117,13 @@ class CoordinatorSettings(msgspec.Struct, frozen=True):
     advertise_seconds: Annotated[Positive, Help("offline ads are refreshed so often")] = 60.0
     pool_seconds: Annotated[Positive, Help("HTCondor is given up for this cycle after")] = 60.0
     negotiation_seconds: Annotated[
-        Positive, Help("HTCondor has surely negotiated in so long (for the answers of `why`)")
+        Positive, Help("within this time HTCondor has surely negotiated (for the answers of `why`)")
     ] = 90.0
     keep_days: Annotated[
         float,
         msgspec.Meta(ge=8, le=36525),
         Help(
-            "ended leases with their stories, spent tokens, and what revoked desktops were made of are kept for so long"
+            "ended leases with their stories, spent tokens, and what revoked desktops were made of are kept this long"
         ),
     ] = 90.0
     audit_days: Annotated[float, msgspec.Meta(ge=8, le=36525), Help("the same for the audit")] = 400.0

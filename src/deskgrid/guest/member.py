@@ -499,7 +499,7 @@ def live(port: Port, daemon: Daemon, clock: Clock, unused_seconds: float, trial:
 
 
 def farewell(port: Port, cause: str, sentence: str, seconds: float) -> None:
-    """Say that nothing runs here any more, each second for so long."""
+    """Say each second, for this time, that nothing runs here any more."""
     until = time.monotonic() + seconds
     while True:
         port.say(type="left", cause=cause, sentence=sentence[:300])

@@ -19,15 +19,15 @@ class PlanSettings(msgspec.Struct, frozen=True):
     """How boldly the planner acts."""
 
     lease_seconds: Annotated[Span, Help("how long a lease holds without being renewed")] = 300.0
-    stale_seconds: Annotated[Span, Help("a desktop silent for so long is not counted on")] = 120.0
+    stale_seconds: Annotated[Span, Help("a desktop that is silent for this long is not counted on")] = 120.0
     match_seconds: Annotated[Span, Help("a match of the negotiator older than this is no demand")] = 180.0
     ramp: Annotated[Count, Help("new leases in one cycle")] = 20
     max_starting: Annotated[Count, Help("leases that may be on their way to the pool at once")] = 100
-    join_seconds: Annotated[Span, Help("a VM that has not joined after so long is no longer counted as on its way")] = (
-        900.0
-    )
+    join_seconds: Annotated[
+        Span, Help("a VM that has not joined after this time is no longer counted as on its way")
+    ] = 900.0
     settle_seconds: Annotated[
-        Span, Help("a VM that has joined counts as on its way for so long, or until it is claimed")
+        Span, Help("a VM that has joined counts as on its way for this time, or until it is claimed")
     ] = 60.0
     backoff_seconds: Annotated[Span, Help("first wait after failures")] = 60.0
     backoff_max_seconds: Annotated[Span, Help("longest wait after failures")] = 3600.0

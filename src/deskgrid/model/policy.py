@@ -86,11 +86,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ()
     idle_seconds: Annotated[
         Seconds,
-        Meaning(MORE, "presence", "no sign of an owner for so long before a VM starts, with somebody logged in"),
+        Meaning(MORE, "presence", "time without a sign of an owner before a VM starts, with somebody logged in"),
     ] = 600.0
     idle_seconds_nobody: Annotated[Seconds, Meaning(MORE, "presence", "the same with nobody logged in")] = 300.0
     resume_seconds: Annotated[
-        Seconds, Meaning(MORE, "presence", "no sign of an owner for so long before a paused VM goes on")
+        Seconds, Meaning(MORE, "presence", "time without a sign of an owner before a paused VM goes on")
     ] = 15.0
     locked_is_away: Annotated[bool, Meaning(NO, "presence", "a locked session counts as nobody logged in")] = False
     remote_sessions: Annotated[
@@ -131,7 +131,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     others_cpu_max: Annotated[
         Share, Meaning(LESS, "load", "share of all processors that other programs may use; above it, VMs make way")
     ] = 0.5
-    others_cpu_seconds: Annotated[Seconds, Meaning(LESS, "load", "… for so long")] = 60.0
+    others_cpu_seconds: Annotated[Seconds, Meaning(LESS, "load", "… for this time")] = 60.0
     memory_reserve_bytes: Annotated[Bytes, Meaning(MORE, "memory", "left to the system when a VM starts, always")] = (
         2 * GIB
     )
@@ -170,11 +170,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Share, Meaning(LESS, "limits", "share of the processors for those, counted in the same way")
     ] = 0.25
     boot_delay_seconds: Annotated[
-        Seconds, Meaning(MORE, "starts", "no start for so long after the computer has started")
+        Seconds, Meaning(MORE, "starts", "time after the start of the computer without a start")
     ] = 120.0
     start_spacing_seconds: Annotated[Seconds, Meaning(MORE, "starts", "least time between two starts here")] = 5.0
     start_offset_seconds: Annotated[
-        Seconds, Meaning(MORE, "starts", "each desktop waits a time of its own, up to so long, before the first start")
+        Seconds, Meaning(MORE, "starts", "each desktop waits a time of its own, at most this, before the first start")
     ] = 60.0
     grace_seconds: Annotated[
         Grace, Meaning(LESS, "leaving", "how long a VM stays paused before it leaves, while memory is ample")

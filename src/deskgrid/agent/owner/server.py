@@ -79,7 +79,7 @@ class LocalServer:
         limits: SocketLimits = DEFAULT,
     ) -> None:
         self.path, self.limits = path, limits
-        self._clerk, self._told = OwnerRequests(wishes, status, wish, dump, wall), told
+        self._requests, self._told = OwnerRequests(wishes, status, wish, dump, wall), told
         self._pace, self._arrivals = AccountPace(limits), AccountPace(limits)
         self._selector = selectors.DefaultSelector()
         self._bell, self._rope = socket.socketpair()
@@ -98,7 +98,7 @@ class LocalServer:
     def start(self) -> None:
         """Listen. Raises: LocalError."""
         self._listen()
-        self._clerk.obey()
+        self._requests.obey()
         self._thread.start()
 
     def mend(self) -> None:
@@ -169,7 +169,7 @@ class LocalServer:
         ends += waits
         if self._resting_until is not None:
             ends.append(self._resting_until - now)
-        if (seconds := self._clerk.look_again_seconds()) is not None:
+        if (seconds := self._requests.look_again_seconds()) is not None:
             ends.append(seconds)
         return max(0.0, min(ends)) + 0.01 if ends else None
 
@@ -184,8 +184,8 @@ class LocalServer:
             self._resting_until = None
             if self._listener is not None:
                 self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
-        if self._clerk.look_again_seconds() == 0.0:
-            self._clerk.obey()
+        if self._requests.look_again_seconds() == 0.0:
+            self._requests.obey()
 
     # -- listening ------------------------------------------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class LocalServer:
             peer.told = True
             self._told(peer.uid, question.reading)
             return
-        self._say(peer, self._clerk.answer(peer.uid, question))
+        self._say(peer, self._requests.answer(peer.uid, question))
 
     def _say(self, peer: _Peer, answer: Answer) -> None:
         peer.going += encode(answer)

@@ -15,7 +15,7 @@ class View(msgspec.Struct, frozen=True):
     """What the last cycle saw and decided; before the first one, nothing.
 
     ads: what HTCondor was told could be started. ads_since, idle_since: for how long an ad has been there, a group of
-    jobs has been idle (by `JobGroup.key`). negotiation_seconds: HTCondor has surely negotiated in so long.
+    jobs has been idle (by `JobGroup.key`). negotiation_seconds: within this time HTCondor has surely negotiated.
     absent: names of images that are known and not on offer, with why. passed: groups of jobs that machines came for in
     vain, by the same key.
     """
