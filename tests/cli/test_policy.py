@@ -61,7 +61,7 @@ def test_show_why_tells_files_meanings_and_what_is_ignored(deskgrid: Command, fo
     said = deskgrid("policy", "show", "--folder", folder, "--why")
     assert f"group: {folder}/group.toml" in said.out
     assert f"ignored: idle_seconds = 30 s of {folder}/group.toml. The group's layer may only tighten" in said.out
-    assert "no sign of an owner for so long before a paused VM goes on" in said.out
+    assert "time without a sign of an owner before a paused VM goes on" in said.out
 
 
 def test_show_for_programs_has_settings_layers_and_what_is_ignored(deskgrid: Command, folder: Path) -> None:
