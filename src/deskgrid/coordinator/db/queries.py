@@ -150,12 +150,11 @@ def note(connection: sa.Connection, who: str, what: str, now: datetime) -> None:
 
 def write_leases(connection: sa.Connection, records: Sequence[LeaseRecord]) -> None:
     """Write leases as they are now, new ones and known ones."""
-    c = db.leases.c
+    update = db.leases.update().where(db.leases.c.vm_id == sa.bindparam("which"))
     for record in records:
         values = _lease_values(record)
-        known = connection.execute(db.leases.update().where(c.vm_id == record.lease.vm_id).values(**values)).rowcount
-        if not known:
-            connection.execute(db.leases.insert().values(**values))
+        if not connection.execute(update, {"which": record.lease.vm_id, **values}).rowcount:
+            connection.execute(db.leases.insert(), values)
 
 
 def live_leases(connection: sa.Connection) -> list[LeaseRecord]:
@@ -214,7 +213,7 @@ def write_story(connection: sa.Connection, lines: Sequence[StoryLine]) -> list[S
         told.add(key)
         values = msgspec.structs.asdict(line)
         del values["id"]
-        made = connection.execute(db.story.insert().values(**values)).inserted_primary_key
+        made = connection.execute(db.story.insert(), values).inserted_primary_key
         written.append(msgspec.structs.replace(line, id=made[0] if made else 0))
     return written
 

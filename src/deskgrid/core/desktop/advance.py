@@ -68,7 +68,8 @@ def advance(state: AgentState, given: Iterable[Input], now: datetime) -> tuple[A
         What is known now, and what drivers must do, in order.
     """
     given = tuple(given)
-    work = _Work(_applied(state, given, now), now)
+    known = _applied(state, given, now)
+    work = _Work(known, now)
     if any(isinstance(one, Sensed | Wished | Ruled) for one in given):
         work.obey_owner()
     for one in given:
@@ -88,7 +89,7 @@ def advance(state: AgentState, given: Iterable[Input], now: datetime) -> tuple[A
             case _:
                 assert_never(one)
     work.obey_time()
-    return derived(work.state, now), tuple(work.acts)
+    return known if work.state is known else derived(work.state, now), tuple(work.acts)
 
 
 def _applied(state: AgentState, given: tuple[Input, ...], now: datetime) -> AgentState:

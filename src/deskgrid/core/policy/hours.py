@@ -67,10 +67,9 @@ def _holding(windows: Sequence[Window], at: datetime, without: Collection[date])
     """The window that holds at a time on the wall, and ends last."""
     found: list[tuple[datetime, str]] = []
     for day in (at.date() - _DAY, at.date()):
-        midnight = datetime.combine(day, datetime.min.time())
-        for each in windows:
-            start, end = midnight + each.start * _MINUTE, midnight + each.end * _MINUTE
-            if day.weekday() in each.days and day not in without and start <= at < end:
+        weekday, midnight = day.weekday(), datetime.combine(day, datetime.min.time())
+        for each in () if day in without else windows:
+            if weekday in each.days and midnight + each.start * _MINUTE <= at < (end := midnight + each.end * _MINUTE):
                 found.append((end, each.text))
     if not found:
         return None
