@@ -16,7 +16,7 @@ from deskgrid.model.presence import Ending, Reading, SessionReading
 from deskgrid.presence.contract import Presence, SystemPresence
 from deskgrid.presence.fake import AWAY, PRESENT, FakePresence, Has, Owner, set_presence
 from deskgrid.presence.linux.presence import LinuxPresence, Roots
-from tests.presence.mock_bus import MANAGER, NETWORK, SESSION, MockBus, needs_bus
+from tests.presence.bus_with_services import MANAGER, NETWORK, SESSION, BusWithServices, needs_bus
 from tests.waiting import SOON_SECONDS, Calls, eventually, short_folder
 
 pytestmark = pytest.mark.slow
@@ -275,7 +275,7 @@ class FakeSystem(System):
 class LinuxSystem(System):
     def __init__(self, folder: Path) -> None:
         roots = linux_roots(folder)
-        self._bus = MockBus(roots.run)
+        self._bus = BusWithServices(roots.run)
         self._bus.start()
         self._bus.logind()
         self._bus.network_manager()

@@ -12,6 +12,7 @@ import msgspec
 import urllib3
 
 from deskgrid.coordinator.client import OperatorClient
+from deskgrid.coordinator.http.connection import BOUNDS, ConnectionBounds
 from deskgrid.coordinator.images.catalogue import FixedCatalogue
 from deskgrid.coordinator.service import Ready, run
 from deskgrid.coordinator.settings import CoordinatorSettings
@@ -82,13 +83,15 @@ def problem(answered: tuple[int, bytes]) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def service(state: Path, pool: FakePool | None = None, **more: object) -> Iterator[Service]:
+def service(
+    state: Path, pool: FakePool | None = None, bounds: ConnectionBounds = BOUNDS, **more: object
+) -> Iterator[Service]:
     """Run a service from here to there."""
     pool = pool or FakePool(now)
     chosen = msgspec.structs.replace(settings(state), **{"cycle_seconds": 0.1, **more})
     catalogue = FixedCatalogue()
     came: queue.Queue[Ready | BaseException] = queue.Queue()
-    thread = threading.Thread(target=_run, args=(chosen, pool, came, None if "images" in more else catalogue))
+    thread = threading.Thread(target=_run, args=(chosen, pool, came, None if "images" in more else catalogue, bounds))
     thread.start()
     at = came.get(timeout=20)
     if isinstance(at, BaseException):
@@ -110,9 +113,10 @@ def _run(
     pool: FakePool,
     came: "queue.Queue[Ready | BaseException]",
     catalogue: FixedCatalogue | None,
+    bounds: ConnectionBounds,
 ) -> None:
     try:
-        run(chosen, pool, came.put, catalogue=catalogue)
+        run(chosen, pool, came.put, catalogue=catalogue, bounds=bounds)
     except BaseException as error:
         came.put(error)
 

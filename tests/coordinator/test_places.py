@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deskgrid.coordinator.http import connection
+from deskgrid.coordinator.http.connection import ConnectionBounds
 from deskgrid.coordinator.places import Places, Whereabouts
 from tests.waiting import SOON_SECONDS
 
@@ -33,11 +33,8 @@ def test_one_address_has_a_share_places_are_kept_for_who_holds_leases_and_being_
     assert places.full == "connections: 7 of 8 are taken, the others are kept; 4 were refused since the start"
 
 
-def test_a_connection_more_than_an_address_may_have_is_cut_and_the_operator_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "EACH", 3)
-    with service(tmp_path) as here:
+def test_a_connection_more_than_an_address_may_have_is_cut_and_the_operator_is_told(tmp_path: Path) -> None:
+    with service(tmp_path, bounds=ConnectionBounds(each=3)) as here:
         port = int(here.at.url.rsplit(":", 1)[1])
         assert here.operator.status().problems == ()
         opened = []
@@ -55,9 +52,8 @@ def test_a_connection_more_than_an_address_may_have_is_cut_and_the_operator_is_t
             one.close()
 
 
-def test_a_connection_that_greets_nobody_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deskgrid.coordinator.service.GREETING_SECONDS", 0.5)
-    with service(tmp_path) as here:
+def test_a_connection_that_greets_nobody_is_cut(tmp_path: Path) -> None:
+    with service(tmp_path, bounds=ConnectionBounds(greeting_seconds=0.5)) as here:
         port = int(here.at.url.rsplit(":", 1)[1])
         with socket.create_connection(("127.0.0.1", port)) as plain:
             plain.settimeout(SOON_SECONDS)
@@ -66,10 +62,9 @@ def test_a_connection_that_greets_nobody_is_cut(tmp_path: Path, monkeypatch: pyt
 
 
 def test_silent_connections_count_before_their_greeting_are_said_and_take_nothing_from_another_address(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(connection, "EACH", 3)
-    with service(tmp_path) as here, contextlib.ExitStack() as opened:
+    with service(tmp_path, bounds=ConnectionBounds(each=3)) as here, contextlib.ExitStack() as opened:
         port = int(here.at.url.rsplit(":", 1)[1])
 
         def silent() -> socket.socket:

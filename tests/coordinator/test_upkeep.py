@@ -5,16 +5,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import msgspec
-import pytest
 import sqlalchemy as sa
 import uvicorn
 
-from deskgrid.coordinator import retention, service
+from deskgrid.coordinator import service
 from deskgrid.coordinator.db import database as db
 from deskgrid.coordinator.db import queries
 from deskgrid.coordinator.db.database import Database, open_database
-from deskgrid.coordinator.http.connection import BoundedConnection
-from deskgrid.coordinator.retention import prune, prune_all
+from deskgrid.coordinator.http.connection import BoundedConnection, ConnectionBounds
+from deskgrid.coordinator.retention import keep_small, prune, prune_all
 from deskgrid.coordinator.state import membership
 from deskgrid.core.fleet.lease import LeaseRecord, LeaseState
 from deskgrid.model.lease import Lease, Size
@@ -157,39 +156,35 @@ def test_no_question_about_leases_sorts_all_that_ever_lived(tmp_path: Path) -> N
     database.close()
 
 
-def test_no_more_than_so_many_leases_are_told_at_once(tmp_path: Path, monkeypatch) -> None:
+def test_no_more_than_so_many_leases_are_told_at_once(tmp_path: Path) -> None:
     database = opened(tmp_path)
-    fill(database, ended=5)
-    monkeypatch.setattr(queries, "MOST_LEASES", 3)
+    fill(database, ended=queries.MOST_LEASES + 5)
     with database.begin() as c:
-        assert [r.lease.vm_id for r in queries.leases(c, None, 10_000)] == ["vm-5", "vm-4", "vm-3"]
+        told = [record.lease.vm_id for record in queries.leases(c, None, 10_000)]
+    assert told == [f"vm-{number}" for number in range(queries.MOST_LEASES + 5, 5, -1)]
     database.close()
 
 
-def test_upkeep_and_the_certificates_renewal_outlive_a_fault_that_nobody_thought_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_upkeep_and_the_certificates_renewal_outlive_a_fault_that_nobody_thought_of(tmp_path: Path) -> None:
     looked: list[str] = []
 
-    def renews(*given: object) -> None:
-        looked.append("certificate")
-        raise OSError(28, "No space left on device")
+    class NoNewCertificate(service._Server):
+        def reload(self, state: Path) -> None:
+            looked.append("certificate")
+            raise OSError(28, "No space left on device")
 
-    async def prunes(*given: object) -> int:
-        looked.append("database")
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(service, "prepare", renews)
-    monkeypatch.setattr(service, "_RENEW_SECONDS", 0.01)
-    monkeypatch.setattr(retention, "prune_all", prunes)
-    monkeypatch.setattr(retention, "EVERY_SECONDS", 0.01)
+    class NoInventories:
+        async def write(self, recorder: object) -> None:
+            looked.append("database")
+            raise OSError(5, "Input/output error")
 
     async def play() -> None:
         stopping = asyncio.Event()
         async with office(tmp_path) as here:
-            server = service._Server(uvicorn.Config("none"), here.part, BoundedConnection)
-            tasks = [retention.keep_small(here.part, stopping), service._renew(server, here.part, stopping)]
-            going = asyncio.gather(*tasks)
+            here.part.inventories = NoInventories()  # type: ignore[assignment]
+            server = NoNewCertificate(uvicorn.Config("none"), here.part, BoundedConnection, ConnectionBounds())
+            upkeep = keep_small(here.part, stopping, every_seconds=0.01)
+            going = asyncio.gather(upkeep, service._renew(server, here.part, stopping, every_seconds=0.01))
             async with asyncio.timeout(5):
                 while min(looked.count("certificate"), looked.count("database")) < 3:
                     await asyncio.sleep(0.01)

@@ -89,25 +89,25 @@ def test_an_enrolment_token_that_a_wrong_clock_made_ends_when_it_should(tmp_path
 
 
 def test_tokens_move_with_the_clock_also_when_the_database_refuses_at_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     async def story() -> None:
         async with office(tmp_path) as here:
             made_at = here.clock()
             _, kept = await here.part.recorder.call(lambda c: membership.make_token(c, 3600, 1, "operator", made_at))
             here.clock.is_set(3600)
-            with monkeypatch.context() as patch:
-                patch.setattr(queries, "shift_tokens", _full)
-                with pytest.raises(sa.exc.OperationalError):
-                    await here.cycle()
+            call = here.part.recorder.call
+            await call(lambda c: c.exec_driver_sql(_FULL))
+            with pytest.raises(sa.exc.IntegrityError, match="disk full"):
+                await here.cycle()
+            await call(lambda c: c.exec_driver_sql("DROP TRIGGER full"))
             await here.cycle()
             assert here.part.tokens[kept.id].expires_at == made_at + timedelta(seconds=7200)
 
     asyncio.run(story())
 
 
-def _full(*_: object) -> None:
-    raise sa.exc.OperationalError("", {}, OSError("disk full"))
+_FULL = "CREATE TRIGGER full BEFORE UPDATE ON tokens BEGIN SELECT RAISE(ABORT, 'disk full'); END"
 
 
 def test_jobs_and_ads_that_came_while_the_clock_was_ahead_have_waited_for_no_longer_and_no_shorter(

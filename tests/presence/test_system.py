@@ -14,7 +14,7 @@ import pytest
 
 from deskgrid.model.presence import Ending, Reading, SessionReading
 from deskgrid.presence.linux.presence import FIRST_ANSWERS_SECONDS, LinuxPresence, Roots
-from tests.presence.mock_bus import MANAGER, NETWORK, SESSION, MockBus, needs_bus
+from tests.presence.bus_with_services import MANAGER, NETWORK, SESSION, BusWithServices, needs_bus
 from tests.waiting import SOON_SECONDS, eventually, short_folder
 
 pytestmark = [pytest.mark.slow, needs_bus]
@@ -31,7 +31,7 @@ class Desk:
         os.mkfifo(self.roots.dev / "input/event0")
         self.hand = os.open(self.roots.dev / "input/event0", os.O_RDWR | os.O_NONBLOCK)
         (self.roots.run / "systemd/sessions").mkdir(parents=True)
-        self.bus = MockBus(self.roots.run)
+        self.bus = BusWithServices(self.roots.run)
         self.bus.start()
         self.told = threading.Event()
         self.patience_seconds = SOON_SECONDS
@@ -225,7 +225,7 @@ def test_a_logind_that_hangs_keeps_nobody_waiting_is_named_and_is_heard_when_it_
 
 def test_signals_that_anybody_sent_are_not_believed(desk: Desk) -> None:
     desk.bus.logind()
-    desk.bus.mock("upower", "org.freedesktop.UPower")
+    desk.bus.serve("upower", "org.freedesktop.UPower")
     driver = desk.driver
     mocked = ("org.freedesktop.UPower", "/org/freedesktop/UPower", "org.freedesktop.DBus.Mock", "EmitSignal", "sssav")
     desk.bus.ask(*mocked, MANAGER, "PrepareForShutdown", "b", [("b", True)])

@@ -19,7 +19,7 @@ from deskgrid.coordinator.db import database as db
 
 log = logging.getLogger(__name__)
 
-EVERY_SECONDS = 3600.0
+_EVERY_SECONDS = 3600.0
 _PAUSE_SECONDS = 0.2
 _BITE = 100
 _PAGES = 500
@@ -85,7 +85,7 @@ async def prune_all(coordinator: Coordinator, stopping: asyncio.Event | None = N
     return removed
 
 
-async def keep_small(coordinator: Coordinator, stopping: asyncio.Event) -> None:
+async def keep_small(coordinator: Coordinator, stopping: asyncio.Event, every_seconds: float = _EVERY_SECONDS) -> None:
     """Every hour, until told to stop; a database that refuses is tried again."""
     while not stopping.is_set():
         try:
@@ -97,5 +97,5 @@ async def keep_small(coordinator: Coordinator, stopping: asyncio.Event) -> None:
         except Exception:
             log.exception("database: removing what is old failed; it is tried again")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(EVERY_SECONDS):
+            async with asyncio.timeout(every_seconds):
                 await stopping.wait()

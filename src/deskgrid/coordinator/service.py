@@ -31,7 +31,7 @@ from deskgrid.coordinator.cycle import run_cycles
 from deskgrid.coordinator.db.database import DatabaseError, open_database
 from deskgrid.coordinator.http.api import Api
 from deskgrid.coordinator.http.authentication import Authentication
-from deskgrid.coordinator.http.connection import BoundedConnection, bounded
+from deskgrid.coordinator.http.connection import BOUNDS, BoundedConnection, ConnectionBounds, bounded
 from deskgrid.coordinator.http.limiter import ConnectionLimiter
 from deskgrid.coordinator.http.operator_api import OperatorApi
 from deskgrid.coordinator.images.catalogue import Catalogue
@@ -51,7 +51,6 @@ _FLUSH_SECONDS = 0.15
 _BACKLOG = 4096
 _FILES = 65536
 _OTHER_FILES = 512
-GREETING_SECONDS = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -78,6 +77,7 @@ def run(
     ready: Callable[[Ready], None] = lambda _: None,
     clock: Clock = utc_now,
     catalogue: Catalogue | None = None,
+    bounds: ConnectionBounds = BOUNDS,
 ) -> None:
     """Run until SIGTERM, SIGINT or `Ready.stop`; outside the main thread signals are left alone.
 
@@ -92,7 +92,7 @@ def run(
     most = _many_connections()
     try:
         with locked(settings.state_dir / "lock", wait=False):
-            _loop_runner().run(_serve(settings, pool, ready, clock, catalogue, most))
+            _loop_runner().run(_serve(settings, pool, ready, clock, catalogue, most, bounds))
     except Locked:
         raise ServiceError(
             f"state folder {settings.state_dir}: another coordinator uses it; stop that one, or choose another folder"
@@ -138,6 +138,7 @@ async def _serve(
     clock: Clock,
     catalogue: Catalogue | None,
     most_connections: int,
+    bounds: ConnectionBounds,
 ) -> None:
     authority = prepare(settings.state_dir, settings.names, clock())
     token = operator_token(settings.state_dir)
@@ -149,9 +150,9 @@ async def _serve(
             log.warning("revocations: %s", problem)
         who = Authentication(coordinator, token, Guard())
         application = Api(coordinator, who, OperatorApi(coordinator, who, authority).application())
-        connection = bounded(most_connections, coordinator.whereabouts)
+        connection = bounded(most_connections, bounds, coordinator.whereabouts)
         coordinator.bounds = (connection.places, application.long)
-        server = _Server(_config(settings, authority, application, connection), coordinator, connection)
+        server = _Server(_config(settings, authority, application, connection), coordinator, connection, bounds)
         coordinator.invalidate_ended()
         try:
             with _listen(settings) as listening:
@@ -218,12 +219,14 @@ def _call_soon(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Non
         loop.call_soon_threadsafe(stop)
 
 
-async def _renew(server: "_Server", coordinator: Coordinator, stopping: asyncio.Event) -> None:
+async def _renew(
+    server: "_Server", coordinator: Coordinator, stopping: asyncio.Event, every_seconds: float = _RENEW_SECONDS
+) -> None:
     """Make the server's certificate again before it ends; connections made from then on use it."""
     settings = coordinator.settings
     while not stopping.is_set():
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_RENEW_SECONDS):
+            async with asyncio.timeout(every_seconds):
                 await stopping.wait()
         try:
             prepare(settings.state_dir, settings.names, coordinator.clock())
@@ -259,9 +262,15 @@ def _config(
 class _Server(uvicorn.Server):
     """uvicorn, with signals left to us and held reports answered first when it ends."""
 
-    def __init__(self, config: uvicorn.Config, coordinator: Coordinator, connection: type[BoundedConnection]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        coordinator: Coordinator,
+        connection: type[BoundedConnection],
+        bounds: ConnectionBounds,
+    ) -> None:
         super().__init__(config)
-        self._coordinator, self._connection = coordinator, connection
+        self._coordinator, self._connection, self._bounds = coordinator, connection, bounds
         self._doors: list[ConnectionLimiter] = []
 
     @contextlib.contextmanager
@@ -278,7 +287,8 @@ class _Server(uvicorn.Server):
             state = self.lifespan.state
             return self._connection(config=config, server_state=self.server_state, app_state=state)
 
-        self._doors = [ConnectionLimiter(one, made, config.ssl, GREETING_SECONDS) for one in sockets or ()]
+        seconds = self._bounds.greeting_seconds
+        self._doors = [ConnectionLimiter(one, made, config.ssl, seconds) for one in sockets or ()]
         self.servers = []
         self.started = True
 

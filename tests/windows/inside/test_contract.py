@@ -26,7 +26,7 @@ _ELSEWHERE = {
     "pty": (),
     "deskgrid.presence.fake": ("AWAY", "PRESENT", "FakePresence", "Has", "Owner", "set_presence"),
     "deskgrid.presence.linux.presence": ("LinuxPresence", "Roots"),
-    "tests.presence.mock_bus": ("MANAGER", "NETWORK", "SESSION", "MockBus"),
+    "tests.presence.bus_with_services": ("MANAGER", "NETWORK", "SESSION", "BusWithServices"),
 }
 for _name, _things in _ELSEWHERE.items():
     _module = types.ModuleType(_name)
@@ -34,7 +34,7 @@ for _name, _things in _ELSEWHERE.items():
     sys.modules.setdefault(_name, _module)
 
 
-sys.modules["tests.presence.mock_bus"].__dict__.update(needs_bus=pytest.mark.skip)
+sys.modules["tests.presence.bus_with_services"].__dict__.update(needs_bus=pytest.mark.skip)
 
 from tests.contracts import test_presence as suite  # noqa: E402
 

@@ -14,6 +14,7 @@ import asyncio
 import time
 from typing import Any
 
+import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from deskgrid.coordinator.http.repository import TRANSPORT
@@ -24,8 +25,20 @@ HEAD_BYTES = 512 * 1024
 HEAD_SECONDS = 20.0
 BODY_SECONDS = 35.0
 """Longer than `api.py` waits, so that it can still say why."""
-EACH, EACH_DESKTOP = 2048, 4
-"""Connections from one address, and further ones for each desktop that reports from there."""
+
+
+class ConnectionBounds(msgspec.Struct, frozen=True):
+    """each: connections from one address. each_desktop: further ones for each desktop that reports from there.
+
+    greeting_seconds: for a TLS greeting.
+    """
+
+    each: int = 2048
+    each_desktop: int = 4
+    greeting_seconds: float = 10.0
+
+
+BOUNDS = ConnectionBounds()
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -106,7 +119,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.abort()
 
 
-def bounded(most: int, where: Whereabouts) -> type[BoundedConnection]:
+def bounded(most: int, bounds: ConnectionBounds, where: Whereabouts) -> type[BoundedConnection]:
     """The protocol of one server. most: connections in all."""
-    places = Places("connections", most, min(EACH, most // 2), EACH_DESKTOP, where)
+    places = Places("connections", most, min(bounds.each, most // 2), bounds.each_desktop, where)
     return type("Connection", (BoundedConnection,), {"places": places})

@@ -43,7 +43,7 @@ def missing() -> str:
 needs_bus = pytest.mark.skipif(bool(why := missing()), reason=why)
 
 
-class MockBus:
+class BusWithServices:
     """The bus and what is on it. run: stands for /run."""
 
     def __init__(self, run: Path) -> None:
@@ -51,7 +51,7 @@ class MockBus:
         self._config = run / "bus.conf"
         self._environment = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self.path}"}
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._mocks: dict[str, subprocess.Popen[bytes]] = {}
+        self._services: dict[str, subprocess.Popen[bytes]] = {}
         self._asking: DBusConnection | None = None
         self._held: list[FileDescriptor] = []
 
@@ -63,9 +63,9 @@ class MockBus:
         self._daemon = subprocess.Popen(argv)
         self._await(self.path.exists, "no dbus-daemon")
 
-    def mock(self, template: str, name: str) -> None:
+    def serve(self, template: str, name: str) -> None:
         argv = ["/usr/bin/python3", "-m", "dbusmock", "--system", "--template", template]
-        self._mocks[template] = subprocess.Popen(argv, env=self._environment, stdout=subprocess.DEVNULL)
+        self._services[template] = subprocess.Popen(argv, env=self._environment, stdout=subprocess.DEVNULL)
         self._await(lambda: self._has(name), f"no {name}")
 
     def _await(self, holds: Callable[[], object], what: str) -> None:
@@ -76,12 +76,12 @@ class MockBus:
             raise
 
     def logind(self) -> None:
-        self.mock("logind", LOGIN)
+        self.serve("logind", LOGIN)
         for name, value in (("BlockInhibited", ("s", "")), ("LidClosed", ("b", False))):
             self.lacks(LOGIN, "/org/freedesktop/login1", MANAGER, name, value)
 
     def network_manager(self) -> None:
-        self.mock("networkmanager", NETWORK)
+        self.serve("networkmanager", NETWORK)
         self.lacks(NETWORK, "/org/freedesktop/NetworkManager", NETWORK, "Metered", ("u", 0))
 
     def lacks(self, service: str, path: str, interface: str, name: str, value: tuple[str, Any]) -> None:
@@ -90,17 +90,17 @@ class MockBus:
 
     def end(self, template: str) -> None:
         """The service is gone."""
-        process = self._mocks.pop(template)
+        process = self._services.pop(template)
         process.kill()
         process.wait()
 
     def freeze(self, template: str) -> None:
         """The service hangs until `thaw`."""
-        self._mocks[template].send_signal(signal.SIGSTOP)
+        self._services[template].send_signal(signal.SIGSTOP)
 
     def thaw(self, template: str) -> None:
         """The service goes on."""
-        self._mocks[template].send_signal(signal.SIGCONT)
+        self._services[template].send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """The bus is gone, and all that was on it."""
@@ -109,7 +109,7 @@ class MockBus:
             self._asking = None
         for handle in self._held:
             handle.close()
-        for template in list(self._mocks):
+        for template in list(self._services):
             self.end(template)
         if self._daemon is not None:
             self._daemon.kill()
@@ -128,7 +128,7 @@ class MockBus:
         except OSError:
             return False
 
-    # -- what logind's mock is told -------------------------------------------------------------------------------
+    # -- what logind's stand-in is told -------------------------------------------------------------------------------
 
     def manager(self, member: str, signature: str = "", *body: Any) -> Any:
         return self.ask(LOGIN, "/org/freedesktop/login1", MANAGER, member, signature, *body)
