@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from deskgrid.host.system.bucket import TokenBucket
 from deskgrid.host.system.peer import peer_known
+from deskgrid.model.values.bucket import TokenBucket
 
 RUN_FOLDER = Path("/run/deskgrid")
 SOCKET_NAME = "agent.sock"

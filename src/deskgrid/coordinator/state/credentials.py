@@ -13,8 +13,8 @@ import secrets
 from collections import OrderedDict
 from pathlib import Path
 
-from deskgrid.host.system.bucket import TokenBucket
 from deskgrid.host.system.files import write_atomic
+from deskgrid.model.values.bucket import TokenBucket
 
 TOKEN_PREFIX = "dgt"  # noqa: S105 (a prefix, no secret)
 OPERATOR_PREFIX = "dgo"

@@ -7,7 +7,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from deskgrid.host.system.bucket import TokenBucket
+from deskgrid.model.values.bucket import TokenBucket
 
 READ_BYTES = 16 * 1024
 READ_COSTS_BYTES = 1024

@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-from deskgrid.host.system.bucket import TokenBucket
 from deskgrid.images.format.packs import PackIndex
+from deskgrid.model.values.bucket import TokenBucket
 
 GAP_BYTES = 32 << 10
 MOST_BYTES, LONG_BYTES = 1 << 20, 8 << 20

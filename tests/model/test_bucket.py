@@ -1,6 +1,6 @@
 """A token bucket, by values."""
 
-from deskgrid.host.system.bucket import TokenBucket
+from deskgrid.model.values.bucket import TokenBucket
 
 
 def test_a_flood_waits_and_a_trickle_does_not() -> None:
