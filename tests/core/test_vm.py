@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from deskgrid.core.commands import Command, Distrust, Kill, Pause, Resume, Start, Vacate
+from deskgrid.core.commands import Command, Distrust, Kill, Pause, Renew, Resume, Start, Vacate
 from deskgrid.core.desktop.vm import (
     ALIVE_SECONDS_HARDWARE,
     ALIVE_SECONDS_SOFTWARE,
@@ -331,3 +331,7 @@ def test_a_start_that_waits_for_its_image_is_given_more_time_and_waiting_never_t
     early, _ = happens(vm, Waiting, at=-20.0)
     assert early.deadline == vm.deadline == after(START_SECONDS)
     assert happens(vm, Waiting, at=20.0)[0].deadline == after(20 + START_SECONDS)
+
+
+def test_a_command_that_is_printed_says_no_token() -> None:
+    assert "eyJ" not in f"{[Renew('eyJsecret')]}"

@@ -33,7 +33,7 @@ def wine() -> Iterator[Wine]:
         ("tests/windows/inside/test_job.py",),
         ("tests/windows/inside/test_machine.py",),
         ("tests/windows/inside/test_imports.py",),
-        ("tests/presence/test_windows_pure.py", "tests/presence/test_macos_pure.py", "tests/presence/test_teller.py"),
+        ("tests/presence/test_windows_pure.py", "tests/presence/test_macos_pure.py", "tests/presence/test_notifier.py"),
         ("tests/core", "tests/model"),
         ("tests/agent/test_loop.py", "tests/agent/test_loop_owner.py", "tests/agent/test_loop_stories.py"),
     ],
