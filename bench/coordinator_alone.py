@@ -1,4 +1,5 @@
-"""The real coordinator service with a pool in memory, in a process of its own. Run by its text: imports only deskgrid.
+"""The real coordinator service with a pool in memory, in a process of its own. Run by its text, with copies of what
+BESIDE names: it imports nothing else but deskgrid.
 
 Arguments: the settings' path, and a file with the name of the image that jobs wait for without end; it may change.
 """
@@ -9,8 +10,10 @@ from pathlib import Path
 from deskgrid.coordinator.service import run, utc_now
 from deskgrid.coordinator.settings import read_settings
 from deskgrid.model.pool import PoolSnapshot
+from tests.pool import fake, fake_world
 from tests.pool.fake import FakePool
 
+BESIDE = (fake, fake_world)
 JOBS = 1000
 
 

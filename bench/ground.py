@@ -48,11 +48,17 @@ class Ground:
         """Start one of our programs as the service account, which need not be able to read our folder.
 
         Args:
+            module: it names in BESIDE the modules of this checkout that it imports; they are copied for it.
             core: keep it on this one.
 
         Returns: its process id.
         """
         text = Path(str(module.__file__)).read_text()
+        for one in module.BESIDE:
+            *folders, file = one.__name__.split(".")
+            for depth in range(1, len(folders) + 1):
+                place = self.cast.make_folder("/".join(folders[:depth]))
+            self.cast.write(place / f"{file}.py", Path(str(one.__file__)).read_text())
         pinned = [] if core is None else ["taskset", "--cpu-list", str(core)]
         argv = [*become(self.cast.account), *pinned, sys.executable, "-c", text, *arguments]
         return self.cast.start_argv(module.__name__, argv).pid
