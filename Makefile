@@ -24,8 +24,8 @@ test: setup $(VENV)/.tests ## everything: lint, types, fast tests, real parts, t
 	tools/system-packages --bench
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -n 4 --cov --cov-report=term -m "not real" tests
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "real and not long and not alone" tests
-	$(BIN)/pytest -m "alone and not long" tests
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "real and not long and not paired" tests
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "paired and not long" tests
 
 test-long: setup $(VENV)/.tests ## what takes minutes for one answer
 	tools/system-packages --tests

@@ -11,7 +11,7 @@ from bench.__main__ import PARTS
 from bench.figure import Figure
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.real, pytest.mark.alone]
+pytestmark = [pytest.mark.real, pytest.mark.paired]
 
 
 @pytest.mark.timeout(900)

@@ -20,7 +20,7 @@ from deskgrid.demo.figures import GOALS
 
 from .grid import HANG_SECONDS, until
 
-pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.real, pytest.mark.paired, pytest.mark.timeout(1500)]
 
 
 _PR_SET_CHILD_SUBREAPER = 36

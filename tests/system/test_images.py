@@ -28,7 +28,7 @@ from .grid import until
 from .office import MIB, Image, Office, alive, reads_right
 from .web_of_packs import FAULTS
 
-pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.paired, pytest.mark.timeout(900)]
 
 DESK = "desk-1"
 AWAY_SECONDS = 70.0

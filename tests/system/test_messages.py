@@ -16,7 +16,7 @@ from .campus import Campus, Watch
 from .grid import until
 from .wire import FATES, LATEST_SECONDS, BadNetwork
 
-pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.paired, pytest.mark.timeout(900)]
 
 IMAGE = "its-sl6"
 STORM_SECONDS = 18.0

@@ -25,7 +25,7 @@ from deskgrid.images.build.build import Built
 
 from .grid import HANG_SECONDS, until
 
-pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.real, pytest.mark.paired, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)

@@ -16,7 +16,7 @@ from deskgrid.wire.operator import StoryLine
 
 from .grid import DONE, IDLE, RUNNING, Bell, Grid, ended_after_seconds, qemu_of, the_qemu_of, until
 
-pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.real, pytest.mark.paired, pytest.mark.timeout(1500)]
 
 DESKTOP = "desk-1"
 WITHOUT_SECONDS = 60.0

@@ -17,7 +17,7 @@ from deskgrid.model.desktop import Fault
 
 from .grid import MIB, Grid, ended_after_seconds, qemu_of, the_qemu_of, until
 
-pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.real, pytest.mark.paired, pytest.mark.timeout(1200)]
 
 BACKOFF_SECONDS = 6
 SETTINGS = {
