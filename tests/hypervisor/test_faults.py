@@ -436,7 +436,7 @@ def test_the_keeper_s_folder_is_for_its_owner_only_and_its_socket_answers(rig: Q
     with socket.socket(socket.AF_UNIX) as link:
         link.connect(str(folder / "keeper.sock"))
         link.sendall(b"[[[[[ nonsense\n" * 100)
-        assert b'"type":"status"' in link.recv(65536)
+        assert b'"type":"observed"' in link.recv(65536)
     rig.keeper(vm)
 
 

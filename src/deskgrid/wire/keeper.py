@@ -59,11 +59,11 @@ class Task(msgspec.Struct, frozen=True):
     group: Path | None = None
 
 
-class Heartbeat(msgspec.Struct, frozen=True, tag="tend"):
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """The driver's agent is alive."""
 
 
-class Handover(msgspec.Struct, frozen=True, tag="silence"):
+class Handover(msgspec.Struct, frozen=True, tag="handover"):
     """The agent is being upgraded, and silent meanwhile."""
 
     seconds: float
@@ -84,7 +84,7 @@ class Heard(msgspec.Struct, frozen=True, tag="heard"):
 ToKeeper: TypeAlias = Heartbeat | Handover | Limit | Heard | ToVm
 
 
-class Observed(msgspec.Struct, frozen=True, tag="status"):
+class Observed(msgspec.Struct, frozen=True, tag="observed"):
     """A VM that is there, as seen from processes and sockets, not remembered.
 
     group: the folder of its cgroup, where it has one: `cpu.pressure`, `memory.pressure` and `io.pressure` there say how
@@ -105,7 +105,7 @@ class Observed(msgspec.Struct, frozen=True, tag="status"):
     disk_pid: int = 0
 
 
-class Told(msgspec.Struct, frozen=True, tag="happened"):
+class Told(msgspec.Struct, frozen=True, tag="told"):
     """Something happened to the VM. number: to be confirmed with `Heard`; 0: it only matters now."""
 
     number: int
@@ -116,13 +116,13 @@ class Replaced(msgspec.Struct, frozen=True, tag="replaced"):
     """Another driver has attached."""
 
 
-class Warned(msgspec.Struct, frozen=True, tag="said"):
+class Warned(msgspec.Struct, frozen=True, tag="warned"):
     """What serves the disk has met a fault; their number and length are bounded."""
 
     sentence: str
 
 
-class Exited(msgspec.Struct, frozen=True, tag="over"):
+class Exited(msgspec.Struct, frozen=True, tag="exited"):
     """The VM is gone and everything of its own is deleted, or it never ran."""
 
     event: Gone | StartFailed
