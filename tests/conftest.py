@@ -1,4 +1,4 @@
-"""For all tests. How deep Hypothesis looks: quick by default, HYPOTHESIS_PROFILE=deep for a long look."""
+"""For all tests. How deep Hypothesis looks: quick by default, HYPOTHESIS_PROFILE=deep or brief else."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile(
     "quick", max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("brief", parent=settings.get_profile("quick"), max_examples=40, stateful_step_count=15)
 settings.register_profile("deep", parent=settings.get_profile("quick"), max_examples=3000, stateful_step_count=80)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

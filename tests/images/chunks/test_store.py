@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -160,6 +161,27 @@ def test_two_agents_killed_at_random_moments_leave_a_store_that_opens_and_is_rig
         _fetch(tmp_path, store, two, "2")
         assert upkeep.verify(store).damaged == 0
         store.close()
+
+
+def test_a_pack_that_another_agent_removed_is_whole_again_when_it_is_fetched_again(tmp_path: Path) -> None:
+    made = published(tmp_path, content())
+    one, other = ChunkStore(tmp_path / "store", ROOMY), ChunkStore(tmp_path / "store", ROOMY)
+    digest = _fetch(tmp_path, one, made)
+    assert other.remove(digest)
+    _fetch(tmp_path, one, made)
+    found = upkeep.verify(ChunkStore(tmp_path / "store", ROOMY))
+    assert (found.damaged, found.faults) == (0, ())
+
+
+def test_an_image_goes_from_the_index_with_its_packs_or_not_at_all(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.db")
+    index.add_image(HeldImage("a" * 64, "lab", "demo", "1", 1.0, 1), ["p" * 64])
+    with sqlite3.connect(tmp_path / "index.db") as beside:
+        beside.execute("CREATE TRIGGER cut BEFORE DELETE ON pack BEGIN SELECT RAISE(ABORT, 'power cut'); END")
+    with pytest.raises(sqlite3.IntegrityError, match="power cut"):
+        index.forget_image("a" * 64)
+    assert [image.version for image in index.images()] == ["1"]
+    index.close()
 
 
 def test_the_least_recently_used_image_goes_first_and_never_one_that_is_leased(tmp_path: Path) -> None:

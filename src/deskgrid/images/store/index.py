@@ -119,18 +119,15 @@ class Index:
         return dict(rows)
 
     def forget_image(self, digest: str) -> list[str]:
-        """Drop an image, and the packs that no other uses. Returns: those packs."""
+        """Drop an image, and the packs that no other uses, both or neither. Returns: those packs."""
         with self._writing():
             self._db.execute("DELETE FROM image WHERE digest = ?", (digest,))
-        return self.forget_unused()
+            return self._drop_unused()
 
     def forget_unused(self) -> list[str]:
         """Drop the packs that no image uses. Returns: their names."""
         with self._writing():
-            rows = self._db.execute(
-                "DELETE FROM pack WHERE id NOT IN (SELECT pack FROM uses) RETURNING name"
-            ).fetchall()
-        return [name for (name,) in rows]
+            return self._drop_unused()
 
     def held(self, pack: str) -> set[int]:
         """Which blobs of a pack are there."""
@@ -158,6 +155,10 @@ class Index:
     def used_bytes(self) -> int:
         """How much is held."""
         return int(self._db.execute("SELECT coalesce(sum(held_bytes), 0) FROM pack").fetchone()[0])
+
+    def _drop_unused(self) -> list[str]:
+        rows = self._db.execute("DELETE FROM pack WHERE id NOT IN (SELECT pack FROM uses) RETURNING name").fetchall()
+        return [name for (name,) in rows]
 
     def _count(self, pack: str) -> None:
         self._db.execute(

@@ -226,7 +226,10 @@ class ChunkStore:
     def put(self, index: PackIndex, blobs: Mapping[int, bytes]) -> None:
         """Keep blobs that were checked. Raises: StoreFull."""
         self._make_room(sum(map(len, blobs.values())))
-        self._write(index.name, [(index.offsets[number], content) for number, content in blobs.items()])
+        parts = [(index.offsets[number], content) for number, content in blobs.items()]
+        if not self.files.path(index.name).exists():  # another process has removed it since its index was put
+            parts = [(0, index.content), *parts]
+        self._write(index.name, parts)
         try:
             with self._mutex:
                 self._index.hold(index.name, [(number, len(content)) for number, content in blobs.items()])
